@@ -1,0 +1,314 @@
+"""Sizes of the models and parameters of a generation. Pure: no torch.
+
+The defaults are the published Ovi 1.1 (arXiv 2510.01284, github.com/character-ai/Ovi). A checkpoint folder of
+another size says so in `architecture.json`.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from ovi.errors import CheckpointMismatch, InvalidRequest
+
+SPATIAL_STRIDE = 16  # video pixels per latent, each way
+TEMPORAL_STRIDE = 4  # video frames per latent after the first
+FRAMES_PER_SECOND = 24
+SAMPLE_RATE = 16_000  # Hz, mono
+SAMPLES_PER_LATENT = 512  # audio samples per audio latent
+
+
+class SolverName(StrEnum):
+    """The ODE solvers of the published model."""
+
+    UNIPC = "unipc"
+    DPMPP = "dpm++"
+    EULER = "euler"
+
+
+class AudioTag(StrEnum):
+    """How a prompt marks its soundtrack; each model was trained on one form."""
+
+    AUDCAP = "<AUDCAP>...<ENDAUDCAP>"
+    AUDIO = "Audio: ..."
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class TransformerConfig:
+    """One backbone of the twin transformer."""
+
+    in_dim: int
+    """Channels of a latent."""
+    out_dim: int
+    """Channels of a predicted velocity."""
+    patch_size: tuple[int, ...]
+    """(frames, height, width) for video, (length,) for audio."""
+    dim: int = 3072
+    """Width of the residual stream."""
+    ffn_dim: int = 14336
+    """Hidden width of the feed-forward."""
+    freq_dim: int = 256
+    """Width of the sinusoidal time embedding."""
+    num_heads: int = 24
+    """Attention heads."""
+    num_layers: int = 30
+    """Blocks."""
+    text_len: int = 512
+    """Rows that the text is padded to."""
+    text_dim: int = 4096
+    """Width of the text encoder's rows."""
+    temporal_rope_scaling_factor: float = 1.0
+    """Scale of temporal positions, so that audio latents run at the video's pace."""
+    eps: float = 1e-6
+    """Epsilon of every norm."""
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.num_heads
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class TextEncoderConfig:
+    """The UMT5 encoder."""
+
+    vocab_size: int = 256_384
+    dim: int = 4096
+    dim_attn: int = 4096
+    dim_ffn: int = 10_240
+    num_heads: int = 64
+    num_layers: int = 24
+    num_buckets: int = 32
+    text_len: int = 512
+    """Tokens a prompt is truncated to."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class VideoVAEConfig:
+    """The Wan 2.2 video VAE."""
+
+    z_dim: int = 48
+    """Latent channels."""
+    dim: int = 160
+    """Base width of the encoder."""
+    dec_dim: int = 256
+    """Base width of the decoder."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class AudioVAEConfig:
+    """The MMAudio 16 kHz mel VAE."""
+
+    data_dim: int = 80
+    """Mel bands."""
+    embed_dim: int = 20
+    """Latent channels."""
+    hidden_dim: int = 384
+    """Base width."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class VocoderConfig:
+    """BigVGAN, mel to waveform."""
+
+    num_mels: int = 80
+    upsample_initial_channel: int = 1536
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ModelSpec:
+    """One of the published models: its length, its area and what its prompts look like."""
+
+    name: str
+    checkpoint: str
+    """File of the fusion transformer, relative to the checkpoint folder."""
+    video_latent_length: int
+    """Latent frames F."""
+    audio_latent_length: int
+    """Audio latents L."""
+    video_area: int
+    """Pixels a frame is scaled to."""
+    audio_tag: AudioTag
+
+    @property
+    def num_frames(self) -> int:
+        """Video frames at 24 fps."""
+        return TEMPORAL_STRIDE * (self.video_latent_length - 1) + 1
+
+    @property
+    def num_samples(self) -> int:
+        """Audio samples at 16 kHz."""
+        return SAMPLES_PER_LATENT * self.audio_latent_length
+
+
+MODEL_SPECS = {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            name="720x720_5s",
+            checkpoint="Ovi/model.safetensors",
+            video_latent_length=31,
+            audio_latent_length=157,
+            video_area=720 * 720,
+            audio_tag=AudioTag.AUDCAP,
+        ),
+        ModelSpec(
+            name="960x960_5s",
+            checkpoint="Ovi/model_960x960.safetensors",
+            video_latent_length=31,
+            audio_latent_length=157,
+            video_area=960 * 960,
+            audio_tag=AudioTag.AUDIO,
+        ),
+        ModelSpec(
+            name="960x960_10s",
+            checkpoint="Ovi/model_960x960_10s.safetensors",
+            video_latent_length=61,
+            audio_latent_length=314,
+            video_area=960 * 960,
+            audio_tag=AudioTag.AUDIO,
+        ),
+    )
+}
+
+
+def model_spec(name: str) -> ModelSpec:
+    """The published spec of `name`. Raises InvalidRequest that lists the models there are."""
+    if name not in MODEL_SPECS:
+        raise InvalidRequest(f"model_name {name!r} is unknown; expected one of {', '.join(MODEL_SPECS)}")
+    return MODEL_SPECS[name]
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Architecture:
+    """The sizes of every component, and of the models that a checkpoint folder holds."""
+
+    video: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(in_dim=48, out_dim=48, patch_size=(1, 2, 2))
+    )
+    audio: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(
+            in_dim=20, out_dim=20, patch_size=(1,), temporal_rope_scaling_factor=0.19676
+        )
+    )
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    video_vae: VideoVAEConfig = field(default_factory=VideoVAEConfig)
+    audio_vae: AudioVAEConfig = field(default_factory=AudioVAEConfig)
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    models: dict[str, ModelSpec] = field(default_factory=lambda: dict(MODEL_SPECS))
+
+    def spec(self, model_name: str) -> ModelSpec:
+        """The spec of `model_name` in this folder. Raises InvalidRequest for a model that does not exist."""
+        return self.models.get(model_name) or model_spec(model_name)
+
+    @classmethod
+    def read(cls, ckpt_dir: str | Path) -> Self:
+        """The architecture of a checkpoint folder: `architecture.json` where there is one, else the published sizes.
+
+        Raises CheckpointMismatch when the file is not JSON or names a field that does not exist.
+        """
+        path = Path(ckpt_dir) / "architecture.json"
+        if not path.exists():
+            return cls()
+        try:
+            return cls._from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CheckpointMismatch(f"{path}: {error}") from error
+
+    @classmethod
+    def _from_json(cls, raw: dict[str, Any]) -> Self:
+        default = cls()
+        models = dict(default.models)
+        for name, changes in raw.get("models", {}).items():
+            models[name] = dataclasses.replace(model_spec(name), **changes)
+        parts = {
+            part.name: _replace(getattr(default, part.name), raw.get(part.name, {}))
+            for part in dataclasses.fields(cls)
+            if part.name != "models"
+        }
+        return cls(models=models, **parts)
+
+
+# Fields of the published configuration that never vary: they are accepted and checked, not stored.
+_FIXED_FIELDS = {
+    "model_type": ("t2v", "t2a", "ti2v"),
+    "window_size": ([-1, -1],),
+    "qk_norm": (True,),
+    "cross_attn_norm": (True,),
+}
+
+
+def _replace(default: Any, changes: dict[str, Any]) -> Any:
+    known = {f.name for f in dataclasses.fields(default)}
+    accepted = {}
+    for key, value in changes.items():
+        if key in known:
+            accepted[key] = tuple(value) if isinstance(value, list) else value
+        elif key not in _FIXED_FIELDS:
+            raise ValueError(f"unknown field {key!r}; expected some of {', '.join(sorted(known))}")
+        elif value not in _FIXED_FIELDS[key]:
+            raise ValueError(f"{key} is {value!r}; only {_FIXED_FIELDS[key][0]!r} is supported")
+    return dataclasses.replace(default, **accepted)
+
+
+DEFAULT_VIDEO_NEGATIVE_PROMPT = "jitter, bad hands, blur, distortion"
+DEFAULT_AUDIO_NEGATIVE_PROMPT = "robotic, muffled, echo, distorted"
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class SamplingParams:
+    """What determines a clip beside its prompt, its image and the weights. Names and defaults are the published ones.
+
+    Raises InvalidRequest, naming every field that is out of range.
+    """
+
+    video_frame_height_width: tuple[int, int] = (704, 1280)
+    """Wanted size: scaled to the model's area, snapped to multiples of 32. A first-frame image overrides it."""
+    seed: int = 100
+    """Seed of the starting noise."""
+    sample_steps: int = 50
+    """Denoising steps."""
+    solver_name: SolverName = SolverName.UNIPC
+    shift: float = 5.0
+    """Shift of the noise schedule."""
+    video_guidance_scale: float = 4.0
+    audio_guidance_scale: float = 3.0
+    slg_layer: int = 11
+    """Block that the negative pass leaves out; 0 leaves out none."""
+    video_negative_prompt: str = DEFAULT_VIDEO_NEGATIVE_PROMPT
+    audio_negative_prompt: str = DEFAULT_AUDIO_NEGATIVE_PROMPT
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise InvalidRequest("; ".join(problems))
+        object.__setattr__(self, "solver_name", SolverName(self.solver_name))
+        height, width = self.video_frame_height_width
+        object.__setattr__(self, "video_frame_height_width", (int(height), int(width)))
+
+    def _problems(self) -> list[str]:
+        problems = []
+        size = self.video_frame_height_width
+        if len(size) != 2 or not all(_is_int(side) and side > 0 for side in size):
+            problems.append(f"video_frame_height_width is {size!r}; expected two positive integers [height, width]")
+        if not _is_int(self.seed) or not 0 <= self.seed <= MAX_SEED:
+            problems.append(f"seed is {self.seed!r}; expected an integer from 0 to 2**63-1")
+        if not _is_int(self.sample_steps) or self.sample_steps < 1:
+            problems.append(f"sample_steps is {self.sample_steps!r}; expected an integer of at least 1")
+        if self.solver_name not in list(SolverName):
+            problems.append(f"solver_name is {self.solver_name!r}; expected one of {', '.join(SolverName)}")
+        if not 0 < self.shift < float("inf"):
+            problems.append(f"shift is {self.shift!r}; expected a positive number")
+        for name in ("video_guidance_scale", "audio_guidance_scale"):
+            if not abs(getattr(self, name)) < float("inf"):
+                problems.append(f"{name} is {getattr(self, name)!r}; expected a finite number")
+        if not _is_int(self.slg_layer) or self.slg_layer < 0:
+            problems.append(f"slg_layer is {self.slg_layer!r}; expected a block number, or 0 for none")
+        return problems
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

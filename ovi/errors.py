@@ -1,0 +1,52 @@
+"""Every failure that `ovi` raises on purpose.
+
+OviError
+ ├── InvalidRequest          a parameter, prompt or image that can never work            (the clip's fault)
+ │    └── InvalidImage       a first frame that is missing, unreadable or absurdly large
+ ├── CheckpointError         the weights cannot be used                                  (the installation's fault)
+ │    ├── CheckpointNotFound a file of the model is missing; says how to get it
+ │    └── CheckpointMismatch tensors missing, extra, misshapen, or the file is truncated
+ ├── ComponentNotLoaded      a stage was asked of a pipeline that was opened without its component
+ ├── DenoiseStopped          the caller asked `denoise` to stop; carries the state to continue from
+ └── MediaError              a video could not be written or read back
+"""
+
+
+class OviError(Exception):
+    """Base of every error that `ovi` raises on purpose."""
+
+
+class InvalidRequest(OviError, ValueError):
+    """A parameter, prompt or image that can never be rendered, whatever the device."""
+
+
+class InvalidImage(InvalidRequest):
+    """A first-frame image that is missing, unreadable or too large."""
+
+
+class CheckpointError(OviError):
+    """The weights cannot be used."""
+
+
+class CheckpointNotFound(CheckpointError, FileNotFoundError):
+    """A file that the model needs is missing."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """A checkpoint holds other tensors than the architecture, or cannot be read."""
+
+
+class ComponentNotLoaded(OviError):
+    """A stage was asked of a pipeline that was opened without the component it needs."""
+
+
+class DenoiseStopped(OviError):
+    """The caller asked `denoise` to stop. `state` continues the clip where it stood."""
+
+    def __init__(self, state: object) -> None:
+        super().__init__("the denoise was asked to stop")
+        self.state = state
+
+
+class MediaError(OviError):
+    """A video file could not be written or read back."""
