@@ -28,6 +28,16 @@ class SolverName(StrEnum):
     EULER = "euler"
 
 
+class Component(StrEnum):
+    """The networks of the pipeline, each loaded and unloaded on its own."""
+
+    TEXT_ENCODER = "text_encoder"
+    TRANSFORMER = "transformer"
+    VIDEO_VAE = "video_vae"
+    AUDIO_VAE = "audio_vae"
+    VOCODER = "vocoder"
+
+
 class AudioTag(StrEnum):
     """How a prompt marks its soundtrack; each model was trained on one form."""
 

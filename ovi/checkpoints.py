@@ -1,0 +1,251 @@
+"""The published checkpoint folder: which file holds what, whether it fits the architecture, and how it is loaded.
+
+Files are read with `weights_only=True` or through safetensors, never unpickled. Models are built on the meta device and the
+tensors assigned one by one, so a load needs no second copy in host memory.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from ovi.config import Architecture, Component, ModelSpec
+from ovi.errors import CheckpointMismatch, CheckpointNotFound
+from ovi.models import audio_vae, text_encoder, vocoder
+from ovi.models.audio_vae import AudioVAE
+from ovi.models.fusion import FusionTransformer
+from ovi.models.text_encoder import TextEncoder
+from ovi.models.video_vae import VideoVAE
+from ovi.models.vocoder import Vocoder
+
+WAN = "Wan2.2-TI2V-5B"
+MMAUDIO = "MMAudio/ext_weights"
+TOKENIZER = f"{WAN}/google/umt5-xxl/tokenizer.json"
+ARCHITECTURE = "architecture.json"
+FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and they lose audibly in bf16
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Recipe:
+    """How a component is built and how its published tensors are renamed or folded."""
+
+    build: Callable[[Architecture], nn.Module]
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+_RECIPES = {
+    Component.TEXT_ENCODER: _Recipe(
+        build=lambda arch: TextEncoder(arch.text_encoder), convert=text_encoder.convert_state_dict
+    ),
+    Component.TRANSFORMER: _Recipe(build=lambda arch: FusionTransformer(arch.video, arch.audio), convert=dict),
+    Component.VIDEO_VAE: _Recipe(build=lambda arch: VideoVAE(arch.video_vae), convert=dict),
+    Component.AUDIO_VAE: _Recipe(build=lambda arch: AudioVAE(arch.audio_vae), convert=audio_vae.convert_state_dict),
+    Component.VOCODER: _Recipe(build=lambda arch: Vocoder(arch.vocoder), convert=vocoder.convert_state_dict),
+}
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class FileStatus:
+    """What a check found of one file of a checkpoint folder."""
+
+    path: str
+    """Relative to the folder."""
+    problem: str | None
+    """Why it cannot be used; None when it can."""
+    missing: bool = False
+    """The problem is that there is no such file."""
+
+
+def component_file(component: Component, spec: ModelSpec) -> str:
+    """File of a component, relative to the checkpoint folder."""
+    return {
+        Component.TEXT_ENCODER: f"{WAN}/models_t5_umt5-xxl-enc-bf16.pth",
+        Component.TRANSFORMER: spec.checkpoint,
+        Component.VIDEO_VAE: f"{WAN}/Wan2.2_VAE.pth",
+        Component.AUDIO_VAE: f"{MMAUDIO}/v1-16.pth",
+        Component.VOCODER: f"{MMAUDIO}/best_netG.pt",
+    }[component]
+
+
+def model_files(spec: ModelSpec) -> list[str]:
+    """Every file that a model needs, relative to the checkpoint folder."""
+    return [component_file(component, spec) for component in Component] + [TOKENIZER]
+
+
+def load_component(
+    ckpt_dir: str | Path, component: Component, model_name: str, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """A component with its weights on `device`, ready to run.
+
+    The audio VAE and the vocoder are always float32. Raises CheckpointNotFound for a missing file and CheckpointMismatch for
+    one that is truncated or holds other tensors than the architecture.
+    """
+    arch = Architecture.read(ckpt_dir)
+    path = _existing(Path(ckpt_dir), component_file(component, arch.spec(model_name)), model_name)
+    dtype = torch.float32 if component in FLOAT32_COMPONENTS else dtype
+    with torch.device("meta"):
+        module = _RECIPES[component].build(arch)
+    tensors = _RECIPES[component].convert(dict(_read_tensors(path, device, dtype)))
+    _raise_mismatch(path, _shapes(module.state_dict()), _shapes(tensors))
+    module.load_state_dict(tensors, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def load_tokenizer(ckpt_dir: str | Path, model_name: str) -> Tokenizer:
+    """The text encoder's tokenizer, truncating to its length. Raises CheckpointNotFound or CheckpointMismatch."""
+    arch = Architecture.read(ckpt_dir)
+    path = _existing(Path(ckpt_dir), TOKENIZER, model_name)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception for whatever is wrong with the file
+        raise CheckpointMismatch(f"{path}: not a tokenizer: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(arch.text_encoder.text_len)
+    return tokenizer
+
+
+def check_model(ckpt_dir: str | Path, model_name: str) -> list[FileStatus]:
+    """Check every file of a model against the architecture, from the files' headers: no weights are read.
+
+    Raises InvalidRequest for an unknown model and CheckpointMismatch for an unusable `architecture.json`.
+    """
+    arch = Architecture.read(ckpt_dir)
+    spec = arch.spec(model_name)
+    statuses = [_check_component(Path(ckpt_dir), component, arch, spec) for component in Component]
+    return [*statuses, _check_tokenizer(Path(ckpt_dir), model_name)]
+
+
+def require_model(ckpt_dir: str | Path, model_name: str) -> None:
+    """Raise CheckpointNotFound or CheckpointMismatch, naming every unusable file of the model, unless all are usable."""
+    problems = [status for status in check_model(ckpt_dir, model_name) if status.problem]
+    if not problems:
+        return
+    kind = CheckpointNotFound if any(status.missing for status in problems) else CheckpointMismatch
+    raise kind("\n".join(str(status.problem) for status in problems))
+
+
+def fingerprint(ckpt_dir: str | Path, model_name: str, digest: Callable[[Path], str] | None = None) -> str:
+    """A hash of the contents of all of a model's files: equal weights, equal fingerprint, wherever they lie.
+
+    `digest` gives a file's own hash; a caller with a cache of them passes it in.
+    """
+    digest = digest or file_digest
+    root, spec = Path(ckpt_dir), Architecture.read(ckpt_dir).spec(model_name)
+    files = [path for path in (*model_files(spec), ARCHITECTURE) if (root / path).exists()]
+    return hashlib.sha256("".join(f"{path} {digest(root / path)}\n" for path in files).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _existing(ckpt_dir: Path, relative: str, model_name: str) -> Path:
+    path = ckpt_dir / relative
+    if not path.is_file():
+        raise CheckpointNotFound(
+            f"{path}: no such file, and model {model_name} needs it; "
+            f"get it with: ovi-ray weights download --model-name {model_name} {ckpt_dir}"
+        )
+    return path
+
+
+def _check_component(ckpt_dir: Path, component: Component, arch: Architecture, spec: ModelSpec) -> FileStatus:
+    relative = component_file(component, spec)
+    try:
+        path = _existing(ckpt_dir, relative, spec.name)
+        with torch.device("meta"):
+            module = _RECIPES[component].build(arch)
+        tensors = _RECIPES[component].convert(_read_meta(path))
+        _raise_mismatch(path, _shapes(module.state_dict()), _shapes(tensors))
+    except (CheckpointNotFound, CheckpointMismatch) as error:
+        return FileStatus(path=relative, problem=str(error), missing=isinstance(error, CheckpointNotFound))
+    return FileStatus(path=relative, problem=None)
+
+
+def _check_tokenizer(ckpt_dir: Path, model_name: str) -> FileStatus:
+    try:
+        load_tokenizer(ckpt_dir, model_name)
+    except (CheckpointNotFound, CheckpointMismatch) as error:
+        return FileStatus(path=TOKENIZER, problem=str(error), missing=isinstance(error, CheckpointNotFound))
+    return FileStatus(path=TOKENIZER, problem=None)
+
+
+def _read_tensors(path: Path, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """The file's tensors one by one, floating ones cast, each moved as it is read."""
+    if path.suffix == ".safetensors":
+        with _open_safetensors(path, device) as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                yield key, _cast(file.get_tensor(key), device, dtype)
+    else:
+        for key, tensor in _unpickle(path, "cpu").items():
+            yield key, _cast(tensor, device, dtype)
+
+
+def _read_meta(path: Path) -> dict[str, Tensor]:
+    """The file's tensors as shapes only."""
+    if path.suffix != ".safetensors":
+        return _unpickle(path, "meta")
+    with _open_safetensors(path, torch.device("cpu")) as file:
+        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - not a dict
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+def _open_safetensors(path: Path, device: torch.device) -> safe_open:
+    try:
+        return safe_open(path, framework="pt", device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unpickle(path: Path, device: str) -> dict[str, Tensor]:
+    """A flat dict of tensors; one that is nested under the single key `generator` is taken out."""
+    try:
+        # mmap leaves the weights on disk until they are used; the format before torch 1.6 cannot be mapped
+        loaded = torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError... for a broken file
+        raise _unreadable(path, error) from error
+    loaded = loaded.get("generator", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise CheckpointMismatch(f"{path}: expected a dict of tensors")
+    return loaded
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointMismatch:
+    size = path.stat().st_size
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CheckpointMismatch(f"{path}: truncated or not a checkpoint ({size:,} bytes; {reason}); download it again")
+
+
+def _cast(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+
+
+def _raise_mismatch(
+    path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], shown: int = 5
+) -> None:
+    """Raise CheckpointMismatch that names what is missing, extra and misshapen."""
+    wrong = [key for key in expected if key in found and expected[key] != found[key]]
+    groups = {
+        "missing": [key for key in expected if key not in found],
+        "extra": [key for key in found if key not in expected],
+        "misshapen": [f"{key} {list(found[key])} (expected {list(expected[key])})" for key in wrong],
+    }
+    parts = [
+        f"{len(names)} {kind}: {', '.join(names[:shown])}{', ...' if len(names) > shown else ''}"
+        for kind, names in groups.items()
+        if names
+    ]
+    if parts:
+        raise CheckpointMismatch(f"{path}: tensors do not fit the architecture; {'; '.join(parts)}")

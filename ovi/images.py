@@ -1,0 +1,43 @@
+"""First-frame images: read and fitted as the published model does."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ovi.errors import InvalidImage
+from ovi.geometry import image_size
+
+
+def read_image(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """An image as uint8 [H, W, 3], turned as its EXIF tag says. Raises InvalidImage for a file that cannot be read."""
+    if isinstance(image, np.ndarray):
+        return _check_array(image)
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(image) as opened:
+            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InvalidImage(f"{image}: cannot be read as an image ({error})") from error
+
+
+def fit_image(image: np.ndarray, area: int) -> Tensor:
+    """uint8 [H, W, 3] to float32 [3, h, w] in [-1, 1], resized to the sides that `geometry.image_size` gives.
+
+    Bicubic without antialiasing, as the published `preprocess_image_tensor` does.
+    """
+    pixels = torch.from_numpy(image.astype(np.float32) / 255.0).permute(2, 0, 1).unsqueeze(0) * 2.0 - 1.0
+    size = image_size(image.shape[0], image.shape[1], area)
+    if size != tuple(pixels.shape[-2:]):
+        pixels = F.interpolate(pixels, size=size, mode="bicubic", align_corners=False)
+    return pixels.squeeze(0)
+
+
+def _check_array(image: np.ndarray) -> np.ndarray:
+    if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+        raise InvalidImage(f"the image is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3]")
+    return image

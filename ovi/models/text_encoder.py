@@ -1,0 +1,108 @@
+"""UMT5 encoder through transformers; the published checkpoint's keys are renamed on the way in.
+
+Shapes: B texts of a batch, N tokens of a text, P tokens of the longest in the batch, C width.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import UMT5Config, UMT5EncoderModel
+
+from ovi.config import TextEncoderConfig
+from ovi.prompts import clean
+
+_RENAMES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^token_embedding\.", "shared."),
+        (r"^blocks\.(\d+)\.norm1\.", r"encoder.block.\1.layer.0.layer_norm."),
+        (r"^blocks\.(\d+)\.attn\.", r"encoder.block.\1.layer.0.SelfAttention."),
+        (
+            r"^blocks\.(\d+)\.pos_embedding\.embedding\.",
+            r"encoder.block.\1.layer.0.SelfAttention.relative_attention_bias.",
+        ),
+        (r"^blocks\.(\d+)\.norm2\.", r"encoder.block.\1.layer.1.layer_norm."),
+        (r"^blocks\.(\d+)\.ffn\.gate\.0\.", r"encoder.block.\1.layer.1.DenseReluDense.wi_0."),
+        (r"^blocks\.(\d+)\.ffn\.fc1\.", r"encoder.block.\1.layer.1.DenseReluDense.wi_1."),
+        (r"^blocks\.(\d+)\.ffn\.fc2\.", r"encoder.block.\1.layer.1.DenseReluDense.wo."),
+        (r"^norm\.", "encoder.final_layer_norm."),
+    )
+)
+MAX_TOKENS_PER_BATCH = 4096
+
+
+class TextEncoder(nn.Module):
+    """Tokenised texts to the rows that the transformer reads."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.text_len = config.text_len
+        self.umt5 = UMT5EncoderModel(_umt5_config(config))
+
+    def forward(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Rows [N, C] of each text, in the order given.
+
+        Texts of like length are batched and padded only to the longest among them: a text's rows do not depend on padding.
+        """
+        by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        rows: dict[int, Tensor] = {}
+        for batch in _batches(by_length, [len(ids[i]) for i in by_length]):
+            rows.update(zip(batch, self._encode([ids[i] for i in batch]), strict=True))
+        return [rows[i] for i in range(len(ids))]
+
+    def _encode(self, batch: list[Sequence[int]]) -> list[Tensor]:
+        device = self.umt5.device
+        lengths = torch.tensor([len(text) for text in batch], device=device)
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(text) for text in batch], batch_first=True).to(device)  # B P
+        mask = torch.arange(ids.shape[1], device=device) < lengths.unsqueeze(1)  # B P
+        hidden = self.umt5(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # B P C
+        return [row[:length].clone() for row, length in zip(hidden, lengths.tolist(), strict=True)]
+
+
+def convert_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published UMT5 keys as transformers names them."""
+    converted = {f"umt5.{_rename(key)}": tensor for key, tensor in published.items()}
+    if "umt5.shared.weight" in converted:  # transformers lists the tied embedding twice
+        converted["umt5.encoder.embed_tokens.weight"] = converted["umt5.shared.weight"]
+    return converted
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, cleaned as in training and truncated to the tokenizer's limit, end token kept."""
+    return [encoding.ids for encoding in tokenizer.encode_batch([clean(text) for text in texts])]
+
+
+def _rename(key: str) -> str:
+    for pattern, replacement in _RENAMES:
+        key, count = pattern.subn(replacement, key)
+        if count:
+            break
+    return key
+
+
+def _batches(order: list[int], lengths: list[int]) -> list[list[int]]:
+    """Runs of `order`, whose lengths ascend, such that a run padded to its longest stays within the limit."""
+    batches: list[list[int]] = []
+    for index, length in zip(order, lengths, strict=True):
+        if batches and (len(batches[-1]) + 1) * length <= MAX_TOKENS_PER_BATCH:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _umt5_config(config: TextEncoderConfig) -> UMT5Config:
+    return UMT5Config(
+        vocab_size=config.vocab_size,
+        d_model=config.dim,
+        d_kv=config.dim_attn // config.num_heads,
+        d_ff=config.dim_ffn,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        relative_attention_num_buckets=config.num_buckets,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+    )

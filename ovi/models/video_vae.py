@@ -1,0 +1,415 @@
+"""The video VAE of Wan 2.2: 16x in space, 4x in time, 48 channels (github.com/Wan-Video/Wan2.2, Apache-2.0).
+
+Everything is causal in time, so a clip is coded in chunks: one frame, then four frames (encode) or one latent frame
+(decode) at a time. What a layer needs of the chunks before is kept in a `Stream`, one per clip: the modules hold
+weights only, so clips never mix, and memory does not grow with a clip's length.
+
+B batch, C channels, T pixel frames, F latent frames, t frames of a chunk, H W pixels, h w latents (H/16, W/16)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from ovi.config import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAEConfig
+from ovi.errors import InvalidRequest
+
+# Statistics of the latents over the training set of Wan 2.2, per channel: the models see (latent - mean) / std.
+# Kept out of the module's buffers: a model built on the meta device would lose them.
+LATENT_MEAN = (
+    *(-0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891),
+    *(0.157, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502),
+    *(-0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.123, -0.0313, -0.1649, 0.0117, 0.0723),
+    *(-0.2839, -0.2083, -0.052, 0.3748, 0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667),
+)
+LATENT_STD = (
+    *(0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.499, 0.4818, 0.5013, 0.8158, 1.0344, 0.5894, 1.0901),
+    *(0.6885, 0.6165, 0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659),
+    *(0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944),
+    *(0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.06, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744),
+)
+
+PATCH = 2  # pixels folded into channels before the first stage, each way
+
+
+class StageSpec(NamedTuple):
+    """One resolution of the encoder or the decoder."""
+
+    multiplier: int
+    """Width, in base widths."""
+    resamples_space: bool
+    """Whether the stage ends by halving (encoder) or doubling (decoder) height and width."""
+    resamples_time: bool
+    """Whether it does the same to the frames."""
+
+
+ENCODER_STAGES = (
+    StageSpec(1, resamples_space=True, resamples_time=False),
+    StageSpec(2, resamples_space=True, resamples_time=True),
+    StageSpec(4, resamples_space=True, resamples_time=True),
+    StageSpec(4, resamples_space=False, resamples_time=False),
+)
+DECODER_STAGES = (
+    StageSpec(4, resamples_space=True, resamples_time=True),
+    StageSpec(4, resamples_space=True, resamples_time=True),
+    StageSpec(2, resamples_space=True, resamples_time=False),
+    StageSpec(1, resamples_space=False, resamples_time=False),
+)
+
+
+@dataclass(slots=True)
+class Stream:
+    """What one pass over one clip remembers between chunks. Made for the pass and dropped with it."""
+
+    is_first_chunk: bool = True
+    """The first chunk is a single frame, which skips every temporal up- and down-sampling."""
+    tails: dict[nn.Module, Tensor] = field(default_factory=dict)
+    """The last input frames of each causal convolution, [B, C, 1 or 2, ., .]."""
+
+
+class CausalConv3d(nn.Conv3d):
+    """A convolution that sees the present and the past: its window starts with the frames it saw last, or zeros."""
+
+    @property
+    def memory(self) -> int:
+        """Frames to remember: what the next chunk's first window reaches back."""
+        return self.kernel_size[0] - self.stride[0]
+
+    def forward(  # type: ignore[override]  # it needs the stream
+        self, x: Tensor, stream: Stream, norm: "RMSNorm | None" = None
+    ) -> Tensor:  # [B,C,t,.,.]
+        """The convolution of x, or of silu(norm(x)), which is computed in the window to save a copy of x."""
+        window = self._window(x, stream)
+        if norm is not None:
+            F.silu(norm.normalize_(window[:, :, self.memory :]), inplace=True)
+        self.remember(window, stream)
+        return super().forward(window)
+
+    def remember(self, x: Tensor, stream: Stream) -> None:
+        """Keep the last frames of x. A copy: a view would keep all of x alive."""
+        stream.tails[self] = x[:, :, -self.memory :].clone()
+
+    def _window(self, x: Tensor, stream: Stream) -> Tensor:  # [B,C,memory+t,.,.]
+        batch, channels, frames, *size = x.shape
+        window = x.new_empty(batch, channels, self.memory + frames, *size)
+        tail = stream.tails.pop(self, None)
+        window[:, :, : self.memory] = 0 if tail is None else tail
+        window[:, :, self.memory :] = x
+        return window
+
+
+class RMSNorm(nn.Module):
+    """x / |x| * sqrt(C) * gamma over the channels, dimension 1."""
+
+    def __init__(self, dim: int, *, spatial_dims: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim, *(1,) * spatial_dims))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised x, in new memory."""
+        return self.normalize_(x.clone())
+
+    def normalize_(self, x: Tensor) -> Tensor:
+        """Normalise x in place, and return it."""
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
+        return x.div_(norm).mul_(self.gamma * self.gamma.shape[0] ** 0.5)
+
+
+class Chain(nn.ModuleList):
+    """Layers one after the other, on one stream."""
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        """Run the layers."""
+        for layer in self:
+            x = layer(x, stream)
+        return x
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x))))))."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        # The numbers are the published places of these layers; activations and dropout held the others.
+        self.residual = nn.ModuleDict(
+            {
+                "0": RMSNorm(in_dim, spatial_dims=3),
+                "2": CausalConv3d(in_dim, out_dim, 3, padding=(0, 1, 1)),
+                "3": RMSNorm(out_dim, spatial_dims=3),
+                "6": CausalConv3d(out_dim, out_dim, 3, padding=(0, 1, 1)),
+            }
+        )
+        self.shortcut = nn.Identity() if in_dim == out_dim else nn.Conv3d(in_dim, out_dim, 1)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # [B,in,t,.,.] -> [B,out,t,.,.]
+        """Run the block on one chunk."""
+        norm1, conv1, norm2, conv2 = self.residual.values()
+        residual: Tensor = conv1(x, stream, norm1)
+        residual = conv2(residual, stream, norm2)
+        return residual.add_(self.shortcut(x))
+
+
+class AttentionBlock(nn.Module):
+    """x + self-attention within each frame, one head."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(dim, spatial_dims=2)
+        self.to_qkv = nn.Conv2d(dim, 3 * dim, 1)
+        self.proj = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # [B,C,t,h,w]
+        """Run the block on one chunk. Frames do not see each other, so the stream is left alone."""
+        frames = rearrange(x, "b c t h w -> (b t) c h w")
+        qkv = rearrange(self.to_qkv(self.norm(frames)), "n (three c) h w -> three n 1 (h w) c", three=3).contiguous()
+        y = F.scaled_dot_product_attention(*qkv)
+        y = self.proj(rearrange(y, "n 1 (h w) c -> n c h w", h=x.shape[3]))
+        attended: Tensor = rearrange(y, "(b t) c h w -> b c t h w", t=x.shape[2])
+        return attended.add_(x)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width and, where `doubles_time`, the frames of every chunk but the first."""
+
+    def __init__(self, dim: int, *, doubles_time: bool) -> None:
+        super().__init__()
+        self.resample = nn.Sequential(
+            nn.Upsample(scale_factor=2.0, mode="nearest-exact"), nn.Conv2d(dim, dim, 3, padding=1)
+        )
+        self.time_conv = CausalConv3d(dim, 2 * dim, (3, 1, 1)) if doubles_time else None
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # [B,C,t,h,w] -> [B,C,t or 2t,2h,2w]
+        """Run the layer on one chunk."""
+        if self.time_conv is not None and not stream.is_first_chunk:
+            # The first chunk leaves no tail: the second starts from zeros, as the model was trained.
+            x = rearrange(self.time_conv(x, stream), "b (two c) t h w -> b c (t two) h w", two=2)
+        batch, dim, frames, height, width = x.shape
+        out = x.new_empty(batch, dim, frames, 2 * height, 2 * width)
+        for i in range(frames):  # frame by frame: the enlarged input of the convolution is the largest tensor here
+            out[:, :, i] = self.resample(x[:, :, i])
+        return out
+
+
+class Downsample(nn.Module):
+    """Halves height and width and, where `halves_time`, the frames of every chunk but the first."""
+
+    def __init__(self, dim: int, *, halves_time: bool) -> None:
+        super().__init__()
+        self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, dim, 3, stride=2))
+        self.time_conv = CausalConv3d(dim, dim, (3, 1, 1), stride=(2, 1, 1)) if halves_time else None
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # [B,C,t,h,w] -> [B,C,t or t/2,h/2,w/2]
+        """Run the layer on one chunk."""
+        frames = x.shape[2]
+        x = self.resample(rearrange(x, "b c t h w -> (b t) c h w"))
+        x = rearrange(x, "(b t) c h w -> b c t h w", t=frames)
+        if self.time_conv is None:
+            return x
+        if stream.is_first_chunk:
+            self.time_conv.remember(x, stream)
+            return x
+        halved: Tensor = self.time_conv(x, stream)
+        return halved
+
+
+class DownStage(nn.Module):
+    """Two residual blocks and a downsampling, beside a shortcut that averages."""
+
+    def __init__(self, in_dim: int, out_dim: int, spec: StageSpec) -> None:
+        super().__init__()
+        self.out_dim = out_dim
+        self.spec = spec
+        self.downsamples = Chain([ResidualBlock(in_dim, out_dim), ResidualBlock(out_dim, out_dim)])
+        if spec.resamples_space:
+            self.downsamples.append(Downsample(out_dim, halves_time=spec.resamples_time))
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        """Run the stage on one chunk."""
+        y: Tensor = self.downsamples(x, stream)
+        return y.add_(average_down(x, self.out_dim, self.spec))
+
+
+class UpStage(nn.Module):
+    """Three residual blocks and an upsampling, beside a shortcut that repeats. The last stage has neither."""
+
+    def __init__(self, in_dim: int, out_dim: int, spec: StageSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        dims = (in_dim, out_dim, out_dim)
+        self.upsamples = Chain([ResidualBlock(dim, out_dim) for dim in dims])
+        if spec.resamples_space:
+            self.upsamples.append(Upsample(out_dim, doubles_time=spec.resamples_time))
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        """Run the stage on one chunk."""
+        y: Tensor = self.upsamples(x, stream)
+        if self.spec.resamples_space:
+            add_duplicated_(y, x, 2 if self.spec.resamples_time else 1, is_first_chunk=stream.is_first_chunk)
+        return y
+
+
+def average_down(x: Tensor, out_dim: int, spec: StageSpec) -> Tensor:
+    """Fold the frames and pixels that the stage merges into channels, and average neighbours until out_dim are left.
+
+    [B,C,t,h,w] -> [B,out_dim,t or t/2,h or h/2,w or w/2]; an odd number of frames gets zeros before it.
+    """
+    q, r = 1 + spec.resamples_time, 1 + spec.resamples_space
+    x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % q, 0))
+    x = rearrange(x, "b c (t q) (h r) (w s) -> b (c q r s) t h w", q=q, r=r, s=r)
+    averaged: Tensor = reduce(x, "b (c group) t h w -> b c t h w", "mean", c=out_dim)
+    return averaged
+
+
+def add_duplicated_(y: Tensor, x: Tensor, factor_t: int, *, is_first_chunk: bool) -> None:
+    """Add x to y in place, each value repeated until x has the size of y: in channels, frames, height and width.
+
+    x [B,C,t,h,w], y [B,out,t*factor_t,2h,2w]. The repeats of a channel fill (out, factor_t, 2, 2) in that order, so
+    every (frame, row, column) phase of y takes one strided slice of x: no copy is made. On the first chunk y has the
+    last phase in time only.
+    """
+    stride = x.shape[1] // y.shape[1]  # channels of x that share a channel of y
+    phases = factor_t * 4
+    steps = 1 if is_first_chunk else factor_t
+    for step, row, column in product(range(steps), range(2), range(2)):
+        phase = (factor_t - steps + step) * 4 + row * 2 + column
+        y[:, :, step::steps, row::2, column::2] += x[:, phase * stride // phases :: stride]
+
+
+class Encoder(nn.Module):
+    """Folded pixels to latent moments."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        dims = [dim, *(dim * spec.multiplier for spec in ENCODER_STAGES)]
+        self.conv1 = CausalConv3d(3 * PATCH**2, dim, 3, padding=(0, 1, 1))
+        self.downsamples = Chain([DownStage(dims[i], dims[i + 1], spec) for i, spec in enumerate(ENCODER_STAGES)])
+        self.middle = _middle(dims[-1])
+        self.head = _head(dims[-1], out_dim)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # [B,12,1 or 4,H/2,W/2] -> [B,out_dim,1,h,w]
+        """Encode one chunk of frames."""
+        x = self.conv1(x, stream)
+        x = self.downsamples(x, stream)
+        x = self.middle(x, stream)
+        norm, conv = self.head.values()
+        moments: Tensor = conv(x, stream, norm)
+        return moments
+
+
+class Decoder(nn.Module):
+    """Latents to folded pixels."""
+
+    def __init__(self, dim: int, z_dim: int) -> None:
+        super().__init__()
+        out_dims = [dim * spec.multiplier for spec in DECODER_STAGES]
+        in_dims = [out_dims[0], *out_dims]
+        self.conv1 = CausalConv3d(z_dim, in_dims[0], 3, padding=(0, 1, 1))
+        self.middle = _middle(in_dims[0])
+        self.upsamples = Chain([UpStage(in_dims[i], out_dims[i], spec) for i, spec in enumerate(DECODER_STAGES)])
+        self.head = _head(out_dims[-1], 3 * PATCH**2)
+
+    def forward(
+        self, x: Tensor, stream: Stream, frames_per_pass: int
+    ) -> Tensor:  # [B,z,1,h,w] -> [B,12,1 or 4,H/2,W/2]
+        """Decode one latent frame.
+
+        The stages after the last that doubles the frames have the largest activations, so they can take the frames
+        in several passes: with causal layers that changes the memory, not the result.
+        """
+        doubling = sum(spec.resamples_time for spec in DECODER_STAGES)
+        x = self.conv1(x, stream)
+        x = self.middle(x, stream)
+        x = self.upsamples[:doubling](x, stream)
+        pieces = torch.split(x, frames_per_pass, dim=2)
+        return torch.cat([self._enlarge(piece, self.upsamples[doubling:], stream) for piece in pieces], dim=2)
+
+    def _enlarge(self, x: Tensor, stages: nn.Module, stream: Stream) -> Tensor:
+        x = stages(x, stream)
+        norm, conv = self.head.values()
+        pixels: Tensor = conv(x, stream, norm)
+        return pixels
+
+
+def _middle(dim: int) -> Chain:
+    return Chain([ResidualBlock(dim, dim), AttentionBlock(dim), ResidualBlock(dim, dim)])
+
+
+def _head(in_dim: int, out_dim: int) -> nn.ModuleDict:
+    norm = RMSNorm(in_dim, spatial_dims=3)
+    return nn.ModuleDict({"0": norm, "2": CausalConv3d(in_dim, out_dim, 3, padding=(0, 1, 1))})
+
+
+class VideoVAE(nn.Module):
+    """Encodes the first frame, decodes the clip. For inference: its weights are frozen.
+
+    Raises ValueError for a latent width without known statistics.
+    """
+
+    def __init__(self, config: VideoVAEConfig) -> None:
+        super().__init__()
+        if config.z_dim != len(LATENT_MEAN):
+            raise ValueError(
+                f"z_dim is {config.z_dim}; expected {len(LATENT_MEAN)}, the width of the published latents"
+            )
+        self.encoder = Encoder(config.dim, 2 * config.z_dim)
+        self.conv1 = nn.Conv3d(2 * config.z_dim, 2 * config.z_dim, 1)
+        self.conv2 = nn.Conv3d(config.z_dim, config.z_dim, 1)
+        self.decoder = Decoder(config.dec_dim, config.z_dim)
+        self.requires_grad_(False)  # or a stream that is drained outside inference mode would keep its whole graph
+
+    def encode(self, video: Tensor) -> Tensor:
+        """The normalised latent means of a clip, float32.
+
+        [B, 3, T, H, W] in [-1, 1] -> [B, 48, 1+(T-1)/4, H/16, W/16]. Raises InvalidRequest unless T is 4k+1 and H and
+        W are multiples of 16.
+        """
+        _check_video(video)
+        video = video.to(self.conv1.weight.dtype)
+        chunks = [1] + [TEMPORAL_STRIDE] * (video.shape[2] // TEMPORAL_STRIDE)
+        stream = Stream()
+        means = []
+        for chunk in torch.split(video, chunks, dim=2):
+            folded = rearrange(chunk, "b c t (h q) (w r) -> b (c r q) t h w", q=PATCH, r=PATCH)
+            mean, _log_variance = torch.chunk(self.conv1(self.encoder(folded, stream)), 2, dim=1)
+            means.append(mean.float())
+            stream.is_first_chunk = False
+        mean, std = _latent_statistics(video.device)
+        return (torch.cat(means, dim=2) - mean) / std
+
+    def decode_stream(self, latents: Tensor, frames_per_pass: int = TEMPORAL_STRIDE) -> Iterator[Tensor]:
+        """The clip of normalised latents [B, 48, F, h, w], as it is decoded: float32 pixels in [-1, 1].
+
+        Yields [B, 3, 1, H, W], then [B, 3, 4, H, W] for every further latent frame. Fewer `frames_per_pass` (4, 2, 1)
+        take less memory and give the same pixels. A stream that is abandoned frees its memory when it is collected.
+        """
+        stream = Stream()
+        mean, std = _latent_statistics(latents.device)
+        for latent in torch.split(latents, 1, dim=2):
+            z = (latent.float() * std + mean).to(self.conv2.weight.dtype)
+            pixels = self.decoder(self.conv2(z), stream, frames_per_pass)
+            unfolded = rearrange(pixels, "b (c r q) t h w -> b c t (h q) (w r)", q=PATCH, r=PATCH)
+            stream.is_first_chunk = False
+            yield unfolded.float().clamp_(-1, 1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The whole clip at once: [B, 48, F, h, w] -> [B, 3, 4(F-1)+1, H, W] in [-1, 1], float32."""
+        return torch.cat(list(self.decode_stream(latents)), dim=2)
+
+
+def _latent_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = torch.tensor([LATENT_MEAN, LATENT_STD], device=device).view(2, -1, 1, 1, 1)
+    return mean, std
+
+
+def _check_video(video: Tensor) -> None:
+    *_, frames, height, width = video.shape
+    if frames % TEMPORAL_STRIDE != 1 or height % SPATIAL_STRIDE or width % SPATIAL_STRIDE:
+        raise InvalidRequest(
+            f"the video has {frames} frames of {height}x{width}; expected 4k+1 frames, each side a multiple of 16"
+        )

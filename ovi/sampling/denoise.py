@@ -1,0 +1,134 @@
+"""From noise to latents: free functions with the transformer passed in and the state explicit."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ovi.attention import AttentionBackend
+from ovi.config import ModelSpec, SamplingParams
+from ovi.errors import DenoiseStopped
+from ovi.models.fusion import FusionTransformer
+from ovi.sampling.guidance import Guidance, embed_texts, guided_velocity
+from ovi.sampling.solvers import SolverState, make_solver
+from ovi.types import Latents, PromptEmbeds
+
+OnStep = Callable[[int, int], None]
+"""Called after each step with the steps done and the steps in all."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class DenoiseState:
+    """A half-denoised clip: one solver state a modality, float32."""
+
+    video: SolverState
+    audio: SolverState
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.video.index
+
+    def to(self, device: torch.device) -> Self:
+        """The same state with its tensors on `device`."""
+        return type(self)(video=self.video.to(device), audio=self.audio.to(device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as named tensors, ready for a safetensors file."""
+        parts = (("video", self.video), ("audio", self.audio))
+        return {f"{part}.{name}": tensor for part, state in parts for name, tensor in state.tensors().items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
+        """The state that `tensors` was taken from."""
+
+        def part(prefix: str) -> SolverState:
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            return SolverState.from_tensors(own)
+
+        return cls(video=part("video."), audio=part("audio."))
+
+
+def initial_noise(
+    spec: ModelSpec, latent_height: int, latent_width: int, channels: tuple[int, int], seed: int
+) -> Latents:
+    """Starting noise: video [48, F, h, w] and audio [L, 20], float32.
+
+    Each is drawn on the CPU from a fresh generator with the clip's seed, so a clip starts the same on every vendor's device.
+    """
+    video_channels, audio_channels = channels
+    return Latents(
+        video=_noise((video_channels, spec.video_latent_length, latent_height, latent_width), seed),
+        audio=_noise((spec.audio_latent_length, audio_channels), seed),
+    )
+
+
+def start(noise: Latents) -> DenoiseState:
+    """The state before the first step."""
+    return DenoiseState(video=SolverState(sample=noise.video), audio=SolverState(sample=noise.audio))
+
+
+def denoise(
+    transformer: FusionTransformer,
+    state: DenoiseState,
+    embeds: PromptEmbeds,
+    params: SamplingParams,
+    *,
+    first_frame: Tensor | None = None,
+    backend: AttentionBackend = AttentionBackend.SDPA,
+    on_step: OnStep | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Latents:
+    """Run the solvers from `state` to the end.
+
+    `first_frame` is an image's latent [48, 1, h, w]: it overwrites latent frame 0 before every step and after the last.
+    `should_stop` is asked before every step. Raises DenoiseStopped, holding the state to continue from, when it says yes.
+    """
+    solver = make_solver(params.solver_name, params.sample_steps, params.shift)
+    guidance = _guidance(transformer, state, embeds, params, first_frame is not None, backend)
+    while state.step < params.sample_steps:
+        if should_stop is not None and should_stop():
+            raise DenoiseStopped(state)
+        video, audio = _with_first_frame(state.video, first_frame), state.audio
+        t = solver.timesteps[state.step]
+        velocities = guided_velocity(transformer, video.sample, audio.sample, t, guidance)
+        state = DenoiseState(video=solver.step(video, velocities[0]), audio=solver.step(audio, velocities[1]))
+        if on_step is not None:
+            on_step(state.step, params.sample_steps)
+    return Latents(video=_with_first_frame(state.video, first_frame).sample, audio=state.audio.sample)
+
+
+def _guidance(
+    transformer: FusionTransformer,
+    state: DenoiseState,
+    embeds: PromptEmbeds,
+    params: SamplingParams,
+    first_frame_is_clean: bool,
+    backend: AttentionBackend,
+) -> Guidance:
+    video, audio = state.video.sample, state.audio.sample
+    positive, negative = embed_texts(transformer, embeds)
+    return Guidance(
+        positive=positive,
+        negative=negative,
+        grid=transformer.embed_grid(video.shape, audio.shape[0], video.device),
+        first_frame_is_clean=first_frame_is_clean,
+        video_scale=params.video_guidance_scale,
+        audio_scale=params.audio_guidance_scale,
+        skip_layer=params.slg_layer or None,  # 0 leaves out no block
+        backend=backend,
+    )
+
+
+def _with_first_frame(state: SolverState, first_frame: Tensor | None) -> SolverState:
+    if first_frame is None:
+        return state
+    sample = torch.cat([first_frame.to(state.sample), state.sample[:, 1:]], dim=1)
+    return dataclasses.replace(state, sample=sample)
+
+
+def _noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu", dtype=torch.float32)

@@ -1,0 +1,45 @@
+"""Fixtures that more than one test file uses. The golden data is what the published implementation gives, in float32 on CPU."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+TINY = Path(__file__).parent / "data" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, torch.Tensor]:
+    return load_file(TINY / "golden.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_json() -> dict[str, Any]:
+    return json.loads((TINY / "golden.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def tiny_dir() -> Path:
+    """A small checkpoint in the published folder layout."""
+    return TINY / "ckpts"
+
+
+@pytest.fixture(scope="session")
+def first_frame_path() -> Path:
+    return TINY / "first_frame.png"
+
+
+@pytest.fixture(scope="session")
+def assert_close_to_std() -> Callable[..., None]:
+    """The project's measure of parity: the largest error, relative to the expected tensor's standard deviation."""
+
+    def check(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+        assert actual.shape == expected.shape
+        error = (actual.double() - expected.double()).abs().max() / expected.double().std()
+        assert error <= tolerance, f"largest error {error:.2e} of the standard deviation, allowed {tolerance:.0e}"
+
+    return check

@@ -1,0 +1,115 @@
+"""The fusion transformer against the published implementation's outputs, and each saving against the plain way."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from ovi.attention import AttentionBackend
+from ovi.config import Architecture
+from ovi.models.fusion import FusionTransformer
+from ovi.models.transformer import KeyValue, TimeEmbedding, gate, modulate, sinusoidal_embedding
+
+
+@pytest.fixture(scope="module")
+def transformer(tiny_dir):
+    arch = Architecture.read(tiny_dir)
+    with torch.device("meta"):
+        model = FusionTransformer(arch.video, arch.audio)
+    model.load_state_dict(load_file(tiny_dir / "Ovi" / "model.safetensors"), assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def velocities(model, golden, case, index, *, backend=AttentionBackend.SDPA, dtype=torch.float32):
+    inputs = {name: golden[f"fusion.{index}.{name}"].to(dtype) for name in ("vid", "audio", "vid_context", "audio_context")}
+    grid = model.embed_grid(inputs["vid"].shape, inputs["audio"].shape[0], torch.device("cpu"))
+    time = model.embed_time(case["t"], grid, case["first_frame_is_clean"])
+    text = model.embed_text(inputs["vid_context"], inputs["audio_context"])
+    return model(inputs["vid"], inputs["audio"], text, grid, time, case["slg_layer"], backend)
+
+
+@pytest.mark.parametrize("backend", list(AttentionBackend))
+@pytest.mark.parametrize("index", range(4))
+def test_a_forward_equals_the_published_one(transformer, golden, golden_json, assert_close_to_std, index, backend):
+    video, audio = velocities(transformer, golden, golden_json["cases"][index], index, backend=backend)
+    assert_close_to_std(video, golden[f"fusion.{index}.out_vid"], 1e-5)
+    assert_close_to_std(audio, golden[f"fusion.{index}.out_audio"], 1e-5)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_bf16_forward_stays_close_to_float32(tiny_dir, golden, golden_json, assert_close_to_std, index):
+    arch = Architecture.read(tiny_dir)
+    model = FusionTransformer(arch.video, arch.audio)
+    model.load_state_dict(load_file(tiny_dir / "Ovi" / "model.safetensors"))
+    with torch.inference_mode():
+        video, audio = velocities(
+            model.to(torch.bfloat16), golden, golden_json["cases"][index], index, dtype=torch.bfloat16
+        )
+    assert video.dtype == audio.dtype == torch.bfloat16
+    # bf16 keeps 8 bits (2^-9 of a value when rounding): a dozen layers of it stay within a few percent of the spread
+    assert_close_to_std(video.float(), golden[f"fusion.{index}.out_vid"], 0.1)
+    assert_close_to_std(audio.float(), golden[f"fusion.{index}.out_audio"], 0.1)
+
+
+def test_the_published_sizes_give_the_published_number_of_parameters():
+    arch = Architecture()
+    with torch.device("meta"):
+        model = FusionTransformer(arch.video, arch.audio)
+    assert sum(p.numel() for p in model.parameters()) == 11_660_753_108
+
+
+def test_one_padding_row_counted_often_equals_every_row_computed(transformer, golden):
+    text = golden["fusion.0.vid_context"]
+    backbone = transformer.video_model
+    padded = F.pad(text, (0, 0, 0, backbone.config.text_len - text.shape[0]))
+    rows = backbone.text_embedding(padded.unsqueeze(0))
+    for block, saved in zip(backbone.blocks, backbone.embed_text(text), strict=True):
+        key, value = saved.expand()
+        attention = block.cross_attn
+        assert saved.key.shape[1] == text.shape[0] + 1
+        torch.testing.assert_close(key, attention.split_heads(attention.norm_k(attention.k(rows))), rtol=0, atol=1e-5)
+        torch.testing.assert_close(value, attention.split_heads(attention.v(rows)), rtol=0, atol=1e-5)
+
+
+def test_a_text_that_fills_all_rows_has_no_padding(transformer):
+    text_len, width = transformer.video_model.config.text_len, transformer.video_model.config.text_dim
+    saved = transformer.video_model.embed_text(torch.randn(text_len, width))
+    key, _ = saved[0].expand()
+    assert key.shape[1] == text_len
+
+
+def test_distinct_times_give_what_a_row_for_every_token_gives(transformer):
+    backbone = transformer.video_model
+    spans, times = (6, 12), [0.0, 500.0]
+    x = torch.randn(1, sum(spans), backbone.config.dim)
+    update = torch.randn_like(x)
+    time = backbone.embed_time(times, spans)
+    every_token = [t for t, count in zip(times, spans, strict=True) for _ in range(count)]
+    waves = sinusoidal_embedding(every_token, backbone.config.freq_dim).float()
+    plain = backbone.time_projection(backbone.time_embedding(waves)).unflatten(-1, (6, -1))  # a row for every token
+    shift, scale, gates, *_ = time.modulation.unbind(1)
+    assert time.modulation.shape[0] == 2
+    torch.testing.assert_close(modulate(x, shift, scale, spans), x * (1 + plain[:, 1]) + plain[:, 0])
+    torch.testing.assert_close(gate(x, update, gates, spans), x + update * plain[:, 2])
+
+
+def test_a_pass_has_at_most_two_distinct_times(transformer):
+    grid = transformer.embed_grid((48, 3, 4, 6), 13, torch.device("cpu"))
+    plain, clean = transformer.embed_time(500.0, grid, False), transformer.embed_time(500.0, grid, True)
+    assert isinstance(plain.video, TimeEmbedding)
+    assert [t.embedding.shape[0] for t in (plain.video, clean.video, plain.audio, clean.audio)] == [1, 2, 1, 1]
+    assert clean.video.spans == (6, 12)
+
+
+def test_a_text_is_embedded_once_and_not_in_the_forward(transformer, golden, golden_json, monkeypatch):
+    case = golden_json["cases"][0]
+    grid = transformer.embed_grid((48, 3, 4, 6), 13, torch.device("cpu"))
+    text = transformer.embed_text(golden["fusion.0.vid_context"], golden["fusion.0.audio_context"])
+    assert all(isinstance(saved, KeyValue) for saved in (*text.video, *text.audio))
+    time = transformer.embed_time(case["t"], grid, False)
+    for backbone in (transformer.video_model, transformer.audio_model):
+        monkeypatch.setattr(backbone.text_embedding, "forward", None)
+        for block in backbone.blocks:
+            monkeypatch.setattr(block.cross_attn.k, "forward", None)
+            monkeypatch.setattr(block.cross_attn.v, "forward", None)
+    transformer(golden["fusion.0.vid"], golden["fusion.0.audio"], text, grid, time)

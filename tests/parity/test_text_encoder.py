@@ -1,0 +1,54 @@
+"""The text encoder against the published one, and trimmed batches against one padded text at a time."""
+
+import pytest
+import torch
+
+from ovi.checkpoints import load_component, load_tokenizer
+from ovi.config import Component
+from ovi.models import text_encoder
+from ovi.models.text_encoder import tokenize
+
+MODEL = "720x720_5s"
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_dir):
+    return load_component(tiny_dir, Component.TEXT_ENCODER, MODEL, torch.device("cpu"), torch.float32)
+
+
+def test_the_rows_equal_the_published_ones(encoder, golden, assert_close_to_std):
+    lengths = golden["t5.mask"].sum(dim=1).tolist()
+    rows = encoder([ids[:n].tolist() for ids, n in zip(golden["t5.ids"], lengths, strict=True)])
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    assert_close_to_std(padded, golden["t5.out"], 1e-5)
+
+
+def test_a_prompt_is_tokenized_as_published(tiny_dir, golden_json):
+    tokenizer = load_tokenizer(tiny_dir, MODEL)
+    assert tokenize(tokenizer, [golden_json["e2e"][0]["text_prompt"]]) == [golden_json["prompt_ids"]]
+
+
+def test_an_empty_text_is_its_end_token_alone(tiny_dir):
+    assert tokenize(load_tokenizer(tiny_dir, MODEL), [""]) == [[1]]
+
+
+def test_batched_texts_equal_texts_encoded_alone_in_the_order_given(encoder, assert_close_to_std, monkeypatch):
+    texts = [[5, 9, 33, 1], [1], list(range(3, 40)), [7, 1], list(range(40, 60))]
+    monkeypatch.setattr(text_encoder, "MAX_TOKENS_PER_BATCH", 50)
+    batched = encoder(texts)
+    for rows, ids in zip(batched, texts, strict=True):
+        assert rows.shape[0] == len(ids)
+        torch.testing.assert_close(rows, encoder([ids])[0], rtol=0, atol=1e-5)
+
+
+def test_a_batch_padded_to_its_longest_stays_within_the_limit(monkeypatch):
+    monkeypatch.setattr(text_encoder, "MAX_TOKENS_PER_BATCH", 12)
+    batches = text_encoder._batches([0, 1, 2, 3, 4], [1, 3, 4, 5, 20])
+    assert batches == [[0, 1, 2], [3], [4]]
+
+
+def test_bf16_rows_stay_close_to_float32(tiny_dir, golden, assert_close_to_std):
+    encoder = load_component(tiny_dir, Component.TEXT_ENCODER, MODEL, torch.device("cpu"), torch.bfloat16)
+    rows = encoder([golden["t5.ids"][0].tolist()])[0]
+    assert rows.dtype == torch.bfloat16
+    assert_close_to_std(rows.float(), golden["t5.out"][0], 0.1)
