@@ -137,7 +137,6 @@ class VideoWriter:
         )
         self._video_stream.pix_fmt = "yuv420p"
         context = self._video_stream.codec_context
-        context.width = context.height = 0  # known with the first frame
         context.thread_count = self._threads
         # Untagged video is shown in whatever colours a player guesses from its size.
         context.colorspace = Colorspace.ITU709
@@ -272,4 +271,4 @@ def _media_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"{path}: {error}") from error
+        raise MediaError(f"{path}: {error.strerror or error}") from error

@@ -14,23 +14,23 @@ from transformers import UMT5Config, UMT5EncoderModel
 from ovi.config import TextEncoderConfig
 from ovi.prompts import clean
 
-_RENAMES = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^token_embedding\.", "shared."),
-        (r"^blocks\.(\d+)\.norm1\.", r"encoder.block.\1.layer.0.layer_norm."),
-        (r"^blocks\.(\d+)\.attn\.", r"encoder.block.\1.layer.0.SelfAttention."),
-        (
-            r"^blocks\.(\d+)\.pos_embedding\.embedding\.",
-            r"encoder.block.\1.layer.0.SelfAttention.relative_attention_bias.",
-        ),
-        (r"^blocks\.(\d+)\.norm2\.", r"encoder.block.\1.layer.1.layer_norm."),
-        (r"^blocks\.(\d+)\.ffn\.gate\.0\.", r"encoder.block.\1.layer.1.DenseReluDense.wi_0."),
-        (r"^blocks\.(\d+)\.ffn\.fc1\.", r"encoder.block.\1.layer.1.DenseReluDense.wi_1."),
-        (r"^blocks\.(\d+)\.ffn\.fc2\.", r"encoder.block.\1.layer.1.DenseReluDense.wo."),
-        (r"^norm\.", "encoder.final_layer_norm."),
-    )
-)
+# Published name -> name in transformers; {} is the block's number.
+_NAMES = {
+    "token_embedding": "shared",
+    "blocks.{}.norm1": "encoder.block.{}.layer.0.layer_norm",
+    "blocks.{}.attn.q": "encoder.block.{}.layer.0.SelfAttention.q",
+    "blocks.{}.attn.k": "encoder.block.{}.layer.0.SelfAttention.k",
+    "blocks.{}.attn.v": "encoder.block.{}.layer.0.SelfAttention.v",
+    "blocks.{}.attn.o": "encoder.block.{}.layer.0.SelfAttention.o",
+    "blocks.{}.pos_embedding.embedding": "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias",
+    "blocks.{}.norm2": "encoder.block.{}.layer.1.layer_norm",
+    "blocks.{}.ffn.gate.0": "encoder.block.{}.layer.1.DenseReluDense.wi_0",
+    "blocks.{}.ffn.fc1": "encoder.block.{}.layer.1.DenseReluDense.wi_1",
+    "blocks.{}.ffn.fc2": "encoder.block.{}.layer.1.DenseReluDense.wo",
+    "norm": "encoder.final_layer_norm",
+}
+_TIED = "encoder.embed_tokens.weight"  # transformers lists the shared embedding twice
+_BLOCK = re.compile(r"^(?:blocks|encoder\.block)\.(\d+)\.")
 MAX_TOKENS_PER_BATCH = 4096
 
 
@@ -63,11 +63,18 @@ class TextEncoder(nn.Module):
 
 
 def convert_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published UMT5 keys as transformers names them."""
-    converted = {f"umt5.{_rename(key)}": tensor for key, tensor in published.items()}
-    if "umt5.shared.weight" in converted:  # transformers lists the tied embedding twice
-        converted["umt5.encoder.embed_tokens.weight"] = converted["umt5.shared.weight"]
+    """The published UMT5 keys as `TextEncoder` names them; a key that is not known is left as it is."""
+    converted = {f"umt5.{_rename(key, _NAMES)}": tensor for key, tensor in published.items()}
+    if "umt5.shared.weight" in converted:
+        converted[f"umt5.{_TIED}"] = converted["umt5.shared.weight"]
     return converted
+
+
+def publish_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `convert_state_dict`."""
+    published_names = {name: published for published, name in _NAMES.items()}
+    own = {key.removeprefix("umt5."): tensor for key, tensor in state_dict.items()}
+    return {_rename(key, published_names): tensor for key, tensor in own.items() if key != _TIED}
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -75,12 +82,12 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch([clean(text) for text in texts])]
 
 
-def _rename(key: str) -> str:
-    for pattern, replacement in _RENAMES:
-        key, count = pattern.subn(replacement, key)
-        if count:
-            break
-    return key
+def _rename(key: str, names: Mapping[str, str]) -> str:
+    module, _, parameter = key.rpartition(".")
+    block = _BLOCK.search(module)
+    number = block.group(1) if block else ""
+    name = names.get(module.replace(f".{number}.", ".{}.", 1))
+    return f"{name.format(number)}.{parameter}" if name else key
 
 
 def _batches(order: list[int], lengths: list[int]) -> list[list[int]]:
