@@ -8,6 +8,7 @@ import hashlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ovi.config import Architecture, Component, ModelSpec
-from ovi.errors import CheckpointMismatch, CheckpointNotFound
+from ovi.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound
 from ovi.models import audio_vae, text_encoder, vocoder
 from ovi.models.audio_vae import AudioVAE
 from ovi.models.fusion import FusionTransformer
@@ -56,10 +57,13 @@ class FileStatus:
 
     path: str
     """Relative to the folder."""
-    problem: str | None
+    error: CheckpointError | None
     """Why it cannot be used; None when it can."""
-    missing: bool = False
-    """The problem is that there is no such file."""
+
+    @property
+    def missing(self) -> bool:
+        """There is no such file."""
+        return isinstance(self.error, CheckpointNotFound)
 
 
 def component_file(component: Component, spec: ModelSpec) -> str:
@@ -78,6 +82,14 @@ def model_files(spec: ModelSpec) -> list[str]:
     return [component_file(component, spec) for component in Component] + [TOKENIZER]
 
 
+def num_parameters(ckpt_dir: str | Path) -> dict[Component, int]:
+    """Parameters of each component, counted on the architecture: no weights are read."""
+    arch = Architecture.read(ckpt_dir)
+    with torch.device("meta"):
+        modules = {component: recipe.build(arch) for component, recipe in _RECIPES.items()}
+    return {component: sum(p.numel() for p in module.parameters()) for component, module in modules.items()}
+
+
 def load_component(
     ckpt_dir: str | Path, component: Component, model_name: str, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
@@ -91,7 +103,7 @@ def load_component(
     dtype = torch.float32 if component in FLOAT32_COMPONENTS else dtype
     with torch.device("meta"):
         module = _RECIPES[component].build(arch)
-    tensors = _RECIPES[component].convert(dict(_read_tensors(path, device, dtype)))
+    tensors = _convert(component, path, dict(_read_tensors(path, device, dtype)))
     _raise_mismatch(path, _shapes(module.state_dict()), _shapes(tensors))
     module.load_state_dict(tensors, strict=True, assign=True)
     return module.eval().requires_grad_(False)
@@ -104,7 +116,9 @@ def load_tokenizer(ckpt_dir: str | Path, model_name: str) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for whatever is wrong with the file
-        raise CheckpointMismatch(f"{path}: not a tokenizer: {error}") from error
+        raise CheckpointMismatch(
+            f"not a tokenizer ({error})", expected="a complete tokenizer.json", path=path
+        ) from error
     tokenizer.no_padding()
     tokenizer.enable_truncation(arch.text_encoder.text_len)
     return tokenizer
@@ -117,17 +131,11 @@ def check_model(ckpt_dir: str | Path, model_name: str) -> list[FileStatus]:
     """
     arch = Architecture.read(ckpt_dir)
     spec = arch.spec(model_name)
-    statuses = [_check_component(Path(ckpt_dir), component, arch, spec) for component in Component]
-    return [*statuses, _check_tokenizer(Path(ckpt_dir), model_name)]
-
-
-def require_model(ckpt_dir: str | Path, model_name: str) -> None:
-    """Raise CheckpointNotFound or CheckpointMismatch, naming every unusable file of the model, unless all are usable."""
-    problems = [status for status in check_model(ckpt_dir, model_name) if status.problem]
-    if not problems:
-        return
-    kind = CheckpointNotFound if any(status.missing for status in problems) else CheckpointMismatch
-    raise kind("\n".join(str(status.problem) for status in problems))
+    statuses = [
+        _status(component_file(component, spec), partial(_check_component, Path(ckpt_dir), component, arch, spec))
+        for component in Component
+    ]
+    return [*statuses, _status(TOKENIZER, partial(load_tokenizer, ckpt_dir, model_name))]
 
 
 def fingerprint(ckpt_dir: str | Path, model_name: str, digest: Callable[[Path], str] | None = None) -> str:
@@ -150,32 +158,33 @@ def file_digest(path: Path) -> str:
 def _existing(ckpt_dir: Path, relative: str, model_name: str) -> Path:
     path = ckpt_dir / relative
     if not path.is_file():
+        fetch = f"ovi-ray weights download --model-name {model_name} {ckpt_dir}"
         raise CheckpointNotFound(
-            f"{path}: no such file, and model {model_name} needs it; "
-            f"get it with: ovi-ray weights download --model-name {model_name} {ckpt_dir}"
+            "no such file", expected=f"a file of model {model_name}; get it with: {fetch}", path=path
         )
     return path
 
 
-def _check_component(ckpt_dir: Path, component: Component, arch: Architecture, spec: ModelSpec) -> FileStatus:
-    relative = component_file(component, spec)
-    try:
-        path = _existing(ckpt_dir, relative, spec.name)
-        with torch.device("meta"):
-            module = _RECIPES[component].build(arch)
-        tensors = _RECIPES[component].convert(_read_meta(path))
-        _raise_mismatch(path, _shapes(module.state_dict()), _shapes(tensors))
-    except (CheckpointNotFound, CheckpointMismatch) as error:
-        return FileStatus(path=relative, problem=str(error), missing=isinstance(error, CheckpointNotFound))
-    return FileStatus(path=relative, problem=None)
+def _check_component(ckpt_dir: Path, component: Component, arch: Architecture, spec: ModelSpec) -> None:
+    path = _existing(ckpt_dir, component_file(component, spec), spec.name)
+    with torch.device("meta"):
+        module = _RECIPES[component].build(arch)
+    _raise_mismatch(path, _shapes(module.state_dict()), _shapes(_convert(component, path, _read_meta(path))))
 
 
-def _check_tokenizer(ckpt_dir: Path, model_name: str) -> FileStatus:
+def _status(path: str, check: Callable[[], object]) -> FileStatus:
     try:
-        load_tokenizer(ckpt_dir, model_name)
-    except (CheckpointNotFound, CheckpointMismatch) as error:
-        return FileStatus(path=TOKENIZER, problem=str(error), missing=isinstance(error, CheckpointNotFound))
-    return FileStatus(path=TOKENIZER, problem=None)
+        check()
+    except CheckpointError as error:
+        return FileStatus(path=path, error=error)
+    return FileStatus(path=path, error=None)
+
+
+def _convert(component: Component, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        return _RECIPES[component].convert(tensors)
+    except CheckpointMismatch as error:
+        raise CheckpointMismatch(error.found, expected=error.expected, path=path) from error
 
 
 def _read_tensors(path: Path, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -214,14 +223,15 @@ def _unpickle(path: Path, device: str) -> dict[str, Tensor]:
         raise _unreadable(path, error) from error
     loaded = loaded.get("generator", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise CheckpointMismatch(f"{path}: expected a dict of tensors")
+        raise CheckpointMismatch("something else", expected="a dict of tensors", path=path)
     return loaded
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointMismatch:
     size = path.stat().st_size
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return CheckpointMismatch(f"{path}: truncated or not a checkpoint ({size:,} bytes; {reason}); download it again")
+    found = f"truncated or not a checkpoint ({size:,} bytes; {reason})"
+    return CheckpointMismatch(found, expected="a complete file; download it again", path=path)
 
 
 def _cast(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -243,9 +253,11 @@ def _raise_mismatch(
         "misshapen": [f"{key} {list(found[key])} (expected {list(expected[key])})" for key in wrong],
     }
     parts = [
-        f"{len(names)} {kind}: {', '.join(names[:shown])}{', ...' if len(names) > shown else ''}"
+        f"{len(names)} tensors {kind}: {', '.join(names[:shown])}{', ...' if len(names) > shown else ''}"
         for kind, names in groups.items()
         if names
     ]
     if parts:
-        raise CheckpointMismatch(f"{path}: tensors do not fit the architecture; {'; '.join(parts)}")
+        raise CheckpointMismatch(
+            "; ".join(parts), expected="the tensors of the architecture, each in its shape", path=path
+        )

@@ -225,7 +225,7 @@ class Architecture:
         try:
             return cls._from_json(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError, AttributeError) as error:
-            raise CheckpointMismatch(f"{path}: {error}") from error
+            raise CheckpointMismatch(str(error), path=path, expected="the sizes of the components, as JSON") from error
 
     @classmethod
     def _from_json(cls, raw: dict[str, Any]) -> Self:

@@ -11,6 +11,8 @@ OviError
  └── MediaError              a video could not be written or read back
 """
 
+from pathlib import Path
+
 
 class OviError(Exception):
     """Base of every error that `ovi` raises on purpose."""
@@ -25,7 +27,14 @@ class InvalidImage(InvalidRequest):
 
 
 class CheckpointError(OviError):
-    """The weights cannot be used."""
+    """The weights cannot be used: the file, what was found, and what would be right."""
+
+    def __init__(self, found: str, *, expected: str = "", path: str | Path = "") -> None:
+        where, remedy = (f"{path}: " if path else ""), (f"; expected {expected}" if expected else "")
+        super().__init__(f"{where}{found}{remedy}")
+        self.path = str(path)
+        self.found = found
+        self.expected = expected
 
 
 class CheckpointNotFound(CheckpointError, FileNotFoundError):

@@ -63,7 +63,8 @@ def download_model(
             fetch(file.repo_id, file.filename, local_dir=str(Path(ckpt_dir) / file.folder))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise CheckpointError(
-                f"{file.path}: cannot be fetched from https://huggingface.co/{file.repo_id}: {error}; "
-                "what is fetched already is kept, so run the same command again"
+                f"cannot be fetched from https://huggingface.co/{file.repo_id} ({error})",
+                expected="a connection to it; what is fetched already is kept, so run the same command again",
+                path=Path(ckpt_dir) / file.path,
             ) from error
     return missing

@@ -76,6 +76,15 @@ class OviPipeline:
         """The components that are in memory."""
         return frozenset(self._components)
 
+    def use_model(self, model_name: str) -> None:
+        """Render with another model of the same folder: only the transformer differs, and is dropped.
+
+        Raises InvalidRequest for an unknown model.
+        """
+        if model_name != self.spec.name:
+            self.spec = self.architecture.spec(model_name)
+            self.unload([Component.TRANSFORMER])
+
     def load(self, components: Iterable[Component] = tuple(Component)) -> None:
         """Load what is not loaded yet. Raises CheckpointNotFound or CheckpointMismatch."""
         for component in components:
@@ -161,7 +170,7 @@ class OviPipeline:
         vae = self._require(Component.AUDIO_VAE, AudioVAE)
         vocoder = self._require(Component.VOCODER, Vocoder)
         mel = vae.decode(audio_latents.T[None].to(self.device, torch.float32))  # 1 80 2L
-        return vocoder(mel).flatten().cpu().numpy()  # type: ignore[no-any-return]
+        return vocoder(mel).flatten().cpu().numpy()
 
     def decode_latents(self, latents: Latents) -> Clip:
         """The whole clip in memory. To write a file, stream `decode_video` into `ovi.media.VideoWriter` instead."""

@@ -139,7 +139,7 @@ def _self_attention(block: Block, s: Stream, backend: AttentionBackend) -> tuple
     vectors = block.modulation(s.time.modulation).unbind(1)  # shift scale gate, shift scale gate: T C each
     y = block.self_attn(modulate(block.norm1(s.x), vectors[0], vectors[1], s.time.spans), s.rotation, backend)
     s.x = gate(s.x, y, vectors[2], s.time.spans)
-    return vectors  # type: ignore[no-any-return]
+    return vectors
 
 
 def _cross_attention(

@@ -7,7 +7,9 @@ first frame), S span lengths: the tokens are T runs, one a time, so a modulation
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +82,7 @@ class Attention(nn.Module):
         q = rotate(self.split_heads(self.norm_q(self.q(x))), rotation)
         k = rotate(self.split_heads(self.norm_k(self.k(x))), rotation)
         v = self.split_heads(self.v(x))
-        return self.o(attention(q, k, v, backend).flatten(2))  # type: ignore[no-any-return]
+        return self.o(attention(q, k, v, backend).flatten(2))
 
 
 class CrossAttention(Attention):
@@ -116,7 +118,7 @@ class CrossAttention(Attention):
         k = rotate(self.split_heads(self.norm_k_fusion(self.k_fusion(other))), other_rotation)
         v = self.split_heads(self.v_fusion(other))
         from_other = attention(rotate(q, rotation), k, v, backend)
-        return self.o((from_text + from_other).flatten(2))  # type: ignore[no-any-return]
+        return self.o((from_text + from_other).flatten(2))
 
 
 class Modulation(nn.Module):
@@ -159,7 +161,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time: TimeEmbedding) -> Tensor:
         """x [B, L, C] -> patches [B, L, prod(patch) * out_dim]."""
         shift, scale = (self.modulation + time.embedding.unsqueeze(1)).unbind(1)  # T C
-        return self.head(modulate(self.norm(x), shift, scale, time.spans))  # type: ignore[no-any-return]
+        return self.head(modulate(self.norm(x), shift, scale, time.spans))
 
 
 class ChannelLastConv1d(nn.Conv1d):
@@ -183,7 +185,7 @@ class ConvMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, L, C] -> [B, L, C]."""
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))  # type: ignore[no-any-return]
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
 class Backbone(nn.Module):
@@ -211,12 +213,12 @@ class Backbone(nn.Module):
         """
         padding = self.config.text_len - text.shape[0]
         rows = self.text_embedding(F.pad(text, (0, 0, 0, 1)).unsqueeze(0))  # B N+1 C
-        return tuple(block.cross_attn.text_key_value(rows, padding) for block in self.blocks)
+        layers = cast("Iterable[Block]", self.blocks)
+        return tuple(block.cross_attn.text_key_value(rows, padding) for block in layers)
 
     def embed_time(self, times: list[float], spans: tuple[int, ...]) -> TimeEmbedding:
         """Embedding of the distinct times, each for a run of `spans` tokens."""
-        weight = self.time_embedding[0].weight
-        waves = sinusoidal_embedding(times, self.config.freq_dim).to(weight)  # T freq_dim
+        waves = sinusoidal_embedding(times, self.config.freq_dim).to(self.head.modulation)  # T freq_dim
         embedding = self.time_embedding(waves)
         modulation = self.time_projection(embedding).unflatten(-1, (6, -1))
         return TimeEmbedding(embedding=embedding, modulation=modulation, spans=spans)

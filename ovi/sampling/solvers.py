@@ -79,8 +79,13 @@ class Solver(Protocol):
 
 def make_solver(name: SolverName, steps: int, shift: float) -> Solver:
     """The published solver of that name with its own schedule of `steps` steps."""
-    solvers = {SolverName.UNIPC: UniPC, SolverName.DPMPP: DPMSolverPP, SolverName.EULER: Euler}
-    return solvers[name].schedule(steps, shift)
+    match name:
+        case SolverName.UNIPC:
+            return UniPC.schedule(steps, shift)
+        case SolverName.DPMPP:
+            return DPMSolverPP.schedule(steps, shift)
+        case SolverName.EULER:
+            return Euler.schedule(steps, shift)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

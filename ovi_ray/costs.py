@@ -1,0 +1,266 @@
+"""What fits on a device, and how long a stage takes there. Pure.
+
+Operations are counted from the published modules; seconds are operations over an *achieved* rate. The rates of a
+device class are a prior: `CostModel` corrects them with what is measured, per class, stage and kind of clip, and per
+worker, so that a device that slows down is noticed alone.
+
+Memory is in GB of 1e9 bytes, work in TFLOP (a multiply-add is two), times in seconds.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from ovi_ray.stages import STAGE_COMPONENTS, Component, Stage
+from ovi_ray.workload import ClipKind
+
+COMPONENTS = tuple(Component)
+STAGES = tuple(Stage)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ComponentSizes:
+    """GB of each component's weights once loaded."""
+
+    text_encoder: float = 11.4
+    transformer: float = 23.3
+    video_vae: float = 1.4
+    audio_vae: float = 0.4
+
+    def of(self, component: Component) -> float:
+        """GB of one component."""
+        return float(getattr(self, component.value))
+
+
+BF16_SIZES = ComponentSizes()
+INT8_SIZES = ComponentSizes(text_encoder=6.7, transformer=11.7)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class StageRates:
+    """TFLOP/s that a device achieves, stage by stage."""
+
+    encode_text: float = 100.0
+    encode_first_frame: float = 60.0
+    denoise: float = 150.0
+    decode: float = 60.0
+
+    def of(self, stage: Stage) -> float:
+        """TFLOP/s of one stage."""
+        return float(getattr(self, stage.value))
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ActivationSizes:
+    """GB that a stage needs beside its weights. Assumed until probed."""
+
+    encode_text: float = 1.0
+    """A batch of trimmed texts."""
+    denoise_per_thousand_tokens: float = 0.11
+    """Per thousand video tokens of the clip."""
+    vae_per_thousand_tokens: float = 8.0
+    """Per thousand video tokens of one latent frame: encode and decode are streamed, so the length does not count."""
+
+    def of(self, stage: Stage, kind: ClipKind | None) -> float:
+        """GB for a stage of a kind of clip; `kind` does not matter for texts."""
+        if stage is Stage.ENCODE_TEXT or kind is None:
+            return self.encode_text
+        if stage is Stage.DENOISE:
+            return self.denoise_per_thousand_tokens * kind.video_tokens / 1000
+        return self.vae_per_thousand_tokens * kind.frame_tokens / 1000
+
+
+ALL_STAGES = frozenset(Stage)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class DeviceProfile:
+    """A class of devices: what they hold, what they may run, and how fast before anything is measured.
+
+    Workers that join with equal profiles share what is learned.
+    """
+
+    name: str
+    """Class of the device, e.g. 'h100-80gb'."""
+    vendor: str = "cpu"
+    """'nvidia', 'amd' or 'cpu'."""
+    architecture: str = ""
+    """'sm90', 'gfx942', ..."""
+    memory_gb: float = math.inf
+    """GB that weights and activations may use together."""
+    stages: frozenset[Stage] = ALL_STAGES
+    """Stages that the device may run."""
+    sizes: ComponentSizes = BF16_SIZES
+    activations: ActivationSizes = field(default_factory=ActivationSizes)
+    rates: StageRates = field(default_factory=StageRates)
+    load_gb_per_s: float = 2.0
+    """Speed at which weights come into the device."""
+    unload_s: float = 0.3
+    """Seconds to drop one component."""
+    task_overhead_s: float = 0.05
+    """Seconds that any task costs beside its work."""
+    speed: float = 1.0
+    """Declared factor on every rate."""
+
+    def load_seconds(self, component: Component) -> float:
+        """Seconds to bring in one component."""
+        return self.sizes.of(component) / self.load_gb_per_s
+
+    def needed_gb(self, stage: Stage, kind: ClipKind | None, resident: frozenset[Component] | None = None) -> float:
+        """GB that a stage of a kind takes with `resident` loaded (by default only what the stage needs)."""
+        components = STAGE_COMPONENTS[stage] if resident is None else resident
+        return sum(self.sizes.of(c) for c in COMPONENTS if c in components) + self.activations.of(stage, kind)
+
+    def why_not(self, stage: Stage, kind: ClipKind | None) -> str:
+        """Why a stage of a kind cannot run here; empty when it can."""
+        if stage not in self.stages:
+            return f"{self.name} does not run {stage}"
+        needed = self.needed_gb(stage, kind)
+        if needed > self.memory_gb:
+            return f"{self.name} has {self.memory_gb:.1f} GB and {stage} needs {needed:.1f} GB"
+        return ""
+
+    def fits(self, stage: Stage, kind: ClipKind | None) -> bool:
+        """Whether a stage of a kind can run here, alone if need be."""
+        return not self.why_not(stage, kind)
+
+    def prior_seconds(self, stage: Stage, operations: float) -> float:
+        """Seconds for an amount of work in TFLOP, before anything is measured."""
+        return operations / (self.rates.of(stage) * self.speed) + self.task_overhead_s
+
+
+def text_operations(tokens: int) -> float:
+    """TFLOP to encode trimmed texts of so many tokens together."""
+    return 0.0094 * tokens
+
+
+def operations(stage: Stage, kind: ClipKind) -> float:
+    """TFLOP of one first-frame encode, denoise or decode. Within 2% of the operations counted on the modules."""
+    if stage is Stage.ENCODE_FIRST_FRAME:
+        return 0.0048 * kind.frame_tokens
+    if stage is Stage.DECODE:
+        return 0.0745 * kind.video_tokens
+    tokens = kind.video_tokens
+    one_pass = 2.0 + 0.010125 * tokens + 3.72e-7 * tokens * tokens
+    return 2 * kind.sample_steps * one_pass  # with and without the prompt
+
+
+class _Correction:
+    """The logarithm of measured over expected, with how unsure it is: a Kalman filter of one number."""
+
+    __slots__ = ("drift", "mean", "variance")
+
+    def __init__(self, variance: float, drift: float) -> None:
+        self.mean = 0.0
+        self.variance = variance
+        self.drift = drift
+
+
+_MEASUREMENT_VARIANCE = 0.002  # runs of one clip differ by about 5%
+_SURPRISE = 3.0  # standard deviations beyond which a measurement is taken for an outlier
+
+
+class CostModel:
+    """Stage times per device class: a prior, then learned.
+
+    A measurement moves three corrections at once, each by its share of the uncertainty: (class, stage), which starts
+    wide; (class, stage, kind), which starts narrow; and the worker, which drifts. One outlier moves little; the same
+    surprise twice is taken for a change.
+    """
+
+    def __init__(self, kinds: tuple[ClipKind, ...], *, learn: bool = True) -> None:
+        self.kinds = kinds
+        self.learn = learn
+        self.profiles: list[DeviceProfile] = []
+        self._index: dict[DeviceProfile, int] = {}
+        self._priors: list[dict[Stage, list[float]]] = []
+        self._stage_corrections: list[dict[Stage, _Correction]] = []
+        self._kind_corrections: dict[tuple[int, Stage, int], _Correction] = {}
+        self._workers: dict[int, _Correction] = {}
+        self._surprises: dict[int, int] = {}
+        self._load_factor: list[float] = []
+
+    def register(self, profile: DeviceProfile) -> int:
+        """The number of a device class, the same for equal profiles."""
+        if profile not in self._index:
+            self._index[profile] = len(self.profiles)
+            self.profiles.append(profile)
+            self._priors.append({stage: self._prior(profile, stage) for stage in STAGES})
+            self._stage_corrections.append({stage: _Correction(25.0, 1e-4) for stage in STAGES})
+            self._load_factor.append(1.0)
+        return self._index[profile]
+
+    def _prior(self, profile: DeviceProfile, stage: Stage) -> list[float]:
+        if stage is Stage.ENCODE_TEXT:
+            return [text_operations(1) / (profile.rates.encode_text * profile.speed)]
+        return [profile.prior_seconds(stage, operations(stage, kind)) for kind in self.kinds]
+
+    def seconds(self, device: int, stage: Stage, kind: int) -> float:
+        """Expected seconds of one task on a typical device of a class; for texts, of one token in a batch."""
+        if stage is Stage.ENCODE_TEXT:
+            kind = 0
+        mean = self._stage_corrections[device][stage].mean
+        own = self._kind_corrections.get((device, stage, kind))
+        if own is not None:
+            mean += own.mean
+        return self._priors[device][stage][kind] * math.exp(mean)
+
+    def worker_factor(self, worker: int) -> float:
+        """How many times slower one worker is than its class."""
+        correction = self._workers.get(worker)
+        return 1.0 if correction is None else math.exp(correction.mean)
+
+    def load_seconds(self, device: int, components: frozenset[Component]) -> float:
+        """Expected seconds to bring in components."""
+        if not components:
+            return 0.0
+        profile = self.profiles[device]
+        return self._load_factor[device] * sum(profile.load_seconds(c) for c in COMPONENTS if c in components)
+
+    def observe_load(self, device: int, expected: float, seconds: float) -> None:
+        """Learn from a measured load."""
+        if self.learn and expected > 0 and seconds > 0:
+            step = min(max(seconds / expected, 0.25), 4.0)
+            self._load_factor[device] *= step**0.3
+
+    def task_seconds(self, device: int, worker: int, stage: Stage, kind: int, units: float = 1.0) -> float:
+        """Expected seconds of a task on one worker; `units` are tokens for texts."""
+        seconds = self.seconds(device, stage, kind) * units
+        if stage is Stage.ENCODE_TEXT:
+            seconds += self.profiles[device].task_overhead_s
+        return seconds * self.worker_factor(worker)
+
+    def observe(self, device: int, worker: int, stage: Stage, kind: int, units: float, seconds: float) -> None:
+        """Learn from a task of so many units that took `seconds` on `worker`.
+
+        The comparison is with what is expected now, not with what was when it began: else a hundred tasks that end
+        together would all correct the same error.
+        """
+        expected = self.task_seconds(device, worker, stage, kind, units)
+        if not self.learn or seconds <= 0 or expected <= 0:
+            return
+        if stage is Stage.ENCODE_TEXT:
+            kind = 0
+        shared = self._stage_corrections[device][stage]
+        own = self._kind_corrections.setdefault((device, stage, kind), _Correction(0.05, 1e-4))
+        mine = self._workers.setdefault(worker, _Correction(0.01, 0.001))
+        corrections = (shared, own, mine)
+        for correction in corrections:
+            correction.variance += correction.drift
+        total = _MEASUREMENT_VARIANCE + sum(correction.variance for correction in corrections)
+        residual = self._clipped(mine, worker, math.log(seconds / expected), _SURPRISE * math.sqrt(total))
+        total = _MEASUREMENT_VARIANCE + sum(correction.variance for correction in corrections)
+        for correction in corrections:
+            gain = correction.variance / total
+            correction.mean += gain * residual
+            correction.variance *= 1 - gain
+
+    def _clipped(self, mine: _Correction, worker: int, residual: float, limit: float) -> float:
+        """The residual, cut to `limit`; a second surprise in a row in the same direction widens the worker's doubt."""
+        if abs(residual) <= limit:
+            self._surprises[worker] = 0
+            return residual
+        sign = 1 if residual > 0 else -1
+        if self._surprises.get(worker) == sign:
+            mine.variance += residual * residual
+        self._surprises[worker] = sign
+        return sign * limit

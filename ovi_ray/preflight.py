@@ -1,0 +1,56 @@
+"""Everything that can be known to be wrong before a model loads, told at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovi import checkpoints
+from ovi.config import Architecture
+from ovi.errors import CheckpointError
+from ovi_ray.digests import cached_file_digest
+from ovi_ray.errors import InputError, Problem
+from ovi_ray.job import JobSpec
+from ovi_ray.manifest import Manifest, build_manifest
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class PreparedJob:
+    """A job whose every input was checked."""
+
+    job: JobSpec
+    manifest: Manifest
+
+
+def prepare(job: JobSpec) -> PreparedJob:
+    """Check the checkpoint and every row of the prompt list. Raises InputError with every problem of both."""
+    problems: list[Problem] = []
+    arch = Architecture()
+    try:
+        arch = Architecture.read(job.ckpt_dir)
+        problems += checkpoint_problems(job.ckpt_dir, job.model_name)
+    except CheckpointError as error:
+        problems.append(_problem(error, Path(job.ckpt_dir)))
+    try:
+        manifest = build_manifest(job, arch, weights=lambda name: _weights(job, name, problems), numerics=job.dtype)
+    except InputError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise InputError(problems)
+    return PreparedJob(job=job, manifest=manifest)
+
+
+def checkpoint_problems(ckpt_dir: Path, model_name: str) -> list[Problem]:
+    """What is wrong with the files of a model."""
+    statuses = checkpoints.check_model(ckpt_dir, model_name)
+    return [_problem(status.error, ckpt_dir / status.path) for status in statuses if status.error is not None]
+
+
+def _weights(job: JobSpec, model_name: str, found: list[Problem]) -> str:
+    """The fingerprint of a model's weights; of a model that cannot be used, its problems."""
+    problems = found or checkpoint_problems(job.ckpt_dir, model_name)
+    if problems:
+        raise InputError(problems)
+    return checkpoints.fingerprint(job.ckpt_dir, model_name, cached_file_digest)
+
+
+def _problem(error: CheckpointError, path: Path) -> Problem:
+    return Problem(file=error.path or str(path), value=error.found, expected=error.expected)

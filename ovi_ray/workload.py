@@ -1,0 +1,129 @@
+"""What a job has to render, as arrays: a clip is a row number, never an object. Pure.
+
+workload = Workload(
+    kinds=(ClipKind(model_name="720x720_5s", height=704, width=704, video_latent_length=31, sample_steps=50),),
+    clip_kind=np.zeros(3, np.int32),
+    clip_texts=np.array([[0, 3, 4], [1, 3, 4], [2, 3, 4]]),   # prompt, video negative, audio negative
+    text_tokens=np.array([120, 95, 130, 8, 6]),
+)
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int32]
+
+NO_FRAME = -1
+TEXTS_PER_CLIP = 3  # prompt, video negative, audio negative
+_TOKEN_PIXELS = 32  # a side of a video token: 16 of the VAE times 2 of the patch
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ClipKind:
+    """Clips that cost the same everywhere: one model, size, length and number of steps."""
+
+    model_name: str
+    height: int
+    """Pixels, a multiple of 32."""
+    width: int
+    """Pixels, a multiple of 32."""
+    video_latent_length: int
+    """Latent frames F."""
+    sample_steps: int
+    has_image: bool = False
+    """A first-frame image conditions the clip."""
+
+    @property
+    def frame_tokens(self) -> int:
+        """Video tokens of one latent frame."""
+        return (self.height // _TOKEN_PIXELS) * (self.width // _TOKEN_PIXELS)
+
+    @property
+    def video_tokens(self) -> int:
+        """Video tokens of the clip."""
+        return self.video_latent_length * self.frame_tokens
+
+    def __str__(self) -> str:
+        image = ", first frame" if self.has_image else ""
+        size = f"{self.height}x{self.width}, F={self.video_latent_length}"
+        return f"{self.model_name} {size}, {self.sample_steps} steps{image}"
+
+
+def _no_ints() -> IntArray:
+    return np.zeros(0, np.int32)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Workload:
+    """The clips of a job that are still to be rendered. Clips, texts, first frames and kinds are numbered from 0.
+
+    Raises ValueError, naming the array and the row, when a number points nowhere or lengths disagree.
+    """
+
+    kinds: tuple[ClipKind, ...]
+    clip_kind: IntArray
+    """[clips] the kind of each clip."""
+    clip_texts: IntArray
+    """[clips, 3] prompt, video negative, audio negative; equal texts share a number over the whole job."""
+    text_tokens: IntArray
+    """[texts] tokens of each distinct text."""
+    clip_first_frame: IntArray | None = None
+    """[clips] the first frame of each clip, -1 for none; None when no clip has one."""
+    first_frame_kind: IntArray = field(default_factory=_no_ints)
+    """[frames] a kind whose size the distinct frame has."""
+    clips_with_latents: IntArray = field(default_factory=_no_ints)
+    """Clips whose latents an earlier run kept: they begin at decode."""
+
+    def __post_init__(self) -> None:
+        for name in ("clip_kind", "clip_texts", "text_tokens", "first_frame_kind", "clips_with_latents"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.int32))
+        frames = np.full(self.clips, NO_FRAME) if self.clip_first_frame is None else self.clip_first_frame
+        object.__setattr__(self, "clip_first_frame", np.ascontiguousarray(frames, dtype=np.int32))
+        problems = [problem for problem in self._problems() if problem]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def clips(self) -> int:
+        """Number of clips."""
+        return len(self.clip_kind)
+
+    @property
+    def texts(self) -> int:
+        """Number of distinct texts."""
+        return len(self.text_tokens)
+
+    @property
+    def first_frames(self) -> int:
+        """Number of distinct first frames."""
+        return len(self.first_frame_kind)
+
+    @property
+    def frames_of_clips(self) -> IntArray:
+        """[clips] the first frame of each clip, -1 for none."""
+        assert self.clip_first_frame is not None
+        return self.clip_first_frame
+
+    def _problems(self) -> list[str]:
+        if self.clip_texts.shape != (self.clips, TEXTS_PER_CLIP):
+            return [f"clip_texts has shape {self.clip_texts.shape}; expected ({self.clips}, {TEXTS_PER_CLIP})"]
+        if self.frames_of_clips.shape != (self.clips,):
+            return [f"clip_first_frame has shape {self.frames_of_clips.shape}; expected ({self.clips},)"]
+        return [
+            _out_of_range("clip_kind", self.clip_kind, 0, len(self.kinds)),
+            _out_of_range("clip_texts", self.clip_texts, 0, self.texts),
+            _out_of_range("clip_first_frame", self.frames_of_clips, NO_FRAME, self.first_frames),
+            _out_of_range("first_frame_kind", self.first_frame_kind, 0, len(self.kinds)),
+            _out_of_range("clips_with_latents", self.clips_with_latents, 0, self.clips),
+            _out_of_range("text_tokens", self.text_tokens, 0, np.iinfo(np.int32).max),
+        ]
+
+
+def _out_of_range(name: str, values: IntArray, low: int, end: int) -> str:
+    bad = np.argwhere((values < low) | (values >= end))
+    if not len(bad):
+        return ""
+    row = tuple(int(i) for i in bad[0])
+    return f"{name}[{', '.join(map(str, row))}] is {values[row]}; expected {low} to {end - 1}"
