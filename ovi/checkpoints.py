@@ -1,4 +1,4 @@
-"""The published checkpoint folder: which file holds what, whether it fits the architecture, and how it is loaded.
+"""Checkpoint files: whether they fit the architecture, and how they are loaded.
 
 Files are read with `weights_only=True` or through safetensors, never unpickled. Models are built on the meta device and the
 tensors assigned one by one, so a load needs no second copy in host memory.
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ovi.config import Architecture, Component, ModelSpec
 from ovi.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound
+from ovi.layout import ARCHITECTURE, TOKENIZER, component_file, model_files
 from ovi.models import audio_vae, text_encoder, vocoder
 from ovi.models.audio_vae import AudioVAE
 from ovi.models.fusion import FusionTransformer
@@ -25,10 +26,6 @@ from ovi.models.text_encoder import TextEncoder
 from ovi.models.video_vae import VideoVAE
 from ovi.models.vocoder import Vocoder
 
-WAN = "Wan2.2-TI2V-5B"
-MMAUDIO = "MMAudio/ext_weights"
-TOKENIZER = f"{WAN}/google/umt5-xxl/tokenizer.json"
-ARCHITECTURE = "architecture.json"
 FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and they lose audibly in bf16
 
 
@@ -64,22 +61,6 @@ class FileStatus:
     def missing(self) -> bool:
         """There is no such file."""
         return isinstance(self.error, CheckpointNotFound)
-
-
-def component_file(component: Component, spec: ModelSpec) -> str:
-    """File of a component, relative to the checkpoint folder."""
-    return {
-        Component.TEXT_ENCODER: f"{WAN}/models_t5_umt5-xxl-enc-bf16.pth",
-        Component.TRANSFORMER: spec.checkpoint,
-        Component.VIDEO_VAE: f"{WAN}/Wan2.2_VAE.pth",
-        Component.AUDIO_VAE: f"{MMAUDIO}/v1-16.pth",
-        Component.VOCODER: f"{MMAUDIO}/best_netG.pt",
-    }[component]
-
-
-def model_files(spec: ModelSpec) -> list[str]:
-    """Every file that a model needs, relative to the checkpoint folder."""
-    return [component_file(component, spec) for component in Component] + [TOKENIZER]
 
 
 def num_parameters(ckpt_dir: str | Path) -> dict[Component, int]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from ovi.checkpoints import model_files
 from ovi.config import model_spec
 from ovi.errors import CheckpointError
+from ovi.layout import model_files
 
 # Folder of the checkpoint folder -> hub repository that fills it.
 _REPOSITORIES = {

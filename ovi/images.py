@@ -9,7 +9,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ovi.errors import InvalidImage
-from ovi.geometry import image_size
 
 
 def read_image(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
@@ -25,13 +24,12 @@ def read_image(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         raise InvalidImage(f"{image}: cannot be read as an image ({error})") from error
 
 
-def fit_image(image: np.ndarray, area: int) -> Tensor:
-    """uint8 [H, W, 3] to float32 [3, h, w] in [-1, 1], resized to the sides that `geometry.image_size` gives.
+def fit_image(image: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """uint8 [H, W, 3] to float32 [3, h, w] in [-1, 1], resized to `size` (h, w).
 
     Bicubic without antialiasing, as the published `preprocess_image_tensor` does.
     """
     pixels = torch.from_numpy(image.astype(np.float32) / 255.0).permute(2, 0, 1).unsqueeze(0) * 2.0 - 1.0
-    size = image_size(image.shape[0], image.shape[1], area)
     if size != tuple(pixels.shape[-2:]):
         pixels = F.interpolate(pixels, size=size, mode="bicubic", align_corners=False)
     return pixels.squeeze(0)

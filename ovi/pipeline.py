@@ -120,9 +120,14 @@ class OviPipeline:
         return [by_text[text] for text in texts]
 
     @torch.inference_mode()
-    def encode_first_frame(self, image: ImageInput) -> Tensor:
-        """Normalised latent [48, 1, h, w] of an image, float32 on the CPU. Raises InvalidImage."""
-        pixels = fit_image(read_image(image), self.spec.video_area)
+    def encode_first_frame(self, image: ImageInput, size: tuple[int, int] | None = None) -> Tensor:
+        """Normalised latent [48, 1, h, w] of an image, float32 on the CPU. Raises InvalidImage.
+
+        `size` (height, width) in pixels is by default what the published model makes of the image's own.
+        """
+        array = read_image(image)
+        size = size or geometry.image_size(array.shape[0], array.shape[1], self.spec.video_area)
+        pixels = fit_image(array, size)
         vae = self._require(Component.VIDEO_VAE, VideoVAE)
         video = pixels[None, :, None].to(self.device, self.dtype)  # 1 3 1 H W
         return vae.encode(video).squeeze(0).float().cpu()

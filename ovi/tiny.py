@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
-from ovi.checkpoints import ARCHITECTURE, TOKENIZER, component_file
 from ovi.config import (
     MODEL_SPECS,
     Architecture,
@@ -26,6 +25,7 @@ from ovi.config import (
     VideoVAEConfig,
     VocoderConfig,
 )
+from ovi.layout import ARCHITECTURE, TOKENIZER, component_file
 from ovi.models.audio_vae import AudioVAE
 from ovi.models.fusion import FusionTransformer
 from ovi.models.text_encoder import TextEncoder, publish_state_dict

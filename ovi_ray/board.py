@@ -206,7 +206,7 @@ class Board:
                 self._enter(clip)
             else:
                 self.ready[self._move(clip, ClipState.READY)].append(clip)
-        if inputs.uses[number] <= 0:
+        if inputs.uses[number] <= 0 and inputs.state[number] == DataState.HELD:
             self.out.append(inputs.forget(number))
 
     def input_returned(self, inputs: Inputs, number: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ovi.config import Component
+from ovi.geometry import num_frames
 from ovi_ray import stages
 from ovi_ray.costs import BF16_SIZES, ComponentSizes, DeviceProfile, StageRates
 from ovi_ray.errors import WorkersLost
@@ -27,20 +28,25 @@ from ovi_ray.events import (
     RunTask,
     Task,
     TaskDone,
+    TaskFailed,
     Tick,
     WakeAt,
     WorkerJoined,
+    WorkerLost,
 )
 from ovi_ray.executor import Executor, Outcome
 from ovi_ray.ledger import VIDEOS, Ledger
+from ovi_ray.limits import Limits
 from ovi_ray.orders import Activity, Decode, Denoise, EncodeFirstFrame, EncodeTexts, Preload, Report, Work, WorkerInfo
 from ovi_ray.plan import ClipTask, JobPlan
 from ovi_ray.scheduler import Progress, Scheduler
 from ovi_ray.stages import Stage
+from ovi_ray.usage import WorkerTime
 from ovi_ray.workload import ClipKind, Workload
 
 POLL_S = 0.5
 SHOW_S = 0.5
+PATIENCE_S = 60.0  # workers start one by one: a stage that fits on none of the first may fit on the next
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -99,8 +105,10 @@ class Driver:
         self._dtype = dtype
         self._observer = observer
         self._explain = explain
-        self._scheduler = Scheduler(workload_of(plan))
+        self._scheduler = Scheduler(workload_of(plan), limits=Limits(patience_s=PATIENCE_S))
         self._infos: dict[str, WorkerInfo] = {}
+        self._joined_at: dict[str, float] = {}
+        self._times: dict[str, WorkerTime] = {}
         self._running: dict[str, Task] = {}
         self._facts: dict[int, dict[str, Any]] = {}  # of clips that are under way
         self._text_s = np.zeros(plan.texts.num_rows)
@@ -110,7 +118,7 @@ class Driver:
         self._started = time.monotonic()
         self._shown_at = -SHOW_S
 
-    def run(self) -> Progress:
+    def run(self) -> None:
         """Render every clip of the plan; what is finished is in the ledger however this ends.
 
         Raises WorkersLost when no worker is left and none comes back.
@@ -125,7 +133,16 @@ class Driver:
                     raise WorkersLost(f"no worker is left, and none starts: {self._executor.last_death}")
         finally:
             self._ledger.flush()
+
+    def progress(self) -> Progress:
+        """How far the job is."""
         return self._scheduler.progress()
+
+    def worker_times(self) -> tuple[WorkerTime, ...]:
+        """What each worker did with its time so far, those that were lost too."""
+        for worker, joined_at in self._joined_at.items():
+            self._times[worker].held_s = self._now() - joined_at
+        return tuple(self._times.values())
 
     def _now(self) -> float:
         return time.monotonic() - self._started
@@ -144,17 +161,28 @@ class Driver:
 
     def _join(self, worker: str, info: WorkerInfo) -> Event:
         self._infos[worker] = info
+        self._joined_at[worker] = self._now()
+        self._times[worker] = WorkerTime(worker=worker, node=info.node, device=info.device)
         return WorkerJoined(worker=worker, device=device_profile(info, self._dtype))
 
     def _note(self, outcome: Outcome) -> Event:
         """Remember what a clip's row will say of a task that ended."""
         event = outcome.event
-        worker = getattr(event, "worker", None)
-        if worker is not None:
-            self._running.pop(worker, None)
-        if isinstance(event, TaskDone) and outcome.report is not None:
-            self._note_done(event.task, event.worker, outcome.report)
+        match event:
+            case TaskDone(worker=worker, task=task) | TaskFailed(worker=worker, task=task) if (
+                outcome.report is not None
+            ):
+                self._running.pop(worker, None)
+                self._times[worker].add(task.stage, outcome.report.seconds, outcome.report.load_seconds)
+                if isinstance(event, TaskDone):
+                    self._note_done(task, worker, outcome.report)
+            case WorkerLost(worker=worker):
+                self._running.pop(worker, None)
+                self._leave(worker)
         return event
+
+    def _leave(self, worker: str) -> None:
+        self._times[worker].held_s = self._now() - self._joined_at.pop(worker)
 
     def _note_done(self, task: Task, worker: str, report: Report) -> None:
         info = self._infos[worker]
@@ -198,17 +226,11 @@ class Driver:
             action.worker,
             task,
             work,
-            model_name=action.model_name or self._model_of(task),
+            model_name=action.model_name,
             components=_components(action.components),
             inputs=inputs,
             outputs=outputs,
         )
-
-    def _model_of(self, task: Task) -> str:
-        """The model that an order must name: a first frame's size depends on it."""
-        if task.stage is Stage.ENCODE_FIRST_FRAME:
-            return str(self._plan.first_frames.column("model_name")[task.items[0]])
-        return ""
 
     def _work_of(self, task: Task) -> tuple[Work, list[DataKey], list[DataKey]]:
         """What a task is, and the names of the data it takes and gives."""
@@ -220,8 +242,8 @@ class Driver:
                 texts = tuple(str(self._plan.texts.column("text")[item]) for item in task.items)
                 return EncodeTexts(texts=texts), [], [DataKey(kind=DataKind.TEXT, number=item) for item in task.items]
             case Stage.ENCODE_FIRST_FRAME:
-                image = str(self._plan.first_frames.column("image_path")[first])
-                return EncodeFirstFrame(image_path=image), [], [DataKey(kind=DataKind.FIRST_FRAME, number=first)]
+                frame = self._plan.first_frames.select(["image_path", "height", "width"]).slice(first, 1).to_pylist()[0]
+                return EncodeFirstFrame(**frame), [], [DataKey(kind=DataKind.FIRST_FRAME, number=first)]
             case Stage.DENOISE:
                 clip = self._plan.clip(first)
                 return Denoise(params=clip.params), _inputs(clip), [DataKey(kind=DataKind.LATENTS, number=first)]
@@ -236,8 +258,13 @@ class Driver:
             **{name: getattr(clip.params, name) for name in clip.params.__dataclass_fields__},
             "dtype": self._dtype,
         }
-        path = self._ledger.video_path(clip.clip_id).absolute()
-        return Decode(video_path=str(path), title=clip.text_prompt, parameters=parameters)
+        return Decode(
+            video_path=str(self._ledger.video_path(clip.clip_id).absolute()),
+            poster_path=str(self._ledger.poster_path(clip.clip_id).absolute()),
+            num_frames=num_frames(clip.video_latent_length),
+            title=clip.text_prompt,
+            parameters=parameters,
+        )
 
     def _finish(self, action: Finish) -> None:
         clip = self._plan.clip(action.clip)
@@ -277,7 +304,7 @@ class Driver:
         }
         snapshot = JobSnapshot(
             elapsed_s=self._now(),
-            progress=self._scheduler.progress(),
+            progress=self.progress(),
             workers=dict(self._infos),
             running=running,
             ended=tuple(self._ended),

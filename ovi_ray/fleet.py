@@ -9,6 +9,8 @@ from ovi_ray.events import RunTask, WorkerJoined
 from ovi_ray.policies import Worker
 from ovi_ray.stages import STAGE_COMPONENTS, Component, Stage
 
+_TRANSFORMER = frozenset({Component.TRANSFORMER})
+
 
 class Swap(NamedTuple):
     """What changes in a worker's memory before a task."""
@@ -155,11 +157,15 @@ class Fleet:
 
     def view(self, worker: WorkerState, now: float) -> Worker:
         """The worker as policies see it."""
+        load_s = (
+            0.0 if Component.TRANSFORMER in worker.resident else self.costs.load_seconds(worker.device, _TRANSFORMER)
+        )
         return Worker(
             number=worker.number,
             device=worker.device,
             factor=self.costs.worker_factor(worker.number),
             available_s=worker.available_in(now),
+            load_s=load_s,
             started=worker.started,
             owed=worker.started - worker.decoded,
         )

@@ -47,6 +47,7 @@ RESULTS_SCHEMA = pa.schema(
 )
 RESULTS = "results"
 VIDEOS = "videos"
+POSTERS = "posters"
 FLUSH_ROWS = 1000
 FLUSH_S = 2.0
 
@@ -58,7 +59,8 @@ class Ledger:
         self.output_dir = output_dir
         self.results = output_dir / RESULTS
         self.videos = output_dir / VIDEOS
-        for folder in (self.results, self.videos):
+        self.posters = output_dir / POSTERS
+        for folder in (self.results, self.videos, self.posters):
             folder.mkdir(parents=True, exist_ok=True)
         self._rows: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
@@ -66,6 +68,10 @@ class Ledger:
     def video_path(self, clip_id: str) -> Path:
         """Where a clip's video lies."""
         return self.videos / f"{clip_id}.mp4"
+
+    def poster_path(self, clip_id: str) -> Path:
+        """Where a clip's still lies."""
+        return self.posters / f"{clip_id}.jpg"
 
     def read(self) -> pa.Table:
         """All rows that are written, the last one of each clip."""

@@ -22,7 +22,8 @@ from ovi_ray.stages import Component, Stage
 _EMBEDDING_GB_PER_TOKEN = 4096 * 2 / 1e9  # a row of the text encoder in bf16
 _EMBEDDINGS_GB_PER_WORKER = 0.01
 _PLAN_EVERY = 0.01  # of the remaining work
-_COPY_MARGIN = 1.5  # a copy must be expected to end so many times sooner
+_COPY_MARGIN = 1.5  # a copy is made of what would take so many times longer than the copy,
+_COPY_WHEN_LATE = 0.25  # or is late by this share of its expected time
 _LOOK_AHEAD = 16  # items or workers looked at to pair an item with a worker that it does not avoid
 
 GroupKey = tuple[int, frozenset[Component], str, int]
@@ -211,11 +212,11 @@ class Matcher:
 
     def _others(self, stage: Stage, kind: int, now: float) -> FloatArray:
         fleet = self._fleet
-        ends = [
-            worker.available_in(now) + fleet.work_seconds(worker, stage, kind)
-            for worker in fleet.workers.values()
-            if fleet.fits(worker.device, stage, kind)
-        ]
+        ends = []
+        for worker in fleet.workers.values():
+            if fleet.fits(worker.device, stage, kind):
+                swap_s = fleet.swap_seconds(worker.device, fleet.swap(worker, stage, kind))
+                ends.append(worker.available_in(now) + swap_s + fleet.work_seconds(worker, stage, kind))
         return np.sort(np.array(ends, dtype=np.float64))
 
     # --- candidates
@@ -458,9 +459,9 @@ class Matcher:
         if not ends:
             return
         seconds, number = min(ends)
-        if slow.available_in(now) < _COPY_MARGIN * seconds:
-            late_enough = slow.started_s + slow.load_s + slow.work_s + _COPY_MARGIN * seconds
-            self._out.append(WakeAt(time=max(late_enough, now + 1.0)))
+        late_s = slow.started_s + slow.load_s + (1 + _COPY_WHEN_LATE) * slow.work_s
+        if now < late_s and slow.available_in(now) < _COPY_MARGIN * seconds:
+            self._out.append(WakeAt(time=late_s))
             return
         task = slow.running.task
         self._copies[task.stage, task.items[0]] = [slow.number, number]

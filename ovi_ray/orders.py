@@ -18,6 +18,9 @@ class EncodeFirstFrame:
     """Encode an image; gives its latent."""
 
     image_path: str
+    height: int
+    """Pixels that the image is fitted to."""
+    width: int
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -32,6 +35,9 @@ class Decode:
     """Decode a clip's latents into a video file; gives nothing."""
 
     video_path: str
+    poster_path: str
+    """A still of the middle of the clip, for reports."""
+    num_frames: int
     title: str
     parameters: dict[str, object]
     """Kept in the file's metadata."""

@@ -51,6 +51,8 @@ class Worker(NamedTuple):
     """Times slower than its class."""
     available_s: float
     """Seconds until it is free; 0 when idle."""
+    load_s: float
+    """Seconds to load a transformer; 0 when it holds one."""
     started: int
     """Denoises that it has begun since it joined."""
     owed: int = 0
@@ -212,7 +214,7 @@ def _last_denoise(cluster: Cluster, share: FloatArray) -> float:
         return 0.0  # cutting or not cutting makes no difference yet
     device = np.array([w.device for w in cluster.workers])
     factor = np.array([w.factor for w in cluster.workers])
-    free = np.array([w.available_s for w in cluster.workers])
+    free = np.array([w.available_s + w.load_s for w in cluster.workers])
     denoises.sort(key=lambda j: -float(np.min(cluster.seconds[:, j])))
     seconds = [cluster.seconds[device, j] * factor for j in denoises]
     amounts = [float(cluster.amounts[j]) for j in denoises]

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute
@@ -9,10 +10,13 @@ import pyarrow.compute
 from ovi_ray.cluster import placements, ray_session
 from ovi_ray.driver import Driver, Explain, Observer
 from ovi_ray.executor import Executor
+from ovi_ray.job import JobSpec
 from ovi_ray.ledger import Ledger
 from ovi_ray.manifest import Manifest
 from ovi_ray.plan import JobPlan
 from ovi_ray.preflight import PreparedJob
+from ovi_ray.report.html import ReportSummary, write_report
+from ovi_ray.usage import WorkerTime
 
 MANIFEST = "manifest.parquet"
 
@@ -33,34 +37,63 @@ class JobResult:
 
 
 def render(prepared: PreparedJob, *, observer: Observer | None = None, explain: Explain | None = None) -> JobResult:
-    """Render what is missing of a checked job into its output folder.
+    """Render what is missing of a checked job into its output folder, and write its report.
 
     Raises ClusterError when Ray cannot serve it and WorkersLost when no worker is left. However it ends, what is finished
-    is kept, and the same job goes on from there.
+    is kept and reported, and the same job goes on from there.
     """
-    started = time.monotonic()
+    started, started_at = time.monotonic(), datetime.now(UTC)
     job, manifest = prepared.job, prepared.manifest
     ledger = Ledger(job.output_dir)
     manifest.write(job.output_dir / MANIFEST)
-    finished = ledger.resume()
-    missing = _without(manifest, finished)
-    done = failed = 0
-    if len(missing):
-        with ray_session(job):
-            executor = Executor(placements(job))
-            try:
-                plan = JobPlan.of(missing)
-                progress = Driver(plan, executor, ledger, dtype=job.dtype, observer=observer, explain=explain).run()
-            finally:
-                executor.shutdown()
-        done, failed = progress.done, progress.failed
+    missing = _without(manifest, ledger.resume())
+    outcome = _Outcome()
+    try:
+        if len(missing):
+            _run(job, JobPlan.of(missing), ledger, outcome, observer, explain)
+    finally:
+        summary = ReportSummary(
+            clips=len(manifest),
+            finished_before=len(manifest) - len(missing),
+            started_at=started_at,
+            seconds=time.monotonic() - started,
+            workers=outcome.workers,
+        )
+        write_report(job.output_dir, ledger.read(), title=_title(job), summary=summary)
     return JobResult(
         clips=len(manifest),
-        done=done,
-        failed=failed,
+        done=outcome.done,
+        failed=outcome.failed,
         finished_before=len(manifest) - len(missing),
         seconds=time.monotonic() - started,
     )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Outcome:
+    """What there is to report of a run, however it ended."""
+
+    done: int = 0
+    failed: int = 0
+    workers: tuple[WorkerTime, ...] = ()
+
+
+def _run(
+    job: JobSpec, plan: JobPlan, ledger: Ledger, outcome: _Outcome, observer: Observer | None, explain: Explain | None
+) -> None:
+    with ray_session(job):
+        executor = Executor(placements(job))
+        driver = Driver(plan, executor, ledger, dtype=job.dtype, observer=observer, explain=explain)
+        try:
+            driver.run()
+        finally:
+            executor.shutdown()
+            progress = driver.progress()
+            outcome.done, outcome.failed, outcome.workers = progress.done, progress.failed, driver.worker_times()
+
+
+def _title(job: JobSpec) -> str:
+    return job.prompts.stem if job.prompts is not None else "one prompt"
 
 
 def _without(manifest: Manifest, finished: frozenset[str]) -> Manifest:

@@ -15,7 +15,7 @@ import torch
 from ovi import OviPipeline
 from ovi.config import SamplingParams
 from ovi.errors import DenoiseStopped, InvalidRequest
-from ovi.media import VideoWriter, frames_to_uint8
+from ovi.media import VideoWriter, frames_to_uint8, write_poster
 from ovi.memory import release_memory
 from ovi.types import Latents, PromptEmbeds
 from ovi_ray.devices import component_sizes, describe_device
@@ -118,8 +118,8 @@ class Worker:
         match order.work:
             case EncodeTexts(texts=texts):
                 return [pack(rows=rows) for rows in self._pipeline.encode_text(texts)], {}
-            case EncodeFirstFrame(image_path=image_path):
-                return [pack(latent=self._pipeline.encode_first_frame(image_path))], {}
+            case EncodeFirstFrame(image_path=image_path, height=height, width=width):
+                return [pack(latent=self._pipeline.encode_first_frame(image_path, (height, width)))], {}
             case Denoise():
                 latents = self._denoise(order, order.work.params, inputs)
                 facts: Facts = {"attention_backend": str(self._pipeline.attention_backend)}
@@ -141,7 +141,6 @@ class Worker:
 
     def _decode(self, work: Decode, latents: Latents) -> Facts:
         path = Path(work.video_path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         audio = self._pipeline.decode_audio(latents.audio)
         writer = VideoWriter(
             path, audio=audio, title=work.title, parameters=work.parameters, threads=self._config.num_threads
@@ -150,9 +149,11 @@ class Worker:
         with writer:
             for chunk in self._pipeline.decode_video(latents.video):
                 frames = frames_to_uint8(chunk)
+                if num_frames <= work.num_frames // 2 < num_frames + len(frames):
+                    write_poster(work.poster_path, frames[work.num_frames // 2 - num_frames])
                 writer.write(frames)
                 num_frames += len(frames)
-                self._on_step(num_frames, 0)
+                self._on_step(num_frames, work.num_frames)
         return {"num_frames": num_frames, "num_samples": len(audio), "video_bytes": path.stat().st_size}
 
     def _on_step(self, done: int, total: int) -> None:

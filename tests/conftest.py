@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+torch.set_num_threads(1)  # the test models are small: threads that wait for each other cost more than they save
 TINY = Path(__file__).parent / "data" / "tiny"
 
 
@@ -43,3 +44,13 @@ def assert_close_to_std() -> Callable[..., None]:
         assert error <= tolerance, f"largest error {error:.2e} of the standard deviation, allowed {tolerance:.0e}"
 
     return check
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` run where a GPU is, and are deselected (not skipped silently one by one) elsewhere."""
+    if torch.cuda.is_available():
+        return
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu:
+        config.hook.pytest_deselected(items=gpu)
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]

@@ -278,7 +278,7 @@ def add_duplicated_(y: Tensor, x: Tensor, factor_t: int, *, is_first_chunk: bool
     steps = 1 if is_first_chunk else factor_t
     for step, row, column in product(range(steps), range(2), range(2)):
         phase = (factor_t - steps + step) * 4 + row * 2 + column
-        y[:, :, step::steps, row::2, column::2] += x[:, phase * stride // phases :: stride]
+        y[:, :, step::steps, row::2, column::2].add_(x[:, phase * stride // phases :: stride])
 
 
 class Encoder(nn.Module):
@@ -320,7 +320,7 @@ class Decoder(nn.Module):
         """Decode one latent frame.
 
         The stages after the last that doubles the frames have the largest activations, so they can take the frames
-        in several passes: with causal layers that changes the memory, not the result.
+        in several passes: causal layers give the same result, in less memory.
         """
         doubling = sum(spec.resamples_time for spec in DECODER_STAGES)
         x = self.conv1(x, stream)
@@ -386,7 +386,8 @@ class VideoVAE(nn.Module):
         """The clip of normalised latents [B, 48, F, h, w], as it is decoded: float32 pixels in [-1, 1].
 
         Yields [B, 3, 1, H, W], then [B, 3, 4, H, W] for every further latent frame. Fewer `frames_per_pass` (4, 2, 1)
-        take less memory and give the same pixels. A stream that is abandoned frees its memory when it is collected.
+        take less memory and give the same pixels up to rounding. A stream that is abandoned frees its memory when it
+        is collected.
         """
         stream = Stream()
         mean, std = _latent_statistics(latents.device)

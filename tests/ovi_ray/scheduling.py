@@ -69,7 +69,11 @@ ENCODER = DeviceProfile(name="encoder", memory_gb=76.0, stages=frozenset({Stage.
 
 
 def make_workload(
-    clips: int = 6, *, kinds: tuple[ClipKind, ...] = (SMALL,), distinct_texts: int = 0, with_latents: tuple[int, ...] = ()
+    clips: int = 6,
+    *,
+    kinds: tuple[ClipKind, ...] = (SMALL,),
+    distinct_texts: int = 0,
+    with_latents: tuple[int, ...] = (),
 ) -> Workload:
     """Clips that cycle through kinds; distinct prompts unless told otherwise; two shared negatives."""
     prompts = distinct_texts or clips

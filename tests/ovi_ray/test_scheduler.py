@@ -6,25 +6,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.ovi_ray.scheduling import (
-    BIG,
-    ENCODER,
-    IMAGE,
-    LARGE,
-    MIDDLE,
-    SLOW,
-    SMALL,
-    SMALL_CARD,
-    CheckedCluster,
-    failed,
-    joins,
-    make_workload,
-    random_event,
-)
 
 from ovi_ray.events import (
     Cancel,
-    ClipStatus,
     DataKind,
     Drop,
     FailureKind,
@@ -41,6 +25,21 @@ from ovi_ray.policies import MeanSpeed, Production, StaticStriding
 from ovi_ray.scheduler import Scheduler
 from ovi_ray.stages import Component, Stage
 from ovi_ray.workload import Workload
+from tests.ovi_ray.scheduling import (
+    BIG,
+    ENCODER,
+    IMAGE,
+    LARGE,
+    MIDDLE,
+    SLOW,
+    SMALL,
+    SMALL_CARD,
+    CheckedCluster,
+    failed,
+    joins,
+    make_workload,
+    random_event,
+)
 
 
 def cluster_for(workload: Workload, **options: object) -> CheckedCluster:
@@ -65,7 +64,7 @@ def fail(cluster: CheckedCluster, run: RunTask, kind: FailureKind, message: str 
 @pytest.mark.parametrize("policy", [Production(), StaticStriding(), MeanSpeed()])
 @pytest.mark.parametrize(
     "devices",
-    [dict(a=BIG), dict(a=BIG, b=SMALL_CARD), dict(a=MIDDLE, b=MIDDLE, c=SLOW, d=SMALL_CARD, e=BIG)],
+    [{"a": BIG}, {"a": BIG, "b": SMALL_CARD}, {"a": MIDDLE, "b": MIDDLE, "c": SLOW, "d": SMALL_CARD, "e": BIG}],
 )
 def test_every_policy_finishes_every_clip(policy, devices):
     cluster = cluster_for(make_workload(30, kinds=(SMALL, IMAGE)), policy=policy)
@@ -346,9 +345,7 @@ PROFILES = [BIG, MIDDLE, SMALL_CARD, SLOW, ENCODER]
     copies=st.booleans(),
     latents=st.one_of(st.none(), st.integers(1, 5)),
 )
-def test_every_clip_ends_once_whatever_happens(
-    seed, clips, distinct, devices, late, kinds, policy, copies, latents
-):
+def test_every_clip_ends_once_whatever_happens(seed, clips, distinct, devices, late, kinds, policy, copies, latents):
     rng = random.Random(seed)
     workload = make_workload(clips, kinds=tuple(kinds), distinct_texts=min(distinct, max(clips, 1)))
     limits = Limits(straggler_copies=copies, max_latents=latents, rest_s=5.0)

@@ -21,7 +21,9 @@ def transformer(tiny_dir):
 
 
 def velocities(model, golden, case, index, *, backend=AttentionBackend.SDPA, dtype=torch.float32):
-    inputs = {name: golden[f"fusion.{index}.{name}"].to(dtype) for name in ("vid", "audio", "vid_context", "audio_context")}
+    inputs = {
+        name: golden[f"fusion.{index}.{name}"].to(dtype) for name in ("vid", "audio", "vid_context", "audio_context")
+    }
     grid = model.embed_grid(inputs["vid"].shape, inputs["audio"].shape[0], torch.device("cpu"))
     time = model.embed_time(case["t"], grid, case["first_frame_is_clean"])
     text = model.embed_text(inputs["vid_context"], inputs["audio_context"])

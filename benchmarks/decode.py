@@ -1,0 +1,250 @@
+"""Does decoding a longer clip take more memory, or more work a frame?
+
+Decodes random latents of several lengths with the video VAE, each in a fresh process, in two ways: `streamed`, where
+every chunk is turned into 8-bit frames and dropped, and `collected`, which is how the published code does it: chunk
+after chunk is appended to one growing tensor.
+
+    python benchmarks/decode.py                        # a narrow VAE on the CPU, about six minutes
+    python benchmarks/decode.py --device cuda          # the real VAE in bfloat16 at 960x960
+    python benchmarks/decode.py --json > decode.json
+
+Peak memory is what the decode adds to the process with its weights loaded: resident memory on the CPU, allocated
+memory on a GPU. FLOPs are counted on meta tensors, a multiply-add as two.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ovi.config import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAEConfig
+from ovi.media import frames_to_uint8
+from ovi.models.video_vae import VideoVAE
+
+WAYS = ("streamed", "collected")
+MIB = 2**20
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Case:
+    """One decode to measure."""
+
+    way: str
+    latent_frames: int
+    height: int
+    """Of the latents."""
+    width: int
+    dec_dim: int
+    """Width of the decoder; 256 is the published one."""
+    frames_per_pass: int
+    device: str
+    threads: int
+
+    @property
+    def num_frames(self) -> int:
+        return TEMPORAL_STRIDE * (self.latent_frames - 1) + 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.device == "cpu" else torch.bfloat16
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Measurement:
+    """What one decode took."""
+
+    case: Case
+    peak_mib: float
+    seconds: float
+    cpu_seconds: float
+    """Of all threads; steadier than `seconds` on a machine that does other work too."""
+    flops: int
+
+    @property
+    def seconds_per_frame(self) -> float:
+        return self.seconds / self.case.num_frames
+
+    @property
+    def flops_per_frame(self) -> float:
+        return self.flops / self.case.num_frames
+
+    def row(self) -> dict[str, object]:
+        return {
+            **dataclasses.asdict(self.case),
+            "num_frames": self.case.num_frames,
+            "peak_mib": round(self.peak_mib, 1),
+            "seconds": round(self.seconds, 3),
+            "seconds_per_frame": round(self.seconds_per_frame, 5),
+            "cpu_seconds": round(self.cpu_seconds, 3),
+            "flops": self.flops,
+            "flops_per_frame": round(self.flops_per_frame),
+        }
+
+
+@torch.inference_mode()
+def measure(case: Case) -> Measurement:
+    torch.set_num_threads(case.threads)
+    torch.manual_seed(0)
+    vae = VideoVAE(VideoVAEConfig(dec_dim=case.dec_dim, dim=8)).to(case.device, case.dtype)
+    latents = make_latents(case, case.device)
+    for _ in vae.decode_stream(latents[:, :, :1, :4, :4]):  # what the first call allocates for good is no part of it
+        pass
+    baseline = memory(case.device, peak=False)
+    start, cpu_start = time.perf_counter(), time.process_time()
+    decode(vae, latents, case)
+    synchronize(case.device)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    peak = memory(case.device, peak=True) - baseline
+    return Measurement(
+        case=case, peak_mib=peak / MIB, seconds=seconds, cpu_seconds=cpu_seconds, flops=count_flops(case)
+    )
+
+
+def make_latents(case: Case, device: str) -> Tensor:
+    shape = (1, VideoVAEConfig().z_dim, case.latent_frames, case.height, case.width)
+    return torch.randn(shape, device=device)
+
+
+def decode(vae: VideoVAE, latents: Tensor, case: Case) -> None:
+    chunks = vae.decode_stream(latents, case.frames_per_pass)
+    if case.way == "streamed":
+        for chunk in chunks:
+            frames_to_uint8(chunk[0])
+        return
+    video = next(chunks)
+    for chunk in chunks:
+        video = torch.cat([video, chunk], dim=2)
+
+
+def count_flops(case: Case) -> int:
+    with torch.device("meta"):
+        vae = VideoVAE(VideoVAEConfig(dec_dim=case.dec_dim, dim=8))
+    with FlopCounterMode(display=False) as counter:
+        for _ in vae.decode_stream(make_latents(case, "meta")):
+            pass
+    return int(counter.get_total_flops())
+
+
+def memory(device: str, *, peak: bool) -> int:
+    """Bytes in use now, or the most there were since the last call without `peak`."""
+    if device == "cpu":
+        if peak:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return resident_pages * resource.getpagesize()
+    if peak:
+        return torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def synchronize(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def measure_in_a_fresh_process(case: Case) -> Measurement:
+    """The peak of a process never falls, so each case needs its own."""
+    command = [sys.executable, __file__, "--case", json.dumps(dataclasses.asdict(case))]
+    # Return freed memory to the system at once, so that resident memory is what the decode really holds.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(MIB), "MALLOC_TRIM_THRESHOLD_": str(MIB)}
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    result = json.loads(output)
+    return Measurement(case=case, **result)
+
+
+def show(measurements: Iterable[Measurement]) -> None:
+    table = Table("decode", "F", "frames", "peak MiB", "s", "CPU s", "ms/frame", "TFLOP", "GFLOP/frame")
+    for m in measurements:
+        table.add_row(
+            m.case.way,
+            str(m.case.latent_frames),
+            str(m.case.num_frames),
+            f"{m.peak_mib:,.0f}",
+            f"{m.seconds:.1f}",
+            f"{m.cpu_seconds:.1f}",
+            f"{1e3 * m.seconds_per_frame:.1f}",
+            f"{m.flops / 1e12:,.2f}",
+            f"{m.flops_per_frame / 1e9:,.2f}",
+        )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    Console().print(table)
+
+
+def summarise(measurements: list[Measurement]) -> str:
+    lines = []
+    for way in WAYS:
+        first, *_, last = [m for m in measurements if m.case.way == way]
+        lines.append(
+            f"{way}: from {first.case.latent_frames} to {last.case.latent_frames} latent frames, "
+            f"{last.peak_mib / first.peak_mib:.2f}x the memory, "
+            f"{last.seconds_per_frame / first.seconds_per_frame:.2f}x the time and "
+            f"{last.flops_per_frame / first.flops_per_frame:.3f}x the FLOPs of a frame"
+        )
+    return "\n".join(lines)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser.add_argument("--latent-frames", type=int, nargs="+", default=[31, 41, 51, 61], metavar="F")
+    parser.add_argument("--height", type=int, help="of the latents, pixels / 16; default 16, on a GPU 60")
+    parser.add_argument("--width", type=int, help="of the latents; default 16, on a GPU 60")
+    parser.add_argument("--dec-dim", type=int, help="width of the decoder; default 32, on a GPU the published 256")
+    parser.add_argument("--frames-per-pass", type=int, default=TEMPORAL_STRIDE, choices=(1, 2, 4))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--json", action="store_true", help="print a list of measurements instead of a table")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.case:
+        m = measure(Case(**json.loads(arguments.case)))
+        measured = dataclasses.asdict(m)
+        del measured["case"]
+        print(json.dumps(measured))
+        return
+    on_cpu = arguments.device == "cpu"
+    side = 16 if on_cpu else 960 // SPATIAL_STRIDE
+    measurements = [
+        measure_in_a_fresh_process(
+            Case(
+                way=way,
+                latent_frames=latent_frames,
+                height=arguments.height or side,
+                width=arguments.width or side,
+                dec_dim=arguments.dec_dim or (32 if on_cpu else VideoVAEConfig().dec_dim),
+                frames_per_pass=arguments.frames_per_pass,
+                device=arguments.device,
+                threads=arguments.threads,
+            )
+        )
+        for way in WAYS
+        for latent_frames in arguments.latent_frames
+    ]
+    if arguments.json:
+        print(json.dumps([m.row() for m in measurements], indent=1))
+    else:
+        show(measurements)
+        print(summarise(measurements))
+
+
+if __name__ == "__main__":
+    main()

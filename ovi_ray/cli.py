@@ -1,0 +1,246 @@
+"""The command line: `ovi-ray render` and `ovi-ray weights`.
+
+Exit codes: 0 all is well, 1 some clips failed, 2 the input is wrong, 3 the cluster or the machine is, 130 interrupted.
+"""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from ovi.config import SolverName
+from ovi.errors import OviError
+from ovi_ray.cli_weights import weights
+from ovi_ray.errors import InputError, OviRayError
+from ovi_ray.job import DeviceKind, JobSpec, Mode
+
+if TYPE_CHECKING:
+    from ovi_ray.preflight import PreparedJob
+    from ovi_ray.render import JobResult
+
+EXIT_FAILED_CLIPS = 1
+EXIT_BAD_INPUT = 2
+EXIT_CLUSTER = 3
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Render lists of prompts into videos with sound, on all the GPUs there are.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(weights, name="weights")
+
+JOB = "What to render"
+CLIP = "Every clip, unless its row says otherwise"
+WHERE = "Where"
+OUTPUT = "What is shown"
+
+
+def main() -> None:
+    """The program's entry point."""
+    app()
+
+
+@app.callback()
+def _program() -> None:
+    """Render lists of prompts into videos with sound, on all the GPUs there are."""
+
+
+@app.command()
+def render(
+    prompts: Annotated[
+        str,
+        typer.Argument(
+            help="A prompt list (CSV, TSV, JSON Lines, text, Arrow, Parquet), a job file (YAML), or a prompt."
+        ),
+    ],
+    ckpt_dir: Annotated[Path | None, typer.Option(help="Checkpoint folder.", rich_help_panel=JOB)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for videos, results and report.", rich_help_panel=JOB)
+    ] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="720x720_5s, 960x960_5s or 960x960_10s.", rich_help_panel=JOB)
+    ] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            help="t2v: text alone. i2v: an image in every row. auto: an image where a row has one.", rich_help_panel=JOB
+        ),
+    ] = None,
+    image_path: Annotated[
+        Path | None, typer.Option(help="First frame of rows without one.", rich_help_panel=JOB)
+    ] = None,
+    each_example_n_times: Annotated[
+        int | None, typer.Option(help="Clips of each row, with seeds counting up.", rich_help_panel=JOB)
+    ] = None,
+    sample_steps: Annotated[
+        str | None, typer.Option(metavar="INTEGER", help="Denoising steps.", rich_help_panel=CLIP)
+    ] = None,
+    solver_name: Annotated[
+        str | None, typer.Option(help=f"ODE solver: {', '.join(SolverName)}.", rich_help_panel=CLIP)
+    ] = None,
+    shift: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Shift of the noise schedule.", rich_help_panel=CLIP)
+    ] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(metavar="INTEGER", help="Seed that rows without one are derived from.", rich_help_panel=CLIP),
+    ] = None,
+    video_frame_height_width: Annotated[
+        str | None, typer.Option(help="Size, such as 704x1280 (height x width).", rich_help_panel=CLIP)
+    ] = None,
+    video_guidance_scale: Annotated[str | None, typer.Option(metavar="NUMBER", rich_help_panel=CLIP)] = None,
+    audio_guidance_scale: Annotated[str | None, typer.Option(metavar="NUMBER", rich_help_panel=CLIP)] = None,
+    slg_layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INTEGER", help="Block that skip-layer guidance leaves out; 0 for none.", rich_help_panel=CLIP
+        ),
+    ] = None,
+    video_negative_prompt: Annotated[str | None, typer.Option(rich_help_panel=CLIP)] = None,
+    audio_negative_prompt: Annotated[str | None, typer.Option(rich_help_panel=CLIP)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Workers; by default one a GPU, or one.", rich_help_panel=WHERE)
+    ] = None,
+    device: Annotated[DeviceKind | None, typer.Option(help="What workers run on.", rich_help_panel=WHERE)] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 or float32.", rich_help_panel=WHERE)] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster to join, such as auto; else one is started here.", rich_help_panel=WHERE),
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Print every decision of the scheduler and its reason.", rich_help_panel=OUTPUT),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the outcome as JSON on standard output.", rich_help_panel=OUTPUT)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)] = False,
+) -> None:
+    """Render a prompt list. What an earlier run of the same job finished is kept, so the same command goes on with it.
+
+    Examples:
+
+        ovi-ray render prompts.csv --ckpt-dir ckpts --out out
+
+        ovi-ray render job.yaml --out out
+
+        ovi-ray render frames.csv --mode i2v --model-name 960x960_5s --ckpt-dir ckpts --out out --address auto
+
+        ovi-ray render "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out
+    """
+    options: dict[str, Any] = {
+        "ckpt_dir": ckpt_dir,
+        "output_dir": out,
+        "model_name": model_name,
+        "mode": mode,
+        "image_path": image_path,
+        "each_example_n_times": each_example_n_times,
+        "sample_steps": sample_steps,
+        "solver_name": solver_name,
+        "shift": shift,
+        "seed": seed,
+        "video_frame_height_width": video_frame_height_width,
+        "video_guidance_scale": video_guidance_scale,
+        "audio_guidance_scale": audio_guidance_scale,
+        "slg_layer": slg_layer,
+        "video_negative_prompt": video_negative_prompt,
+        "audio_negative_prompt": audio_negative_prompt,
+        "workers": workers,
+        "device": device,
+        "dtype": dtype,
+        "address": address,
+    }
+    console = Console(stderr=True)
+    with _plain_errors(console):
+        job = _read_job(prompts, options)
+        result = _render(job, console, explain=explain, quiet=quiet)
+    if as_json:
+        typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
+    raise typer.Exit(EXIT_FAILED_CLIPS if result.failed else 0)
+
+
+def _read_job(prompts: str, options: dict[str, Any]) -> JobSpec:
+    """A job file with the options over it, or a job of the options alone. A text with spaces that is no file is a prompt."""
+    path = Path(prompts)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return JobSpec.from_yaml(path, options)
+    is_prompt = " " in prompts.strip() and not _exists(path)
+    source = {"text_prompt": prompts} if is_prompt else {"prompts": path}
+    return JobSpec.from_options(**source, **options)
+
+
+def _render(job: JobSpec, console: Console, *, explain: bool, quiet: bool) -> "JobResult":
+    from ovi_ray.preflight import prepare
+    from ovi_ray.render import render as render_job
+    from ovi_ray.report.explain import Explainer
+    from ovi_ray.report.progress import ProgressDisplay
+
+    prepared = prepare(job)
+    _tell(prepared, console)
+    with _interruptible(console, job), ProgressDisplay(console, quiet=quiet) as display:
+        result = render_job(prepared, observer=display, explain=Explainer(console) if explain else None)
+    _summarise(result, job, console)
+    return result
+
+
+def _tell(prepared: "PreparedJob", console: Console) -> None:
+    for note in (*prepared.job.notes, *prepared.manifest.notes):
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
+    parts = [f"{result.done} rendered"]
+    if result.finished_before:
+        parts.append(f"{result.finished_before} finished before")
+    if result.failed:
+        parts.append(f"{result.failed} failed")
+    line = f"{result.clips} clips: {', '.join(parts)}, in {result.seconds:.0f} s"
+    console.print(line, style="bold red" if result.failed else "bold green", highlight=False)
+    console.print(
+        f"videos {job.output_dir / 'videos'}  report {job.output_dir / 'report.html'}", highlight=False, soft_wrap=True
+    )
+
+
+@contextmanager
+def _interruptible(console: Console, job: JobSpec) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a job with what is finished kept."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(
+            f"stopped; what is finished is in {job.output_dir}: the same command goes on from there", style="yellow"
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _plain_errors(console: Console) -> Iterator[None]:
+    """Errors that are raised on purpose become a message and an exit code; any other keeps its traceback."""
+    try:
+        yield
+    except (OviRayError, OviError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_BAD_INPUT if isinstance(error, InputError | OviError) else EXIT_CLUSTER) from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a prompt longer than a path can be
+        return False

@@ -1,0 +1,281 @@
+"""How soon a cluster could end a job at best, whatever the scheduler: a yardstick that no schedule can beat. Pure.
+
+`makespan_bound` is a linear program for a given end T, with T found by bisection. Device-seconds until T are limited for
+each group of alike devices; loads are paid once on each device for each component that it uses; no denoise begins before
+the first texts can be encoded, and the last one leaves time for a decode. Joins, departures and slowdowns are known to it
+beforehand. `integral_bound` does the same with whole clips, by integer programming, for jobs of one kind of clip.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import LinearConstraint, linprog, milp
+from scipy.sparse import coo_array
+
+from ovi_ray.bounds import FloatArray
+from ovi_ray.costs import DeviceProfile, operations, text_operations
+from ovi_ray.simulate import VirtualDevice
+from ovi_ray.stages import Component, Stage
+from ovi_ray.workload import NO_FRAME, TEXTS_PER_CLIP, Workload
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Job:
+    stage: Stage
+    kind: int
+    amount: float
+    """Tasks, or tokens for texts."""
+    needs: str
+    """What is loaded for it: 'text', 'vae', or a model's name."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Group:
+    """Devices that are alike, with their times."""
+
+    count: int
+    device: VirtualDevice
+    truth: DeviceProfile
+
+    def seconds(self, job: _Job, workload: Workload) -> float:
+        """Of one task, or of one token; infinite where it does not fit."""
+        kind = workload.kinds[job.kind]
+        if not self.device.profile.fits(job.stage, kind):
+            return math.inf
+        if job.stage is Stage.ENCODE_TEXT:
+            return text_operations(1) / (self.truth.rates.encode_text * self.truth.speed)
+        return self.truth.prior_seconds(job.stage, operations(job.stage, kind))
+
+    def load_seconds(self, needs: str) -> float:
+        """Of what a job needs."""
+        components = {"text": [Component.TEXT_ENCODER], "vae": [Component.VIDEO_VAE]}
+        return sum(self.truth.load_seconds(c) for c in components.get(needs, [Component.TRANSFORMER]))
+
+    def effective(self, time: float) -> float:
+        """Seconds at first speed that one device has worked by `time`."""
+        end = min(time, self.device.leaves_at_s)
+        total, begin, factor = 0.0, self.device.joins_at_s, 1.0
+        for change, next_factor in (*self.device.slowdowns, (math.inf, 1.0)):
+            until = min(end, change)
+            if until > begin:
+                total += (until - begin) / factor
+                begin = until
+            factor = next_factor
+        return total
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Problem:
+    jobs: tuple[_Job, ...]
+    groups: tuple[_Group, ...]
+    seconds: FloatArray
+    """[groups, jobs]"""
+    first_denoise_s: float
+    """No denoise can begin before."""
+    first_latents_s: float
+    """No decode can begin before."""
+    decode_s: float
+    """The fastest decode: what follows any denoise."""
+
+
+def _problem(workload: Workload, devices: Sequence[VirtualDevice]) -> _Problem:
+    groups = _groups(devices)
+    jobs = [job for job in _jobs(workload) if any(math.isfinite(g.seconds(job, workload)) for g in groups)]
+    seconds = np.array([[g.seconds(job, workload) for job in jobs] for g in groups])
+    first_denoise = 0.0
+    for j, job in enumerate(jobs):
+        if job.stage is Stage.ENCODE_TEXT:
+            tokens = int(np.sort(workload.text_tokens)[:TEXTS_PER_CLIP].sum())
+            first_denoise = min(
+                g.device.joins_at_s + g.load_seconds("text") + tokens * seconds[i, j] for i, g in enumerate(groups)
+            )
+    fresh = not len(workload.clips_with_latents)
+    return _Problem(
+        jobs=tuple(jobs),
+        groups=groups,
+        seconds=seconds,
+        first_denoise_s=first_denoise,
+        first_latents_s=first_denoise + _fastest(seconds, jobs, Stage.DENOISE) if fresh else 0.0,
+        decode_s=_fastest(seconds, jobs, Stage.DECODE),
+    )
+
+
+def _fastest(seconds: FloatArray, jobs: Sequence[_Job], stage: Stage) -> float:
+    return min((float(seconds[:, j].min()) for j, job in enumerate(jobs) if job.stage is stage), default=0.0)
+
+
+def _groups(devices: Sequence[VirtualDevice]) -> tuple[_Group, ...]:
+    alike: dict[tuple[object, ...], list[VirtualDevice]] = {}
+    for d in devices:
+        alike.setdefault((d.profile, d.truth, d.joins_at_s, d.leaves_at_s, d.slowdowns), []).append(d)
+    return tuple(
+        _Group(count=len(same), device=same[0], truth=same[0].truth or same[0].profile) for same in alike.values()
+    )
+
+
+def _jobs(workload: Workload) -> list[_Job]:
+    kinds = range(len(workload.kinds))
+    fresh = np.ones(workload.clips, bool)
+    fresh[workload.clips_with_latents] = False
+    tokens = float(workload.text_tokens[np.unique(workload.clip_texts[fresh])].sum())
+    frames = np.unique(workload.frames_of_clips[fresh])
+    frame_kinds = workload.first_frame_kind[frames[frames != NO_FRAME]]
+    jobs = [_Job(stage=Stage.ENCODE_TEXT, kind=0, amount=tokens, needs="text")]
+    for k in kinds:
+        model = workload.kinds[k].model_name
+        clips = workload.clip_kind == k
+        jobs += [
+            _Job(stage=Stage.ENCODE_FIRST_FRAME, kind=k, amount=float((frame_kinds == k).sum()), needs="vae"),
+            _Job(stage=Stage.DENOISE, kind=k, amount=float((clips & fresh).sum()), needs=model),
+            _Job(stage=Stage.DECODE, kind=k, amount=float(clips.sum()), needs="vae"),
+        ]
+    return [job for job in jobs if job.amount > 0]
+
+
+def makespan_bound(workload: Workload, devices: Sequence[VirtualDevice], *, tolerance: float = 1e-4) -> float:
+    """Seconds before which no schedule can end the job. Stages that fit nowhere are left out."""
+    problem = _problem(workload, devices)
+    return _bisect(lambda end: _fraction_done_by(problem, end) >= 1.0, tolerance) if problem.jobs else 0.0
+
+
+def _bisect(possible: Callable[[float], bool], tolerance: float) -> float:
+    low, high = 0.0, 1.0
+    while not possible(high):
+        low, high = high, 2 * high
+        if high > 1e12:
+            return math.inf
+    while high - low > tolerance * high:
+        middle = (low + high) / 2
+        if possible(middle):
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def _begins(problem: _Problem, stage: Stage) -> float:
+    begins = {Stage.DENOISE: problem.first_denoise_s, Stage.DECODE: problem.first_latents_s}
+    return begins.get(stage, 0.0)
+
+
+def _fraction_done_by(problem: _Problem, end: float) -> float:
+    """The largest fraction of every job that can be done by `end`.
+
+    Variables: the fraction, then for each group and each set of components that its devices may use, the devices that
+    use just these and the tasks of each job that they do.
+    """
+    needs = sorted({job.needs for job in problem.jobs})
+    limits: list[tuple[int, int, float]] = []  # row, column, value of A_ub x <= b_ub
+    bounds: list[float] = []
+    parts: list[tuple[int, int, float]] = [(j, 0, -job.amount) for j, job in enumerate(problem.jobs)]
+    columns = 1
+    for i, group in enumerate(problem.groups):
+        possible = [n for n in needs if any(job.needs == n and math.isfinite(problem.seconds[i, j])
+                                            for j, job in enumerate(problem.jobs))]  # fmt: skip
+        group_row = len(bounds)
+        bounds.append(float(group.count))
+        for size in range(1, len(possible) + 1):
+            for used in itertools.combinations(possible, size):
+                devices, columns = columns, columns + 1
+                limits.append((group_row, devices, 1.0))
+                here = [(j, job) for j, job in enumerate(problem.jobs)
+                        if job.needs in used and math.isfinite(problem.seconds[i, j])]  # fmt: skip
+                tasks = {j: columns + offset for offset, (j, _) in enumerate(here)}
+                columns += len(here)
+                parts.extend((j, column, 1.0) for j, column in tasks.items())
+                for stages, available in _windows(problem, group, used, end):
+                    row = len(bounds)
+                    bounds.append(0.0)
+                    limits.append((row, devices, -available))
+                    limits.extend((row, tasks[j], problem.seconds[i, j]) for j, job in here if job.stage in stages)
+    goal = np.zeros(columns)
+    goal[0] = -1.0
+    result = linprog(
+        goal,
+        A_ub=_matrix(limits, len(bounds), columns),
+        b_ub=np.array(bounds),
+        A_eq=_matrix(parts, len(problem.jobs), columns),
+        b_eq=np.zeros(len(problem.jobs)),
+        method="highs",
+    )
+    return float(-result.fun) if result.success else 0.0
+
+
+def _windows(
+    problem: _Problem, group: _Group, used: tuple[str, ...], end: float
+) -> list[tuple[frozenset[Stage], float]]:
+    """Seconds at first speed that a device has for all its work, for denoise and for decode alone."""
+    joins = group.device.joins_at_s
+    loads = sum(group.load_seconds(n) for n in used)
+    windows = [(frozenset(Stage), max(0.0, group.effective(end) - loads))]
+    models = [n for n in used if n not in ("text", "vae")]
+    if models:
+        begin = max(problem.first_denoise_s, joins + group.load_seconds(models[0]))
+        last = end - problem.decode_s
+        windows.append((frozenset({Stage.DENOISE}), max(0.0, group.effective(last) - group.effective(begin))))
+    if "vae" in used:
+        begin = max(problem.first_latents_s, joins)
+        windows.append((frozenset({Stage.DECODE}), max(0.0, group.effective(end) - group.effective(begin))))
+    return windows
+
+
+def _matrix(entries: list[tuple[int, int, float]], rows: int, columns: int) -> object:
+    r, c, v = zip(*entries, strict=True)
+    return coo_array((np.array(v), (np.array(r), np.array(c))), shape=(rows, columns)).tocsr()
+
+
+def integral_bound(workload: Workload, devices: Sequence[VirtualDevice], *, tolerance: float = 1e-3) -> float:
+    """As `makespan_bound`, with whole denoises and decodes on each device. For jobs of one kind without first frames.
+
+    What it leaves out (that a decode follows its own denoise, but for the first and the last; that loads on one device
+    do not overlap with the wait for texts) makes it lower than the best schedule, never higher.
+
+    Raises ValueError for several kinds, kept latents, first frames, devices that come and go or are slow from the start.
+    """
+    if len(workload.kinds) != 1 or workload.first_frames or len(workload.clips_with_latents):
+        raise ValueError("integral_bound takes jobs of one kind, without first frames or kept latents")
+    if any(d.joins_at_s or d.leaves_at_s != math.inf for d in devices):
+        raise ValueError("integral_bound takes devices that are there all the time")
+    problem = _problem(workload, devices)
+    if any(change < problem.first_latents_s for d in devices for change, _ in d.slowdowns):
+        raise ValueError("integral_bound takes devices that slow down after the first latents at the earliest")
+    stages = [job.stage for job in problem.jobs]
+    denoise, decode = stages.index(Stage.DENOISE), stages.index(Stage.DECODE)
+    return _bisect(lambda end: _whole_clips_by(problem, end, workload.clips, denoise, decode), tolerance)
+
+
+def _whole_clips_by(problem: _Problem, end: float, clips: int, denoise: int, decode: int) -> bool:
+    """Whether devices can be given numbers of denoises and decodes that end in time and add up to all clips."""
+    uses: list[tuple[int, int, int]] = []  # group, denoises, decodes on one device
+    for i, group in enumerate(problem.groups):
+        each, after = problem.seconds[i, denoise], problem.seconds[i, decode]
+        load, load_vae = group.load_seconds(problem.jobs[denoise].needs), group.load_seconds("vae")
+        left = group.effective(end)
+        for a in range(clips + 1):
+            alone = max(problem.first_denoise_s, load) + a * each if a else 0.0
+            if not alone <= left - (problem.decode_s if a and left == end else 0.0):
+                break
+            for b in range(clips + 1):
+                ends = alone + (load_vae + b * after if b else 0.0)
+                if b and not a:
+                    ends = max(problem.first_latents_s, load_vae) + b * after
+                if not ends <= left:
+                    break
+                uses.append((i, a, b))
+    if not uses:
+        return False
+    table = np.array(uses)
+    of_group = np.array([table[:, 0] == i for i in range(len(problem.groups))], dtype=float)
+    counts = np.array([g.count for g in problem.groups], dtype=float)
+    result = milp(
+        np.zeros(len(uses)),
+        constraints=[
+            LinearConstraint(of_group, -np.inf, counts),
+            LinearConstraint(table[:, 1:].T.astype(float), clips, np.inf),
+        ],
+        integrality=np.ones(len(uses)),
+    )
+    return bool(result.success)

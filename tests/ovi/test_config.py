@@ -1,0 +1,87 @@
+"""Sizes, models and parameters."""
+
+import json
+
+import pytest
+
+from ovi.config import MODEL_SPECS, Architecture, SamplingParams, SolverName, model_spec
+from ovi.errors import CheckpointMismatch, InvalidRequest
+
+
+def write_architecture(folder, **parts):
+    (folder / "architecture.json").write_text(json.dumps(parts), encoding="utf-8")
+    return folder
+
+
+def test_a_folder_without_architecture_has_the_published_sizes(tmp_path):
+    assert Architecture.read(tmp_path) == Architecture()
+
+
+def test_a_folder_may_change_sizes_and_keeps_the_rest(tmp_path):
+    folder = write_architecture(
+        tmp_path, video={"dim": 40, "qk_norm": True}, models={"960x960_5s": {"video_area": 4096}}
+    )
+    arch = Architecture.read(folder)
+    assert (arch.video.dim, arch.video.num_layers) == (40, 30)
+    assert (arch.spec("960x960_5s").video_area, arch.spec("720x720_5s").video_area) == (4096, 720 * 720)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"video": {"dimension": 40}}, "unknown field 'dimension'"),
+        ({"video": {"qk_norm": False}}, "only True is supported"),
+        ({"models": {"480p": {}}}, "'480p' is unknown; expected one of 720x720_5s"),
+        ({"models": {"720x720_5s": {"frames": 3}}}, "frames"),
+        ({"video": 3}, "int"),
+    ],
+)
+def test_an_architecture_that_makes_no_sense_is_refused_with_its_file(tmp_path, parts, message):
+    with pytest.raises(CheckpointMismatch, match=r"architecture\.json") as caught:
+        Architecture.read(write_architecture(tmp_path, **parts))
+    assert message in str(caught.value)
+
+
+def test_an_architecture_that_is_not_json_is_refused(tmp_path):
+    (tmp_path / "architecture.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointMismatch, match=r"architecture\.json"):
+        Architecture.read(tmp_path)
+
+
+def test_the_models_have_the_published_lengths():
+    assert {name: (spec.num_frames, spec.num_samples) for name, spec in MODEL_SPECS.items()} == {
+        "720x720_5s": (121, 80_384),
+        "960x960_5s": (121, 80_384),
+        "960x960_10s": (241, 160_768),
+    }
+
+
+def test_an_unknown_model_is_refused_with_the_names_there_are():
+    with pytest.raises(InvalidRequest, match="expected one of 720x720_5s, 960x960_5s, 960x960_10s"):
+        model_spec("1080p")
+
+
+def test_parameters_out_of_range_are_told_all_at_once():
+    with pytest.raises(InvalidRequest) as caught:
+        SamplingParams(
+            seed=-1, sample_steps=0, solver_name="heun", shift=0.0, slg_layer=-2, video_frame_height_width=(0, 64)
+        )
+    for field in (
+        "seed is -1",
+        "sample_steps is 0",
+        "solver_name is 'heun'",
+        "shift is 0.0",
+        "slg_layer is -2",
+        "(0, 64)",
+    ):
+        assert field in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(value):
+    with pytest.raises(InvalidRequest, match="video_guidance_scale"):
+        SamplingParams(video_guidance_scale=value)
+
+
+def test_a_solver_may_be_given_by_name():
+    assert SamplingParams(solver_name="dpm++").solver_name is SolverName.DPMPP

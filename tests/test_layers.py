@@ -1,0 +1,54 @@
+"""The layers of the house: `ovi` never imports ray, and pure files import neither ray nor torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PURE_OVI = ["ovi", "ovi.config", "ovi.errors", "ovi.geometry", "ovi.hub", "ovi.layout", "ovi.prompts"]
+IMPURE_OVI_RAY = {
+    "cluster": "is the edge to Ray",
+    "devices": "asks torch",
+    "digests": "reads checkpoints",
+    "driver": "drives the executor",
+    "executor": "is the edge to Ray",
+    "preflight": "checks checkpoints",
+    "render": "starts Ray",
+    "report.progress": "shows the driver's snapshots",
+    "transport": "packs tensors",
+    "worker": "is the Ray actor",
+}
+
+
+def modules_of(package: str) -> list[str]:
+    files = (ROOT / package).rglob("*.py")
+    names = [file.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for file in files]
+    return sorted(name.removesuffix(".__init__") for name in names)
+
+
+def loaded_by(module: str, *heavy: str) -> str:
+    code = f"import sys, {module}; print(*[name for name in {heavy!r} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_ovi_never_imports_ray():
+    everything = ", ".join(modules_of("ovi"))
+    code = f"import sys, {everything}; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("package", ["ovi", "ovi_ray"])
+def test_pure_files_import_neither_ray_nor_torch(package):
+    pure = (
+        PURE_OVI
+        if package == "ovi"
+        else [name for name in modules_of("ovi_ray") if name.removeprefix("ovi_ray.") not in IMPURE_OVI_RAY]
+    )
+    assert len(pure) >= 5
+    assert loaded_by(", ".join(pure), "ray", "torch") == ""
+
+
+def test_help_is_quick_because_the_command_line_loads_no_model_code():
+    assert loaded_by("ovi_ray.cli", "ray", "torch", "transformers") == ""
