@@ -168,7 +168,7 @@ def measure_in_a_fresh_process(case: Case) -> Measurement:
 
 
 def show(measurements: Iterable[Measurement]) -> None:
-    table = Table("decode", "F", "frames", "peak MiB", "s", "CPU s", "ms/frame", "TFLOP", "GFLOP/frame")
+    table = Table("decode", "F", "frames", "peak\nMiB", "s", "CPU s", "ms\n/frame", "TFLOP", "GFLOP\n/frame")
     for m in measurements:
         table.add_row(
             m.case.way,

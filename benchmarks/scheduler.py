@@ -1,6 +1,6 @@
 """How near the scheduler comes to the best there is, on the clusters of cluster/profiles and in trouble.
 
-    python benchmarks/scheduler.py [--json] [--quick]
+python benchmarks/scheduler.py [--json] [--quick]
 """
 
 import argparse
@@ -57,7 +57,9 @@ def main() -> None:
         return
     for row in rows:
         name = f"{row['cluster']}  {row.get('scenario', '')}"
-        print(f"{name:68} {row['policy']:16} {row['clips']:>7} {row['makespan_s']:>10} {row['bound_s']:>10} {row['ratio']}")
+        print(
+            f"{name:68} {row['policy']:16} {row['clips']:>7} {row['makespan_s']:>10} {row['bound_s']:>10} {row['ratio']}"
+        )
 
 
 if __name__ == "__main__":

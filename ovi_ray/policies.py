@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ovi_ray.bounds import FloatArray, balance
 from ovi_ray.events import Reason
@@ -36,26 +37,21 @@ class Candidate(NamedTuple):
     """Expected seconds of unloading and loading before it."""
     urgent: bool
     """Other devices will soon wait for its result."""
-    started: int = 0
-    """Denoises that the worker has begun since it joined."""
+    denoises: int = 0
+    """Begun by the worker since it joined."""
     owed: int = 0
     """Of these, how many more than it has decoded."""
 
 
 class Worker(NamedTuple):
-    """A worker as a policy sees it."""
+    """An idle worker as a policy sees it."""
 
     number: int
-    device: int
     factor: float
     """Times slower than its class."""
-    available_s: float
-    """Seconds until it is free; 0 when idle."""
-    load_s: float
-    """Seconds to load a transformer; 0 when it holds one."""
-    started: int
-    """Denoises that it has begun since it joined."""
-    owed: int = 0
+    denoises: int
+    """Begun since it joined."""
+    owed: int
     """Of these, how many more than it has decoded."""
 
 
@@ -69,8 +65,18 @@ class Cluster:
     """[jobs] tasks left to start."""
     seconds: FloatArray
     """[classes, jobs] expected seconds, infinite where a class cannot do it."""
-    workers: tuple[Worker, ...]
-    classes: int
+    numbers: npt.NDArray[np.int64]
+    """[workers]"""
+    classes: npt.NDArray[np.int64]
+    """[workers] class of each."""
+    factors: FloatArray
+    """[workers] times slower than its class."""
+    available_s: FloatArray
+    """[workers] seconds until each is free; 0 when idle."""
+    load_s: FloatArray
+    """[workers] seconds to load a transformer; 0 when it holds one."""
+    denoises: int
+    """Begun so far by all of them."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -132,10 +138,10 @@ class Policy(Protocol):
 
 def device_totals(cluster: Cluster) -> tuple[FloatArray, FloatArray]:
     """[classes] devices' worth of speed, and device-seconds already given away."""
-    capacity, committed = np.zeros(cluster.classes), np.zeros(cluster.classes)
-    for worker in cluster.workers:
-        capacity[worker.device] += 1 / worker.factor
-        committed[worker.device] += worker.available_s / worker.factor
+    classes = len(cluster.seconds)
+    capacity, committed = np.zeros(classes), np.zeros(classes)
+    np.add.at(capacity, cluster.classes, 1 / cluster.factors)
+    np.add.at(committed, cluster.classes, cluster.available_s / cluster.factors)
     return capacity, committed
 
 
@@ -210,13 +216,11 @@ def _last_denoise(cluster: Cluster, share: FloatArray) -> float:
     denoises = [j for j, (stage, _) in enumerate(cluster.jobs) if stage is Stage.DENOISE and cluster.amounts[j] > 0]
     denoises = [j for j in denoises if np.isfinite(cluster.seconds[:, j]).any()]
     total = sum(cluster.amounts[j] for j in denoises)
-    if not denoises or total > 4 * len(cluster.workers):
+    if not denoises or total > 4 * len(cluster.numbers):
         return 0.0  # cutting or not cutting makes no difference yet
-    device = np.array([w.device for w in cluster.workers])
-    factor = np.array([w.factor for w in cluster.workers])
-    free = np.array([w.available_s + w.load_s for w in cluster.workers])
+    free = cluster.available_s + cluster.load_s
     denoises.sort(key=lambda j: -float(np.min(cluster.seconds[:, j])))
-    seconds = [cluster.seconds[device, j] * factor for j in denoises]
+    seconds = [cluster.seconds[cluster.classes, j] * cluster.factors for j in denoises]
     amounts = [float(cluster.amounts[j]) for j in denoises]
     low, high = 0.0, float(free.max() + sum(n * s.min() for n, s in zip(amounts, seconds, strict=True)))
     for _ in range(24):
@@ -251,16 +255,16 @@ class StaticStriding:
 
     def group(self, worker: Worker, plan: Plan) -> int:
         """Workers whose share is begun in full are alike."""
-        return 2 * (worker.started < plan.quota.get(worker.number, 0)) + (worker.owed > 0)
+        return 2 * (worker.denoises < plan.quota.get(worker.number, 0)) + (worker.owed > 0)
 
     def plan(self, cluster: Cluster) -> Plan:
         """Equal shares for the workers that can run every stage."""
-        jobs = [j for j, amount in enumerate(cluster.amounts) if amount > 0]
-        whole = [w for w in cluster.workers if np.isfinite(cluster.seconds[w.device, jobs]).all()]
-        whole = whole or list(cluster.workers)
+        jobs = np.flatnonzero(cluster.amounts > 0)
+        able = np.isfinite(cluster.seconds[cluster.classes][:, jobs]).all(axis=1)
+        whole = cluster.numbers[able if able.any() else slice(None)].tolist()
         left = sum(cluster.amounts[j] for j in jobs if cluster.jobs[j][0] is Stage.DENOISE)
-        clips = int(left) + sum(w.started for w in cluster.workers)
-        quota = {w.number: clips // len(whole) + (i < clips % len(whole)) for i, w in enumerate(whole)}
+        clips = int(left) + cluster.denoises
+        quota = {number: clips // len(whole) + (i < clips % len(whole)) for i, number in enumerate(whole)}
         return Plan(makespan_s=0.0, quota=quota)
 
     def choose(self, snapshot: Snapshot, plan: Plan) -> Decision:
@@ -269,7 +273,7 @@ class StaticStriding:
 
     def _is_own(self, c: Candidate, plan: Plan) -> bool:
         if c.stage is Stage.DENOISE:
-            return c.started < plan.quota.get(c.worker, 0)
+            return c.denoises < plan.quota.get(c.worker, 0)
         return c.worker in plan.quota and (c.stage is not Stage.DECODE or c.owed > 0)
 
 
@@ -286,15 +290,15 @@ class MeanSpeed:
     def plan(self, cluster: Cluster) -> Plan:
         """Pools for denoise and for the rest, in proportion to the work at the mean speed of all devices."""
         work = dict.fromkeys(Stage, 0.0)
-        able: dict[int, set[Stage]] = {w.number: set() for w in cluster.workers}
+        denoisers = np.zeros(len(cluster.numbers), bool)
         for j, (stage, _) in enumerate(cluster.jobs):
-            fitting = [w for w in cluster.workers if math.isfinite(cluster.seconds[w.device, j])]
-            for w in fitting:
-                able[w.number].add(stage)
-            if fitting:
-                mean = sum(cluster.seconds[w.device, j] for w in fitting) / len(fitting)
-                work[stage] += mean * cluster.amounts[j]
-        return Plan(makespan_s=0.0, roles=_pools(cluster.workers, able, work))
+            seconds = cluster.seconds[cluster.classes, j]
+            able = np.isfinite(seconds)
+            if able.any():
+                work[stage] += float(seconds[able].mean() * cluster.amounts[j])
+            if stage is Stage.DENOISE:
+                denoisers |= able
+        return Plan(makespan_s=0.0, roles=_pools(cluster.numbers, denoisers, work))
 
     def choose(self, snapshot: Snapshot, plan: Plan) -> Decision:
         """The first ready task of the worker's pool."""
@@ -305,20 +309,18 @@ _NOT_DENOISE = frozenset(Stage) - {Stage.DENOISE}
 
 
 def _pools(
-    workers: tuple[Worker, ...], able: dict[int, set[Stage]], work: dict[Stage, float]
+    numbers: npt.NDArray[np.int64], denoisers: npt.NDArray[np.bool_], work: dict[Stage, float]
 ) -> dict[int, frozenset[Stage]]:
     total = sum(work.values()) or 1.0
-    wanted = round(len(workers) * (1 - work[Stage.DENOISE] / total))
-    roles = {w.number: _NOT_DENOISE for w in workers if Stage.DENOISE not in able[w.number]}
-    others = [w.number for w in workers if w.number not in roles]
-    for number in reversed(others[1:]):
-        if len(roles) >= max(wanted, 1):
-            break
-        roles[number] = _NOT_DENOISE
-    for number in others:
-        only = len(workers) == 1
-        roles.setdefault(number, frozenset(Stage) if only else frozenset({Stage.DENOISE}))
-    return roles
+    wanted = round(len(numbers) * (1 - work[Stage.DENOISE] / total))
+    roles = dict.fromkeys(numbers[~denoisers].tolist(), _NOT_DENOISE)
+    able = numbers[denoisers].tolist()
+    if len(able) == 1:
+        return roles | {able[0]: frozenset(Stage)}
+    taken = max(0, max(wanted, 1) - len(roles))
+    kept = able[: max(1, len(able) - taken)]
+    roles |= dict.fromkeys(able[len(kept) :], _NOT_DENOISE)
+    return roles | dict.fromkeys(kept, frozenset({Stage.DENOISE}))
 
 
 def _first_allowed(snapshot: Snapshot, allowed: Callable[[Candidate], bool]) -> Decision:

@@ -1,8 +1,8 @@
 """Cluster profiles: which devices there are and how fast they are assumed to be, from YAML. Pure.
 
-    profile = read_profile("cluster/profiles/b.yaml")
-    profile.check(workload.kinds)                 # raises InputError when something fits nowhere
-    simulate(workload, profile.virtual_devices())
+profile = read_profile("cluster/profiles/b.yaml")
+profile.check(workload.kinds)                 # raises InputError when something fits nowhere
+simulate(workload, profile.virtual_devices())
 """
 
 from collections.abc import Iterable

@@ -150,7 +150,7 @@ class Scheduler:
         worker.rests = 0
         if not task.items:
             return
-        self.costs.observe(worker.device, worker.number, task.stage, worker.kind, worker.units, event.seconds)
+        self.fleet.learn(worker, task.stage, event.seconds)
         for item in task.items:
             self._item_done(task.stage, item, worker)
             if self.failures:
@@ -163,10 +163,10 @@ class Scheduler:
         elif stage is Stage.ENCODE_FIRST_FRAME:
             board.input_encoded(board.frames, item)
         elif stage is Stage.DENOISE and board.state[item] == ClipState.DENOISING:
-            self._matcher.cancel_copies(stage, item, Reason.SUPERSEDED)
+            self._matcher.stragglers.cancel(stage, item, Reason.SUPERSEDED)
             board.denoised(item)
         elif stage is Stage.DECODE and board.state[item] == ClipState.DECODING:
-            worker.decoded += 1
+            worker.decodes += 1
             board.decoded(item)
 
     def _task_failed(self, event: TaskFailed) -> None:
@@ -231,7 +231,7 @@ class Scheduler:
         elif stage is Stage.ENCODE_FIRST_FRAME:
             board.input_returned(board.frames, item)
         elif stage is Stage.DENOISE:
-            if board.state[item] == ClipState.DENOISING and not self._matcher.copies(stage, item):
+            if board.state[item] == ClipState.DENOISING and not self._matcher.stragglers.still_running(stage, item):
                 board.denoise_returned(item)
         elif board.state[item] == ClipState.DECODING:
             board.decode_returned(item)
@@ -243,7 +243,7 @@ class Scheduler:
         if inputs is not None:
             self.board.input_bad(inputs, item, message)
         elif self.board.state[item] == (ClipState.DENOISING if stage is Stage.DENOISE else ClipState.DECODING):
-            self._matcher.cancel_copies(stage, item, Reason.CLIP_ENDED)
+            self._matcher.stragglers.cancel(stage, item, Reason.CLIP_ENDED)
             self.board.fail(item, message)
 
     def _inputs(self, stage: Stage) -> Inputs | None:
@@ -273,7 +273,7 @@ class Scheduler:
 
     def _fail_what_fits_nowhere(self) -> None:
         for kind in range(len(self.workload.kinds)):
-            missing = self._matcher.missing_stages(kind)
+            missing = self.fleet.missing_stages(kind)
             if missing:
                 message = self.fleet.why_nowhere(missing[0], kind)
                 self.board.fail_kind(kind, message, latents_too=Stage.DECODE in missing)
@@ -307,4 +307,4 @@ class Scheduler:
 
     def idle_reasons(self) -> dict[str, Reason]:
         """Why each idle worker waits."""
-        return self._matcher.idle_reasons(self._now)
+        return self._matcher.idle_reasons()

@@ -9,11 +9,12 @@ workload = Workload(
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int32]
+IntArray = npt.NDArray[np.integer[Any]]
 
 NO_FRAME = -1
 TEXTS_PER_CLIP = 3  # prompt, video negative, audio negative

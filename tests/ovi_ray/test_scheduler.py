@@ -263,7 +263,7 @@ def test_a_straggler_is_copied_and_the_first_result_wins():
         run = next(iter(cluster.running.values()))
         cluster.send(TaskDone(worker=run.worker, task=run.task, seconds=1.0), after=1.0)
     while "fast" in cluster.running:
-        cluster.send(TaskDone(worker="fast", task=cluster.running["fast"].task, seconds=70.0), after=70.0)
+        cluster.send(TaskDone(worker="fast", task=cluster.running["fast"].task, seconds=30.0), after=30.0)
     cluster.send(Tick(), after=cluster.wakes[-1] - cluster.now)
     assert cluster.running["fast"].reason is Reason.STRAGGLER_COPY
     actions = cluster.send(TaskDone(worker="fast", task=cluster.running["fast"].task, seconds=70.0), after=70.0)

@@ -1,0 +1,117 @@
+"""The executor on a real local Ray: orders out, events back, data kept, dead workers replaced."""
+
+import os
+import signal
+import time
+
+import pytest
+import ray
+
+from ovi.config import Component, SamplingParams
+from ovi_ray.events import DataKey, DataKind, FailureKind, Task, TaskDone, TaskFailed, WorkerLost
+from ovi_ray.executor import Executor, Outcome, Placement, WorkerStarted
+from ovi_ray.orders import Denoise, EncodeFirstFrame, EncodeTexts, Preload
+from ovi_ray.stages import Stage
+from ovi_ray.worker import WorkerConfig
+
+TEXT, TRANSFORMER = frozenset({Component.TEXT_ENCODER}), frozenset({Component.TRANSFORMER})
+TEXT_KEYS = [DataKey(kind=DataKind.TEXT, number=number) for number in range(3)]
+LATENTS = DataKey(kind=DataKind.LATENTS, number=0)
+SLOW = SamplingParams(video_frame_height_width=(64, 64), sample_steps=100_000, slg_layer=1)
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def executor(local_ray, tiny_dir):
+    config = WorkerConfig(ckpt_dir=str(tiny_dir), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1)
+    executor = Executor([Placement(config=config, num_cpus=1, num_gpus=0)])
+    yield executor
+    executor.shutdown()
+
+
+def wait_for(executor, kind, timeout_s=120):
+    """The first thing of a kind that happens."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for happened in executor.poll(1.0):
+            event = happened.event if isinstance(happened, Outcome) else happened
+            if isinstance(event, kind):
+                return event
+    pytest.fail(f"no {kind.__name__} within {timeout_s} s")
+
+
+def run(executor, task, work, components, inputs=(), outputs=(), worker="w0"):
+    executor.run(
+        worker, task, work, model_name="720x720_5s", components=components, inputs=list(inputs), outputs=list(outputs)
+    )
+
+
+def encode_texts(executor, worker="w0"):
+    task = Task(stage=Stage.ENCODE_TEXT, items=(0, 1, 2))
+    run(executor, task, EncodeTexts(texts=("a fox", "blur", "noise")), TEXT, outputs=TEXT_KEYS, worker=worker)
+    return wait_for(executor, TaskDone)
+
+
+def start_slow_denoise(executor):
+    task = Task(stage=Stage.DENOISE, items=(0,))
+    run(executor, task, Denoise(params=SLOW), TRANSFORMER, inputs=TEXT_KEYS, outputs=[LATENTS])
+    deadline = time.monotonic() + 60
+    while not any(activity.done for activity in executor.activities().values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return task
+
+
+def test_a_task_gives_data_that_the_next_takes_and_a_stop_is_heard_while_it_runs(executor):
+    assert wait_for(executor, WorkerStarted).info.device == "cpu"
+    done = encode_texts(executor)
+    assert (done.worker, done.task.items, done.seconds > 0, done.load_seconds > 0) == ("w0", (0, 1, 2), True, True)
+    task = start_slow_denoise(executor)
+    executor.stop("w0", task)
+    stopped = wait_for(executor, TaskFailed)
+    assert (stopped.kind, stopped.task) == (FailureKind.CANCELLED, task)
+
+
+def test_a_failure_comes_back_as_an_event_and_the_worker_lives(executor, tmp_path):
+    wait_for(executor, WorkerStarted)
+    (tmp_path / "not.png").write_bytes(b"no image")
+    work = EncodeFirstFrame(image_path=str(tmp_path / "not.png"), height=64, width=64)
+    task = Task(stage=Stage.ENCODE_FIRST_FRAME, items=(0,))
+    key = DataKey(kind=DataKind.FIRST_FRAME, number=0)
+    run(executor, task, work, frozenset({Component.VIDEO_VAE}), outputs=[key])
+    failed = wait_for(executor, TaskFailed)
+    assert failed.kind is FailureKind.BAD_INPUT
+    assert "not.png" in failed.message
+    run(executor, Task(stage=Stage.DENOISE, items=()), Preload(), TRANSFORMER)
+    assert wait_for(executor, TaskDone).load_seconds > 0
+
+
+def test_a_killed_worker_is_reported_once_and_replaced_and_what_it_gave_is_still_there(executor):
+    pid = wait_for(executor, WorkerStarted).info.pid
+    encode_texts(executor)
+    start_slow_denoise(executor)
+    os.kill(pid, signal.SIGKILL)
+    assert wait_for(executor, WorkerLost).worker == "w0"
+    started = wait_for(executor, WorkerStarted)
+    assert (started.worker, started.info.pid != pid) == ("w0.1", True)
+    params = SamplingParams(video_frame_height_width=(64, 64), sample_steps=1, slg_layer=1)
+    task = Task(stage=Stage.DENOISE, items=(0,), attempt=2)
+    run(executor, task, Denoise(params=params), TRANSFORMER, inputs=TEXT_KEYS, outputs=[LATENTS], worker="w0.1")
+    assert wait_for(executor, TaskDone).task == task
+
+
+def test_a_worker_that_cannot_start_is_given_up_with_the_reason(local_ray, tmp_path):
+    (tmp_path / "architecture.json").write_text("not json", encoding="utf-8")
+    config = WorkerConfig(ckpt_dir=str(tmp_path), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1)
+    executor = Executor([Placement(config=config, num_cpus=1, num_gpus=0)])
+    deadline = time.monotonic() + 240
+    while not executor.is_empty and time.monotonic() < deadline:
+        assert executor.poll(5.0) == []
+    assert executor.is_empty
+    assert "architecture.json" in executor.last_death
