@@ -1,4 +1,4 @@
-"""The command line: `ovi-ray render` and `ovi-ray weights`.
+"""The command line: `ovi-ray render`, `ovi-ray plan` and `ovi-ray weights`.
 
 Exit codes: 0 all is well, 1 some clips failed, 2 the input is wrong, 3 the cluster or the machine is, 130 interrupted.
 """
@@ -15,19 +15,14 @@ import typer
 from rich.console import Console
 
 from ovi.config import SolverName
-from ovi.errors import OviError
+from ovi_ray.cli_common import EXIT_FAILED_CLIPS, EXIT_INTERRUPTED, plain_errors, read_job
+from ovi_ray.cli_plan import plan
 from ovi_ray.cli_weights import weights
-from ovi_ray.errors import InputError, OviRayError
 from ovi_ray.job import DeviceKind, JobSpec, Mode
 
 if TYPE_CHECKING:
     from ovi_ray.preflight import PreparedJob
     from ovi_ray.render import JobResult
-
-EXIT_FAILED_CLIPS = 1
-EXIT_BAD_INPUT = 2
-EXIT_CLUSTER = 3
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Render lists of prompts into videos with sound, on all the GPUs there are.",
@@ -37,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(weights, name="weights")
+app.command()(plan)
 
 JOB = "What to render"
 CLIP = "Every clip, unless its row says otherwise"
@@ -160,22 +156,12 @@ def render(
         "address": address,
     }
     console = Console(stderr=True)
-    with _plain_errors(console):
-        job = _read_job(prompts, options)
+    with plain_errors(console):
+        job = read_job(prompts, options)
         result = _render(job, console, explain=explain, quiet=quiet)
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
     raise typer.Exit(EXIT_FAILED_CLIPS if result.failed else 0)
-
-
-def _read_job(prompts: str, options: dict[str, Any]) -> JobSpec:
-    """A job file with the options over it, or a job of the options alone. A text with spaces that is no file is a prompt."""
-    path = Path(prompts)
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return JobSpec.from_yaml(path, options)
-    is_prompt = " " in prompts.strip() and not _exists(path)
-    source = {"text_prompt": prompts} if is_prompt else {"prompts": path}
-    return JobSpec.from_options(**source, **options)
 
 
 def _render(job: JobSpec, console: Console, *, explain: bool, quiet: bool) -> "JobResult":
@@ -227,20 +213,3 @@ def _interruptible(console: Console, job: JobSpec) -> Iterator[None]:
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-@contextmanager
-def _plain_errors(console: Console) -> Iterator[None]:
-    """Errors that are raised on purpose become a message and an exit code; any other keeps its traceback."""
-    try:
-        yield
-    except (OviRayError, OviError) as error:
-        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(EXIT_BAD_INPUT if isinstance(error, InputError | OviError) else EXIT_CLUSTER) from None
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a prompt longer than a path can be
-        return False

@@ -1,0 +1,147 @@
+"""A picture of a job over time: a lane a device, a bar a run of tasks of one stage. SVG, alone or in a page."""
+
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import jinja2
+import markupsafe
+
+from ovi_ray.simulate import Span
+from ovi_ray.stages import Stage
+
+WIDTH, LEFT, TOP, LANE = 1200, 150, 62, 14  # pixels
+MAX_LANES = 80
+MAX_BARS = 400  # of a lane: tasks that would be thinner are drawn as one
+_LEGEND = (
+    (Stage.ENCODE_TEXT, "encode"),
+    (Stage.DENOISE, "denoise"),
+    (Stage.DECODE, "decode"),
+    ("load", "load"),
+)
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>body {{ margin: 0 }} svg {{ width: 100%; height: auto }}</style></head><body>
+{svg}
+</body></html>
+"""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Bar:
+    kind: str
+    x: float
+    width: float
+    title: str
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Lane:
+    name: str
+    y: int
+    bars: tuple[_Bar, ...]
+
+
+@dataclass(slots=True)
+class _Run:
+    """Tasks of one stage without a gap worth drawing between them."""
+
+    kind: str
+    start_s: float
+    end_s: float
+    tasks: int = 1
+
+
+def write_timeline(path: Path, spans: Sequence[Span], *, title: str) -> None:
+    """Write the timeline of `spans`, as a page for `.html` and as a picture otherwise. Raises OSError."""
+    svg = timeline_svg(spans, title=title)
+    if path.suffix.lower() in (".html", ".htm"):
+        svg = _PAGE.format(title=markupsafe.escape(title), svg=svg)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.write_text(svg, encoding="utf-8")
+    partial.replace(path)
+
+
+def timeline_svg(spans: Sequence[Span], *, title: str) -> str:
+    """The timeline as SVG; devices by name, at most MAX_LANES of them."""
+    end_s = max((span.end_s for span in spans), default=1.0)
+    by_device: defaultdict[tuple[str, str], list[Span]] = defaultdict(list)
+    for span in spans:
+        by_device[span.device, span.worker].append(span)
+    shown = sorted(by_device.items(), key=lambda item: _natural(item[0][1]))[:MAX_LANES]
+    lanes = [_lane(worker, TOP + LANE * i, own, end_s) for i, ((_, worker), own) in enumerate(shown)]
+    hidden = len(by_device) - len(shown)
+    return _TEMPLATE.render(
+        title=title,
+        width=WIDTH,
+        height=TOP + LANE * len(lanes) + (28 if hidden else 12),
+        left=LEFT,
+        top=TOP,
+        legend=_LEGEND,
+        ticks=list(_ticks(end_s)),
+        lanes=lanes,
+        hidden=hidden,
+    )
+
+
+def _lane(name: str, y: int, spans: Iterable[Span], end_s: float) -> _Lane:
+    scale = (WIDTH - LEFT - 8) / end_s
+    bars = tuple(
+        _Bar(
+            kind=run.kind,
+            x=round(LEFT + run.start_s * scale, 2),
+            width=round(max(0.3, (run.end_s - run.start_s) * scale), 2),
+            title=f"{run.kind}, {run.tasks} tasks, {_clock(run.start_s)} to {_clock(run.end_s)}",
+        )
+        for run in _runs(spans, gap_s=end_s / MAX_BARS)
+    )
+    return _Lane(name=name, y=y, bars=bars)
+
+
+def _runs(spans: Iterable[Span], gap_s: float) -> Iterator[_Run]:
+    current: _Run | None = None
+    for kind, start_s, end_s in _pieces(spans):
+        is_more_of_it = current is not None and current.kind == kind and start_s - current.end_s <= gap_s
+        if current is not None and is_more_of_it:
+            current.end_s, current.tasks = end_s, current.tasks + 1
+        else:
+            if current is not None:
+                yield current
+            current = _Run(kind, start_s, end_s)
+    if current is not None:
+        yield current
+
+
+def _pieces(spans: Iterable[Span]) -> Iterator[tuple[str, float, float]]:
+    for span in sorted(spans, key=lambda span: span.start_s):
+        if span.load_s > 0:
+            yield "load", span.start_s, span.start_s + span.load_s
+        if span.end_s > span.start_s + span.load_s:
+            yield str(span.task.stage), span.start_s + span.load_s, span.end_s
+
+
+def _ticks(end_s: float) -> Iterator[tuple[float, str]]:
+    """About eight marks at whole steps."""
+    steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400)
+    step = next((s for s in steps if end_s / s <= 10), 86_400 * math.ceil(end_s / 864_000))
+    for i in range(int(end_s // step) + 1):
+        yield round(LEFT + i * step * (WIDTH - LEFT - 8) / end_s, 2), _clock(i * step)
+
+
+def _natural(name: str) -> list[str | int]:
+    """Sorts device-2 before device-10."""
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+_TEMPLATE = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+).get_template("timeline.svg.j2")
