@@ -23,12 +23,19 @@ def ray_session(job: JobSpec) -> Iterator[None]:
     try:
         ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"the cluster at {job.address}" if job.address else "a local Ray"
-        raise ClusterError(f"{where} cannot be {'joined' if job.address else 'started'}: {error}") from error
+        raise ClusterError(_why_no_ray(job.address, error)) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _why_no_ray(address: str | None, error: Exception) -> str:
+    if not address:
+        return f"a local Ray cannot be started: {error}"
+    # Ray uses the token file by itself only with the address "auto"
+    hint = "if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+    return f"the Ray cluster at {address} cannot be joined: {error}; is it up? {hint}"
 
 
 def placements(job: JobSpec) -> list[Placement]:
