@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint format benchmark clean
+.PHONY: help install demo test chaos lint format benchmark clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ demo: install ## Render jobs/quickstart with a small built-in model and two work
 
 test: install ## Run the tests
 	$(VENV)/bin/python -m pytest
+
+chaos: install ## Kill a long job 200 times and see that nothing is lost (about an hour)
+	$(VENV)/bin/python -m tests.chaos.nightly
 
 lint: install ## Run the linters
 	$(VENV)/bin/ruff check .

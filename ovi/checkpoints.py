@@ -25,6 +25,7 @@ from ovi.models.fusion import FusionTransformer
 from ovi.models.text_encoder import TextEncoder
 from ovi.models.video_vae import VideoVAE
 from ovi.models.vocoder import Vocoder
+from ovi.weight_formats import WeightFormat, in_format
 
 FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and they lose audibly in bf16
 
@@ -105,13 +106,13 @@ def load_tokenizer(ckpt_dir: str | Path, model_name: str) -> Tokenizer:
     return tokenizer
 
 
-def check_model(ckpt_dir: str | Path, model_name: str) -> list[FileStatus]:
+def check_model(ckpt_dir: str | Path, model_name: str, weights: WeightFormat = WeightFormat.DTYPE) -> list[FileStatus]:
     """Check every file of a model against the architecture, from the files' headers: no weights are read.
 
-    Raises InvalidRequest for an unknown model and CheckpointMismatch for an unusable `architecture.json`.
+    Raises InvalidRequest for an unknown model or format and CheckpointMismatch for an unusable `architecture.json`.
     """
     arch = Architecture.read(ckpt_dir)
-    spec = arch.spec(model_name)
+    spec = in_format(arch.spec(model_name), weights)
     statuses = [
         _status(component_file(component, spec), partial(_check_component, Path(ckpt_dir), component, arch, spec))
         for component in Component
@@ -119,13 +120,18 @@ def check_model(ckpt_dir: str | Path, model_name: str) -> list[FileStatus]:
     return [*statuses, _status(TOKENIZER, partial(load_tokenizer, ckpt_dir, model_name))]
 
 
-def fingerprint(ckpt_dir: str | Path, model_name: str, digest: Callable[[Path], str] | None = None) -> str:
+def fingerprint(
+    ckpt_dir: str | Path,
+    model_name: str,
+    digest: Callable[[Path], str] | None = None,
+    weights: WeightFormat = WeightFormat.DTYPE,
+) -> str:
     """A hash of the contents of all of a model's files: equal weights, equal fingerprint, wherever they lie.
 
     `digest` gives a file's own hash; a caller with a cache of them passes it in.
     """
     digest = digest or file_digest
-    root, spec = Path(ckpt_dir), Architecture.read(ckpt_dir).spec(model_name)
+    root, spec = Path(ckpt_dir), in_format(Architecture.read(ckpt_dir).spec(model_name), weights)
     files = [path for path in (*model_files(spec), ARCHITECTURE) if (root / path).exists()]
     return hashlib.sha256("".join(f"{path} {digest(root / path)}\n" for path in files).encode()).hexdigest()
 

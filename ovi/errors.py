@@ -7,6 +7,8 @@ OviError
  │    ├── CheckpointNotFound a file of the model is missing; says how to get it
  │    └── CheckpointMismatch tensors missing, extra, misshapen, or the file is truncated
  ├── ComponentNotLoaded      a stage was asked of a pipeline that was opened without its component
+ ├── AttentionUnavailable    the attention backend that is asked for cannot run on the device
+ ├── MemoryTooSmall          a memory budget too small for what is asked; names the smallest that would do
  ├── DenoiseStopped          the caller asked `denoise` to stop; carries the state to continue from
  └── MediaError              a video could not be written or read back
 """
@@ -47,6 +49,14 @@ class CheckpointMismatch(CheckpointError):
 
 class ComponentNotLoaded(OviError):
     """A stage was asked of a pipeline that was opened without the component it needs."""
+
+
+class AttentionUnavailable(OviError):
+    """An attention backend cannot run on the device; the message has the reason and names what can."""
+
+
+class MemoryTooSmall(OviError):
+    """A device or a memory budget is too small for what is asked; the message names the smallest that would do."""
 
 
 class DenoiseStopped(OviError):

@@ -83,11 +83,12 @@ class VideoWriter:
         preset: str = "veryfast",
         crf: int = 18,
         threads: int = 0,
+        num_frames: int | None = None,
     ) -> None:
         """`audio` [S] in [-1, 1], louder samples are clipped; `parameters` are kept as JSON in the comment tag.
 
-        `preset` and `crf` are x264's: speed against size, and the loss (0 none, 18 hardly visible). `threads` of the
-        encoder, 0 for one per core.
+        `num_frames` that the clip must have; None for as many as are written. `preset` and `crf` are x264's: speed
+        against size, and the loss (0 none, 18 hardly visible). `threads` of the encoder, 0 for one per core.
         """
         self.path = Path(path)
         self._partial = _partial_path(self.path)
@@ -97,6 +98,7 @@ class VideoWriter:
         self._tags = {"title": title, "comment": json.dumps(parameters or {}, ensure_ascii=False)}
         self._x264_options = {"preset": preset, "crf": str(crf)}
         self._threads = threads
+        self._expected_frames = num_frames
         self._num_frames = 0
         self._num_samples = 0
 
@@ -192,7 +194,17 @@ class VideoWriter:
         self._container.close()
         with self._partial.open("rb+") as file:
             os.fsync(file.fileno())  # the name must not outlive a crash that the content does not
+        self._verify()
         self._partial.replace(self.path)
+
+    def _verify(self) -> None:
+        """What was written, as a reader finds it: both streams, and every frame."""
+        expected = self._num_frames if self._expected_frames is None else self._expected_frames
+        info = probe(self._partial)
+        if info.num_frames != expected:
+            raise MediaError(f"{self.path}: {info.num_frames} frames were written; expected {expected}")
+        if (info.sample_rate is None) != (self._audio is None):
+            raise MediaError(f"{self.path}: the sound was not written")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -3,6 +3,16 @@
 import gc
 
 import torch
+from torch import nn
+
+
+def offload_to_cpu(module: nn.Module) -> nn.Module:
+    """Move a module's weights to the host's memory and give the device's back. Does nothing where they are there already."""
+    device = next(module.parameters()).device
+    if device.type != "cpu":
+        module.to("cpu")
+        release_memory(device)
+    return module
 
 
 def release_memory(device: torch.device) -> None:

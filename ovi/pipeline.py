@@ -13,20 +13,25 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ovi import checkpoints, geometry
-from ovi.attention import AttentionBackend
+from ovi import checkpoints, geometry, quantization
+from ovi.attention import AttentionBackend, AttentionPlan
+from ovi.attention.choose import plan_attention
+from ovi.attention.plan import attention_shapes
+from ovi.attention.target import AttentionTarget
 from ovi.config import Architecture, Component, ModelSpec, SamplingParams
 from ovi.images import fit_image, read_image
 from ovi.media import frames_to_uint8
-from ovi.memory import release_memory
+from ovi.memory import offload_to_cpu, release_memory
 from ovi.models.audio_vae import AudioVAE
 from ovi.models.fusion import FusionTransformer
 from ovi.models.text_encoder import TextEncoder, tokenize
+from ovi.models.tiling import Tiling
 from ovi.models.video_vae import VideoVAE
 from ovi.models.vocoder import Vocoder
 from ovi.prompts import rewrite_audio_tag
 from ovi.sampling import denoise as sampling
 from ovi.types import Clip, Latents, PromptEmbeds
+from ovi.weight_formats import WeightFormat, check_format
 
 ImageInput = str | Path | Image.Image | np.ndarray
 M = TypeVar("M", bound=nn.Module)
@@ -43,6 +48,8 @@ class OviPipeline:
         device: torch.device,
         dtype: torch.dtype,
         attention_backend: AttentionBackend,
+        allow_inexact: bool = False,
+        weights: WeightFormat = WeightFormat.DTYPE,
     ) -> None:
         self.ckpt_dir = ckpt_dir
         self.spec = spec
@@ -50,7 +57,11 @@ class OviPipeline:
         self.device = device
         self.dtype = dtype
         self.attention_backend = attention_backend
+        self.allow_inexact = allow_inexact
+        self.weights = weights
+        self._attention_plans: dict[tuple[int, ...], AttentionPlan] = {}
         self._components: dict[Component, nn.Module] = {}
+        self._offloaded: dict[Component, nn.Module] = {}
 
     @classmethod
     def from_pretrained(
@@ -60,14 +71,21 @@ class OviPipeline:
         device: str | torch.device = "cuda",
         dtype: torch.dtype = torch.bfloat16,
         attention_backend: AttentionBackend = AttentionBackend.SDPA,
+        allow_inexact: bool = False,
+        weights: WeightFormat = WeightFormat.DTYPE,
     ) -> Self:
         """Open a checkpoint folder. No weights are read yet: `load` reads them now, a stage when it needs them.
 
-        Raises InvalidRequest for an unknown model and CheckpointMismatch for an unusable `architecture.json`.
+        `allow_inexact` lets `auto` take backends that compute in fewer bits than the dtype; `weights` may store the
+        transformer in fewer. Raises InvalidRequest for an unknown model or one that is not published in that format, and
+        CheckpointMismatch for an unusable `architecture.json`.
         """
         architecture = Architecture.read(ckpt_dir)
         spec = architecture.spec(model_name)
-        return cls(Path(ckpt_dir), spec, architecture, torch.device(device), dtype, attention_backend)
+        check_format(weights, spec)
+        return cls(
+            Path(ckpt_dir), spec, architecture, torch.device(device), dtype, attention_backend, allow_inexact, weights
+        )
 
     # -- components ------------------------------------------------------------------------------------------------
 
@@ -76,29 +94,56 @@ class OviPipeline:
         """The components that are in memory."""
         return frozenset(self._components)
 
+    @property
+    def offloaded(self) -> frozenset[Component]:
+        """The components that wait in the host's memory."""
+        return frozenset(self._offloaded)
+
     def use_model(self, model_name: str) -> None:
         """Render with another model of the same folder: only the transformer differs, and is dropped.
 
-        Raises InvalidRequest for an unknown model.
+        Raises InvalidRequest for an unknown model, or one that is not published in the format of the weights.
         """
         if model_name != self.spec.name:
-            self.spec = self.architecture.spec(model_name)
+            spec = self.architecture.spec(model_name)
+            check_format(self.weights, spec)
+            self.spec = spec
             self.unload([Component.TRANSFORMER])
 
     def load(self, components: Iterable[Component] = tuple(Component)) -> None:
         """Load what is not loaded yet. Raises CheckpointNotFound or CheckpointMismatch."""
         for component in components:
             if component not in self._components:
-                self._components[component] = checkpoints.load_component(
-                    self.ckpt_dir, component, self.spec.name, self.device, self.dtype
-                )
+                self._components[component] = self._bring_in(component)
 
     def unload(self, components: Iterable[Component] = tuple(Component)) -> None:
-        """Drop components and give their memory back."""
-        dropped = [self._components.pop(component, None) for component in components]
+        """Drop components, offloaded ones too, and give their memory back."""
+        dropped = [
+            held.pop(component, None) for component in components for held in (self._components, self._offloaded)
+        ]
         if any(module is not None for module in dropped):
             dropped.clear()
             release_memory(self.device)
+
+    def offload(self, components: Iterable[Component] = tuple(Component)) -> None:
+        """Move components to the host's memory, from where `load` brings them back. Harmless on a CPU."""
+        for component in components:
+            if component in self._components:
+                self._offloaded[component] = offload_to_cpu(self._components.pop(component))
+
+    def on_cpu(self) -> Self:
+        """The same model on the CPU, with nothing loaded."""
+        device = torch.device("cpu")
+        choices = (self.attention_backend, self.allow_inexact, self.weights)
+        return type(self)(self.ckpt_dir, self.spec, self.architecture, device, self.dtype, *choices)
+
+    def _bring_in(self, component: Component) -> nn.Module:
+        if component in self._offloaded:
+            return self._offloaded.pop(component).to(self.device)
+        name, device, dtype = self.spec.name, self.device, self.dtype
+        if component is Component.TRANSFORMER:
+            return quantization.load_transformer(self.ckpt_dir, name, device, dtype, self.weights)
+        return checkpoints.load_component(self.ckpt_dir, component, name, device, dtype)
 
     def _require(self, component: Component, kind: type[M]) -> M:
         self.load([component])
@@ -146,7 +191,8 @@ class OviPipeline:
         """Latents of a clip, float32 on the CPU.
 
         `first_frame` is what `encode_first_frame` gave; it sets the size. `state` continues a clip that was stopped.
-        Raises DenoiseStopped, holding the state to continue from, after `should_stop()` says yes.
+        Raises DenoiseStopped, holding the state to continue from, after `should_stop()` says yes, and
+        AttentionUnavailable when the backend cannot run here.
         """
         if state is None:
             state = sampling.start(self._noise(params, first_frame))
@@ -156,17 +202,34 @@ class OviPipeline:
             self._to_device(embeds),
             params,
             first_frame=None if first_frame is None else first_frame.to(self.device),
-            backend=self.attention_backend,
+            attention=self.attention_plan(state.video.sample.shape, state.audio.sample.shape[0]),
             on_step=on_step,
             should_stop=should_stop,
         )
         return Latents(video=latents.video.cpu(), audio=latents.audio.cpu())
 
+    def attention_plan(self, video_shape: tuple[int, ...], audio_length: int) -> AttentionPlan:
+        """The backends that run for video latents [48, F, h, w] and so many audio latents, the same for the whole job.
+
+        Raises AttentionUnavailable when the backend that is asked for cannot run here.
+        """
+        key = (*video_shape, audio_length)
+        if key not in self._attention_plans:
+            shapes = attention_shapes(self.architecture.video, self.architecture.audio, video_shape, audio_length)
+            target = AttentionTarget.of(self.device, self.dtype)
+            self._attention_plans[key] = plan_attention(
+                self.attention_backend, target, shapes, allow_inexact=self.allow_inexact
+            )
+        return self._attention_plans[key]
+
     @torch.inference_mode()
-    def decode_video(self, video_latents: Tensor) -> Iterator[Tensor]:
-        """Frames of video latents [48, F, h, w] as they are ready: float32 chunks [3, t, H, W] in [-1, 1]."""
+    def decode_video(self, video_latents: Tensor, tiling: Tiling | None = None) -> Iterator[Tensor]:
+        """Frames of video latents [48, F, h, w] as they are ready: float32 chunks [3, t, H, W] in [-1, 1].
+
+        A `tiling` takes less memory; pixels near its seams come out a little different.
+        """
         vae = self._require(Component.VIDEO_VAE, VideoVAE)
-        for chunk in vae.decode_stream(video_latents[None].to(self.device)):
+        for chunk in vae.decode_stream(video_latents[None].to(self.device), tiling=tiling):
             yield chunk.squeeze(0).float()
 
     @torch.inference_mode()

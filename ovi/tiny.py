@@ -38,9 +38,12 @@ _PICTURE_GAIN = 1.5  # random weights alone give a grey picture...
 _SOUND_GAIN = 0.02  # ...and a deafening noise
 
 
-def write_tiny_checkpoint(ckpt_dir: str | Path) -> Path:
-    """Write the checkpoint of all three models (about 8 MB) and return its folder; files that are there are replaced."""
-    root, arch = Path(ckpt_dir), _architecture()
+def write_tiny_checkpoint(ckpt_dir: str | Path, architecture: Architecture | None = None) -> Path:
+    """Write the checkpoint of all three models (about 8 MB) and return its folder; files that are there are replaced.
+
+    Another `architecture` than the built-in one gives another size; its tokenizer has 256 tokens all the same.
+    """
+    root, arch = Path(ckpt_dir), architecture or tiny_architecture()
     for path in (root / "Ovi", (root / TOKENIZER).parent, root / "MMAudio" / "ext_weights"):
         path.mkdir(parents=True, exist_ok=True)
     (root / ARCHITECTURE).write_text(json.dumps(_architecture_json(arch), indent=1), encoding="utf-8")
@@ -53,7 +56,8 @@ def write_tiny_checkpoint(ckpt_dir: str | Path) -> Path:
     return root
 
 
-def _architecture() -> Architecture:
+def tiny_architecture() -> Architecture:
+    """The sizes of the built-in checkpoint."""
     backbone: dict[str, Any] = {
         "dim": 40,
         "ffn_dim": 64,

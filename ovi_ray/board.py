@@ -191,6 +191,13 @@ class Board:
         inputs.state[number] = DataState.RUNNING
         inputs.running += 1
 
+    def input_unneeded(self, inputs: Inputs, number: int) -> bool:
+        """Whether no clip needs it any more, although it was queued. It is then forgotten."""
+        if inputs.uses[number] > 0:
+            return False
+        inputs.state[number] = DataState.ABSENT
+        return True
+
     def input_encoded(self, inputs: Inputs, number: int) -> None:
         """It is in the object store; clips that waited for it alone become ready."""
         inputs.state[number] = DataState.HELD

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linprog
-from scipy.sparse import coo_array
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -46,17 +45,17 @@ def balance(
     scale = float(np.where(doable, load, np.inf).min(axis=0)[needed].sum() + committed.sum()) / capacity.sum() or 1.0
     variables = len(rows)
     position = np.searchsorted(needed, columns)
-    whole = coo_array((np.ones(variables), (position, np.arange(variables))), shape=(len(needed), variables + 1))
+    whole = np.zeros((len(needed), variables + 1))
+    whole[position, np.arange(variables)] = 1.0
     used = np.flatnonzero(capacity > 0)
-    limit_rows = np.concatenate([np.searchsorted(used, rows), np.arange(len(used))])
-    limit_columns = np.concatenate([np.arange(variables), np.full(len(used), variables)])
-    limit_values = np.concatenate([load[rows, columns] / scale / capacity[rows], -np.ones(len(used))])
-    limits = coo_array((limit_values, (limit_rows, limit_columns)), shape=(len(used), variables + 1))
+    limits = np.zeros((len(used), variables + 1))
+    limits[np.searchsorted(used, rows), np.arange(variables)] = load[rows, columns] / scale / capacity[rows]
+    limits[:, -1] = -1.0
     result = linprog(
         np.append(np.zeros(variables), 1.0),
-        A_ub=limits.tocsr(),
+        A_ub=limits,
         b_ub=-committed[used] / scale / capacity[used],
-        A_eq=whole.tocsr(),
+        A_eq=whole,
         b_eq=np.ones(len(needed)),
         method="highs",
     )

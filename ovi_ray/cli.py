@@ -1,27 +1,28 @@
-"""The command line: `ovi-ray render`, `ovi-ray plan` and `ovi-ray weights`.
+"""The command line: `ovi-ray render`, `ovi-ray retry`, `ovi-ray plan` and `ovi-ray weights`.
 
-Exit codes: 0 all is well, 1 some clips failed, 2 the input is wrong, 3 the cluster or the machine is, 130 interrupted.
+Exit codes: 0 all is well, 1 some clips failed, 2 the input is wrong, 3 the cluster or the machine is,
+130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from ovi.attention import AttentionBackend
 from ovi.config import SolverName
-from ovi_ray.cli_common import EXIT_FAILED_CLIPS, EXIT_INTERRUPTED, plain_errors, read_job
+from ovi_ray.cli_common import EXIT_FAILED_CLIPS, plain_errors, read_job
+from ovi_ray.cli_doctor import doctor
 from ovi_ray.cli_plan import plan
+from ovi_ray.cli_retry import retry
+from ovi_ray.cli_run import run_job
 from ovi_ray.cli_weights import weights
 from ovi_ray.job import DeviceKind, JobSpec, Mode
 
 if TYPE_CHECKING:
-    from ovi_ray.preflight import PreparedJob
     from ovi_ray.render import JobResult
 
 app = typer.Typer(
@@ -32,11 +33,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(weights, name="weights")
+app.command()(doctor)
 app.command()(plan)
+app.command()(retry)
 
 JOB = "What to render"
 CLIP = "Every clip, unless its row says otherwise"
 WHERE = "Where"
+KEPT = "What is there already"
 OUTPUT = "What is shown"
 
 
@@ -108,10 +112,45 @@ def render(
     ] = None,
     device: Annotated[DeviceKind | None, typer.Option(help="What workers run on.", rich_help_panel=WHERE)] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16 or float32.", rich_help_panel=WHERE)] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(help=f"Attention backend: {', '.join(AttentionBackend)}.", rich_help_panel=WHERE),
+    ] = None,
+    allow_inexact: Annotated[
+        bool | None,
+        typer.Option("--allow-inexact", help="Attention may change pixels for speed.", rich_help_panel=WHERE),
+    ] = None,
+    qint8: Annotated[
+        bool | None,
+        typer.Option("--qint8", help="8-bit weights: half the memory, other pixels.", rich_help_panel=WHERE),
+    ] = None,
+    fp8: Annotated[
+        bool | None, typer.Option("--fp8", help="The published 8-bit float weights.", rich_help_panel=WHERE)
+    ] = None,
+    cpu_offload: Annotated[
+        bool | None,
+        typer.Option("--cpu-offload", help="Components wait in the host's memory.", rich_help_panel=WHERE),
+    ] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="GB of its device that a worker may use.", rich_help_panel=WHERE)
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(help="A Ray cluster to join, such as auto; else one is started here.", rich_help_panel=WHERE),
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Render every clip again, finished ones too.", rich_help_panel=KEPT),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Read finished videos to their end; render broken ones again.", rich_help_panel=KEPT
+        ),
+    ] = False,
+    keep_latents: Annotated[
+        bool, typer.Option("--keep-latents", help="Keep the latents of finished clips.", rich_help_panel=KEPT)
+    ] = False,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Print every decision of the scheduler and its reason.", rich_help_panel=OUTPUT),
@@ -153,63 +192,25 @@ def render(
         "workers": workers,
         "device": device,
         "dtype": dtype,
+        "attention": attention,
+        "allow_inexact": allow_inexact,
+        "qint8": qint8,
+        "fp8": fp8,
+        "cpu_offload": cpu_offload,
+        "memory_gb": memory_gb,
         "address": address,
     }
     console = Console(stderr=True)
     with plain_errors(console):
         job = read_job(prompts, options)
-        result = _render(job, console, explain=explain, quiet=quiet)
+        keeping = {"overwrite": overwrite, "verify": verify, "keep_latents": keep_latents}
+        result = _render(job, console, explain=explain, quiet=quiet, options=keeping)
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
     raise typer.Exit(EXIT_FAILED_CLIPS if result.failed else 0)
 
 
-def _render(job: JobSpec, console: Console, *, explain: bool, quiet: bool) -> "JobResult":
+def _render(job: JobSpec, console: Console, *, explain: bool, quiet: bool, options: dict[str, Any]) -> "JobResult":
     from ovi_ray.preflight import prepare
-    from ovi_ray.render import render as render_job
-    from ovi_ray.report.explain import Explainer
-    from ovi_ray.report.progress import ProgressDisplay
 
-    prepared = prepare(job)
-    _tell(prepared, console)
-    with _interruptible(console, job), ProgressDisplay(console, quiet=quiet) as display:
-        result = render_job(prepared, observer=display, explain=Explainer(console) if explain else None)
-    _summarise(result, job, console)
-    return result
-
-
-def _tell(prepared: "PreparedJob", console: Console) -> None:
-    for note in (*prepared.job.notes, *prepared.manifest.notes):
-        console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-
-def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
-    parts = [f"{result.done} rendered"]
-    if result.finished_before:
-        parts.append(f"{result.finished_before} finished before")
-    if result.failed:
-        parts.append(f"{result.failed} failed")
-    line = f"{result.clips} clips: {', '.join(parts)}, in {result.seconds:.0f} s"
-    console.print(line, style="bold red" if result.failed else "bold green", highlight=False)
-    console.print(
-        f"videos {job.output_dir / 'videos'}  report {job.output_dir / 'report.html'}", highlight=False, soft_wrap=True
-    )
-
-
-@contextmanager
-def _interruptible(console: Console, job: JobSpec) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end a job with what is finished kept."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.print(
-            f"stopped; what is finished is in {job.output_dir}: the same command goes on from there", style="yellow"
-        )
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+    return run_job(prepare(job), console, explain=explain, quiet=quiet, options=options)

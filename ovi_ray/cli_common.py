@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ovi.errors import OviError
-from ovi_ray.errors import InputError, OviRayError
+from ovi_ray.errors import InputError, OutputError, OviRayError
 from ovi_ray.job import JobSpec
 
 EXIT_FAILED_CLIPS = 1
@@ -38,7 +38,9 @@ def plain_errors(console: Console) -> Iterator[None]:
         yield
     except (OviRayError, OviError) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(EXIT_BAD_INPUT if isinstance(error, InputError | OviError) else EXIT_CLUSTER) from None
+        raise typer.Exit(
+            EXIT_BAD_INPUT if isinstance(error, InputError | OutputError | OviError) else EXIT_CLUSTER
+        ) from None
 
 
 def _exists(path: Path) -> bool:

@@ -76,9 +76,9 @@ def plan(
 
 def _workload(prompts: str, options: dict[str, Any]) -> "Workload":
     """The job's clips, at the published sizes: a plan needs neither weights nor an output folder."""
-    from ovi_ray.driver import workload_of
     from ovi_ray.manifest import build_manifest
     from ovi_ray.plan import JobPlan
+    from ovi_ray.translate import workload_of
 
     with tempfile.TemporaryDirectory() as nowhere:
         job = read_job(prompts, {**options, "ckpt_dir": Path(nowhere), "output_dir": Path(nowhere)})

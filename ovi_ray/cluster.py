@@ -3,14 +3,19 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ovi_ray.devices import host_memory_gb
+from ovi_ray.devices import host_memory_gb, vendor_environment
+from ovi_ray.doctor import NodeReport, examine_node
 from ovi_ray.errors import ClusterError
 from ovi_ray.executor import Placement
 from ovi_ray.job import DeviceKind, JobSpec
 from ovi_ray.worker import WorkerConfig
+
+VENDORS = ("nvidia", "amd")  # values of the node label `vendor` that workers are placed by
 
 
 @contextmanager
@@ -19,7 +24,11 @@ def ray_session(job: JobSpec) -> Iterator[None]:
 
     Raises ClusterError when Ray cannot be started or joined.
     """
-    options = {"address": job.address} if job.address else {"num_cpus": max(os.cpu_count() or 1, job.workers or 1)}
+    local = {
+        "address": "local",
+        "num_cpus": max(os.cpu_count() or 1, job.workers or 1),
+    }  # never one that happens to run
+    options = {"address": job.address} if job.address else local
     try:
         ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -38,6 +47,31 @@ def _why_no_ray(address: str | None, error: Exception) -> str:
     return f"the Ray cluster at {address} cannot be joined: {error}; is it up? {hint}"
 
 
+def examine_cluster(address: str, ckpt_dir: str, model_name: str, *, allow_inexact: bool) -> list[NodeReport]:
+    """What `doctor` finds on every node of a cluster, each examined by itself. Raises ClusterError."""
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"the cluster at {address} cannot be joined: {error}") from error
+    try:
+        tasks = [
+            ray.remote(examine_node)
+            .options(
+                num_cpus=0,
+                num_gpus=node["Resources"].get("GPU", 0),  # all of them: it sees no others
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                runtime_env={"env_vars": vendor_environment(node["Labels"].get("vendor", ""))},
+            )
+            .remote(ckpt_dir, model_name, allow_inexact=allow_inexact)
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        reports: list[NodeReport] = ray.get(tasks)
+    finally:
+        ray.shutdown()
+    return reports
+
+
 def placements(job: JobSpec) -> list[Placement]:
     """A worker on each GPU that Ray has, or on CPUs where it has none. Raises ClusterError when the job asks for more."""
     resources = ray.cluster_resources()
@@ -46,8 +80,9 @@ def placements(job: JobSpec) -> list[Placement]:
         return _on_cpus(job, int(resources.get("CPU", 1)))
     if not gpus:
         raise ClusterError("the job asks for GPUs and Ray has found none; use --device cpu, or look at `ray status`")
-    config = _config(job, device="cuda", num_threads=max(1, int(resources.get("CPU", 1)) // gpus), memory_gb=None)
-    return [Placement(config=config, num_cpus=1, num_gpus=1)] * min(gpus, job.workers or gpus)
+    threads = max(1, int(resources.get("CPU", 1)) // gpus)
+    config = _config(job, device="cuda", num_threads=threads, memory_gb=job.memory_gb, host_gb=_host_gb_per_gpu())
+    return _on_gpus(config, _gpus_by_vendor())[: job.workers]
 
 
 def _on_cpus(job: JobSpec, cpus: int) -> list[Placement]:
@@ -56,11 +91,56 @@ def _on_cpus(job: JobSpec, cpus: int) -> list[Placement]:
         raise ClusterError(f"the job asks for {count} workers and Ray has {cpus} CPUs; use --workers {cpus} or fewer")
     # Workers on one machine share its memory; on a cluster each node holds about as many as it has CPUs.
     share = count / max(1, len(ray.nodes()))
-    config = _config(job, device="cpu", num_threads=max(1, cpus // count), memory_gb=host_memory_gb() / max(1.0, share))
+    memory_gb = job.memory_gb or host_memory_gb() / max(1.0, share)
+    config = _config(job, device="cpu", num_threads=max(1, cpus // count), memory_gb=memory_gb, host_gb=None)
     return [Placement(config=config, num_cpus=1, num_gpus=0)] * count
 
 
-def _config(job: JobSpec, *, device: str, num_threads: int, memory_gb: float | None) -> WorkerConfig:
+def _on_gpus(config: WorkerConfig, gpus: dict[str, int]) -> list[Placement]:
+    """A worker on each GPU, the vendors in turn; it goes to nodes with its vendor's label, in its vendor's environment."""
+    by_vendor = [
+        [
+            Placement(
+                config=config,
+                num_cpus=1,
+                num_gpus=1,
+                labels=_selector(vendor, gpus),
+                environment=vendor_environment(vendor),
+            )
+        ]
+        * count
+        for vendor, count in gpus.items()
+    ]
+    return [placement for turn in zip_longest(*by_vendor) for placement in turn if placement is not None]
+
+
+def _selector(vendor: str, gpus: dict[str, int]) -> dict[str, str]:
+    """Which nodes a vendor's workers may go to; any, where no node is labelled."""
+    if vendor:
+        return {"vendor": vendor}
+    return {"vendor": f"!in({','.join(VENDORS)})"} if len(gpus) > 1 else {}
+
+
+def _gpus_by_vendor() -> dict[str, int]:
+    """GPUs by the `vendor` label of their nodes; "" for nodes without one."""
+    counts: dict[str, int] = {}
+    for node in ray.nodes():
+        if node["Alive"] and (gpus := int(node["Resources"].get("GPU", 0))):
+            label = node["Labels"].get("vendor", "")
+            vendor = label if label in VENDORS else ""
+            counts[vendor] = counts.get(vendor, 0) + gpus
+    return counts
+
+
+def _host_gb_per_gpu() -> float:
+    """GB of host memory that each GPU's worker may use, on the node that has least."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    return min((node.get("memory", 0.0) / node["GPU"] for node in nodes), default=0.0) / 1e9
+
+
+def _config(
+    job: JobSpec, *, device: str, num_threads: int, memory_gb: float | None, host_gb: float | None
+) -> WorkerConfig:
     return WorkerConfig(
         ckpt_dir=str(job.ckpt_dir.absolute()),
         model_name=job.model_name,
@@ -68,4 +148,9 @@ def _config(job: JobSpec, *, device: str, num_threads: int, memory_gb: float | N
         device=device,
         num_threads=num_threads,
         memory_gb=memory_gb,
+        attention=job.attention,
+        allow_inexact=job.allow_inexact,
+        weights=job.weights,
+        cpu_offload=job.cpu_offload,
+        host_gb=host_gb,
     )

@@ -28,7 +28,7 @@ class ComponentSizes:
 
     def of(self, component: Component) -> float:
         """GB of one component."""
-        return float(getattr(self, component.value))
+        return float(getattr(self, component))
 
 
 BF16_SIZES = ComponentSizes()
@@ -46,7 +46,7 @@ class StageRates:
 
     def of(self, stage: Stage) -> float:
         """TFLOP/s of one stage."""
-        return float(getattr(self, stage.value))
+        return float(getattr(self, stage))
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -147,12 +147,20 @@ def operations(stage: Stage, kind: ClipKind) -> float:
 class _Correction:
     """The logarithm of measured over expected, with how unsure it is: a Kalman filter of one number."""
 
-    __slots__ = ("drift", "mean", "variance")
+    __slots__ = ("drift", "factor", "mean", "variance")
 
     def __init__(self, variance: float, drift: float) -> None:
         self.mean = 0.0
+        self.factor = 1.0  # exp(mean)
         self.variance = variance
         self.drift = drift
+
+    def move(self, residual: float, total_variance: float) -> None:
+        """Take its share of a residual."""
+        gain = self.variance / total_variance
+        self.mean += gain * residual
+        self.factor = math.exp(self.mean)
+        self.variance *= 1 - gain
 
 
 _MEASUREMENT_VARIANCE = 0.002  # runs of one clip differ by about 5%
@@ -178,6 +186,8 @@ class CostModel:
         self._workers: dict[int, _Correction] = {}
         self._surprises: dict[int, int] = {}
         self._load_factor: list[float] = []
+        self._loads_measured: set[int] = set()
+        self._loads: dict[tuple[int, frozenset[Component]], float] = {}
 
     def register(self, profile: DeviceProfile) -> int:
         """The number of a device class, the same for equal profiles."""
@@ -198,29 +208,35 @@ class CostModel:
         """Expected seconds of one task on a typical device of a class; for texts, of one token in a batch."""
         if stage is Stage.ENCODE_TEXT:
             kind = 0
-        mean = self._stage_corrections[device][stage].mean
+        seconds = self._priors[device][stage][kind] * self._stage_corrections[device][stage].factor
         own = self._kind_corrections.get((device, stage, kind))
-        if own is not None:
-            mean += own.mean
-        return self._priors[device][stage][kind] * math.exp(mean)
+        return seconds if own is None else seconds * own.factor
 
     def worker_factor(self, worker: int) -> float:
         """How many times slower one worker is than its class."""
         correction = self._workers.get(worker)
-        return 1.0 if correction is None else math.exp(correction.mean)
+        return 1.0 if correction is None else correction.factor
 
     def load_seconds(self, device: int, components: frozenset[Component]) -> float:
         """Expected seconds to bring in components."""
         if not components:
             return 0.0
-        profile = self.profiles[device]
-        return self._load_factor[device] * sum(profile.load_seconds(c) for c in COMPONENTS if c in components)
+        seconds = self._loads.get((device, components))
+        if seconds is None:
+            profile = self.profiles[device]
+            seconds = sum(profile.load_seconds(c) for c in COMPONENTS if c in components)
+            self._loads[device, components] = seconds
+        return self._load_factor[device] * seconds
 
     def observe_load(self, device: int, expected: float, seconds: float) -> None:
-        """Learn from a measured load."""
-        if self.learn and expected > 0 and seconds > 0:
-            step = min(max(seconds / expected, 0.25), 4.0)
-            self._load_factor[device] *= step**0.3
+        """Learn from a measured load: the first replaces the prior, later ones move it with caution."""
+        if not self.learn or expected <= 0 or seconds <= 0:
+            return
+        if device in self._loads_measured:
+            self._load_factor[device] *= min(max(seconds / expected, 0.25), 4.0) ** 0.3
+        else:
+            self._loads_measured.add(device)
+            self._load_factor[device] *= seconds / expected
 
     def task_seconds(self, device: int, worker: int, stage: Stage, kind: int, units: float = 1.0) -> float:
         """Expected seconds of a task on one worker; `units` are tokens for texts."""
@@ -243,16 +259,13 @@ class CostModel:
         shared = self._stage_corrections[device][stage]
         own = self._kind_corrections.setdefault((device, stage, kind), _Correction(0.05, 1e-4))
         mine = self._workers.setdefault(worker, _Correction(0.01, 0.001))
-        corrections = (shared, own, mine)
-        for correction in corrections:
+        for correction in (shared, own, mine):
             correction.variance += correction.drift
-        total = _MEASUREMENT_VARIANCE + sum(correction.variance for correction in corrections)
-        residual = self._clipped(mine, worker, math.log(seconds / expected), _SURPRISE * math.sqrt(total))
-        total = _MEASUREMENT_VARIANCE + sum(correction.variance for correction in corrections)
-        for correction in corrections:
-            gain = correction.variance / total
-            correction.mean += gain * residual
-            correction.variance *= 1 - gain
+        doubt = shared.variance + own.variance + mine.variance + _MEASUREMENT_VARIANCE
+        residual = self._clipped(mine, worker, math.log(seconds / expected), _SURPRISE * math.sqrt(doubt))
+        doubt = shared.variance + own.variance + mine.variance + _MEASUREMENT_VARIANCE
+        for correction in (shared, own, mine):
+            correction.move(residual, doubt)
 
     def _clipped(self, mine: _Correction, worker: int, residual: float, limit: float) -> float:
         """The residual, cut to `limit`; a second surprise in a row in the same direction widens the worker's doubt."""

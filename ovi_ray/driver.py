@@ -1,27 +1,22 @@
 """Runs a job: events go from the executor to the scheduler, the scheduler's actions back to the executor.
 
-The driver itself decides nothing. It knows what a task means (which text, which clip) and writes a clip's row when it ends.
+The driver itself decides nothing of what runs where. It keeps what is known of each clip, writes its row when it ends, holds
+back what storage failed until that is mended, and winds the job down when it is asked to stop.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from typing import NoReturn
 
-import numpy as np
-
-from ovi.config import Component
-from ovi.geometry import num_frames
-from ovi_ray import stages
-from ovi_ray.costs import BF16_SIZES, ComponentSizes, DeviceProfile, StageRates
-from ovi_ray.errors import WorkersLost
+from ovi_ray.clip_facts import ClipFacts
+from ovi_ray.errors import JobStopped, WorkersLost
 from ovi_ray.events import (
     Action,
     Cancel,
     ClipStatus,
     DataKey,
     DataKind,
+    DataLost,
     Drop,
     Event,
     Finish,
@@ -35,55 +30,26 @@ from ovi_ray.events import (
     WorkerLost,
 )
 from ovi_ray.executor import Executor, Outcome
-from ovi_ray.ledger import VIDEOS, Ledger
+from ovi_ray.kept import Keep
+from ovi_ray.ledger import Ledger
 from ovi_ray.limits import Limits
-from ovi_ray.orders import Activity, Decode, Denoise, EncodeFirstFrame, EncodeTexts, Preload, Report, Work, WorkerInfo
-from ovi_ray.plan import ClipTask, JobPlan
+from ovi_ray.orders import Cause, Report, WorkerInfo
+from ovi_ray.plan import JobPlan
 from ovi_ray.scheduler import Progress, Scheduler
+from ovi_ray.snapshots import ClipEnded, JobSnapshot, Observer, RunningTask
 from ovi_ray.stages import Stage
+from ovi_ray.stopping import Stop
+from ovi_ray.storage import StoragePause
+from ovi_ray.task_orders import TaskOrders
+from ovi_ray.translate import device_profile, own_components, workload_of
 from ovi_ray.usage import WorkerTime
-from ovi_ray.workload import ClipKind, Workload
 
 POLL_S = 0.5
 SHOW_S = 0.5
 PATIENCE_S = 60.0  # workers start one by one: a stage that fits on none of the first may fit on the next
 
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class RunningTask:
-    """What a worker is at, for display."""
-
-    task: Task
-    clip_id: str
-    """Empty for tasks of no single clip."""
-    activity: Activity | None
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class ClipEnded:
-    """A clip that ended just now, for display."""
-
-    clip_id: str
-    row: int
-    status: ClipStatus
-    error: str
-    video_path: str | None
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class JobSnapshot:
-    """How far a job is, for display."""
-
-    elapsed_s: float
-    progress: Progress
-    workers: dict[str, WorkerInfo]
-    running: dict[str, RunningTask]
-    ended: tuple[ClipEnded, ...]
-    """Clips that ended since the last snapshot."""
-
-
-Observer = Callable[[JobSnapshot], None]
 Explain = Callable[[float, Action], None]
+Tell = Callable[[str], None]
 
 
 class Driver:
@@ -96,23 +62,31 @@ class Driver:
         ledger: Ledger,
         *,
         dtype: str,
+        keep: Keep | None = None,
+        stop: Stop | None = None,
+        tell: Tell = lambda text: None,
         observer: Observer | None = None,
         explain: Explain | None = None,
     ) -> None:
+        """`tell` gets what the user should know; `observer` gets snapshots of the job, `explain` every decision."""
         self._plan = plan
         self._executor = executor
         self._ledger = ledger
         self._dtype = dtype
+        self._keep = keep or Keep(output_dir=ledger.output_dir)
+        self._stop = stop or Stop()
+        self._tell = tell
         self._observer = observer
         self._explain = explain
-        self._scheduler = Scheduler(workload_of(plan), limits=Limits(patience_s=PATIENCE_S))
+        self._orders = TaskOrders(plan=plan, ledger=ledger, keep=self._keep, dtype=dtype)
+        self._pause = StoragePause(ledger.output_dir, tell)
+        workload = workload_of(plan, self._keep.with_latents())
+        self._scheduler = Scheduler(workload, limits=Limits(patience_s=PATIENCE_S))
         self._infos: dict[str, WorkerInfo] = {}
         self._joined_at: dict[str, float] = {}
         self._times: dict[str, WorkerTime] = {}
         self._running: dict[str, Task] = {}
-        self._facts: dict[int, dict[str, Any]] = {}  # of clips that are under way
-        self._text_s = np.zeros(plan.texts.num_rows)
-        self._frame_s = np.zeros(plan.first_frames.num_rows)
+        self._facts = ClipFacts(plan, dtype)
         self._ended: list[ClipEnded] = []
         self._wake_at = float("inf")
         self._started = time.monotonic()
@@ -121,18 +95,22 @@ class Driver:
     def run(self) -> None:
         """Render every clip of the plan; what is finished is in the ledger however this ends.
 
-        Raises WorkersLost when no worker is left and none comes back.
+        Raises WorkersLost when no worker is left and none comes back, and JobStopped when it was asked to stop.
         """
         try:
-            self._handle([])
-            while not self._scheduler.done:
-                self._handle(self._next_events())
-                self._ledger.flush_if_due()
-                self._show()
-                if self._executor.is_empty and not self._scheduler.done:
-                    raise WorkersLost(f"no worker is left, and none starts: {self._executor.last_death}")
+            with self._stop.watched():
+                self._to_the_end()
         finally:
-            self._ledger.flush()
+            self._close()
+
+    def _to_the_end(self) -> None:
+        self._handle([])
+        while not (self._scheduler.done and self._rows_are_written()):
+            if self._stop.is_asked:
+                self._wind_down()
+            self._turn()
+            if self._executor.is_empty and not self._scheduler.done:
+                raise WorkersLost(f"no worker is left, and none starts: {self._executor.last_death}")
 
     def progress(self) -> Progress:
         """How far the job is."""
@@ -147,13 +125,56 @@ class Driver:
     def _now(self) -> float:
         return time.monotonic() - self._started
 
+    def _turn(self, *, starts_tasks: bool = True) -> None:
+        """Hear what has happened and act on it."""
+        self._handle(self._next_events(), starts_tasks=starts_tasks)
+        try:
+            self._ledger.flush_if_due()
+        except OSError as error:
+            self._pause.note(error.strerror or str(error), self._now())
+        self._show()
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    def _wind_down(self) -> NoReturn:
+        """Finish or save what is running, start nothing. Raises JobStopped."""
+        self._tell(
+            f"stopping ({self._stop.reason}): what is running is finished or saved first; again, and it stops now"
+        )
+        for worker, task in self._running.items():
+            if task.stage is Stage.DENOISE and task.items:
+                self._executor.stop(worker, task, save=True)
+        while self._holds_work() and time.monotonic() < self._stop.deadline and not self._executor.is_empty:
+            self._turn(starts_tasks=False)
+        raise JobStopped(f"stopped ({self._stop.reason})")
+
+    def _holds_work(self) -> bool:
+        """Whether a worker is at something that would be a loss to end; an encode is quickly done again."""
+        return any(task.items and task.stage in (Stage.DENOISE, Stage.DECODE) for task in self._running.values())
+
+    def _rows_are_written(self) -> bool:
+        try:
+            self._ledger.flush()
+        except OSError as error:
+            self._pause.note(error.strerror or str(error), self._now())
+            time.sleep(POLL_S)
+            return False
+        return True
+
+    def _close(self) -> None:
+        try:
+            self._ledger.close()
+        except OSError as error:
+            self._tell(f"rows of finished clips cannot be written ({error}): the next run makes them from the videos")
+
     # -- events ----------------------------------------------------------------------------------------------------
 
     def _next_events(self) -> list[Event]:
         happened = self._executor.poll(max(0.0, min(POLL_S, self._wake_at - self._now())))
-        events = [
-            self._note(item) if isinstance(item, Outcome) else self._join(item.worker, item.info) for item in happened
-        ]
+        events: list[Event] = []
+        for item in happened:
+            events += self._note(item) if isinstance(item, Outcome) else [self._join(item.worker, item.info)]
+        events += self._pause.release(self._now())
         if self._now() >= self._wake_at:
             self._wake_at = float("inf")
             events.append(Tick())
@@ -165,46 +186,55 @@ class Driver:
         self._times[worker] = WorkerTime(worker=worker, node=info.node, device=info.device)
         return WorkerJoined(worker=worker, device=device_profile(info, self._dtype))
 
-    def _note(self, outcome: Outcome) -> Event:
-        """Remember what a clip's row will say of a task that ended."""
-        event = outcome.event
+    def _note(self, outcome: Outcome) -> list[Event]:
+        """Remember what an end of a task says of its clip; gives what the scheduler is to know of it now."""
+        event, report = outcome.event, outcome.report
         match event:
-            case TaskDone(worker=worker, task=task) | TaskFailed(worker=worker, task=task) if (
-                outcome.report is not None
-            ):
+            case TaskDone(worker=worker, task=task) | TaskFailed(worker=worker, task=task):
                 self._running.pop(worker, None)
-                self._times[worker].add(task.stage, outcome.report.seconds, outcome.report.load_seconds)
-                if isinstance(event, TaskDone):
-                    self._note_done(task, worker, outcome.report)
+                if report is not None:
+                    self._note_report(worker, task, report)
+                if isinstance(event, TaskDone) and report is not None:
+                    self._note_done(task, worker, report)
+                elif report is not None and report.failure is not None:
+                    return self._judged(event, worker, task, report)
             case WorkerLost(worker=worker):
                 self._running.pop(worker, None)
-                self._leave(worker)
-        return event
+                self._pause.lost(worker)
+                self._times[worker].held_s = self._now() - self._joined_at.pop(worker)
+        return [event]
 
-    def _leave(self, worker: str) -> None:
-        self._times[worker].held_s = self._now() - self._joined_at.pop(worker)
+    def _note_report(self, worker: str, task: Task, report: Report) -> None:
+        self._times[worker].add(task.stage, report.seconds, report.load_seconds)
+        for note in report.notes:
+            self._tell(note)
+        if report.storage_error:
+            self._pause.note(report.storage_error, self._now())
+
+    def _judged(self, event: Event, worker: str, task: Task, report: Report) -> list[Event]:
+        """What the scheduler is to know of a failure, now or when storage is back."""
+        failure = report.failure
+        if failure is None or failure.cause is Cause.TASK:
+            return [event]
+        if failure.cause is Cause.STORAGE:
+            self._pause.hold(event, worker, failure.message, self._now())
+            return []
+        self._tell(f"{failure.message}; the clip is denoised again")
+        self._keep.latents_path(self._clip_id(task)).unlink(missing_ok=True)
+        return [event, DataLost(key=DataKey(kind=DataKind.LATENTS, number=task.items[0]))]
 
     def _note_done(self, task: Task, worker: str, report: Report) -> None:
-        info = self._infos[worker]
-        match task.stage:
-            case Stage.ENCODE_TEXT:
-                self._text_s[list(task.items)] = report.seconds / len(task.items)
-            case Stage.ENCODE_FIRST_FRAME:
-                self._frame_s[list(task.items)] = report.seconds
-            case Stage.DENOISE if task.items:
-                where = {"worker": worker, "node": info.node, "device": info.device}
-                self._facts[task.items[0]].update(report.facts, **where, denoise_s=report.seconds)
-            case Stage.DECODE:
-                self._facts[task.items[0]].update(report.facts, decode_worker=worker, decode_s=report.seconds)
+        self._pause.worked(worker)
+        self._facts.done(task, worker, self._infos[worker], report)
 
     # -- actions ---------------------------------------------------------------------------------------------------
 
-    def _handle(self, events: list[Event]) -> None:
+    def _handle(self, events: list[Event], *, starts_tasks: bool = True) -> None:
         for action in self._scheduler.handle(events, self._now()):
             if self._explain is not None:
                 self._explain(self._now(), action)
             match action:
-                case RunTask():
+                case RunTask() if starts_tasks:
                     self._run_task(action)
                 case Cancel(worker=worker, task=task):
                     self._executor.stop(worker, task)
@@ -217,79 +247,31 @@ class Driver:
 
     def _run_task(self, action: RunTask) -> None:
         task = action.task
-        work, inputs, outputs = self._work_of(task)
-        if task.stage is Stage.DENOISE and task.items:
-            facts = self._facts.setdefault(task.items[0], {"attempts": 0})
-            facts["attempts"] += 1
+        has_latents = bool(task.items) and self._executor.holds(DataKey(kind=DataKind.LATENTS, number=task.items[0]))
+        order = self._orders.order(task, self._facts.started(task), has_latents=has_latents)
         self._running[action.worker] = task
         self._executor.run(
             action.worker,
             task,
-            work,
+            order.work,
             model_name=action.model_name,
-            components=_components(action.components),
-            inputs=inputs,
-            outputs=outputs,
-        )
-
-    def _work_of(self, task: Task) -> tuple[Work, list[DataKey], list[DataKey]]:
-        """What a task is, and the names of the data it takes and gives."""
-        if not task.items:
-            return Preload(), [], []
-        first = task.items[0]
-        match task.stage:
-            case Stage.ENCODE_TEXT:
-                texts = tuple(str(self._plan.texts.column("text")[item]) for item in task.items)
-                return EncodeTexts(texts=texts), [], [DataKey(kind=DataKind.TEXT, number=item) for item in task.items]
-            case Stage.ENCODE_FIRST_FRAME:
-                frame = self._plan.first_frames.select(["image_path", "height", "width"]).slice(first, 1).to_pylist()[0]
-                return EncodeFirstFrame(**frame), [], [DataKey(kind=DataKind.FIRST_FRAME, number=first)]
-            case Stage.DENOISE:
-                clip = self._plan.clip(first)
-                return Denoise(params=clip.params), _inputs(clip), [DataKey(kind=DataKind.LATENTS, number=first)]
-            case Stage.DECODE:
-                return self._decode_of(self._plan.clip(first)), [DataKey(kind=DataKind.LATENTS, number=first)], []
-
-    def _decode_of(self, clip: ClipTask) -> Decode:
-        parameters = {
-            "clip_id": clip.clip_id,
-            "prompt": clip.prompt,
-            "model_name": clip.model_name,
-            **{name: getattr(clip.params, name) for name in clip.params.__dataclass_fields__},
-            "dtype": self._dtype,
-        }
-        return Decode(
-            video_path=str(self._ledger.video_path(clip.clip_id).absolute()),
-            poster_path=str(self._ledger.poster_path(clip.clip_id).absolute()),
-            num_frames=num_frames(clip.video_latent_length),
-            title=clip.text_prompt,
-            parameters=parameters,
+            components=own_components(action.components),
+            inputs=order.inputs,
+            outputs=order.outputs,
         )
 
     def _finish(self, action: Finish) -> None:
         clip = self._plan.clip(action.clip)
-        facts = self._facts.pop(action.clip, {"attempts": 0})
-        done = action.status is ClipStatus.DONE
-        video_path = f"{VIDEOS}/{clip.clip_id}.mp4" if done else None
-        frame_s = 0.0 if clip.first_frame is None else self._frame_s[clip.first_frame]
-        self._ledger.append(
-            {
-                **{name: getattr(clip, name) for name in _CLIP_COLUMNS},
-                **{name: getattr(clip.params, name) for name in ("seed", "sample_steps", "solver_name")},
-                **facts,
-                "status": str(action.status),
-                "error": action.error or None,
-                "video_path": video_path,
-                "dtype": self._dtype,
-                "encode_s": float(self._text_s[clip.texts[0]] + frame_s),
-                "finished_at": datetime.now(UTC),
-            }
-        )
-        self._ended.append(
-            ClipEnded(
-                clip_id=clip.clip_id, row=clip.row, status=action.status, error=action.error, video_path=video_path
-            )
-        )
+        row = self._facts.row(clip, action)
+        try:
+            self._ledger.append(row)
+        except OSError as error:
+            self._pause.note(error.strerror or str(error), self._now())
+        if action.status is ClipStatus.DONE:
+            self._keep.committed(clip.clip_id)
+        if self._observer is not None:
+            ended = {"clip_id": clip.clip_id, "row": clip.row, "video_path": row["video_path"]}
+            self._ended.append(ClipEnded(**ended, status=action.status, error=action.error))
 
     # -- display ---------------------------------------------------------------------------------------------------
 
@@ -316,80 +298,3 @@ class Driver:
         if task.stage in (Stage.DENOISE, Stage.DECODE) and task.items:
             return str(self._plan.clips.column("clip_id")[task.items[0]])
         return ""
-
-
-_CLIP_COLUMNS = ("clip_id", "row", "repeat", "text_prompt", "prompt", "image_path", "model_name", "height", "width")
-
-
-def workload_of(plan: JobPlan) -> Workload:
-    """The plan as the scheduler sees it: clips of the same cost share a kind."""
-    names = ("model_name", "height", "width", "video_latent_length", "sample_steps")
-    columns = [plan.clips.column(name).to_pylist() for name in names]
-    has_image = (plan.clip_first_frame >= 0).tolist()
-    number_of: dict[tuple[Any, ...], int] = {}
-    clip_kind = [number_of.setdefault(key, len(number_of)) for key in zip(*columns, has_image, strict=True)]
-    kinds = [ClipKind(**dict(zip((*names, "has_image"), key, strict=True))) for key in number_of]
-    with_frame = np.flatnonzero(plan.clip_first_frame >= 0)
-    frame_kind = np.zeros(plan.first_frames.num_rows, np.int32)
-    frame_kind[plan.clip_first_frame[with_frame]] = np.asarray(clip_kind, np.int32)[with_frame]
-    return Workload(
-        kinds=tuple(kinds),
-        clip_kind=np.asarray(clip_kind, np.int32),
-        clip_texts=plan.clip_texts,
-        text_tokens=np.array([_tokens(text) for text in plan.texts.column("text").to_pylist()], np.int32),
-        clip_first_frame=plan.clip_first_frame,
-        first_frame_kind=frame_kind,
-    )
-
-
-def device_profile(info: WorkerInfo, dtype: str) -> DeviceProfile:
-    """A worker's device as the scheduler sees it; its speeds are a first guess that measuring corrects.
-
-    A smaller model than the published one does less work for the same clip: the guess is scaled by its weights.
-    """
-    bytes_per_weight = 4 if dtype == "float32" else 2
-    sizes = ComponentSizes(
-        text_encoder=info.component_gb[Component.TEXT_ENCODER],
-        transformer=info.component_gb[Component.TRANSFORMER],
-        video_vae=info.component_gb[Component.VIDEO_VAE],
-        audio_vae=info.component_gb[Component.AUDIO_VAE] + info.component_gb[Component.VOCODER],
-    )
-    rate = _CPU_TFLOPS if info.vendor == "cpu" else _GPU_TFLOPS
-
-    def scaled(component: stages.Component) -> float:
-        return rate * BF16_SIZES.of(component) * bytes_per_weight / 2 / sizes.of(component)
-
-    return DeviceProfile(
-        name=info.device,
-        vendor=info.vendor,
-        architecture=info.architecture,
-        memory_gb=info.memory_gb,
-        sizes=sizes,
-        rates=StageRates(
-            encode_text=scaled(stages.Component.TEXT_ENCODER),
-            encode_first_frame=scaled(stages.Component.VIDEO_VAE),
-            denoise=scaled(stages.Component.TRANSFORMER),
-            decode=scaled(stages.Component.VIDEO_VAE),
-        ),
-    )
-
-
-_CPU_TFLOPS = 0.05
-_GPU_TFLOPS = 150.0
-
-
-def _tokens(text: str) -> int:
-    """About how many tokens a text has: enough to balance batches."""
-    return 1 + len(text) // 4
-
-
-def _inputs(clip: ClipTask) -> list[DataKey]:
-    texts = [DataKey(kind=DataKind.TEXT, number=number) for number in clip.texts]
-    if clip.first_frame is None:
-        return texts
-    return [*texts, DataKey(kind=DataKind.FIRST_FRAME, number=clip.first_frame)]
-
-
-def _components(wanted: frozenset[stages.Component]) -> frozenset[Component]:
-    own = {Component(component) for component in wanted}
-    return frozenset(own | {Component.VOCODER}) if Component.AUDIO_VAE in own else frozenset(own)

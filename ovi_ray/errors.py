@@ -2,8 +2,14 @@
 
 OviRayError
  ├── InputError     the job file, the command line or the prompt list is wrong; carries every problem at once
+ ├── OutputError            the output folder cannot be used as it is
+ │    ├── OutputInUse       another driver renders into it now
+ │    ├── OutputOfOtherJob  it holds the clips of another job
+ │    └── LedgerTooNew      a newer version of this program wrote its results
  ├── ClusterError   Ray cannot be started or joined, or has not what the job asks for
- └── WorkersLost    no worker is left and none comes back; what is finished is kept
+ ├── WorkersLost    no worker is left and none comes back; what is finished is kept
+ ├── JobStopped     the user or the machine asked the job to stop; what is finished is kept
+ └── LatentsUnusable  a file of latents or a checkpoint is broken: the clip is denoised again
 """
 
 from collections.abc import Iterable
@@ -76,6 +82,30 @@ class ClusterError(OviRayError):
 
 class WorkersLost(OviRayError):
     """No worker is left and none comes back. What is finished is kept: the same command goes on from there."""
+
+
+class OutputError(OviRayError):
+    """The output folder cannot be used as it is."""
+
+
+class OutputInUse(OutputError):
+    """Another driver renders into the output folder now."""
+
+
+class OutputOfOtherJob(OutputError):
+    """The output folder holds clips, and none of them is of this job."""
+
+
+class LedgerTooNew(OutputError):
+    """A newer version of this program wrote the results."""
+
+
+class JobStopped(OviRayError):
+    """The job was asked to stop. What is finished is kept, and so is what half-denoised clips had reached."""
+
+
+class LatentsUnusable(OviRayError):
+    """A file of latents, or a checkpoint of a denoise, is truncated, corrupt or of another clip."""
 
 
 def show(value: object) -> str:

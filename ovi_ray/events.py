@@ -15,7 +15,6 @@ class Reason(StrEnum):
     """Why the scheduler did what it did; printed by `--explain`."""
 
     BEST_USE = "best use of the device by the plan"
-    FINISHES_SOONEST = "it ends soonest here"
     FEEDS_DENOISE = "denoise is about to run out of encoded texts"
     DRAINS_LATENTS = "latents wait for decode near their bound"
     ONLY_WORK = "the only work that the device can do now"
@@ -28,6 +27,9 @@ class Reason(StrEnum):
     NOTHING_READY = "nothing that it can run is ready"
     FASTER_DEVICE_SOON = "a faster device, free soon, ends it earlier"
     NOT_WORTH_A_SWAP = "too little work to swap components for"
+    ENOUGH_AHEAD = "enough is encoded ahead"
+    LATENTS_FULL = "the latents that wait for decode are at their bound"
+    FAILED_HERE_BEFORE = "what is ready failed here before"
     OWN_SHARE_DONE = "its share is done"
     RESTING = "it failed tasks in a row and rests"
 

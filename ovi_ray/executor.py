@@ -6,8 +6,13 @@ references.
 """
 
 import itertools
+import os
+import signal
+import socket
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -18,6 +23,8 @@ from ovi_ray.events import DataKey, DataLost, Event, FailureKind, Task, TaskDone
 from ovi_ray.orders import Activity, Order, Report, Work, WorkerInfo
 from ovi_ray.worker import CONTROL, Worker, WorkerConfig
 
+ASK_S = 0.5  # between two questions to a busy worker of how far it is
+SILENCE_S = 120.0  # without an answer to one, after which a worker is frozen; a load may hold the answer up for a while
 MAX_BARREN_LIVES = 5  # workers that may die in one place, one after the other, without finishing a task
 
 
@@ -28,6 +35,10 @@ class Placement:
     config: WorkerConfig
     num_cpus: float
     num_gpus: float
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes that it may go to, as Ray's label selectors."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Set in the worker before torch is imported."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -53,10 +64,20 @@ class _Slot:
     placement: Placement
     name: str
     actor: Any
+    info: WorkerInfo | None = None
+    """Known once the actor answers."""
     lives: int = 1
     """Actors that have filled it."""
     barren: int = 0
     """Of the last ones, how many died without finishing a task."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Question:
+    """How far a worker is, asked of it and not answered yet."""
+
+    worker: str
+    asked_at: float
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -71,12 +92,15 @@ class _Running:
 class Executor:
     """Runs tasks on Ray actors. `ray.init` has been called."""
 
-    def __init__(self, placements: Sequence[Placement]) -> None:
+    def __init__(self, placements: Sequence[Placement], *, silence_s: float = SILENCE_S) -> None:
+        """A busy worker that does not answer for `silence_s` is killed and replaced."""
+        self._silence_s = silence_s
         self._slots: dict[str, _Slot] = {}
         self._starting: dict[ray.ObjectRef, str] = {}
         self._running: dict[ray.ObjectRef, _Running] = {}
         self._data: dict[DataKey, ray.ObjectRef] = {}
-        self._asked: dict[ray.ObjectRef, str] = {}
+        self._asked: dict[ray.ObjectRef, _Question] = {}
+        self._asked_at = float("-inf")
         self._activities: dict[str, Activity] = {}
         self._numbers = itertools.count(1)
         self.last_death = ""
@@ -114,11 +138,15 @@ class Executor:
             outputs=dict(zip(outputs, given, strict=True)),
         )
 
-    def stop(self, worker: str, task: Task) -> None:
-        """Ask a worker to stop a task if it can."""
+    def stop(self, worker: str, task: Task, *, save: bool = False) -> None:
+        """Ask a worker to stop a task if it can; `save` makes it keep how far a denoise is."""
         for running in self._running.values():
             if running.worker == worker and running.task == task:
-                self._slots[worker].actor.stop.remote(running.order.number)
+                self._slots[worker].actor.stop.remote(running.order.number, save)
+
+    def holds(self, key: DataKey) -> bool:
+        """Whether the object store has what a task gave."""
+        return key in self._data
 
     def drop(self, key: DataKey) -> None:
         """Release what a task gave."""
@@ -128,10 +156,12 @@ class Executor:
         """What has happened, waiting at most `timeout_s` for anything to happen."""
         waiting = [*self._starting, *self._running]
         if not waiting:
+            time.sleep(timeout_s)  # workers rest: there is nothing to wait for but time
             return []
         first, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s, fetch_local=False)
+        self._ask_busy()
         if not first:
-            return []
+            return self._silent()
         ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
         happened: list[WorkerStarted | Outcome] = []
         for ref in ready:
@@ -139,24 +169,18 @@ class Executor:
                 happened += self._collect_start(ref)
             elif ref in self._running:  # not swept away by its worker's loss just now
                 happened += self._collect_task(ref)
-        return happened
+        return happened + self._silent()
 
     def activities(self) -> dict[str, Activity]:
-        """How far each busy worker was when it last answered; asks again, and waits for nobody."""
-        answered, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
-        for ref in answered:
-            worker = self._asked.pop(ref)
-            if (activity := _answer(ref)) is not None:
-                self._activities[worker] = activity
+        """How far each busy worker was when it last answered."""
+        self._ask_busy()
         busy = {running.worker for running in self._running.values()}
-        for worker in busy - set(self._asked.values()):
-            self._asked[self._slots[worker].actor.activity.remote()] = worker
         return {worker: self._activities[worker] for worker in busy if worker in self._activities}
 
     def shutdown(self) -> None:
         """Stop every worker now."""
         for slot in self._slots.values():
-            ray.kill(slot.actor, no_restart=True)
+            _kill(slot)
         self._slots.clear()
         self._starting.clear()
         self._running.clear()
@@ -168,6 +192,8 @@ class Executor:
         actor_class = ray.remote(concurrency_groups={CONTROL: 1})(Worker).options(
             num_cpus=slot.placement.num_cpus,
             num_gpus=slot.placement.num_gpus,
+            label_selector=slot.placement.labels or None,
+            runtime_env={"env_vars": slot.placement.environment} if slot.placement.environment else None,
             max_restarts=0,  # it would come back without a word: a new one joins under a new name instead
         )
         slot.actor = actor_class.remote(slot.placement.config)
@@ -177,24 +203,54 @@ class Executor:
     def _collect_start(self, ref: ray.ObjectRef) -> list[WorkerStarted | Outcome]:
         worker = self._starting.pop(ref)
         try:
-            return [WorkerStarted(worker=worker, info=ray.get(ref))]
+            info: WorkerInfo = ray.get(ref)
+            self._slots[worker].info = info
+            return [WorkerStarted(worker=worker, info=info)]
         except RayError as error:
-            self._replace(worker, error)
+            self._replace(worker, str(error))
             return []
 
-    def _lose(self, worker: str, error: RayError) -> list[WorkerStarted | Outcome]:
+    def _lose(self, worker: str, why: str) -> list[WorkerStarted | Outcome]:
         self._running = {ref: running for ref, running in self._running.items() if running.worker != worker}
-        self._replace(worker, error)
+        self._asked = {ref: question for ref, question in self._asked.items() if question.worker != worker}
+        self._replace(worker, why)
         return [Outcome(event=WorkerLost(worker=worker))]
 
-    def _replace(self, worker: str, error: RayError) -> None:
-        self.last_death = str(error)
+    def _replace(self, worker: str, why: str) -> None:
+        self.last_death = why
         slot = self._slots.pop(worker)
         if slot.barren + 1 < MAX_BARREN_LIVES:
             name = f"{worker.partition('.')[0]}.{slot.lives}"
             self._launch(
                 _Slot(placement=slot.placement, name=name, actor=None, lives=slot.lives + 1, barren=slot.barren + 1)
             )
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    def _ask_busy(self) -> None:
+        """Take the answers that are there and ask each busy worker again; waits for nobody."""
+        now = time.monotonic()
+        if now < self._asked_at + ASK_S:
+            return
+        self._asked_at = now
+        answered, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
+        for ref in answered:
+            question = self._asked.pop(ref)
+            if (activity := _answer(ref)) is not None:
+                self._activities[question.worker] = activity
+        busy = {running.worker for running in self._running.values()}
+        for worker in busy - {question.worker for question in self._asked.values()}:
+            self._asked[self._slots[worker].actor.activity.remote()] = _Question(worker=worker, asked_at=now)
+
+    def _silent(self) -> list[WorkerStarted | Outcome]:
+        """The loss of each worker that has not answered for too long: it is frozen, or its machine is."""
+        now = time.monotonic()
+        late = {question.worker for question in self._asked.values() if now >= question.asked_at + self._silence_s}
+        happened: list[WorkerStarted | Outcome] = []
+        for worker in late & self._slots.keys():
+            _kill(self._slots[worker])
+            happened += self._lose(worker, f"{worker} did not answer for {self._silence_s:.0f} s")
+        return happened
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -203,7 +259,7 @@ class Executor:
         try:
             report: Report = ray.get(ref)
         except RayActorError as error:
-            return self._lose(running.worker, error)
+            return self._lose(running.worker, str(error))
         except RayError as error:
             return self._inputs_lost(running, error)
         return [self._ended(running, report)]
@@ -236,6 +292,14 @@ class Executor:
     def _is_there(self, key: DataKey) -> bool:
         ready, _ = ray.wait([self._data[key]], timeout=0, fetch_local=False)
         return bool(ready)
+
+
+def _kill(slot: _Slot) -> None:
+    """End an actor. One that is frozen does not hear Ray: where it is on this machine, its process is killed too."""
+    ray.kill(slot.actor, no_restart=True)
+    if slot.info is not None and slot.info.node == socket.gethostname():
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(slot.info.pid, signal.SIGKILL)
 
 
 def _answer(ref: ray.ObjectRef) -> Activity | None:

@@ -54,6 +54,7 @@ class WorkerState:
     failed_items: set[int] = field(default_factory=set)
     """Items that failed here since the last success."""
     rests: int = 0
+    preload_failed: bool = False
 
     @property
     def owed(self) -> int:
@@ -104,7 +105,8 @@ class Fleet:
         self.workers[worker.number] = worker
         self._by_name[worker.name] = worker
         self._device[slot], self._alive[slot], self._factor[slot] = device, True, 1.0
-        self._note(worker)
+        self._end[slot] = -np.inf
+        self._lacks[slot] = [component not in worker.resident for component in COMPONENTS]
         return worker
 
     def _grow(self) -> None:
@@ -129,14 +131,6 @@ class Fleet:
         """The worker of this name, or None."""
         return self._by_name.get(name)
 
-    def _note(self, worker: WorkerState) -> None:
-        slot = worker.slot
-        if worker.running is None:
-            self._end[slot] = -np.inf
-        else:
-            self._end[slot], self._length[slot] = worker.expected_end_s, worker.load_s + worker.work_s
-        self._lacks[slot] = [component not in worker.resident for component in COMPONENTS]
-
     # --- tasks begin and end
 
     def begin(self, worker: WorkerState, run: RunTask, kind: int, units: float, swap: Swap, now: float) -> None:
@@ -145,13 +139,15 @@ class Fleet:
         worker.running, worker.kind, worker.units, worker.started_s = run, kind, units, now
         worker.work_s = self.work_seconds(worker, task.stage, kind, units) if task.items else 0.0
         worker.load_s = self.swap_seconds(worker.device, swap)
+        if swap.components != worker.resident:
+            self._lacks[worker.slot] = [component not in swap.components for component in COMPONENTS]
         worker.resident, worker.model_name = swap.components, swap.model_name
         if not task.items:
             self.preloading[kind] = self.preloading.get(kind, 0) + 1
         elif task.stage is Stage.DENOISE:
             worker.denoises += 1
         self.busy += 1
-        self._note(worker)
+        self._end[worker.slot], self._length[worker.slot] = worker.expected_end_s, worker.load_s + worker.work_s
 
     def end(self, worker: WorkerState) -> None:
         """The worker's task has ended, well or not."""

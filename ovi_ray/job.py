@@ -14,7 +14,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
+from ovi.attention import AttentionBackend
 from ovi.config import SamplingParams, SolverName
+from ovi.weight_formats import FP8_MODEL, WeightFormat
 from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.fields import DEFAULT_PARAMS, PARAM_FIELDS, did_you_mean, parse_param
 from ovi_ray.images import ImageRefusal, inspect_image
@@ -25,11 +27,6 @@ COMMAND_LINE = "command line"
 _PATHS = ("prompts", "image_path", "ckpt_dir", "output_dir")
 _ALIASES = {"num_steps": "sample_steps"}
 _OPTIONS = {"prompts": "PROMPTS", "output_dir": "--out"}
-_NOT_BUILT = {
-    "fp8": "false: fp8 weights are not supported yet; models run in the dtype that `dtype` names",
-    "qint8": "false: int8 weights are not supported yet; models run in the dtype that `dtype` names",
-    "cpu_offload": "false: offloading to the CPU is not supported yet; a device holds the stages that it runs",
-}
 
 
 class Mode(StrEnum):
@@ -85,9 +82,18 @@ class JobSpec(BaseModel):
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="bfloat16 or float32")
 
     sp_size: int = Field(1, ge=1, description="an integer of at least 1")
-    fp8: bool = Field(False, description=_NOT_BUILT["fp8"])
-    qint8: bool = Field(False, description=_NOT_BUILT["qint8"])
-    cpu_offload: bool = Field(False, description=_NOT_BUILT["cpu_offload"])
+    fp8: bool = Field(False, description="true or false: the published 8-bit floats, which change pixels")
+    qint8: bool = Field(False, description="true or false: 8-bit integer weights, which change pixels")
+    cpu_offload: bool = Field(
+        False, description="true or false: components that a device has no room for wait in its host's memory"
+    )
+    attention: AttentionBackend = Field(
+        AttentionBackend.AUTO, strict=False, description=f"one of {', '.join(AttentionBackend)}"
+    )
+    allow_inexact: bool = Field(False, description="true or false: `auto` may take attention that changes pixels")
+    memory_gb: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="a positive number of GB that a worker may use"
+    )
 
     @classmethod
     def from_yaml(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Self:
@@ -113,6 +119,23 @@ class JobSpec(BaseModel):
     def params(self) -> SamplingParams:
         """The parameters of a clip whose row overrides none."""
         return SamplingParams(**{name: getattr(self, name) for name in PARAM_FIELDS})
+
+    @property
+    def weights(self) -> WeightFormat:
+        """How the transformer's weights are stored."""
+        if self.fp8:
+            return WeightFormat.FP8
+        return WeightFormat.QINT8 if self.qint8 else WeightFormat.DTYPE
+
+    @property
+    def numerics(self) -> str:
+        """How clips are computed, as far as it changes pixels: part of a clip's id and row."""
+        parts = [str(self.dtype)]
+        if self.weights is not WeightFormat.DTYPE:
+            parts.append(str(self.weights))
+        if self.allow_inexact or self.attention is AttentionBackend.SAGE:
+            parts.append("inexact_attention")
+        return "+".join(parts)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -141,18 +164,25 @@ class JobSpec(BaseModel):
     def _check_param(cls, value: object, info: ValidationInfo) -> object:
         return parse_param(str(info.field_name), value)
 
+    @field_validator("fp8")
+    @classmethod
+    def _check_fp8(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("model_name") != FP8_MODEL:
+            raise ValueError(f"false: only model {FP8_MODEL} is published in fp8; qint8 stores any model in 8 bits")
+        return value
+
+    @field_validator("qint8")
+    @classmethod
+    def _check_qint8(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("fp8"):
+            raise ValueError("false beside fp8: weights are stored in one form")
+        return value
+
     @field_validator("mode", mode="before")
     @classmethod
     def _check_mode(cls, value: object) -> object:
         if value == "t2i2v":
             raise ValueError(f"one of {', '.join(Mode)}: drawing first frames from text (t2i2v) is not supported yet")
-        return value
-
-    @field_validator(*_NOT_BUILT)
-    @classmethod
-    def _check_not_built(cls, value: bool, info: ValidationInfo) -> bool:
-        if value:
-            raise ValueError(_NOT_BUILT[str(info.field_name)])
         return value
 
     @field_validator("prompts")

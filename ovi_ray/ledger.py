@@ -1,16 +1,22 @@
 """The durable results of a job: a Parquet dataset with a row for each clip, readable with any Parquet tool while it grows.
 
-The row follows the file: a clip is done when its video is complete under its name, and then its row is written.
+The row follows the file: a clip is done when its video is complete under its name, and then its row is written. A clip
+that failed and was rendered later has both rows until the next run; the later one counts.
 """
 
+import os
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.compute as pc
 
 from ovi_ray.events import ClipStatus
+from ovi_ray.fragments import BATCH_ROWS, Corrupt, Fragments
 
 RESULTS_SCHEMA = pa.schema(
     [
@@ -50,6 +56,19 @@ VIDEOS = "videos"
 POSTERS = "posters"
 FLUSH_ROWS = 1000
 FLUSH_S = 2.0
+_JUDGED = ("clip_id", "status", "video_bytes")
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Found:
+    """What a run finds in its output folder."""
+
+    finished: pa.StringArray
+    """Ids of the clips that are done: their row says so and their video is there with the size that it says."""
+    videos: pa.StringArray
+    """Ids of the other videos that are there: of a row that was lost, or broken."""
+    notes: tuple[str, ...]
+    """What the user should know."""
 
 
 class Ledger:
@@ -60,8 +79,9 @@ class Ledger:
         self.results = output_dir / RESULTS
         self.videos = output_dir / VIDEOS
         self.posters = output_dir / POSTERS
-        for folder in (self.results, self.videos, self.posters):
+        for folder in (self.videos, self.posters):
             folder.mkdir(parents=True, exist_ok=True)
+        self._fragments = Fragments(self.results, RESULTS_SCHEMA)
         self._rows: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
 
@@ -74,55 +94,126 @@ class Ledger:
         return self.posters / f"{clip_id}.jpg"
 
     def read(self) -> pa.Table:
-        """All rows that are written, the last one of each clip."""
-        table = pa.concat_tables(
-            [RESULTS_SCHEMA.empty_table(), *(pa.parquet.read_table(path) for path in self._fragments())]
-        )
-        last = {clip_id: index for index, clip_id in enumerate(table.column("clip_id").to_pylist())}
-        return table if len(last) == len(table) else table.take(pa.array(last.values(), pa.int64()))
+        """All rows that are written, the last one of each clip. Raises LedgerTooNew."""
+        table, _, _ = self._fragments.read()
+        last = _last_places(table.column("clip_id"))
+        return table if len(last) == len(table) else table.take(last)
 
-    def resume(self) -> frozenset[str]:
-        """Ids of the clips that are done already: their row says so and their video is there.
+    def done_ids(self) -> pa.StringArray:
+        """Ids of the clips whose last row says done. Raises LedgerTooNew."""
+        table, _, _ = self._fragments.read(["clip_id", "status"])
+        table = table.take(_last_places(table.column("clip_id")))
+        done = pc.equal(table.column("status"), ClipStatus.DONE)
+        return table.column("clip_id").filter(done).combine_chunks()
 
-        All other rows are taken out, because their clips are rendered again if the job still asks for them.
+    def resume(self, wanted: pa.Array | pa.ChunkedArray | None = None) -> Found:
+        """What is finished, for a run that renders the rest of the clips `wanted` (ids; None for all). Raises LedgerTooNew.
+
+        Leaves one row for each clip: none that says done where the video is gone or has another size, and none that says
+        failed of a clip that is not wanted. A file of rows that cannot be read is set aside; the videos of its clips are
+        told like any without a row.
         """
-        fragments = self._fragments()
-        if not fragments:
-            return frozenset()
-        table = self.read()
-        videos = {path.stem for path in self.videos.glob("*.mp4")}
-        columns = (table.column(name).to_pylist() for name in ("clip_id", "status"))
-        keep = [status == ClipStatus.DONE and clip_id in videos for clip_id, status in zip(*columns, strict=True)]
-        table = table.filter(pa.array(keep, pa.bool_()))
-        self._write(table)
-        for path in fragments:  # only now: a crash in between leaves rows twice, and `read` takes the last
-            path.unlink()
-        return frozenset(table.column("clip_id").to_pylist())
+        self._sweep()
+        table, counts, corrupt = self._fragments.read(_JUDGED)
+        notes = [self._set_aside(file) for file in corrupt]
+        if corrupt:
+            table, counts, _ = self._fragments.read(_JUDGED)
+        videos = self._videos()
+        is_done = _is_done(table, videos)
+        keep = _marks(len(table), _last_places(table.column("clip_id")))
+        keep = pc.and_(keep, pc.or_(is_done, _is_failed(table, wanted))).combine_chunks()
+        if len(counts) > 1 or not pc.all(keep, min_count=0).as_py():
+            self._fragments.rewrite(keep, counts)
+        finished = table.column("clip_id").filter(pc.and_(keep, is_done)).combine_chunks()
+        others = pc.invert(pc.is_in(videos.column("clip_id"), value_set=finished))
+        return Found(
+            finished=finished, videos=videos.column("clip_id").filter(others).combine_chunks(), notes=tuple(notes)
+        )
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a clip's row; it is on disk after at most a few seconds of further appends, or `flush`."""
+        """Add a clip's row; it is on disk after at most a few seconds of further appends, or `flush`.
+
+        Raises OSError where it cannot be written; the row waits for the next flush.
+        """
         self._rows.append(row)
         if len(self._rows) >= FLUSH_ROWS:
             self.flush()
 
     def flush_if_due(self) -> None:
-        """Write what has waited for long enough."""
+        """Write what has waited for long enough. Raises OSError; the rows wait for the next flush."""
         if time.monotonic() - self._flushed_at >= FLUSH_S:
             self.flush()
 
     def flush(self) -> None:
-        """Write every row that was appended."""
+        """Write every row that was appended. Raises OSError; the rows wait for the next flush."""
         self._flushed_at = time.monotonic()
         if self._rows:
-            self._write(pa.Table.from_pylist(self._rows, schema=RESULTS_SCHEMA))
+            self._fragments.append(pa.Table.from_pylist(self._rows, schema=RESULTS_SCHEMA))
             self._rows.clear()
+            self._fragments.merge_in_background()
 
-    def _fragments(self) -> list[Path]:
-        """Files of the dataset, oldest first."""
-        return sorted(self.results.glob("part-*.parquet"))
+    def close(self) -> None:
+        """Write what waits and end the work in the background. Raises OSError."""
+        self.flush()
+        self._fragments.wait()
 
-    def _write(self, table: pa.Table) -> None:
-        path = self.results / f"part-{time.time_ns():020d}.parquet"
-        temporary = path.with_name(f".{path.name}.tmp")  # a dataset reader passes over hidden files
-        pa.parquet.write_table(table, temporary)
-        temporary.replace(path)
+    def _set_aside(self, corrupt: Corrupt) -> str:
+        hidden = self._fragments.set_aside(corrupt)
+        return (
+            f"{corrupt.path} cannot be read ({corrupt.reason}): it is kept as {hidden.name}, and the clips that it held are"
+            " taken from their videos, or rendered again"
+        )
+
+    def _videos(self) -> pa.Table:
+        """clip_id, size: the videos that are there."""
+        schema = pa.schema([("clip_id", pa.string()), ("size", pa.int64())])
+        return pa.Table.from_batches(_listed(self.videos, schema), schema)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half written."""
+        self._fragments.sweep()
+        for folder in (self.videos, self.posters):
+            for path in folder.glob(".*.part"):
+                path.unlink(missing_ok=True)
+
+
+def _listed(folder: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Names and sizes of MP4 files, a bounded number at a time."""
+    names: list[str] = []
+    sizes: list[int] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.endswith(".mp4") or entry.name.startswith("."):
+                continue
+            names.append(entry.name.removesuffix(".mp4"))
+            sizes.append(entry.stat().st_size)
+            if len(names) == BATCH_ROWS:
+                yield pa.record_batch([names, sizes], schema=schema)
+                names, sizes = [], []
+    yield pa.record_batch([names, sizes], schema=schema)
+
+
+def _is_done(table: pa.Table, videos: pa.Table) -> pa.ChunkedArray:
+    """Whether each row says done and its video is there with the size that it says (any, where it says none)."""
+    place = pc.index_in(table.column("clip_id"), value_set=videos.column("clip_id"))
+    size = videos.column("size").take(place)
+    fits = pc.fill_null(pc.equal(size, table.column("video_bytes")), True)
+    return pc.and_(pc.and_(pc.equal(table.column("status"), ClipStatus.DONE), pc.is_valid(place)), fits)
+
+
+def _is_failed(table: pa.Table, wanted: pa.Array | pa.ChunkedArray | None) -> pa.ChunkedArray:
+    failed = pc.equal(table.column("status"), ClipStatus.FAILED)
+    return failed if wanted is None else pc.and_(failed, pc.is_in(table.column("clip_id"), value_set=wanted))
+
+
+def _last_places(ids: pa.ChunkedArray) -> pa.Array:
+    """Where each distinct id is for the last time, in order."""
+    places = pa.table({"id": ids, "place": pa.array(np.arange(len(ids)))})
+    last = places.group_by("id").aggregate([("place", "max")]).column("place_max")
+    return pa.array(np.sort(last.to_numpy()))
+
+
+def _marks(length: int, places: pa.Array) -> pa.BooleanArray:
+    marks = np.zeros(length, np.bool_)
+    marks[places.to_numpy()] = True
+    return pa.array(marks)

@@ -1,9 +1,10 @@
 """How soon a cluster could end a job at best, whatever the scheduler: a yardstick that no schedule can beat. Pure.
 
-`makespan_bound` is a linear program for a given end T, with T found by bisection. Device-seconds until T are limited for
-each group of alike devices; loads are paid once on each device for each component that it uses; no denoise begins before
-the first texts can be encoded, and the last one leaves time for a decode. Joins, departures and slowdowns are known to it
-beforehand. `integral_bound` does the same with whole clips, by integer programming, for jobs of one kind of clip.
+`makespan_bound` is a linear program for a given end T, with T found by a search. Device-seconds until T are limited
+for each group of alike devices; loads are paid once on each device for each component that it uses; no denoise begins
+before the first texts can be encoded, and the last one leaves time for a decode. Joins, departures and slowdowns are
+known to it beforehand; random variation is not, and counts as its mean. `integral_bound` does the same with whole
+clips, by integer programming, for jobs of one kind of clip.
 """
 
 import itertools
@@ -20,6 +21,8 @@ from ovi_ray.costs import DeviceProfile, operations, text_operations
 from ovi_ray.simulate import VirtualDevice
 from ovi_ray.stages import Component, Stage
 from ovi_ray.workload import NO_FRAME, TEXTS_PER_CLIP, Workload
+
+_NEVER_S = 1e12
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -138,14 +141,36 @@ def _jobs(workload: Workload) -> list[_Job]:
 def makespan_bound(workload: Workload, devices: Sequence[VirtualDevice], *, tolerance: float = 1e-4) -> float:
     """Seconds before which no schedule can end the job. Stages that fit nowhere are left out."""
     problem = _problem(workload, devices)
-    return _bisect(lambda end: _fraction_done_by(problem, end) >= 1.0, tolerance) if problem.jobs else 0.0
+    if not problem.jobs:
+        return 0.0
+    guess = float(problem.seconds.min(axis=0) @ [job.amount for job in problem.jobs]) / len(devices)
+    return _first_end(lambda end: _fraction_done_by(problem, end), guess + problem.first_latents_s, tolerance)
+
+
+def _first_end(fraction: Callable[[float], float], guess: float, tolerance: float) -> float:
+    """The end, a little too early, at which `fraction` (which grows with it, nearly straight) reaches 1."""
+    low, low_done, high = 0.0, 0.0, max(guess, 1.0)
+    while (high_done := fraction(high)) < 1.0:
+        low, low_done, high = high, high_done, 2 * high
+        if high > _NEVER_S:
+            return math.inf
+    interpolate = True
+    while high - low > tolerance * high:
+        part = (1.0 - low_done) / (high_done - low_done) if interpolate and high_done > low_done else 0.5
+        middle = low + (high - low) * min(max(part - 0.5 * tolerance, 0.02), 0.98)
+        interpolate = not interpolate or high - low > 0.2 * high
+        if (done := fraction(middle)) >= 1.0:
+            high, high_done = middle, done
+        else:
+            low, low_done = middle, done
+    return low
 
 
 def _bisect(possible: Callable[[float], bool], tolerance: float) -> float:
     low, high = 0.0, 1.0
     while not possible(high):
         low, high = high, 2 * high
-        if high > 1e12:
+        if high > _NEVER_S:
             return math.inf
     while high - low > tolerance * high:
         middle = (low + high) / 2
@@ -156,52 +181,78 @@ def _bisect(possible: Callable[[float], bool], tolerance: float) -> float:
     return low
 
 
-def _begins(problem: _Problem, stage: Stage) -> float:
-    begins = {Stage.DENOISE: problem.first_denoise_s, Stage.DECODE: problem.first_latents_s}
-    return begins.get(stage, 0.0)
-
-
 def _fraction_done_by(problem: _Problem, end: float) -> float:
-    """The largest fraction of every job that can be done by `end`.
-
-    Variables: the fraction, then for each group and each set of components that its devices may use, the devices that
-    use just these and the tasks of each job that they do.
-    """
-    needs = sorted({job.needs for job in problem.jobs})
-    limits: list[tuple[int, int, float]] = []  # row, column, value of A_ub x <= b_ub
-    bounds: list[float] = []
-    parts: list[tuple[int, int, float]] = [(j, 0, -job.amount) for j, job in enumerate(problem.jobs)]
-    columns = 1
+    """The largest fraction of every job that can be done by `end`."""
+    program = _Program(len(problem.jobs))
+    for j, job in enumerate(problem.jobs):
+        program.parts.append((j, 0, -job.amount))
     for i, group in enumerate(problem.groups):
-        possible = [n for n in needs if any(job.needs == n and math.isfinite(problem.seconds[i, j])
-                                            for j, job in enumerate(problem.jobs))]  # fmt: skip
-        group_row = len(bounds)
-        bounds.append(float(group.count))
-        for size in range(1, len(possible) + 1):
-            for used in itertools.combinations(possible, size):
-                devices, columns = columns, columns + 1
-                limits.append((group_row, devices, 1.0))
-                here = [(j, job) for j, job in enumerate(problem.jobs)
-                        if job.needs in used and math.isfinite(problem.seconds[i, j])]  # fmt: skip
-                tasks = {j: columns + offset for offset, (j, _) in enumerate(here)}
-                columns += len(here)
-                parts.extend((j, column, 1.0) for j, column in tasks.items())
-                for stages, available in _windows(problem, group, used, end):
-                    row = len(bounds)
-                    bounds.append(0.0)
-                    limits.append((row, devices, -available))
-                    limits.extend((row, tasks[j], problem.seconds[i, j]) for j, job in here if job.stage in stages)
-    goal = np.zeros(columns)
-    goal[0] = -1.0
-    result = linprog(
-        goal,
-        A_ub=_matrix(limits, len(bounds), columns),
-        b_ub=np.array(bounds),
-        A_eq=_matrix(parts, len(problem.jobs), columns),
-        b_eq=np.zeros(len(problem.jobs)),
-        method="highs",
-    )
-    return float(-result.fun) if result.success else 0.0
+        able = [j for j in range(len(problem.jobs)) if math.isfinite(problem.seconds[i, j])]
+        needs = sorted({problem.jobs[j].needs for j in able})
+        of_group = program.limit(float(group.count))
+        for size in range(1, len(needs) + 1):
+            for used in itertools.combinations(needs, size):
+                devices = program.variable()
+                program.limits.append((of_group, devices, 1.0))
+                _add_tasks(program, problem, i, [j for j in able if problem.jobs[j].needs in used], devices, used, end)
+    return program.solve()
+
+
+def _add_tasks(
+    program: "_Program",
+    problem: _Problem,
+    group: int,
+    jobs: Sequence[int],
+    devices: int,
+    used: tuple[str, ...],
+    end: float,
+) -> None:
+    """The tasks of `jobs` that the devices of a group do which load just `used`, within their time."""
+    tasks = {j: program.variable() for j in jobs}
+    program.parts.extend((j, task, 1.0) for j, task in tasks.items())
+    for stages, available in _windows(problem, problem.groups[group], used, end):
+        row = program.limit(0.0)
+        program.limits.append((row, devices, -available))
+        program.limits.extend(
+            (row, task, problem.seconds[group, j]) for j, task in tasks.items() if problem.jobs[j].stage in stages
+        )
+
+
+class _Program:
+    """Maximise variable 0, the fraction; the others are devices and tasks, none of them negative."""
+
+    def __init__(self, jobs: int) -> None:
+        self.parts: list[tuple[int, int, float]] = []
+        """(job, variable, factor): the tasks of a job add up to the fraction of it."""
+        self.limits: list[tuple[int, int, float]] = []
+        """(row, variable, factor) of what stays below the row's limit."""
+        self._jobs = jobs
+        self._variables = 1
+        self._limits: list[float] = []
+
+    def variable(self) -> int:
+        """A new variable."""
+        self._variables += 1
+        return self._variables - 1
+
+    def limit(self, value: float) -> int:
+        """A new row that stays below a value."""
+        self._limits.append(value)
+        return len(self._limits) - 1
+
+    def solve(self) -> float:
+        """The largest fraction."""
+        goal = np.zeros(self._variables)
+        goal[0] = -1.0
+        result = linprog(
+            goal,
+            A_ub=_matrix(self.limits, len(self._limits), self._variables),
+            b_ub=np.array(self._limits),
+            A_eq=_matrix(self.parts, self._jobs, self._variables),
+            b_eq=np.zeros(self._jobs),
+            method="highs",
+        )
+        return float(-result.fun) if result.success else 0.0
 
 
 def _windows(
@@ -213,7 +264,7 @@ def _windows(
     windows = [(frozenset(Stage), max(0.0, group.effective(end) - loads))]
     models = [n for n in used if n not in ("text", "vae")]
     if models:
-        begin = max(problem.first_denoise_s, joins + group.load_seconds(models[0]))
+        begin = max(problem.first_denoise_s, joins + min(group.load_seconds(n) for n in models))
         last = end - problem.decode_s
         windows.append((frozenset({Stage.DENOISE}), max(0.0, group.effective(last) - group.effective(begin))))
     if "vae" in used:

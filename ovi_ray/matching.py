@@ -57,6 +57,7 @@ class Matcher:
         self.stragglers = Stragglers(board, fleet, out)
         self._resting: dict[int, None] = {}
         self._wait_reason = Reason.NOTHING_READY
+        self._look_at = float("-inf")
         self._kinds = range(len(board.workload.kinds))
 
     # --- workers come, go, and become free
@@ -123,7 +124,7 @@ class Matcher:
             return self._fleet.busy > 0
         self._planner.refresh_placeable()
         self._admit()
-        if self._planner.plan_if_due(now):
+        if self._planner.plan_if_due(now) and self._policy.groups_follow_plan:
             for number in self._idle.numbers():
                 self._idle.remove(number)
                 self._idle_again(self._fleet.workers[number])
@@ -139,6 +140,8 @@ class Matcher:
             decision = self._choose(tuple(candidates), now)
             if decision.candidate is None and self._fleet.busy:
                 self._wait_reason = decision.reason
+                if decision.reason is Reason.FASTER_DEVICE_SOON:
+                    self._look_again(now)
                 return
             chosen, reason = decision.candidate, decision.reason
             if chosen is None:  # waiting is only better while something runs that ends
@@ -148,6 +151,16 @@ class Matcher:
             if not self._start(chosen, reason, now):
                 blocked.add((key, chosen.stage, chosen.kind))
         self._wait_reason = Reason.NOTHING_READY
+
+    def _look_again(self, now: float) -> None:
+        """What an idle worker waits for may never come: ask for a Tick, which plans anew."""
+        if self._look_at <= now:
+            self._look_at = now + max(1.0, 0.1 * (self._planner.eta(now) or 0.0))
+            self._out.append(WakeAt(time=self._look_at))
+
+    def time_passed(self) -> None:
+        """A Tick: what was expected may have changed."""
+        self._planner.reconsider()
 
     def _choose(self, candidates: tuple[Candidate, ...], now: float) -> Decision:
         waiting = self._board.new_latents - self._board.totals[ClipState.DECODING]
@@ -166,19 +179,23 @@ class Matcher:
     # --- candidates
 
     def _candidates(self, blocked: set[tuple[GroupKey, Stage, int]]) -> list[Candidate]:
-        work = self._open_work()
-        if not work:
+        open_work = self._open_work() if self._idle else []
+        if not open_work:
             return []
         fleet, found = self._fleet, []
         for key, worker in self._idle.first_of_each():
-            device = worker.device
-            for stage, kind, waiting, units, urgent, spare_only in work:
-                if not fleet.fits(device, stage, kind) or (blocked and (key, stage, kind) in blocked):
+            for work in open_work:
+                stage, kind = work.stage, work.kind
+                if not fleet.fits(worker.device, stage, kind) or (blocked and (key, stage, kind) in blocked):
                     continue
-                candidate = self._candidate(worker, stage, kind, waiting, units, urgent)
-                if not (spare_only and candidate.swap_s and fleet.can_denoise(device)):
-                    found.append(candidate)
+                if not self._not_worth_a_swap(worker, work):
+                    found.append(self._candidate(worker, stage, kind, work.waiting, work.units, work.urgent))
         return found
+
+    def _not_worth_a_swap(self, worker: WorkerState, work: _Work) -> bool:
+        """Work that is not urgent never makes a device that can denoise swap its components."""
+        swap = self._fleet.swap(worker, work.stage, work.kind)
+        return work.spare_only and bool(swap.loads) and self._fleet.can_denoise(worker.device)
 
     def _candidate(
         self, worker: WorkerState, stage: Stage, kind: int, waiting: int, units: float = 1.0, urgent: bool = False
@@ -241,7 +258,7 @@ class Matcher:
             return texts
         queues = {Stage.ENCODE_FIRST_FRAME: board.frame_queue, Stage.DENOISE: board.ready, Stage.DECODE: board.latents}
         item = self._pop(queues[stage][kind], stage, worker)
-        if item is None:
+        if item is None or (stage is Stage.ENCODE_FIRST_FRAME and board.input_unneeded(board.frames, item)):
             return ()
         if stage is Stage.ENCODE_FIRST_FRAME:
             board.input_started(board.frames, item)
@@ -263,16 +280,20 @@ class Matcher:
 
     def _take_texts(self, worker: WorkerState) -> tuple[int, ...]:
         """A batch; a text that failed before goes alone."""
-        queue, failures = self._board.text_queue, self._failures
-        first = self._pop(queue, Stage.ENCODE_TEXT, worker)
-        if first is None:
-            return ()
-        items = [first]
-        alone = failures and failures.is_suspect((Stage.ENCODE_TEXT, first))
-        while queue and len(items) < self._limits.text_batch and not alone:
-            if failures and failures.is_suspect((Stage.ENCODE_TEXT, queue[0])):
+        board, failures = self._board, self._failures
+        items: list[int] = []
+        while len(items) < self._limits.text_batch and board.text_queue:
+            suspect = failures and failures.is_suspect((Stage.ENCODE_TEXT, board.text_queue[0]))
+            if suspect and items:
                 break
-            items.append(queue.popleft())
+            text = self._pop(board.text_queue, Stage.ENCODE_TEXT, worker)
+            if text is None:
+                break
+            if board.input_unneeded(board.texts, text):
+                continue
+            items.append(text)
+            if failures and failures.is_suspect((Stage.ENCODE_TEXT, text)):
+                break
         return tuple(items)
 
     def _run(
@@ -342,7 +363,7 @@ class Matcher:
         candidates = tuple(
             self._candidate(worker, Stage.DENOISE, kind, expected)
             for (device, _, model, _), worker in self._idle.first_of_each()
-            if model != name and self._fleet.fits(device, Stage.DENOISE, kind)
+            if model != name and not worker.preload_failed and self._fleet.fits(device, Stage.DENOISE, kind)
         )
         chosen = self._choose(candidates, now).candidate if candidates else None
         if chosen is None:
@@ -376,6 +397,20 @@ class Matcher:
     def idle_reasons(self) -> dict[str, Reason]:
         """Why each idle worker waits."""
         workers = self._fleet.workers
-        reasons = {workers[number].name: self._wait_reason for number in self._idle.numbers()}
-        reasons.update({workers[number].name: Reason.RESTING for number in self._resting})
-        return reasons
+        by_group = {key: self._why_idle(worker) for key, worker in self._idle.first_of_each()}
+        reasons = {workers[number].name: by_group[self._idle.key_of(number)] for number in self._idle.numbers()}
+        return reasons | {workers[number].name: Reason.RESTING for number in self._resting}
+
+    def _why_idle(self, worker: WorkerState) -> Reason:
+        board, fleet = self._board, self._fleet
+        possible = [work for work in self._open_work() if fleet.fits(worker.device, work.stage, work.kind)]
+        if possible:
+            if all(self._not_worth_a_swap(worker, work) for work in possible):
+                return Reason.NOT_WORTH_A_SWAP
+            declined = self._wait_reason is not Reason.NOTHING_READY
+            return self._wait_reason if declined else Reason.FAILED_HERE_BEFORE
+        if any(queue and fleet.fits(worker.device, Stage.DENOISE, kind) for kind, queue in enumerate(board.ready)):
+            return Reason.LATENTS_FULL
+        if board.text_queue and fleet.fits(worker.device, Stage.ENCODE_TEXT, 0):
+            return Reason.ENOUGH_AHEAD
+        return Reason.NOTHING_READY

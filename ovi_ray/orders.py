@@ -1,6 +1,7 @@
 """What the driver tells a worker to do and what the worker tells back. Pure: these travel through Ray."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from ovi.config import Component, SamplingParams
 from ovi_ray.events import FailureKind
@@ -28,12 +29,22 @@ class Denoise:
     """Denoise a clip from its three embeddings and, where it has one, its first frame's latent; gives its latents."""
 
     params: SamplingParams
+    clip_id: str = ""
+    latents_path: str = ""
+    """A file to keep the latents in, and to take them from where they are there already; empty for none."""
+    checkpoint_path: str = ""
+    """A file to keep the half-denoised clip in, and to continue from; empty for none."""
+    checkpoint_s: float = 60.0
+    """Seconds between two of these."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Decode:
     """Decode a clip's latents into a video file; gives nothing."""
 
+    clip_id: str = ""
+    latents_path: str = ""
+    """The file that the latents are kept in, for when they are not given."""
     video_path: str
     poster_path: str
     """A still of the middle of the clip, for reports."""
@@ -64,6 +75,17 @@ class Order:
     """Resident during the task; all others are unloaded first."""
 
 
+class Cause(StrEnum):
+    """What made a task fail that is neither the clip's fault nor the worker's."""
+
+    TASK = "task"
+    """Nothing else: the failure's kind says it all."""
+    STORAGE = "storage"
+    """The output folder is full or out of reach."""
+    LATENTS = "latents"
+    """The clip's latents are gone or broken: they are made again."""
+
+
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Failure:
     """Why a task failed, as data: an exception of a library need not survive the journey."""
@@ -71,6 +93,7 @@ class Failure:
     kind: FailureKind
     message: str
     traceback: str = ""
+    cause: Cause = Cause.TASK
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -84,6 +107,10 @@ class Report:
     failure: Failure | None = None
     facts: dict[str, object] = field(default_factory=dict)
     """What a clip's row says of the task: attention_backend, video_bytes, ..."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
+    storage_error: str = ""
+    """Why something that the task gives could not be kept, although the task went well."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

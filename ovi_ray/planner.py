@@ -9,7 +9,7 @@ from ovi_ray.fleet import Fleet
 from ovi_ray.policies import Cluster, Plan, Policy
 from ovi_ray.stages import Stage
 
-_PLAN_EVERY = 0.01  # of the remaining work
+_PLAN_EVERY = 0.02  # of the remaining work
 
 
 class Planner:
@@ -37,6 +37,10 @@ class Planner:
         """Workers came or went."""
         self._due = True
         self.placeable = []
+
+    def reconsider(self) -> None:
+        """Plan anew at the next occasion."""
+        self._due = True
 
     def task_started(self) -> None:
         """Work left the queues."""

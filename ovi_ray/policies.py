@@ -123,6 +123,11 @@ class Policy(Protocol):
         """For reports."""
         ...
 
+    @property
+    def groups_follow_plan(self) -> bool:
+        """Whether `group` may change with the plan."""
+        ...
+
     def plan(self, cluster: Cluster) -> Plan:
         """Prepare for the choices to come."""
         ...
@@ -150,6 +155,7 @@ class Production:
     """Comparative advantage in bulk, earliest finish in the tail."""
 
     name: str = "production"
+    groups_follow_plan: bool = False
     swap_batch: int = 8
     """Tasks over which the cost of a swap is spread at most."""
     low_latents: float = 0.85
@@ -174,7 +180,8 @@ class Production:
                     continue
                 worth = best.values[device] * cluster.seconds[device, j]
                 advantage[device, stage, kind] = min(1.0, best.prices[j] / worth) if worth > 0 else 0.5
-        last = max(best.makespan_s, _last_denoise(cluster, best.share))
+        busy = float(cluster.available_s.max(initial=0.0))
+        last = max(best.makespan_s, busy, _last_denoise(cluster))
         return Plan(makespan_s=last, advantage=advantage, denoise_by_s=last * (1 + self.slack))
 
     def choose(self, snapshot: Snapshot, plan: Plan) -> Decision:
@@ -183,8 +190,10 @@ class Production:
         if not eligible:
             reason = Reason.FASTER_DEVICE_SOON if snapshot.candidates else Reason.NOTHING_READY
             return Decision(candidate=None, reason=reason)
+        if len(eligible) == 1:
+            return Decision(candidate=eligible[0], reason=_reason(eligible[0], snapshot, Reason.ONLY_WORK))
         best = min(eligible, key=lambda c: self._rank(c, snapshot, plan))
-        return Decision(candidate=best, reason=_reason(best, eligible))
+        return Decision(candidate=best, reason=_reason(best, snapshot, Reason.BEST_USE))
 
     def _ends_late(self, c: Candidate, snapshot: Snapshot, plan: Plan) -> bool:
         ends = c.swap_s + c.work_s
@@ -203,16 +212,16 @@ class Production:
         return not c.urgent, -use, c.swap_s + c.work_s, _STAGE_RANK[c.stage], c.kind, c.worker
 
 
-def _reason(best: Candidate, eligible: list[Candidate]) -> Reason:
+def _reason(best: Candidate, snapshot: Snapshot, otherwise: Reason) -> Reason:
     if best.urgent:
         return Reason.FEEDS_DENOISE
-    if len({(c.stage, c.kind) for c in eligible if c.worker == best.worker}) == 1:
-        return Reason.ONLY_WORK
-    return Reason.BEST_USE
+    if best.stage is Stage.DECODE and snapshot.latents_fill >= 1:
+        return Reason.DRAINS_LATENTS
+    return otherwise
 
 
-def _last_denoise(cluster: Cluster, share: FloatArray) -> float:
-    """The earliest time by which all denoises can have ended when clips are not cut, each with its share of decodes."""
+def _last_denoise(cluster: Cluster) -> float:
+    """The earliest time by which all denoises can have ended when clips are not cut."""
     denoises = [j for j, (stage, _) in enumerate(cluster.jobs) if stage is Stage.DENOISE and cluster.amounts[j] > 0]
     denoises = [j for j in denoises if np.isfinite(cluster.seconds[:, j]).any()]
     total = sum(cluster.amounts[j] for j in denoises)
@@ -252,6 +261,7 @@ class StaticStriding:
     """The published way: every rank that can run all the stages gets every n-th clip, and works through its own."""
 
     name: str = "static_striding"
+    groups_follow_plan: bool = True
 
     def group(self, worker: Worker, plan: Plan) -> int:
         """Workers whose share is begun in full are alike."""
@@ -282,6 +292,7 @@ class MeanSpeed:
     """Stage pools sized by one mean speed per stage; within a pool, whoever is free takes the next task."""
 
     name: str = "mean_speed"
+    groups_follow_plan: bool = True
 
     def group(self, worker: Worker, plan: Plan) -> int:
         """Workers of one role are alike."""

@@ -1,24 +1,53 @@
-"""Rendering a job from beginning to end: what `ovi-ray render` does, as a function."""
+"""Rendering a job from beginning to end: what `ovi-ray render` does, as a function.
+
+    lock the folder -> check whose it is -> see what is finished -> adopt videos without a row -> render the rest -> report
+
+However it ends, what is finished is kept and told, and the same call goes on from there.
+"""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 
+from ovi_ray.adopt import Judgement, adopt, judge
 from ovi_ray.cluster import placements, ray_session
-from ovi_ray.driver import Driver, Explain, Observer
-from ovi_ray.executor import Executor
+from ovi_ray.driver import Driver, Explain, Tell
+from ovi_ray.errors import OutputError
+from ovi_ray.executor import SILENCE_S, Executor
 from ovi_ray.job import JobSpec
+from ovi_ray.kept import CHECKPOINT_S, Keep
 from ovi_ray.ledger import Ledger
+from ovi_ray.lock import output_lock
 from ovi_ray.manifest import Manifest
+from ovi_ray.output import check_owner, write_failed, write_job
 from ovi_ray.plan import JobPlan
 from ovi_ray.preflight import PreparedJob
 from ovi_ray.report.html import ReportSummary, write_report
+from ovi_ray.snapshots import Observer
+from ovi_ray.stopping import Stop
 from ovi_ray.usage import WorkerTime
 
-MANIFEST = "manifest.parquet"
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class RenderOptions:
+    """What is done with what is there already, and what is kept."""
+
+    overwrite: bool = False
+    """Render every clip of the list again; its video stays until the new one replaces it."""
+    verify: bool = False
+    """Read every finished video to its end before it counts as finished."""
+    keep_latents: bool = False
+    """Keep the latents of finished clips."""
+    checkpoint_s: float = CHECKPOINT_S
+    """Seconds of denoising that a lost worker may cost."""
+    silence_s: float = SILENCE_S
+    """Seconds after which a busy worker that does not answer is replaced."""
+    replaces: bool = False
+    """The clips take the place of others in the folder, so they need not be known there."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -36,68 +65,155 @@ class JobResult:
     seconds: float
 
 
-def render(prepared: PreparedJob, *, observer: Observer | None = None, explain: Explain | None = None) -> JobResult:
+def render(
+    prepared: PreparedJob,
+    *,
+    options: RenderOptions | None = None,
+    stop: Stop | None = None,
+    tell: Tell = lambda text: None,
+    observer: Observer | None = None,
+    explain: Explain | None = None,
+) -> JobResult:
     """Render what is missing of a checked job into its output folder, and write its report.
 
-    Raises ClusterError when Ray cannot serve it and WorkersLost when no worker is left. However it ends, what is finished
-    is kept and reported, and the same job goes on from there.
+    `tell` gets what the user should know while it runs; `stop` ends the job safely. Raises OutputError when the folder is
+    in use, of another job or of a newer version, ClusterError when Ray cannot serve the job, WorkersLost when no worker is
+    left, and JobStopped.
     """
-    started, started_at = time.monotonic(), datetime.now(UTC)
-    job, manifest = prepared.job, prepared.manifest
-    ledger = Ledger(job.output_dir)
-    manifest.write(job.output_dir / MANIFEST)
-    missing = _without(manifest, ledger.resume())
-    outcome = _Outcome()
-    try:
-        if len(missing):
-            _run(job, JobPlan.of(missing), ledger, outcome, observer, explain)
-    finally:
-        summary = ReportSummary(
-            clips=len(manifest),
-            finished_before=len(manifest) - len(missing),
-            started_at=started_at,
-            seconds=time.monotonic() - started,
-            workers=outcome.workers,
+    run = _Run(prepared=prepared, options=options or RenderOptions(), stop=stop or Stop(), tell=tell)
+    with output_lock(prepared.job.output_dir, on_lost=run.folder_lost):
+        return run.to_the_end(observer, explain)
+
+
+class _Run:
+    """One run of a job. The folder is locked."""
+
+    def __init__(self, *, prepared: PreparedJob, options: RenderOptions, stop: Stop, tell: Tell) -> None:
+        self._job = prepared.job
+        self._manifest = prepared.manifest
+        self._options = options
+        self._stop = stop
+        self._tell = tell
+        self._ledger = Ledger(prepared.job.output_dir)
+        self._keep = Keep(
+            output_dir=prepared.job.output_dir, for_good=options.keep_latents, checkpoint_s=options.checkpoint_s
         )
-        write_report(job.output_dir, ledger.read(), title=_title(job), summary=summary)
-    return JobResult(
-        clips=len(manifest),
-        done=outcome.done,
-        failed=outcome.failed,
-        finished_before=len(manifest) - len(missing),
-        seconds=time.monotonic() - started,
-    )
+        self._started, self._started_at = time.monotonic(), datetime.now(UTC)
+        self._done = self._failed = 0
+        self._workers: tuple[WorkerTime, ...] = ()
 
-
-@dataclass(kw_only=True, slots=True)
-class _Outcome:
-    """What there is to report of a run, however it ended."""
-
-    done: int = 0
-    failed: int = 0
-    workers: tuple[WorkerTime, ...] = ()
-
-
-def _run(
-    job: JobSpec, plan: JobPlan, ledger: Ledger, outcome: _Outcome, observer: Observer | None, explain: Explain | None
-) -> None:
-    with ray_session(job):
-        executor = Executor(placements(job))
-        driver = Driver(plan, executor, ledger, dtype=job.dtype, observer=observer, explain=explain)
+    def to_the_end(self, observer: Observer | None, explain: Explain | None) -> JobResult:
+        """Find out what is missing, render it, report."""
+        if not self._options.replaces:
+            check_owner(self._job.output_dir, self._manifest, self._ledger.done_ids())
         try:
-            driver.run()
+            missing = self._missing()
+            write_job(self._job.output_dir, self._job, self._manifest)
+        except OSError as error:
+            raise OutputError(f"{self._job.output_dir} cannot be written: {error.strerror or error}") from error
+        finished_before = len(self._manifest) - len(missing)
+        try:
+            if len(missing):
+                self._render(JobPlan.of(missing), observer, explain)
         finally:
-            executor.shutdown()
-            progress = driver.progress()
-            outcome.done, outcome.failed, outcome.workers = progress.done, progress.failed, driver.worker_times()
+            self._try_to_report(finished_before)
+        return JobResult(
+            clips=len(self._manifest),
+            done=self._done,
+            failed=self._failed,
+            finished_before=finished_before,
+            seconds=time.monotonic() - self._started,
+        )
+
+    def folder_lost(self) -> None:
+        """Another driver took this one for dead."""
+        self._stop.ask("another driver has taken the folder over", grace_s=0.0)
+
+    # -- what there is to do ---------------------------------------------------------------------------------------
+
+    def _missing(self) -> Manifest:
+        """The clips that are not finished; what other runs left of the finished ones is cleared away."""
+        self._keep.prepare()
+        ids = self._manifest.table.column("clip_id")
+        found = self._ledger.resume(wanted=ids)
+        for note in found.notes:
+            self._tell(note)
+        if self._options.overwrite:
+            for clip_id in ids.filter(pc.is_in(ids, value_set=self._keep.known())).to_pylist():
+                self._keep.forget(clip_id)
+            return self._manifest
+        if self._options.verify and self._remove_broken(found.finished):
+            found = self._ledger.resume(wanted=ids)
+        finished = found.finished
+        if self._adopt(found.videos):
+            finished = self._ledger.resume(wanted=ids).finished
+        self._keep.sweep(finished)
+        is_finished = pc.is_in(ids, value_set=finished)
+        return Manifest(table=self._manifest.table.filter(pc.invert(is_finished)), notes=self._manifest.notes)
+
+    def _remove_broken(self, finished: pa.Array) -> int:
+        broken = [judgement for judgement in judge(self._manifest, finished, self._ledger) if judgement.info is None]
+        for judgement in broken:
+            self._tell(f"{judgement.problem}: it is rendered again")
+            self._ledger.video_path(judgement.clip.clip_id).unlink(missing_ok=True)
+        return len(broken)
+
+    def _adopt(self, videos: pa.Array) -> int:
+        adopted = adopt(self._told(videos), self._ledger, self._job.numerics)
+        if adopted:
+            one = adopted == 1
+            self._tell(
+                f"{adopted} finished video{'' if one else 's'} had no row: {'it is' if one else 'they are'} taken over"
+            )
+        return adopted
+
+    def _told(self, videos: pa.Array) -> Iterator[Judgement]:
+        for judgement in judge(self._manifest, videos, self._ledger):
+            if judgement.problem:
+                self._tell(f"{judgement.problem}: it is rendered again")
+            yield judgement
+
+    # -- doing it --------------------------------------------------------------------------------------------------
+
+    def _render(self, plan: JobPlan, observer: Observer | None, explain: Explain | None) -> None:
+        with ray_session(self._job):
+            executor = Executor(placements(self._job), silence_s=self._options.silence_s)
+            driver = Driver(
+                plan,
+                executor,
+                self._ledger,
+                dtype=self._job.numerics,
+                keep=self._keep,
+                stop=self._stop,
+                tell=self._tell,
+                observer=observer,
+                explain=explain,
+            )
+            try:
+                driver.run()
+            finally:
+                executor.shutdown()
+                progress = driver.progress()
+                self._done, self._failed, self._workers = progress.done, progress.failed, driver.worker_times()
+
+    def _try_to_report(self, finished_before: int) -> None:
+        try:
+            self._report(finished_before)
+        except OSError as error:  # how the job ended matters more
+            self._tell(f"the report cannot be written: {error.strerror or error}; the next run writes it")
+
+    def _report(self, finished_before: int) -> None:
+        summary = ReportSummary(
+            clips=len(self._manifest),
+            finished_before=finished_before,
+            started_at=self._started_at,
+            seconds=time.monotonic() - self._started,
+            workers=self._workers,
+        )
+        results = self._ledger.read()
+        write_failed(self._job.output_dir, self._manifest, results)
+        write_report(self._job.output_dir, results, title=_title(self._job), summary=summary)
 
 
 def _title(job: JobSpec) -> str:
     return job.prompts.stem if job.prompts is not None else "one prompt"
-
-
-def _without(manifest: Manifest, finished: frozenset[str]) -> Manifest:
-    if not finished:
-        return manifest
-    is_finished = pa.compute.is_in(manifest.table.column("clip_id"), value_set=pa.array(sorted(finished), pa.string()))
-    return Manifest(table=manifest.table.filter(pa.compute.invert(is_finished)), notes=manifest.notes)

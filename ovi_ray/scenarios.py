@@ -103,66 +103,63 @@ def scenarios(profile: ClusterProfile, clips: int) -> list[Scenario]:
     """Troubles on a cluster with the classes of profile b, placed in time by how long the job would take without them."""
     devices = tuple(profile.virtual_devices())
     workload = make_workload(clips)
-    calm = makespan_bound(workload, devices)
-    fast = [d for d in devices if d.profile.name in ("nvidia-80gb", "amd-192gb")]
-    half = {d.name for d in fast[::2]}
-    every = dict.fromkeys(("encode_text", "encode_first_frame", "denoise", "decode"), 2.0)
-    one_host = next(d.name for d in devices if d.profile.name == "nvidia-12gb")
-    no_text = frozenset(Stage) - {Stage.ENCODE_TEXT}
-    one_encoder = tuple(
-        d if d.name == one_host else dataclasses.replace(d, profile=dataclasses.replace(d.profile, stages=no_text))
-        for d in devices
-    )
-    tight = tuple(
-        dataclasses.replace(d, profile=dataclasses.replace(d.profile, memory_gb=16.0))
-        if d.profile.name == "nvidia-24gb"
-        else d
-        for d in devices
-    )
-    images = [dataclasses.replace(KIND_5S, has_image=True)]
-
-    def scenario(name: str, devices: tuple[VirtualDevice, ...], workload: Workload = workload) -> Scenario:
-        return Scenario(name=name, workload=workload, devices=devices)
-
-    return [
-        scenario("everything takes twice the prior", tuple(_slower(d, **every) for d in devices)),
-        scenario(
-            "denoise on 80 GB and decode on 24 GB take twice the prior",
-            tuple(
-                _slower(d, denoise=2.0)
-                if d.profile.name == "nvidia-80gb"
-                else _slower(d, decode=2.0)
-                if d.profile.name == "nvidia-24gb"
-                else d
-                for d in devices
-            ),
-        ),
-        scenario(
-            "half the fast devices slow down by half at a third of the job",
-            _changed(devices, lambda _, d: d.name in half, slowdowns=((calm / 3, 2.0),)),
-        ),
-        scenario(
-            "half the fast devices join at half of the job",
-            _changed(devices, lambda _, d: d.name in half, joins_at_s=calm / 2),
-        ),
-        scenario(
-            "half the fast devices leave at half of the job",
-            _changed(devices, lambda _, d: d.name in half, leaves_at_s=calm / 2),
-        ),
-        scenario(
-            "24 GB cards leave at a third, unified-memory machines join there",
-            _changed(
-                _changed(devices, _of("nvidia-24gb"), leaves_at_s=calm / 3), _of("amd-unified"), joins_at_s=calm / 3
-            ),
-        ),
-        scenario(
-            "5 s and 10 s, four sizes, three models in one manifest", devices, make_workload(clips, kinds=MIXED_KINDS)
-        ),
-        scenario("one host for the text encoder", one_encoder),
-        scenario("24 GB cards hold one model part at a time", tight),
-        scenario("first-frame images", devices, make_workload(clips, kinds=images)),
-        scenario("sixteen variants of each prompt", devices, make_workload(clips, variants_per_prompt=16)),
+    troubles = _wrong_priors(devices) | _changes(devices, makespan_bound(workload, devices)) | _narrow(devices)
+    jobs = {
+        "5 s and 10 s, four sizes, three models in one manifest": make_workload(clips, kinds=MIXED_KINDS),
+        "first-frame images": make_workload(clips, kinds=[dataclasses.replace(KIND_5S, has_image=True)]),
+        "sixteen variants of each prompt": make_workload(clips, variants_per_prompt=16),
+    }
+    return [Scenario(name=name, workload=workload, devices=changed) for name, changed in troubles.items()] + [
+        Scenario(name=name, workload=job, devices=devices) for name, job in jobs.items()
     ]
+
+
+def _wrong_priors(devices: tuple[VirtualDevice, ...]) -> dict[str, tuple[VirtualDevice, ...]]:
+    every = dict.fromkeys((stage.value for stage in Stage), 2.0)
+    some = {"nvidia-80gb": {"denoise": 2.0}, "nvidia-24gb": {"decode": 2.0}}
+    return {
+        "everything takes twice the prior": tuple(_slower(d, **every) for d in devices),
+        "denoise on 80 GB and decode on 24 GB take twice the prior": tuple(
+            _slower(d, **some.get(d.profile.name, {})) for d in devices
+        ),
+        "times vary by up to a fifth (the bound is for their mean)": _changed(devices, lambda _, d: True, jitter=0.2),
+    }
+
+
+def _changes(devices: tuple[VirtualDevice, ...], calm_s: float) -> dict[str, tuple[VirtualDevice, ...]]:
+    half = {d.name for d in [d for d in devices if d.profile.name in ("nvidia-80gb", "amd-192gb")][::2]}
+
+    def in_half(_: int, device: VirtualDevice) -> bool:
+        return device.name in half
+
+    without_middle = _changed(devices, _of("nvidia-24gb"), leaves_at_s=calm_s / 3)
+    return {
+        "half the fast devices slow down by half at a third of the job": _changed(
+            devices, in_half, slowdowns=((calm_s / 3, 2.0),)
+        ),
+        "half the fast devices join at half of the job": _changed(devices, in_half, joins_at_s=calm_s / 2),
+        "half the fast devices leave at half of the job": _changed(devices, in_half, leaves_at_s=calm_s / 2),
+        "24 GB cards leave at a third, unified-memory machines join there": _changed(
+            without_middle, _of("amd-unified"), joins_at_s=calm_s / 3
+        ),
+    }
+
+
+def _narrow(devices: tuple[VirtualDevice, ...]) -> dict[str, tuple[VirtualDevice, ...]]:
+    encoder = next(d.name for d in devices if d.profile.name == "nvidia-12gb")
+    return {
+        "one host for the text encoder": tuple(
+            d if d.name == encoder else _with_profile(d, stages=frozenset(Stage) - {Stage.ENCODE_TEXT}) for d in devices
+        ),
+        "24 GB cards hold one model part at a time": tuple(
+            _with_profile(d, memory_gb=16.0) if d.profile.name == "nvidia-24gb" else d for d in devices
+        ),
+    }
+
+
+def _with_profile(device: VirtualDevice, **changes: object) -> VirtualDevice:
+    profile = dataclasses.replace(device.profile, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(device, profile=profile)
 
 
 def tails(profile: ClusterProfile) -> list[Scenario]:

@@ -128,7 +128,7 @@ class Scheduler:
             case DataLost():
                 self.board.lost(event.key)
             case Tick():
-                pass
+                self._matcher.time_passed()
 
     # --- ends of tasks
 
@@ -174,6 +174,7 @@ class Scheduler:
         if worker is None:
             return
         task = event.task
+        worker.preload_failed = not task.items  # else it would be tried again at once
         at_fault = set(event.items or task.items)
         if event.kind is FailureKind.ERROR and task.items:
             self._matcher.blame(worker, task, self._now)

@@ -7,6 +7,7 @@ The cluster checks what the scheduler asks of it: one task at a time on a device
 """
 
 import heapq
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -51,10 +52,21 @@ class VirtualDevice:
     leaves_at_s: float = float("inf")
     slowdowns: tuple[tuple[float, float], ...] = ()
     """(from this time on, times slower than at first), ascending."""
+    jitter: float = 0.0
+    """Tasks take up to this share more or less, evenly; the same task on the same device always alike."""
 
     def __post_init__(self) -> None:
         if any(factor <= 0 for _, factor in self.slowdowns):
             raise ValueError(f"slowdowns of {self.name} are {self.slowdowns!r}; expected positive factors")
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"jitter of {self.name} is {self.jitter!r}; expected 0 to less than 1")
+
+    def varied(self, seconds: float, task: Task) -> float:
+        """What a task that takes `seconds` on average takes here."""
+        if not self.jitter:
+            return seconds
+        dice = zlib.crc32(f"{self.name} {task.stage} {task.items[:1]} {task.attempt}".encode()) / 2**32
+        return seconds * (1 + self.jitter * (2 * dice - 1))
 
     def work_ends(self, start: float, seconds: float) -> float:
         """When work that takes `seconds` at first speed ends, begun at `start`."""
@@ -127,6 +139,8 @@ class VirtualCluster:
         self._heap: list[tuple[float, int, str, int, Event]] = []
         self._sequence = 0
         self._devices: dict[str, _Device] = {}
+        self._seconds: dict[tuple[int, Stage, int], float] = {}  # by the identity of a profile, which the devices keep
+        self._allowed: set[tuple[int, Stage, int | None, frozenset[Component]]] = set()
         for spec in devices:
             self._devices[spec.name] = _Device(spec)
             self._push(spec.joins_at_s, spec.name, 0, WorkerJoined(worker=spec.name, device=spec.profile))
@@ -183,8 +197,9 @@ class VirtualCluster:
         if device.running is not None:
             raise SimulationError(f"{action.worker} was given {action.task} while it ran {device.running.task}")
         truth = device.spec.truth or device.spec.profile
-        seconds = self._work(truth, action.task)
-        self._check_memory(device.spec.profile, action)
+        kind = self._kind(action.task)
+        seconds = device.spec.varied(self._work(truth, action.task, kind), action.task)
+        self._check_memory(device.spec.profile, action, kind)
         load = self._load(device, truth, action)
         end = device.spec.work_ends(now + load, seconds)
         device.running = action
@@ -196,36 +211,45 @@ class VirtualCluster:
     def _count(self, device: _Device, action: RunTask, now: float, load: float, end: float) -> None:
         tally, name = self.tally, device.spec.profile.name
         tally.decisions += 1
-        busy = tally.busy.setdefault(name, dict.fromkeys(Stage, 0.0))
-        busy[action.task.stage] += end - now - load
-        tally.loads[name] = tally.loads.get(name, 0.0) + load
+        if name not in tally.busy:
+            tally.busy[name], tally.loads[name] = dict.fromkeys(Stage, 0.0), 0.0
+        tally.busy[name][action.task.stage] += end - now - load
+        tally.loads[name] += load
         if self._keep_spans:
             tally.spans.append(
                 Span(worker=action.worker, device=name, task=action.task, start_s=now, load_s=load, end_s=end)
             )
 
-    def _work(self, truth: DeviceProfile, task: Task) -> float:
+    def _work(self, truth: DeviceProfile, task: Task, kind: int | None) -> float:
         if not task.items:
             return 0.0
-        if task.stage is Stage.ENCODE_TEXT:
+        if kind is None:
             tokens = int(self.workload.text_tokens[list(task.items)].sum())
             return truth.prior_seconds(Stage.ENCODE_TEXT, text_operations(tokens))
-        return truth.prior_seconds(task.stage, operations(task.stage, self.workload.kinds[self._kind(task)]))
+        key = (id(truth), task.stage, kind)
+        if key not in self._seconds:
+            self._seconds[key] = truth.prior_seconds(task.stage, operations(task.stage, self.workload.kinds[kind]))
+        return self._seconds[key]
 
-    def _kind(self, task: Task) -> int:
+    def _kind(self, task: Task) -> int | None:
+        """The kind of clip that a task is for; None for texts and preloads."""
+        if not task.items or task.stage is Stage.ENCODE_TEXT:
+            return None
         if task.stage is Stage.ENCODE_FIRST_FRAME:
             return int(self.workload.first_frame_kind[task.items[0]])
         return int(self.workload.clip_kind[task.items[0]])
 
-    def _check_memory(self, profile: DeviceProfile, action: RunTask) -> None:
-        task = action.task
-        kind = None
-        if task.items and task.stage is not Stage.ENCODE_TEXT:
-            kind = self.workload.kinds[self._kind(task)]
-        if task.stage not in profile.stages:
-            raise SimulationError(f"{action.worker} does not run {task.stage}")
-        if profile.needed_gb(task.stage, kind, action.components) > profile.memory_gb:
-            raise SimulationError(f"{action.worker} has not the memory for {task} beside {sorted(action.components)}")
+    def _check_memory(self, profile: DeviceProfile, action: RunTask, kind: int | None) -> None:
+        key = (id(profile), action.task.stage, kind, action.components)
+        if key in self._allowed:
+            return
+        stage = action.task.stage
+        if stage not in profile.stages:
+            raise SimulationError(f"{action.worker} does not run {stage}")
+        clip = None if kind is None else self.workload.kinds[kind]
+        if profile.needed_gb(stage, clip, action.components) > profile.memory_gb:
+            raise SimulationError(f"{action.worker} has not the memory for {stage} beside {sorted(action.components)}")
+        self._allowed.add(key)
 
     def _load(self, device: _Device, truth: DeviceProfile, action: RunTask) -> float:
         there = device.resident

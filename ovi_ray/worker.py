@@ -5,23 +5,31 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
 
 from ovi import OviPipeline
-from ovi.config import SamplingParams
+from ovi.attention import AttentionBackend
+from ovi.config import Component, SamplingParams
 from ovi.errors import DenoiseStopped, InvalidRequest
 from ovi.media import VideoWriter, frames_to_uint8, write_poster
 from ovi.memory import release_memory
+from ovi.memory_plan import STAGE_COMPONENTS, MemoryMode, StageName
+from ovi.sampling.denoise import DenoiseState
 from ovi.types import Latents, PromptEmbeds
-from ovi_ray.devices import component_sizes, describe_device
+from ovi.weight_formats import WeightFormat
+from ovi_ray.devices import component_sizes, describe_device, plan_device
+from ovi_ray.errors import LatentsUnusable
 from ovi_ray.events import FailureKind
+from ovi_ray.latents import DenoiseKeeper, load_tensors
+from ovi_ray.memory_ladder import AS_IT_IS, DENOISE_LADDER, Rung, decode_ladder, descend
 from ovi_ray.orders import (
     Activity,
+    Cause,
     Decode,
     Denoise,
     EncodeFirstFrame,
@@ -30,8 +38,10 @@ from ovi_ray.orders import (
     Order,
     Preload,
     Report,
+    Work,
     WorkerInfo,
 )
+from ovi_ray.storage import storage_error
 from ovi_ray.transport import Packed, pack, unpack
 
 Facts = dict[str, object]
@@ -52,6 +62,25 @@ class WorkerConfig:
     """Threads of the CPU's kernels and of the video encoder."""
     memory_gb: float | None = None
     """GB the worker may use; None for all that its device has."""
+    attention: AttentionBackend = AttentionBackend.SDPA
+    allow_inexact: bool = False
+    """Whether `auto` may take attention that changes pixels."""
+    weights: WeightFormat = WeightFormat.DTYPE
+    """How the transformer's weights are stored."""
+    cpu_offload: bool = False
+    """Whether components always wait in the host's memory, whatever the plan says."""
+    host_gb: float | None = None
+    """GB of the host's memory that components may wait in; None for all of it."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Done:
+    """What a task gave and what there is to say of it."""
+
+    given: list[Packed | None] = field(default_factory=list)
+    facts: Facts = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    storage_error: str = ""
 
 
 class Worker:
@@ -61,9 +90,19 @@ class Worker:
         torch.set_num_threads(config.num_threads)
         self._config = config
         self._pipeline = OviPipeline.from_pretrained(
-            config.ckpt_dir, config.model_name, device=config.device, dtype=getattr(torch, config.dtype)
+            config.ckpt_dir,
+            config.model_name,
+            device=config.device,
+            dtype=getattr(torch, config.dtype),
+            attention_backend=config.attention,
+            allow_inexact=config.allow_inexact,
+            weights=config.weights,
         )
+        self._plan = plan_device(self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb)
+        self._offloads = config.cpu_offload or self._plan.mode is MemoryMode.OFFLOADED
+        self._given_back: set[str] = set()  # videos whose decode ran out of memory here
         self._stopped = 0
+        self._saves = False  # a denoise that is stopped keeps its state
         self._activity = Activity(done=0, total=0)
 
     # -- control: answered while a task runs -----------------------------------------------------------------------
@@ -78,8 +117,8 @@ class Worker:
             device=device.name,
             vendor=device.vendor,
             architecture=device.architecture,
-            memory_gb=self._config.memory_gb or device.memory_gb,
-            component_gb=component_sizes(self._config.ckpt_dir, self._pipeline.dtype),
+            memory_gb=self._config.memory_gb or device.usable_gb,
+            component_gb=component_sizes(self._config.ckpt_dir, self._pipeline.dtype, self._config.weights),
         )
 
     @ray.method(concurrency_group=CONTROL)
@@ -88,8 +127,12 @@ class Worker:
         return self._activity
 
     @ray.method(concurrency_group=CONTROL)
-    def stop(self, number: int) -> None:
-        """Ask that order to stop at its next step; one that has ended or that cannot stop is left alone."""
+    def stop(self, number: int, save: bool = False) -> None:
+        """Ask that order to stop at its next step; one that has ended or that cannot stop is left alone.
+
+        `save` keeps the state of a denoise, so that another worker can continue it.
+        """
+        self._saves = save
         self._stopped = number
 
     # -- tasks -----------------------------------------------------------------------------------------------------
@@ -100,10 +143,17 @@ class Worker:
         try:
             load_seconds = _timed(lambda: self._make_resident(order))
             started = time.perf_counter()
-            given, facts = self._work(order, inputs)
-            report = Report(seconds=time.perf_counter() - started, load_seconds=load_seconds, facts=facts)
+            done = self._work(order, inputs)
+            given = done.given
+            report = Report(
+                seconds=time.perf_counter() - started,
+                load_seconds=load_seconds,
+                facts=done.facts,
+                notes=done.notes,
+                storage_error=done.storage_error,
+            )
         except Exception as error:  # whatever it is, the driver decides what it means for the clip
-            report, given = Report(seconds=0.0, failure=_failure(error)), [None] * outputs
+            report, given = Report(seconds=0.0, failure=_failure(error, order.work)), [None] * outputs
             release_memory(self._pipeline.device)
         self._activity = Activity(done=0, total=0)
         return (report, *given) if outputs else report
@@ -111,43 +161,133 @@ class Worker:
     def _make_resident(self, order: Order) -> None:
         if order.model_name:
             self._pipeline.use_model(order.model_name)
-        self._pipeline.unload(self._pipeline.loaded - order.components)
+        self._put_away(self._pipeline.loaded - order.components)
         self._pipeline.load(order.components)
 
-    def _work(self, order: Order, inputs: tuple[Packed, ...]) -> tuple[list[Packed | None], Facts]:
+    def _put_away(self, components: frozenset[Component]) -> None:
+        if self._offloads:
+            self._pipeline.offload(components)
+        else:
+            self._pipeline.unload(components)
+
+    def _work(self, order: Order, inputs: tuple[Packed, ...]) -> "_Done":
         match order.work:
             case EncodeTexts(texts=texts):
-                return [pack(rows=rows) for rows in self._pipeline.encode_text(texts)], {}
+                return _Done(given=[pack(rows=rows) for rows in self._pipeline.encode_text(texts)])
             case EncodeFirstFrame(image_path=image_path, height=height, width=width):
-                return [pack(latent=self._pipeline.encode_first_frame(image_path, (height, width)))], {}
+                return _Done(given=[pack(latent=self._pipeline.encode_first_frame(image_path, (height, width)))])
             case Denoise():
-                latents = self._denoise(order, order.work.params, inputs)
-                facts: Facts = {"attention_backend": str(self._pipeline.attention_backend)}
-                return [pack(video=latents.video, audio=latents.audio)], facts
+                return self._denoise_once(order, order.work, inputs)
             case Decode():
-                return [], self._decode(order.work, Latents(**unpack(inputs[0])))
+                return self._decode_given(order.work, inputs)
             case Preload():
-                return [], {}
+                return _Done()
 
-    def _denoise(self, order: Order, params: SamplingParams, inputs: tuple[Packed, ...]) -> Latents:
+    def _denoise_once(self, order: Order, work: Denoise, inputs: tuple[Packed, ...]) -> "_Done":
+        """Denoise a clip, unless its latents are there already."""
+        keeper = DenoiseKeeper(work)
+        latents, facts = keeper.finished() or (None, {})
+        if latents is None:
+            latents = self._denoise_with_less(order, work, inputs, keeper)
+            attention = self._pipeline.attention_plan(latents.video.shape, latents.audio.shape[0])
+            facts = {"attention_backend": str(attention), "denoise_s": keeper.spent_s}
+            where = {"node": socket.gethostname(), "device": describe_device(self._pipeline.device).name}
+            keeper.save_latents(latents, facts | where)
+        return _Done(
+            given=[pack(video=latents.video, audio=latents.audio)],
+            facts=facts,
+            notes=tuple(keeper.notes),
+            storage_error=keeper.storage_error,
+        )
+
+    def _denoise_with_less(
+        self, order: Order, work: Denoise, inputs: tuple[Packed, ...], keeper: DenoiseKeeper
+    ) -> Latents:
+        """Denoise and, where memory does not suffice, again alone on the device."""
+
+        def attempt(rung: Rung) -> Latents:
+            self._make_room(rung, STAGE_COMPONENTS[StageName.DENOISE])
+            return self._denoise(order, work.params, inputs, keeper)
+
+        rung, latents = descend(DENOISE_LADDER, attempt, _out_of_memory)
+        keeper.notes += _rung_note(work.clip_id, "denoised", rung)
+        return latents
+
+    def _make_room(self, rung: Rung, needed: frozenset[Component]) -> None:
+        """Before another try: put away what the stage does not need, and defragment."""
+        if rung.alone:
+            self._put_away(self._pipeline.loaded - needed)
+        if rung is not AS_IT_IS:
+            release_memory(self._pipeline.device)
+
+    def _denoise(
+        self, order: Order, params: SamplingParams, inputs: tuple[Packed, ...], keeper: DenoiseKeeper
+    ) -> Latents:
+        """Run to the end, from where an earlier denoise of the clip stood; its state is saved when that is due."""
+        state = keeper.state()
+        while True:
+            try:
+                return self._denoise_on(order, params, inputs, keeper, state)
+            except DenoiseStopped as stopped:
+                state = cast(DenoiseState, stopped.state)
+                is_asked = self._stopped == order.number
+                if not is_asked or self._saves:
+                    keeper.save_state(state)
+                if is_asked:
+                    raise
+
+    def _denoise_on(
+        self,
+        order: Order,
+        params: SamplingParams,
+        inputs: tuple[Packed, ...],
+        keeper: DenoiseKeeper,
+        state: DenoiseState | None,
+    ) -> Latents:
         positive, video_negative, audio_negative = (unpack(packed)["rows"] for packed in inputs[:3])
         return self._pipeline.denoise(
             PromptEmbeds(positive=positive, video_negative=video_negative, audio_negative=audio_negative),
             params,
             first_frame=unpack(inputs[3])["latent"] if len(inputs) > 3 else None,
+            state=state,
             on_step=self._on_step,
-            should_stop=lambda: self._stopped == order.number,
+            should_stop=lambda: self._stopped == order.number or keeper.is_due(),
         )
 
-    def _decode(self, work: Decode, latents: Latents) -> Facts:
+    def _decode_given(self, work: Decode, inputs: tuple[Packed, ...]) -> "_Done":
+        if inputs:
+            return self._decode_with_less(work, Latents(**unpack(inputs[0])), {})
+        tensors, facts = load_tensors(Path(work.latents_path), clip_id=work.clip_id)
+        return self._decode_with_less(work, Latents(**tensors), facts)
+
+    def _decode_with_less(self, work: Decode, latents: Latents, facts: Facts) -> "_Done":
+        """Decode, in less and less memory while there is not enough."""
+        ladder = decode_ladder(was_given_back=work.video_path in self._given_back)
+        try:
+            rung, decoded = descend(ladder, lambda rung: self._decode(work, latents, rung), _out_of_memory)
+        except Exception as error:
+            if _out_of_memory(error):
+                self._given_back.add(work.video_path)
+            raise
+        self._given_back.discard(work.video_path)
+        return _Done(facts={**facts, **decoded}, notes=tuple(_rung_note(work.clip_id, "decoded", rung)))
+
+    def _decode(self, work: Decode, latents: Latents, rung: Rung) -> Facts:
         path = Path(work.video_path)
-        audio = self._pipeline.decode_audio(latents.audio)
+        self._make_room(rung, STAGE_COMPONENTS[StageName.DECODE])
+        pipeline = self._pipeline.on_cpu() if rung.on_cpu else self._pipeline
+        audio = pipeline.decode_audio(latents.audio)
         writer = VideoWriter(
-            path, audio=audio, title=work.title, parameters=work.parameters, threads=self._config.num_threads
+            path,
+            audio=audio,
+            title=work.title,
+            parameters=work.parameters,
+            threads=self._config.num_threads,
+            num_frames=work.num_frames,
         )
         num_frames = 0
         with writer:
-            for chunk in self._pipeline.decode_video(latents.video):
+            for chunk in pipeline.decode_video(latents.video, rung.tiling):
                 frames = frames_to_uint8(chunk)
                 if num_frames <= work.num_frames // 2 < num_frames + len(frames):
                     write_poster(work.poster_path, frames[work.num_frames // 2 - num_frames])
@@ -175,9 +315,25 @@ def failure_kind(error: BaseException) -> FailureKind:
             return FailureKind.ERROR
 
 
-def _failure(error: Exception) -> Failure:
+def _out_of_memory(error: BaseException) -> bool:
+    return failure_kind(error) is FailureKind.OUT_OF_MEMORY
+
+
+def _rung_note(clip_id: str, done: str, rung: Rung) -> list[str]:
+    return [] if rung is AS_IT_IS else [f"clip {clip_id} was {done} {rung.name}, after it ran out of memory"]
+
+
+def _cause(error: BaseException, work: Work) -> Cause:
+    if isinstance(error, LatentsUnusable):
+        return Cause.LATENTS
+    return Cause.STORAGE if isinstance(work, Decode) and storage_error(error) else Cause.TASK
+
+
+def _failure(error: Exception, work: Work) -> Failure:
+    cause = _cause(error, work)
+    kind = failure_kind(error) if cause is Cause.TASK else FailureKind.CANCELLED
     message = str(error) or type(error).__name__
-    return Failure(kind=failure_kind(error), message=message, traceback=traceback.format_exc())
+    return Failure(kind=kind, message=message, traceback=traceback.format_exc(), cause=cause)
 
 
 def _num_outputs(order: Order) -> int:

@@ -9,14 +9,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PURE_OVI = ["ovi", "ovi.config", "ovi.errors", "ovi.geometry", "ovi.hub", "ovi.layout", "ovi.prompts"]
 IMPURE_OVI_RAY = {
+    "adopt": "reads videos",
     "cluster": "is the edge to Ray",
     "devices": "asks torch",
+    "device_checks": "asks torch",
     "digests": "reads checkpoints",
+    "doctor": "asks torch",
     "driver": "drives the executor",
     "executor": "is the edge to Ray",
+    "latents": "reads and writes tensors",
     "preflight": "checks checkpoints",
     "render": "starts Ray",
-    "report.progress": "shows the driver's snapshots",
+    "retry": "checks checkpoints",
     "transport": "packs tensors",
     "worker": "is the Ray actor",
 }

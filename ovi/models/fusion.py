@@ -9,7 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ovi.attention import AttentionBackend
+from ovi.attention import AttentionBackend, AttentionPlan
+from ovi.attention.plan import TORCHS_CHOICE
 from ovi.config import TransformerConfig
 from ovi.models.rope import Rotation, audio_rotation, video_rotation
 from ovi.models.transformer import Backbone, Block, KeyValue, TimeEmbedding, gate, modulate
@@ -98,7 +99,7 @@ class FusionTransformer(nn.Module):
         grid: Grid,
         time: TimeContext,
         skip_layer: int | None = None,
-        backend: AttentionBackend = AttentionBackend.SDPA,
+        attention: AttentionPlan = TORCHS_CHOICE,
     ) -> tuple[Tensor, Tensor]:
         """Velocities of video latents [48, F, h, w] and audio latents [L, 20], in the weights' dtype.
 
@@ -110,7 +111,7 @@ class FusionTransformer(nn.Module):
         a = Stream(x=audio_tokens, text=text.audio, rotation=grid.audio, time=time.audio)
         for i, blocks in enumerate(zip(self.video_model.blocks, self.audio_model.blocks, strict=True)):
             if i != skip_layer:
-                _fusion_block(*blocks, v, a, i, backend)  # type: ignore[arg-type]
+                _fusion_block(*blocks, v, a, i, attention)  # type: ignore[arg-type]
         patches = self.video_model.head(v.x, v.time)
         return self._unpatchify(patches, grid), self.audio_model.head(a.x, a.time).squeeze(0)
 
@@ -123,15 +124,17 @@ class FusionTransformer(nn.Module):
 
 
 def _fusion_block(
-    video_block: Block, audio_block: Block, video: Stream, audio: Stream, index: int, backend: AttentionBackend
+    video_block: Block, audio_block: Block, video: Stream, audio: Stream, index: int, attention: AttentionPlan
 ) -> None:
     """Both blocks of a layer; the streams are updated in place, so that no old activations are kept alive."""
-    audio_vectors = _self_attention(audio_block, audio, backend)
-    video_vectors = _self_attention(video_block, video, backend)
+    audio_vectors = _self_attention(audio_block, audio, attention.audio_self)
+    video_vectors = _self_attention(video_block, video, attention.video_self)
     audio_before = audio.x  # the video's cross step sees the audio as it was before audio's own
-    _cross_attention(audio_block, audio, video.x, video.rotation, index, backend)
+    to_text, to_video = attention.audio_to_text, attention.audio_to_video
+    _cross_attention(audio_block, audio, video.x, video.rotation, index, to_text, to_video)
     _feed_forward(audio_block, audio, audio_vectors)
-    _cross_attention(video_block, video, audio_before, audio.rotation, index, backend)
+    to_text, to_audio = attention.video_to_text, attention.video_to_audio
+    _cross_attention(video_block, video, audio_before, audio.rotation, index, to_text, to_audio)
     _feed_forward(video_block, video, video_vectors)
 
 
@@ -143,9 +146,16 @@ def _self_attention(block: Block, s: Stream, backend: AttentionBackend) -> tuple
 
 
 def _cross_attention(
-    block: Block, s: Stream, other: Tensor, other_rotation: Rotation, index: int, backend: AttentionBackend
+    block: Block,
+    s: Stream,
+    other: Tensor,
+    other_rotation: Rotation,
+    index: int,
+    text_backend: AttentionBackend,
+    other_backend: AttentionBackend,
 ) -> None:
-    s.x = s.x + block.cross_attn(block.norm3(s.x), s.text[index], other, s.rotation, other_rotation, backend)
+    rotations, backends = (s.rotation, other_rotation), (text_backend, other_backend)
+    s.x = s.x + block.cross_attn(block.norm3(s.x), s.text[index], other, *rotations, *backends)
 
 
 def _feed_forward(block: Block, s: Stream, vectors: tuple[Tensor, ...]) -> None:

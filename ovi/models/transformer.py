@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovi.attention import AttentionBackend, attention
+from ovi.attention import AttentionBackend
+from ovi.attention.backends import attention
 from ovi.config import TransformerConfig
 from ovi.models.rope import Rotation, rotate
 
@@ -108,16 +109,17 @@ class CrossAttention(Attention):
         other: Tensor,  # B L' C
         rotation: Rotation,
         other_rotation: Rotation,
-        backend: AttentionBackend,
+        text_backend: AttentionBackend,
+        other_backend: AttentionBackend,
     ) -> Tensor:
         """Attention of x to the text plus attention of x to the other modality."""
         q = self.split_heads(self.norm_q(self.q(x)))
         key, value = text.expand()
-        from_text = attention(q, key, value, backend)
+        from_text = attention(q, key, value, text_backend)
         other = self.pre_attn_norm_fusion(other)
         k = rotate(self.split_heads(self.norm_k_fusion(self.k_fusion(other))), other_rotation)
         v = self.split_heads(self.v_fusion(other))
-        from_other = attention(rotate(q, rotation), k, v, backend)
+        from_other = attention(rotate(q, rotation), k, v, other_backend)
         return self.o((from_text + from_other).flatten(2))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ovi.config import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAEConfig
 from ovi.errors import InvalidRequest
+from ovi.models.tiling import Span, Tiling
 
 # Statistics of the latents over the training set of Wan 2.2, per channel: the models see (latent - mean) / std.
 # Kept out of the module's buffers: a model built on the meta device would lose them.
@@ -71,6 +72,10 @@ class Stream:
     """The first chunk is a single frame, which skips every temporal up- and down-sampling."""
     tails: dict[nn.Module, Tensor] = field(default_factory=dict)
     """The last input frames of each causal convolution, [B, C, 1 or 2, ., .]."""
+
+    def move(self, device: torch.device) -> None:
+        """Put what it remembers on a device."""
+        self.tails = {module: tail.to(device) for module, tail in self.tails.items()}
 
 
 class CausalConv3d(nn.Conv3d):
@@ -314,17 +319,21 @@ class Decoder(nn.Module):
         self.upsamples = Chain([UpStage(in_dims[i], out_dims[i], spec) for i, spec in enumerate(DECODER_STAGES)])
         self.head = _head(out_dims[-1], 3 * PATCH**2)
 
-    def forward(
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # [B,z,1,h,w] -> [B,C,1,h,w]
+        """The part that sees a whole latent frame, attention included. `enlarge` makes pixels of what it gives."""
+        x = self.conv1(x, stream)
+        features: Tensor = self.middle(x, stream)
+        return features
+
+    def enlarge(
         self, x: Tensor, stream: Stream, frames_per_pass: int
-    ) -> Tensor:  # [B,z,1,h,w] -> [B,12,1 or 4,H/2,W/2]
-        """Decode one latent frame.
+    ) -> Tensor:  # [B,C,1,h,w] -> [B,12,1 or 4,H/2,W/2]
+        """The part that makes pixels, and sees no further than 13 latents.
 
         The stages after the last that doubles the frames have the largest activations, so they can take the frames
         in several passes: causal layers give the same result, in less memory.
         """
         doubling = sum(spec.resamples_time for spec in DECODER_STAGES)
-        x = self.conv1(x, stream)
-        x = self.middle(x, stream)
         x = self.upsamples[:doubling](x, stream)
         pieces = torch.split(x, frames_per_pass, dim=2)
         return torch.cat([self._enlarge(piece, self.upsamples[doubling:], stream) for piece in pieces], dim=2)
@@ -382,18 +391,25 @@ class VideoVAE(nn.Module):
         mean, std = _latent_statistics(video.device)
         return (torch.cat(means, dim=2) - mean) / std
 
-    def decode_stream(self, latents: Tensor, frames_per_pass: int = TEMPORAL_STRIDE) -> Iterator[Tensor]:
+    def decode_stream(
+        self, latents: Tensor, frames_per_pass: int = TEMPORAL_STRIDE, tiling: Tiling | None = None
+    ) -> Iterator[Tensor]:
         """The clip of normalised latents [B, 48, F, h, w], as it is decoded: float32 pixels in [-1, 1].
 
         Yields [B, 3, 1, H, W], then [B, 3, 4, H, W] for every further latent frame. Fewer `frames_per_pass` (4, 2, 1)
-        take less memory and give the same pixels up to rounding. A stream that is abandoned frees its memory when it
-        is collected.
+        take less memory and give the same pixels up to rounding. A `tiling` takes less still: pixels near its seams, which
+        are blended, come out a little different. A stream that is abandoned frees its memory when it is collected.
         """
         stream = Stream()
+        tiled = None if tiling is None else _TiledDecoder(self.decoder, tiling, latents.shape[-2], latents.shape[-1])
         mean, std = _latent_statistics(latents.device)
         for latent in torch.split(latents, 1, dim=2):
             z = (latent.float() * std + mean).to(self.conv2.weight.dtype)
-            pixels = self.decoder(self.conv2(z), stream, frames_per_pass)
+            features = self.decoder(self.conv2(z), stream)
+            if tiled is None:
+                pixels = self.decoder.enlarge(features, stream, frames_per_pass)
+            else:
+                pixels = tiled.enlarge(features, frames_per_pass)
             unfolded = rearrange(pixels, "b (c r q) t h w -> b c t (h q) (w r)", q=PATCH, r=PATCH)
             stream.is_first_chunk = False
             yield unfolded.float().clamp_(-1, 1)
@@ -401,6 +417,57 @@ class VideoVAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """The whole clip at once: [B, 48, F, h, w] -> [B, 3, 4(F-1)+1, H, W] in [-1, 1], float32."""
         return torch.cat(list(self.decode_stream(latents)), dim=2)
+
+
+class _TiledDecoder:
+    """Enlarges a frame's features tile by tile, each with a stream of its own."""
+
+    def __init__(self, decoder: Decoder, tiling: Tiling, height: int, width: int) -> None:
+        self.decoder = decoder
+        self.parks = tiling.parks
+        self.tiles = [(rows, columns, Stream()) for rows, columns in tiling.tiles(height, width)]
+
+    def enlarge(self, features: Tensor, frames_per_pass: int) -> Tensor:
+        """As `Decoder.enlarge`, float32."""
+        pixels: Tensor | None = None
+        *_, height, width = features.shape
+        scale = SPATIAL_STRIDE // PATCH
+        for rows, columns, stream in self.tiles:
+            tile = self._tile(features, rows, columns, stream, frames_per_pass)
+            if pixels is None:
+                pixels = tile.new_zeros(*tile.shape[:3], height * scale, width * scale, dtype=torch.float32)
+            seams = [_seam_weights(span, scale, tile.device) for span in (rows, columns)]
+            place = pixels[..., rows.start * scale : rows.stop * scale, columns.start * scale : columns.stop * scale]
+            place.addcmul_(tile.float(), seams[0].unsqueeze(1) * seams[1])
+        if pixels is None:
+            raise ValueError("a frame has at least one tile")
+        return pixels
+
+    def _tile(self, features: Tensor, rows: Span, columns: Span, stream: Stream, frames_per_pass: int) -> Tensor:
+        if self.parks:
+            stream.move(features.device)
+        part = features[..., rows.start : rows.stop, columns.start : columns.stop]
+        tile = self.decoder.enlarge(part, stream, frames_per_pass)
+        stream.is_first_chunk = False
+        if self.parks:
+            stream.move(torch.device("cpu"))
+        return tile
+
+
+def _seam_weights(span: Span, scale: int, device: torch.device) -> Tensor:
+    """How much each of a tile's [(stop - start) * scale] pixels counts: ramps that add up to one with its neighbours'."""
+    weights = torch.ones((span.stop - span.start) * scale, device=device)
+    if span.before:
+        weights[: span.before * scale] = _ramp(span.before * scale, device)
+    if span.after:
+        weights[-span.after * scale :] = _ramp(span.after * scale, device).flip(0)
+    return weights
+
+
+def _ramp(length: int, device: torch.device) -> Tensor:
+    """From 0 to 1 over the middle half: the outer quarter, which lacks its neighbourhood, does not count at all."""
+    place = (torch.arange(length, device=device) + 0.5) / length
+    return (2 * place - 0.5).clamp(0, 1)
 
 
 def _latent_statistics(device: torch.device) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ovi.attention import AttentionBackend
+from ovi.attention import AttentionPlan
+from ovi.attention.plan import TORCHS_CHOICE
 from ovi.config import ModelSpec, SamplingParams
 from ovi.errors import DenoiseStopped
 from ovi.models.fusion import FusionTransformer
@@ -78,7 +79,7 @@ def denoise(
     params: SamplingParams,
     *,
     first_frame: Tensor | None = None,
-    backend: AttentionBackend = AttentionBackend.SDPA,
+    attention: AttentionPlan = TORCHS_CHOICE,
     on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Latents:
@@ -88,7 +89,7 @@ def denoise(
     `should_stop` is asked before every step. Raises DenoiseStopped, holding the state to continue from, when it says yes.
     """
     solver = make_solver(params.solver_name, params.sample_steps, params.shift)
-    guidance = _guidance(transformer, state, embeds, params, first_frame is not None, backend)
+    guidance = _guidance(transformer, state, embeds, params, first_frame is not None, attention)
     while state.step < params.sample_steps:
         if should_stop is not None and should_stop():
             raise DenoiseStopped(state)
@@ -107,7 +108,7 @@ def _guidance(
     embeds: PromptEmbeds,
     params: SamplingParams,
     first_frame_is_clean: bool,
-    backend: AttentionBackend,
+    attention: AttentionPlan,
 ) -> Guidance:
     video, audio = state.video.sample, state.audio.sample
     positive, negative = embed_texts(transformer, embeds)
@@ -119,7 +120,7 @@ def _guidance(
         video_scale=params.video_guidance_scale,
         audio_scale=params.audio_guidance_scale,
         skip_layer=params.slg_layer or None,  # 0 leaves out no block
-        backend=backend,
+        attention=attention,
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ovi.attention import AttentionBackend
+from ovi.attention import AttentionPlan
 from ovi.models.fusion import FusionTransformer, Grid, TextContext
 from ovi.types import PromptEmbeds
 
@@ -21,7 +21,7 @@ class Guidance:
     audio_scale: float
     skip_layer: int | None
     """Block that the negative pass leaves out."""
-    backend: AttentionBackend
+    attention: AttentionPlan
 
 
 def embed_texts(transformer: FusionTransformer, embeds: PromptEmbeds) -> tuple[TextContext, TextContext]:
@@ -37,8 +37,10 @@ def guided_velocity(
     time = transformer.embed_time(t, guidance.grid, guidance.first_frame_is_clean)
     dtype = transformer.dtype
     video, audio = video.to(dtype), audio.to(dtype)
-    positive = transformer(video, audio, guidance.positive, guidance.grid, time, None, guidance.backend)
-    negative = transformer(video, audio, guidance.negative, guidance.grid, time, guidance.skip_layer, guidance.backend)
+    positive = transformer(video, audio, guidance.positive, guidance.grid, time, None, guidance.attention)
+    negative = transformer(
+        video, audio, guidance.negative, guidance.grid, time, guidance.skip_layer, guidance.attention
+    )
     return (
         _guide(positive[0].float(), negative[0].float(), guidance.video_scale),
         _guide(positive[1].float(), negative[1].float(), guidance.audio_scale),

@@ -89,7 +89,8 @@ def test_prompts_with_the_same_beginning_do_not_collide_and_seeds_differ(finishe
 def test_the_row_says_what_ran_where(finished_job):
     for row in rows_of(finished_job[0]):
         assert row["worker"] in ("w0", "w1")
-        assert (row["device"], row["attention_backend"], row["dtype"], row["attempts"]) == ("cpu", "sdpa", "float32", 1)
+        assert (row["device"], row["dtype"], row["attempts"]) == ("cpu", "float32", 1)
+        assert row["attention_backend"].startswith("sdpa")
         assert min(row["encode_s"], row["denoise_s"], row["decode_s"]) > 0
         assert row["video_bytes"] == (finished_job[0] / row["video_path"]).stat().st_size
 

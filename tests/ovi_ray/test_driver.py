@@ -6,77 +6,20 @@ import pyarrow as pa
 import pytest
 
 from ovi.config import Architecture, Component
-from ovi_ray.driver import Driver, device_profile, workload_of
-from ovi_ray.errors import WorkersLost
-from ovi_ray.events import DataKind, FailureKind, Task, TaskDone, TaskFailed, WorkerLost
-from ovi_ray.executor import Outcome, WorkerStarted
+from ovi_ray import storage
+from ovi_ray.driver import Driver
+from ovi_ray.errors import JobStopped, WorkersLost
+from ovi_ray.events import DataKind, FailureKind, Task, TaskFailed, WorkerLost
 from ovi_ray.job import JobSpec
+from ovi_ray.kept import Keep
 from ovi_ray.ledger import Ledger
 from ovi_ray.manifest import build_manifest
-from ovi_ray.orders import Decode, Denoise, EncodeTexts, Failure, Report, WorkerInfo
+from ovi_ray.orders import Cause, Decode, Denoise, EncodeTexts
 from ovi_ray.plan import JobPlan
 from ovi_ray.stages import Stage
-
-SIZES = dict.fromkeys(Component, 0.01)
-
-
-def info(**changes):
-    facts = {
-        "node": "host",
-        "pid": 1,
-        "device": "cpu",
-        "vendor": "cpu",
-        "architecture": "",
-        "memory_gb": 100.0,
-        "component_gb": SIZES,
-    }
-    return WorkerInfo(**facts | changes)
-
-
-class FakeExecutor:
-    """Ends every task at once; `script` may turn a task's end into another event."""
-
-    def __init__(self, workers=("w0",), script=None):
-        self.alive = set(workers)
-        self.events = [WorkerStarted(worker=worker, info=info()) for worker in workers]
-        self.script = script or (lambda worker, task, tries: None)
-        self.orders = []
-        self.data = set()
-        self.last_death = "killed"
-        self.tries = {}
-
-    @property
-    def is_empty(self):
-        return not self.alive and not self.events
-
-    def run(self, worker, task, work, *, model_name, components, inputs, outputs):
-        assert set(inputs) <= self.data, "a task was given data that is not there"
-        self.orders.append((worker, task, work))
-        tries = self.tries[task.stage, task.items] = self.tries.get((task.stage, task.items), 0) + 1
-        event = self.script(worker, task, tries) or TaskDone(worker=worker, task=task, seconds=1.0, load_seconds=0.5)
-        if isinstance(event, TaskDone):
-            self.data |= set(outputs)
-            facts = {"num_frames": 121} if isinstance(work, Decode) else {}
-            self.events.append(Outcome(event=event, report=Report(seconds=1.0, load_seconds=0.5, facts=facts)))
-        elif isinstance(event, TaskFailed):
-            failure = Failure(kind=event.kind, message=event.message)
-            self.events.append(Outcome(event=event, report=Report(seconds=0.0, failure=failure)))
-        else:
-            self.alive.discard(worker)
-            self.events.append(Outcome(event=event))
-
-    def stop(self, worker, task):
-        pass
-
-    def drop(self, key):
-        self.data.discard(key)
-
-    def poll(self, timeout_s):
-        events, self.events = self.events, []
-        return events
-
-    def activities(self):
-        return {}
+from ovi_ray.stopping import Stop
+from ovi_ray.translate import device_profile, workload_of
+from tests.ovi_ray.fakes import HANGS, FakeExecutor, info
 
 
 def make_plan(tmp_path, prompts=("a fox", "a dog"), **options):
@@ -234,3 +177,113 @@ def test_a_device_is_expected_to_be_faster_at_a_smaller_model():
     real, tiny = (device_profile(info(component_gb=sizes), "bfloat16") for sizes in (published, small))
     assert tiny.rates.denoise == pytest.approx(1000 * real.rates.denoise)
     assert real.sizes.audio_vae == pytest.approx(0.4)
+
+
+# -- what is kept, storage that fails, stopping ------------------------------------------------------------------------
+
+
+def keep_latents_of(plan, tmp_path, index):
+    keep = Keep(output_dir=tmp_path / "out")
+    keep.prepare()
+    path = keep.latents_path(plan.clip(index).clip_id)
+    path.write_bytes(b"latents")
+    return path
+
+
+def test_a_clip_whose_latents_are_kept_begins_at_decode_and_they_go_when_its_video_is_there(tmp_path):
+    path = keep_latents_of(make_plan(tmp_path), tmp_path, 0)
+    executor = FakeExecutor()
+    _, rows = run(tmp_path, executor)
+    assert [row["status"] for row in rows] == ["done", "done"]
+    assert [row["attempts"] for row in rows] == [0, 1]
+    assert not path.exists()
+
+
+def test_latents_are_kept_for_good_when_asked(tmp_path):
+    plan = make_plan(tmp_path)
+    path = keep_latents_of(plan, tmp_path, 0)
+    keep = Keep(output_dir=tmp_path / "out", for_good=True)
+    Driver(plan, FakeExecutor(), Ledger(tmp_path / "out"), dtype="float32", keep=keep).run()
+    assert path.exists()
+
+
+def test_broken_latents_are_told_and_made_again(tmp_path):
+    plan, told = make_plan(tmp_path), []
+    path = keep_latents_of(plan, tmp_path, 0)
+
+    def script(worker, task, tries):
+        if task.stage is Stage.DECODE and task.items == (0,) and tries == 1:
+            return TaskFailed(worker=worker, task=task, kind=FailureKind.CANCELLED, message="latents: broken")
+        return None
+
+    executor = FakeExecutor(script=script)
+    executor.causes = {1: Cause.LATENTS}
+    Driver(plan, executor, Ledger(tmp_path / "out"), dtype="float32", tell=told.append).run()
+    assert told == ["latents: broken; the clip is denoised again"]
+    assert not path.exists()
+    denoised = sorted(task.items for _, task, work in executor.orders if isinstance(work, Denoise))
+    assert denoised == [(0,), (1,)]
+
+
+def test_a_full_disk_pauses_the_job_with_a_message_and_costs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "PROBE_S", 0.01)
+    problems = iter(["No space left on device"] * 3)
+    monkeypatch.setattr(storage, "write_problem", lambda folder: next(problems, ""))
+    told = []
+    executor = FakeExecutor(script=failing(Stage.DECODE, FailureKind.CANCELLED, times=2, message="disk full"))
+    executor.causes = {1: Cause.STORAGE, 2: Cause.STORAGE}
+    plan = make_plan(tmp_path)
+    ledger = Ledger(tmp_path / "out")
+    Driver(plan, executor, ledger, dtype="float32", tell=told.append).run()
+    rows = ledger.read().to_pylist()
+    assert [(row["status"], row["attempts"]) for row in rows] == [("done", 1), ("done", 1)]
+    assert "disk full; nothing is lost" in told[0]
+    assert "goes on" in told[-1]
+
+
+def test_rows_that_cannot_be_written_hold_the_end_of_the_job_back(tmp_path, monkeypatch):
+    told, ledger = [], Ledger(tmp_path / "out")
+    tries = itertools.count()
+    flush = ledger.flush
+
+    def failing_flush():
+        if next(tries) < 3:
+            raise OSError(28, "No space left on device")
+        flush()
+
+    monkeypatch.setattr(ledger, "flush", failing_flush)
+    Driver(make_plan(tmp_path), FakeExecutor(), ledger, dtype="float32", tell=told.append).run()
+    assert len(Ledger(tmp_path / "out").read()) == 2
+    assert "No space left on device" in told[0]
+
+
+def test_a_stop_saves_the_denoise_that_runs_and_starts_nothing(tmp_path):
+    stop = Stop()
+
+    def script(worker, task, tries):
+        if task.stage is Stage.DENOISE and task.items:
+            stop.ask("SIGINT")
+            return HANGS
+        return None
+
+    executor = FakeExecutor(script=script)
+    with pytest.raises(JobStopped, match="SIGINT"):
+        Driver(make_plan(tmp_path), executor, Ledger(tmp_path / "out"), dtype="float32", stop=stop).run()
+    assert [(task.stage, save) for _, task, save in executor.stops] == [(Stage.DENOISE, True)]
+    assert not any(isinstance(work, Decode) for _, _, work in executor.orders)
+    assert not stop.is_watched
+
+
+def test_a_stop_waits_no_longer_than_its_grace(tmp_path):
+    stop = Stop()
+
+    def script(worker, task, tries):
+        if task.stage is Stage.DECODE:
+            stop.ask("SIGTERM", grace_s=0.0)
+            return HANGS
+        return None
+
+    with pytest.raises(JobStopped):
+        Driver(
+            make_plan(tmp_path), FakeExecutor(script=script), Ledger(tmp_path / "out"), dtype="float32", stop=stop
+        ).run()

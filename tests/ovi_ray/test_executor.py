@@ -22,7 +22,7 @@ SLOW = SamplingParams(video_frame_height_width=(64, 64), sample_steps=100_000, s
 
 @pytest.fixture(scope="module")
 def local_ray():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()
 
@@ -30,7 +30,7 @@ def local_ray():
 @pytest.fixture
 def executor(local_ray, tiny_dir):
     config = WorkerConfig(ckpt_dir=str(tiny_dir), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1)
-    executor = Executor([Placement(config=config, num_cpus=1, num_gpus=0)])
+    executor = Executor([Placement(config=config, num_cpus=1, num_gpus=0)], silence_s=8.0)
     yield executor
     executor.shutdown()
 
@@ -104,6 +104,17 @@ def test_a_killed_worker_is_reported_once_and_replaced_and_what_it_gave_is_still
     task = Task(stage=Stage.DENOISE, items=(0,), attempt=2)
     run(executor, task, Denoise(params=params), TRANSFORMER, inputs=TEXT_KEYS, outputs=[LATENTS], worker="w0.1")
     assert wait_for(executor, TaskDone).task == task
+
+
+def test_a_frozen_worker_is_killed_and_replaced(executor):
+    pid = wait_for(executor, WorkerStarted).info.pid
+    encode_texts(executor)
+    start_slow_denoise(executor)
+    os.kill(pid, signal.SIGSTOP)
+    assert wait_for(executor, WorkerLost).worker == "w0"
+    assert wait_for(executor, WorkerStarted).worker == "w0.1"
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_a_worker_that_cannot_start_is_given_up_with_the_reason(local_ray, tmp_path):

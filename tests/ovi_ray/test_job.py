@@ -88,7 +88,7 @@ def test_everything_wrong_is_told_at_once_with_line_value_and_what_is_right(writ
     problems = problems_in(
         write_job(
             "sample_step: 3\nseed: 1.5\nshift: wide\nsolver_name: unipcc\nmodel_name: 720x720\nmode: t2i2v\nfp8: true\n"
-            "qint8: true\ncpu_offload: true\nvideo_frame_height_width: [0, 5]\neach_example_n_times: 0\nworkers: two\n"
+            "qint8: maybe\ncpu_offload: yes please\nvideo_frame_height_width: [0, 5]\neach_example_n_times: 0\nworkers: two\n"
             "dtype: float16\nimage_path: none.png\nvideo_guidance_scale: .nan\naudio_negative_prompt: 5\nsp_size: 0\n"
         ),
         sample_steps=-3,
@@ -101,9 +101,9 @@ def test_everything_wrong_is_told_at_once_with_line_value_and_what_is_right(writ
         (7, "solver_name"): ("one of unipc, dpm++, euler; did you mean 'unipc'?",),
         (8, "model_name"): ("'720x720' / one of 720x720_5s, 960x960_5s, 960x960_10s", "did you mean '720x720_5s'?"),
         (9, "mode"): ("'t2i2v' / one of auto, t2v, i2v", "not supported yet"),
-        (10, "fp8"): ("True / false: fp8 weights are not supported yet",),
-        (11, "qint8"): ("True / false: int8 weights are not supported yet",),
-        (12, "cpu_offload"): ("True / false: offloading to the CPU is not supported yet",),
+        (10, "fp8"): ("True / false: only model 720x720_5s is published in fp8",),
+        (11, "qint8"): ("'maybe' / true or false: 8-bit integer weights",),
+        (12, "cpu_offload"): ("'yes please' / true or false: components",),
         (13, "video_frame_height_width"): ("[0, 5] / two positive integers",),
         (14, "each_example_n_times"): ("0 / an integer of at least 1",),
         (15, "workers"): ("'two' / a number of workers",),
@@ -193,3 +193,45 @@ def test_a_message_groups_by_file_and_is_capped_while_the_error_keeps_all():
 def test_planning_imports_neither_torch_nor_ray():
     code = "import sys, ovi_ray.plan; assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- how clips are computed --------------------------------------------------------------------------------------------
+
+
+def test_by_default_attention_is_measured_and_nothing_changes_pixels(write_job):
+    job = JobSpec.from_yaml(write_job())
+    assert (job.attention, job.weights, job.numerics) == ("auto", "dtype", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("text", "numerics"),
+    [
+        ("qint8: true\n", "bfloat16+qint8"),
+        ("fp8: true\n", "bfloat16+fp8"),
+        ("dtype: float32\nqint8: true\nallow_inexact: true\n", "float32+qint8+inexact_attention"),
+        ("attention: sage\n", "bfloat16+inexact_attention"),
+        ("attention: sdpa_math\ncpu_offload: true\n", "bfloat16"),
+    ],
+)
+def test_whatever_changes_pixels_is_part_of_the_numerics(write_job, text, numerics):
+    assert JobSpec.from_yaml(write_job(text)).numerics == numerics
+
+
+def test_an_unknown_attention_backend_is_refused_with_the_known_ones(write_job):
+    (problem,) = problems_in(write_job("attention: flash\n"))
+    assert problem.field == "attention"
+    assert "one of auto, flash_attn_3, flash_attn_2, sage, sdpa" in problem.expected
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "expected"),
+    [
+        ("fp8: true\nqint8: true\n", "qint8", "false beside fp8"),
+        ("model_name: 960x960_10s\nfp8: true\n", "fp8", "only model 720x720_5s is published in fp8"),
+        ("memory_gb: 0\n", "memory_gb", "a positive number of GB"),
+    ],
+)
+def test_weights_and_memory_that_cannot_be_are_refused(write_job, text, field, expected):
+    (problem,) = problems_in(write_job(text))
+    assert problem.field == field
+    assert expected in problem.expected

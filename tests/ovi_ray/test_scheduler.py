@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovi_ray.costs import BF16_SIZES, INT8_SIZES, DeviceProfile, StageRates
 from ovi_ray.events import (
     Cancel,
     DataKind,
@@ -202,6 +203,33 @@ def test_planned_departures_never_make_poison():
     assert not failed(cluster)
 
 
+def test_a_preload_that_fails_is_not_tried_again_at_once():
+    cluster = cluster_for(make_workload(4))
+    cluster.send(*joins(a=BIG, b=BIG, c=SMALL_CARD))
+    preload = next(run for run in cluster.running.values() if not run.task.items)
+    assert preload.reason is Reason.PRELOAD
+    fail(cluster, preload, FailureKind.ERROR)
+    assert preload.worker not in cluster.running
+    cluster.finish_all()
+    assert not failed(cluster)
+
+
+def test_texts_that_no_clip_needs_any_more_are_not_encoded():
+    cluster = cluster_for(make_workload(3), limits=Limits(text_batch=1))
+    cluster.send(*joins(a=BIG))
+    for negative in (1, 2):  # the first clip's prompt, then a negative that all need
+        run = run_stage(cluster, Stage.ENCODE_TEXT)
+        if negative == 2:
+            fail(cluster, run, FailureKind.BAD_INPUT, "bad negative")
+        else:
+            cluster.send(TaskDone(worker="a", task=run.task, seconds=1.0), after=1.0)
+    cluster.finish_all()
+    assert len(failed(cluster)) == 3
+    encoded = [i for _, _, actions in cluster.log for a in actions
+               if isinstance(a, RunTask) and a.task.stage is Stage.ENCODE_TEXT for i in a.task.items]  # fmt: skip
+    assert encoded == [0, 3]
+
+
 def test_texts_that_were_together_in_a_crash_run_alone_afterwards():
     cluster = cluster_for(make_workload(3))
     cluster.send(*joins(a=BIG))
@@ -272,6 +300,23 @@ def test_a_straggler_is_copied_and_the_first_result_wins():
     assert len(cluster.finished) == 2
 
 
+def test_an_idle_worker_does_not_wait_for_ever_for_a_fast_one_that_hangs():
+    cluster = cluster_for(make_workload(9))
+    cluster.send(*joins(fast=BIG, slow=SLOW))
+    for _ in range(200):
+        if "slow" in cluster.running and cluster.running["slow"].task.stage is Stage.DENOISE:
+            break
+        if "fast" in cluster.running and len(cluster.denoised) < 8:
+            cluster.send(TaskDone(worker="fast", task=cluster.running["fast"].task, seconds=70.0), after=70.0)
+        elif "slow" in cluster.running:
+            cluster.send(TaskDone(worker="slow", task=cluster.running["slow"].task, seconds=200.0), after=200.0)
+        else:  # fast hangs
+            assert cluster.wakes
+            cluster.now = max(cluster.now, cluster.wakes.pop(0))
+            cluster.send(Tick())
+    assert "slow" in cluster.running
+
+
 def test_a_worker_that_keeps_failing_rests_while_others_go_on():
     cluster = cluster_for(make_workload(20))
     cluster.send(*joins(good=BIG, bad=BIG))
@@ -331,6 +376,16 @@ def test_progress_counts_every_stage_and_tells_an_eta():
 
 
 PROFILES = [BIG, MIDDLE, SMALL_CARD, SLOW, ENCODER]
+RATES = st.floats(0.01, 1000)
+RANDOM_PROFILES = st.builds(
+    DeviceProfile,
+    name=st.sampled_from(["x", "y"]),
+    memory_gb=st.floats(2, 100),
+    stages=st.frozensets(st.sampled_from(Stage), min_size=1),
+    sizes=st.sampled_from([BF16_SIZES, INT8_SIZES]),
+    rates=st.builds(StageRates, encode_text=RATES, encode_first_frame=RATES, denoise=RATES, decode=RATES),
+    load_gb_per_s=st.floats(0.1, 100),
+)
 
 
 @settings(max_examples=120, deadline=None)
@@ -338,8 +393,8 @@ PROFILES = [BIG, MIDDLE, SMALL_CARD, SLOW, ENCODER]
     seed=st.integers(0, 2**32),
     clips=st.integers(0, 25),
     distinct=st.integers(1, 25),
-    devices=st.lists(st.sampled_from(PROFILES), min_size=1, max_size=6),
-    late=st.lists(st.sampled_from(PROFILES), max_size=4),
+    devices=st.lists(st.sampled_from(PROFILES) | RANDOM_PROFILES, min_size=1, max_size=6),
+    late=st.lists(st.sampled_from(PROFILES) | RANDOM_PROFILES, max_size=4),
     kinds=st.lists(st.sampled_from([SMALL, LARGE, IMAGE]), min_size=1, max_size=3, unique=True),
     policy=st.sampled_from([Production(), StaticStriding(), MeanSpeed()]),
     copies=st.booleans(),
@@ -370,6 +425,15 @@ def _assert_same_actions_again(cluster: CheckedCluster, policy, limits) -> None:
         assert tuple(again.handle(events, now)) == actions
 
 
+WAITS = (
+    Reason.NOTHING_READY,
+    Reason.FASTER_DEVICE_SOON,
+    Reason.NOT_WORTH_A_SWAP,
+    Reason.ENOUGH_AHEAD,
+    Reason.LATENTS_FULL,
+)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     clips=st.integers(1, 30),
@@ -382,11 +446,13 @@ def test_no_device_idles_beside_work_without_a_reason(clips, devices):
     for _ in range(500):
         if cluster.scheduler.done:
             break
-        ready = cluster.scheduler.progress().stages
+        stages = cluster.scheduler.progress().stages
         for worker, reason in cluster.scheduler.idle_reasons().items():
-            if reason is Reason.NOTHING_READY:
-                for stage in (Stage.DENOISE, Stage.DECODE):
-                    assert not (cluster.workers[worker].fits(stage, SMALL) and ready[stage].ready)
+            able = [s for s in Stage if cluster.workers[worker].fits(s, SMALL) and stages[s].ready]
+            assert reason in WAITS
+            assert not able or reason is not Reason.NOTHING_READY
+            if reason is Reason.FASTER_DEVICE_SOON:
+                assert cluster.running
         worker, run = min(cluster.running.items(), key=lambda item: item[0])
         cluster.send(TaskDone(worker=worker, task=run.task, seconds=5.0), after=5.0)
 

@@ -1,14 +1,17 @@
 """A worker without Ray: tasks in, reports and data out, failures as data."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
 
-from ovi.config import Component, SamplingParams
+from ovi.config import Component, SamplingParams, SolverName
 from ovi.errors import DenoiseStopped, InvalidImage
 from ovi.media import probe
 from ovi_ray.events import FailureKind
-from ovi_ray.orders import Decode, Denoise, EncodeFirstFrame, EncodeTexts, Order, Preload
+from ovi_ray.latents import DenoiseKeeper
+from ovi_ray.orders import Cause, Decode, Denoise, EncodeFirstFrame, EncodeTexts, Order, Preload
 from ovi_ray.transport import pack, unpack
 from ovi_ray.worker import Worker, WorkerConfig, failure_kind
 
@@ -46,7 +49,7 @@ def embeddings(worker):
 
 def test_the_stages_of_a_clip_end_in_a_video_with_sound(worker, tmp_path):
     report, latents = worker.run(order(Denoise(params=PARAMS), TRANSFORMER), *embeddings(worker))
-    assert (report.failure, report.facts) == (None, {"attention_backend": "sdpa"})
+    assert (report.failure, report.facts["attention_backend"]) == (None, "sdpa_flash")
     report = worker.run(order(decode(tmp_path), DECODERS), latents)
     assert (report.facts["num_frames"], report.facts["num_samples"]) == (9, 6656)
     info = probe(tmp_path / "clip.mp4")
@@ -95,6 +98,136 @@ def test_a_stopped_denoise_says_so_and_a_late_stop_stops_nothing_else(worker):
     assert (report.failure.kind, latents) == (FailureKind.CANCELLED, None)
     report, latents = worker.run(order(Denoise(params=PARAMS), TRANSFORMER, number=8), *texts)
     assert report.failure is None
+
+
+def kept(tmp_path, **changes):
+    """A denoise whose latents and state are kept."""
+    paths = {"latents_path": str(tmp_path / "latents"), "checkpoint_path": str(tmp_path / "checkpoint")}
+    return Denoise(**{"params": PARAMS, "clip_id": "a", **paths, **changes})
+
+
+def fresh_worker(tiny_dir):
+    return Worker(
+        WorkerConfig(ckpt_dir=str(tiny_dir), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1)
+    )
+
+
+def stop_at(worker, step, number, *, save):
+    """Ask for a stop while a step runs, as the driver would."""
+
+    def on_step(done, total):
+        if done == step:
+            worker.stop(number, save)
+
+    worker._on_step = on_step
+
+
+def unbroken(worker, texts, params=PARAMS):
+    _, latents = worker.run(order(Denoise(params=params), TRANSFORMER, number=90), *texts)
+    return unpack(latents)
+
+
+def assert_same(latents, expected):
+    assert all(torch.equal(latents[name], expected[name]) for name in ("video", "audio"))
+
+
+@pytest.mark.parametrize("solver_name", ["unipc", "dpm++", "euler"])
+def test_a_denoise_that_was_stopped_is_continued_bit_for_bit_by_another_worker(worker, tiny_dir, tmp_path, solver_name):
+    params = SamplingParams(
+        video_frame_height_width=(64, 64), sample_steps=5, slg_layer=1, solver_name=SolverName(solver_name)
+    )
+    texts = embeddings(worker)
+    stop_at(worker, 3, number=2, save=True)
+    report, _ = worker.run(order(kept(tmp_path, params=params), TRANSFORMER, number=2), *texts)
+    assert report.failure.kind is FailureKind.CANCELLED
+    other, steps = fresh_worker(tiny_dir), []
+    other._on_step = lambda done, total: steps.append(done)
+    report, latents = other.run(order(kept(tmp_path, params=params), TRANSFORMER, number=3), *texts)
+    assert steps == [4, 5]
+    assert_same(unpack(latents), unbroken(worker, texts, params))
+    assert [path.name for path in tmp_path.iterdir()] == ["latents"]
+
+
+def test_a_long_denoise_is_saved_every_so_often_and_comes_out_the_same(worker, tmp_path, monkeypatch):
+    texts = embeddings(worker)
+    saved = []
+    save = DenoiseKeeper.save_state
+    monkeypatch.setattr(DenoiseKeeper, "save_state", lambda self, state: (saved.append(state.step), save(self, state)))
+    _, latents = worker.run(order(kept(tmp_path, checkpoint_s=0.0), TRANSFORMER, number=2), *texts)
+    assert set(saved) >= {1, 2}
+    assert_same(unpack(latents), unbroken(worker, texts))
+
+
+def test_a_stop_that_is_not_to_save_leaves_nothing(worker, tmp_path):
+    texts = embeddings(worker)
+    stop_at(worker, 1, number=2, save=False)
+    worker.run(order(kept(tmp_path), TRANSFORMER, number=2), *texts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_finished_latents_are_not_made_again(worker, tmp_path):
+    texts = embeddings(worker)
+    first, latents = worker.run(order(kept(tmp_path), TRANSFORMER, number=2), *texts)
+    worker._on_step = lambda done, total: pytest.fail("a step was taken")
+    second, again = worker.run(order(kept(tmp_path), TRANSFORMER, number=3), *texts)
+    assert_same(unpack(again), unpack(latents))
+    assert second.facts["denoise_s"] == first.facts["denoise_s"]
+
+
+@pytest.mark.parametrize("name", ["latents", "checkpoint"])
+def test_a_corrupt_file_is_told_and_the_clip_is_denoised_again(worker, tmp_path, name):
+    texts = embeddings(worker)
+    (tmp_path / name).write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+    report, latents = worker.run(order(kept(tmp_path), TRANSFORMER, number=2), *texts)
+    assert f"{tmp_path / name}" in report.notes[0]
+    assert_same(unpack(latents), unbroken(worker, texts))
+
+
+def test_latents_that_cannot_be_kept_do_not_fail_the_denoise(worker, tmp_path):
+    path = tmp_path / "no folder" / "latents"
+    report, latents = worker.run(
+        order(kept(tmp_path, latents_path=str(path)), TRANSFORMER, number=2), *embeddings(worker)
+    )
+    assert (report.failure, latents is None) == (None, False)
+    assert "No such file" in report.storage_error
+
+
+def test_a_decode_takes_kept_latents_where_none_are_given(worker, tmp_path):
+    texts = embeddings(worker)
+    worker.run(order(kept(tmp_path), TRANSFORMER, number=2), *texts)
+    work = replace(decode(tmp_path), clip_id="a", latents_path=str(tmp_path / "latents"))
+    report = worker.run(order(work, DECODERS))
+    assert report.facts["attention_backend"].startswith("sdpa")
+    assert probe(tmp_path / "clip.mp4").num_frames == 9
+
+
+def test_a_decode_of_corrupt_latents_says_so(worker, tmp_path):
+    texts = embeddings(worker)
+    worker.run(order(kept(tmp_path), TRANSFORMER, number=2), *texts)
+    content = bytearray((tmp_path / "latents").read_bytes())
+    content[-100] ^= 1
+    (tmp_path / "latents").write_bytes(content)
+    work = replace(decode(tmp_path), clip_id="a", latents_path=str(tmp_path / "latents"))
+    failure = worker.run(order(work, DECODERS)).failure
+    assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, Cause.LATENTS)
+    assert "checksum" in failure.message
+
+
+def test_a_full_disk_is_not_the_clips_fault(worker, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ovi_ray.worker.write_poster", full)
+    latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
+    failure = worker.run(order(decode(tmp_path), DECODERS), latents).failure
+    assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, Cause.STORAGE)
+
+
+def test_a_video_with_too_few_frames_is_not_committed(worker, tmp_path):
+    latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
+    report = worker.run(order(replace(decode(tmp_path), num_frames=13), DECODERS), latents)
+    assert "9 frames were written; expected 13" in report.failure.message
+    assert not (tmp_path / "clip.mp4").exists()
 
 
 def test_a_worker_describes_itself(worker):

@@ -1,0 +1,59 @@
+"""What is known of how each clip under way was rendered, and the row that comes of it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from ovi_ray.events import Finish, Task
+from ovi_ray.orders import Report, WorkerInfo
+from ovi_ray.plan import ClipTask, JobPlan
+from ovi_ray.result_rows import result_row
+from ovi_ray.stages import Stage
+
+
+class ClipFacts:
+    """The facts of the clips of one run; those of a clip are dropped with its row."""
+
+    def __init__(self, plan: JobPlan, dtype: str) -> None:
+        self._plan = plan
+        self._dtype = dtype
+        self._of: dict[int, dict[str, Any]] = {}
+        self._text_s = np.zeros(plan.texts.num_rows)
+        self._frame_s = np.zeros(plan.first_frames.num_rows)
+
+    def of(self, clip: int) -> dict[str, Any]:
+        """What is known of a clip."""
+        return self._of.setdefault(clip, {"attempts": 0})
+
+    def started(self, task: Task) -> dict[str, Any]:
+        """A task begins; gives what is known of its clip, nothing where it is of no single one."""
+        if not task.items or task.stage not in (Stage.DENOISE, Stage.DECODE):
+            return {}
+        facts = self.of(task.items[0])
+        facts["attempts"] += task.stage is Stage.DENOISE
+        return facts
+
+    def done(self, task: Task, worker: str, info: WorkerInfo, report: Report) -> None:
+        """A task ended well."""
+        match task.stage:
+            case Stage.ENCODE_TEXT:
+                self._text_s[list(task.items)] = report.seconds / len(task.items)
+            case Stage.ENCODE_FIRST_FRAME:
+                self._frame_s[list(task.items)] = report.seconds
+            case Stage.DENOISE if task.items:
+                where = {"worker": worker, "node": info.node, "device": info.device, "denoise_s": report.seconds}
+                self.of(task.items[0]).update(where | report.facts)
+            case Stage.DECODE:
+                facts = self.of(task.items[0])
+                facts.update({**report.facts, **facts, "decode_worker": worker, "decode_s": report.seconds})
+
+    def row(self, clip: ClipTask, end: Finish) -> dict[str, Any]:
+        """The row of a clip that ends now."""
+        frame_s = 0.0 if clip.first_frame is None else self._frame_s[clip.first_frame]
+        facts = {
+            **self._of.pop(end.clip, {}),
+            "encode_s": float(self._text_s[clip.texts[0]] + frame_s),
+            "dtype": self._dtype,
+        }
+        return result_row(clip, facts, status=end.status, error=end.error, finished_at=datetime.now(UTC))

@@ -1,0 +1,142 @@
+"""Files of tensors that are complete and right, or refused: the latents of a clip, or the state of its denoise.
+
+A file carries the clip's id, what is known of how it was made, and a checksum over all of it.
+"""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ovi.sampling.denoise import DenoiseState
+from ovi.types import Latents
+from ovi_ray.errors import LatentsUnusable
+from ovi_ray.orders import Denoise
+from ovi_ray.storage import storage_error
+
+Facts = dict[str, Any]
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], *, clip_id: str, facts: Facts) -> None:
+    """Write a file. It is complete and on disk under its name when this returns. Raises OSError."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"clip_id": clip_id, "facts": json.dumps(facts)}
+    content = safetensors.torch.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)})
+    # Not the process's number: a process on another machine may have the same.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path, *, clip_id: str) -> tuple[dict[str, Tensor], Facts]:
+    """What `save_tensors` wrote. Raises LatentsUnusable, also where there is no such file, and OSError."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (safetensors.SafetensorError, FileNotFoundError) as error:
+        raise LatentsUnusable(f"{path}: {error}") from None
+    checksum = metadata.pop("sha256", "")
+    if checksum != _checksum(tensors, metadata):
+        raise LatentsUnusable(f"{path}: the checksum of its content is wrong")
+    if metadata["clip_id"] != clip_id:
+        raise LatentsUnusable(f"{path}: it is of clip {metadata['clip_id']}, not of {clip_id}")
+    return tensors, json.loads(metadata["facts"])
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class DenoiseKeeper:
+    """Keeps one denoise safe: its state every so often, its latents at the end. Storage that fails never fails a denoise."""
+
+    def __init__(self, work: Denoise) -> None:
+        self._work = work
+        self._started_at = self._saved_at = time.monotonic()
+        self._saved_step = 0
+        self._steps_begun = 0
+        self._spent_before_s = 0.0
+        self.notes: list[str] = []
+        """What the user should know."""
+        self.storage_error = ""
+        """Why something could not be kept."""
+
+    def finished(self) -> tuple[Latents, Facts] | None:
+        """The latents, where this clip's denoise was finished before."""
+        found = self._load(self._work.latents_path)
+        return None if found is None else (Latents(**found[0]), found[1])
+
+    def state(self) -> DenoiseState | None:
+        """Where an earlier denoise of this clip stood."""
+        found = self._load(self._work.checkpoint_path)
+        if found is None:
+            return None
+        state = DenoiseState.from_tensors(found[0])
+        self._saved_step = state.step
+        self._spent_before_s = float(found[1]["denoise_s"])
+        return state
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of denoising that this clip took, on all the workers whose work is in it."""
+        return self._spent_before_s + time.monotonic() - self._started_at
+
+    def is_due(self) -> bool:
+        """Asked before every step: whether the state is to be saved first. A step is taken between two saves at least."""
+        self._steps_begun += 1
+        is_late = time.monotonic() - self._saved_at >= self._work.checkpoint_s
+        return bool(self._work.checkpoint_path) and self._steps_begun > 1 and is_late
+
+    def save_state(self, state: DenoiseState) -> None:
+        """Keep where the denoise stands."""
+        self._saved_at = time.monotonic()
+        self._steps_begun = 0
+        if state.step > self._saved_step and self._save(
+            self._work.checkpoint_path, state.tensors(), {"denoise_s": self.spent_s}
+        ):
+            self._saved_step = state.step
+
+    def save_latents(self, latents: Latents, facts: Facts) -> None:
+        """Keep what the denoise gave; its state has served."""
+        if self._save(self._work.latents_path, {"video": latents.video, "audio": latents.audio}, facts):
+            Path(self._work.checkpoint_path).unlink(missing_ok=True)
+
+    def _load(self, path: str) -> tuple[dict[str, Tensor], Facts] | None:
+        if not path or not Path(path).exists():
+            return None
+        try:
+            return load_tensors(Path(path), clip_id=self._work.clip_id)
+        except LatentsUnusable as error:
+            self.notes.append(f"{error}; the clip is denoised again")
+            Path(path).unlink(missing_ok=True)
+            return None
+
+    def _save(self, path: str, tensors: dict[str, Tensor], facts: Facts) -> bool:
+        if not path:
+            return False
+        try:
+            save_tensors(Path(path), tensors, clip_id=self._work.clip_id, facts=facts)
+        except OSError as error:
+            self.storage_error = storage_error(error) or str(error)
+            return False
+        return True

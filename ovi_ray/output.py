@@ -1,0 +1,96 @@
+"""What lies in an output folder beside the results: the job that it belongs to, its manifest, and the clips that failed.
+
+A folder belongs to the jobs whose clips are in it. A list that grew, shrank or changed in part goes on where it stood: it has
+clips in common with what is there. A job that has none in common with the finished clips that are there is refused.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from ovi_ray.errors import InputError, LedgerTooNew, OutputOfOtherJob
+from ovi_ray.events import ClipStatus
+from ovi_ray.fragments import FORMAT
+from ovi_ray.job import JobSpec
+from ovi_ray.manifest import Manifest
+
+MANIFEST = "manifest.parquet"
+JOB_FILE = "job.json"
+FAILED = "failed.parquet"
+ERROR_COLUMN = "meta_error"
+
+
+def check_owner(output_dir: Path, manifest: Manifest, finished: pa.Array) -> None:
+    """Raises OutputOfOtherJob when the folder holds finished clips and nothing of this manifest, LedgerTooNew as named."""
+    job = read_job_file(output_dir)
+    if int(job.get("format", 0)) > FORMAT:
+        raise LedgerTooNew(f"{output_dir / JOB_FILE} has format {job['format']}: update ovi-ray, or give another --out")
+    if not len(finished):
+        return
+    ids = manifest.table.column("clip_id")
+    known = pa.chunked_array([finished, *_manifest_ids(output_dir)], pa.string())
+    if not pc.any(pc.is_in(ids, value_set=known), min_count=0).as_py():
+        raise OutputOfOtherJob(
+            f"{output_dir} holds {len(finished)} clips of another job{_named(job)}, and none of this one (another list,"
+            " seed, parameter or weight file makes other clips): give another --out, or move that folder away"
+        )
+
+
+def write_job(output_dir: Path, job: JobSpec, manifest: Manifest) -> None:
+    """Write the manifest and what the job was started with."""
+    manifest.write(output_dir / MANIFEST)
+    content = {"format": FORMAT, "clips": len(manifest), "job": job.model_dump(mode="json")}
+    _write(output_dir / JOB_FILE, json.dumps(content, indent=1))
+
+
+def read_job_file(output_dir: Path) -> Mapping[str, Any]:
+    """What `write_job` wrote of the job; empty where there is none that can be read."""
+    try:
+        content = json.loads((output_dir / JOB_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_failed(output_dir: Path, manifest: Manifest, results: pa.Table) -> int:
+    """Write the manifest's rows of the clips that failed, with the reason: a list that can be rendered. Gives their number.
+
+    Without any there is no file.
+    """
+    path = output_dir / FAILED
+    failed = results.filter(pc.equal(results.column("status"), ClipStatus.FAILED))
+    place = pc.index_in(manifest.table.column("clip_id"), value_set=failed.column("clip_id"))
+    table = manifest.table.filter(pc.is_valid(place))
+    if not len(table):
+        path.unlink(missing_ok=True)
+        return 0
+    errors = failed.column("error").take(place.drop_null())
+    if ERROR_COLUMN in table.column_names:
+        table = table.drop_columns([ERROR_COLUMN])
+    Manifest(table=table.append_column(ERROR_COLUMN, errors)).write(path)
+    return len(table)
+
+
+def _manifest_ids(output_dir: Path) -> list[pa.Array]:
+    try:
+        table = Manifest.read(output_dir / MANIFEST).table
+    except (InputError, OSError, pa.ArrowException):  # none, or broken: the finished clips decide
+        return []
+    return list(table.column("clip_id").chunks)
+
+
+def _named(job: Mapping[str, Any]) -> str:
+    source = job.get("job", {}).get("prompts")
+    return f" ({source})" if source else ""
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
