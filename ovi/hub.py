@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from ovi.config import model_spec
 from ovi.errors import CheckpointError
 from ovi.layout import model_files
+from ovi.weight_formats import FP8_FILE, FP8_REPOSITORY, WeightFormat, in_format
 
 # Folder of the checkpoint folder -> hub repository that fills it.
 _REPOSITORIES = {
@@ -35,12 +36,16 @@ class HubFile:
         return f"{self.folder}/{self.filename}"
 
 
-def published_files(model_name: str) -> list[HubFile]:
-    """The files that a model needs, and where they are published. Raises InvalidRequest for an unknown model."""
+def published_files(model_name: str, weights: WeightFormat = WeightFormat.DTYPE) -> list[HubFile]:
+    """The files that a model needs in a weight format, and where they are published.
+
+    Raises InvalidRequest for an unknown model, and for one that is not published in that format.
+    """
     files = []
-    for path in model_files(model_spec(model_name)):
+    for path in model_files(in_format(model_spec(model_name), weights)):
         folder, _, filename = path.partition("/")
-        files.append(HubFile(repo_id=_REPOSITORIES[folder], filename=filename, folder=folder))
+        repo_id = FP8_REPOSITORY if path == FP8_FILE else _REPOSITORIES[folder]
+        files.append(HubFile(repo_id=repo_id, filename=filename, folder=folder))
     return files
 
 
@@ -48,6 +53,7 @@ def download_model(
     model_name: str,
     ckpt_dir: str | Path,
     *,
+    weights: WeightFormat = WeightFormat.DTYPE,
     on_file: Callable[[HubFile], None] | None = None,
     fetch: Callable[..., str] = hf_hub_download,
 ) -> list[HubFile]:
@@ -55,7 +61,7 @@ def download_model(
 
     Raises CheckpointError, naming the file and its repository, when the hub cannot be reached or refuses.
     """
-    missing = [file for file in published_files(model_name) if not (Path(ckpt_dir) / file.path).is_file()]
+    missing = [file for file in published_files(model_name, weights) if not (Path(ckpt_dir) / file.path).is_file()]
     for file in missing:
         if on_file is not None:
             on_file(file)

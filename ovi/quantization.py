@@ -20,7 +20,7 @@ from ovi import checkpoints
 from ovi.config import Architecture, Component
 from ovi.errors import CheckpointMismatch, CheckpointNotFound
 from ovi.models.fusion import FusionTransformer
-from ovi.weight_formats import FP8_FILE, FP8_SOURCE, WeightFormat, check_format
+from ovi.weight_formats import FP8_FILE, WeightFormat, check_format
 
 _QUANTIZED = "*.blocks.*"  # module names that are quantized
 _SAFE_MULTIPLE = 32  # of int8 weights in a row; multiples of 8 that are none of 16 were seen to crash
@@ -126,7 +126,8 @@ def quantize_to_file(ckpt_dir: str | Path, model_name: str, dtype: torch.dtype, 
 def _load_fp8(ckpt_dir: Path, arch: Architecture, device: torch.device, dtype: torch.dtype) -> nn.Module:
     path = ckpt_dir / FP8_FILE
     if not path.is_file():
-        raise CheckpointNotFound("no such file", expected=f"the published file from {FP8_SOURCE}", path=path)
+        fetch = f"ovi-ray weights download --fp8 {ckpt_dir}"
+        raise CheckpointNotFound("no such file", expected=f"the published file; get it with: {fetch}", path=path)
     module = _empty(arch)
     narrow = {f"{name}.weight": layer for name, layer in _block_linears(module)}
     tensors = {}

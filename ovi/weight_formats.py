@@ -8,7 +8,7 @@ from ovi.errors import InvalidRequest
 
 FP8_FILE = "Ovi/model_fp8_e4m3fn.safetensors"
 FP8_MODEL = "720x720_5s"
-FP8_SOURCE = "https://huggingface.co/rkfg/Ovi-fp8_quantized"
+FP8_REPOSITORY = "rkfg/Ovi-fp8_quantized"
 
 
 class WeightFormat(StrEnum):

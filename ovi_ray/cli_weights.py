@@ -11,6 +11,7 @@ from rich.table import Table
 from ovi.config import MODEL_SPECS
 from ovi.errors import OviError
 from ovi.hub import HubFile, download_model
+from ovi.weight_formats import WeightFormat
 
 weights = typer.Typer(help="Get, check and make checkpoint folders.", no_args_is_help=True)
 
@@ -23,6 +24,7 @@ EXIT_BAD_INPUT = 2
 def download(
     ckpt_dir: Folder,
     model_name: Annotated[str, typer.Option(help=f"One of {', '.join(MODEL_SPECS)}.")] = "720x720_5s",
+    fp8: Annotated[bool, typer.Option("--fp8", help="The transformer in 8-bit floats, for `render --fp8`.")] = False,
 ) -> None:
     """Fetch the published files that a model needs, and only these. A broken-off download goes on where it stood.
 
@@ -35,8 +37,9 @@ def download(
     def tell(file: HubFile) -> None:
         console.print(f"fetching {file.path} from {file.repo_id}", markup=False, highlight=False, soft_wrap=True)
 
+    weights_in = WeightFormat.FP8 if fp8 else WeightFormat.DTYPE
     try:
-        fetched = download_model(model_name, ckpt_dir, on_file=tell)
+        fetched = download_model(model_name, ckpt_dir, weights=weights_in, on_file=tell)
     except OviError as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None

@@ -9,6 +9,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from ovi.checkpoints import check_model
 from ovi.errors import CheckpointError, InvalidRequest
 from ovi.hub import download_model, published_files
+from ovi.weight_formats import WeightFormat
 
 FOLDERS = {"chetwinlow1/Ovi": "Ovi", "Wan-AI/Wan2.2-TI2V-5B": "Wan2.2-TI2V-5B", "hkchengrex/MMAudio": "MMAudio"}
 
@@ -66,6 +67,18 @@ def test_a_lost_connection_says_what_to_do_and_the_next_try_goes_on(tiny_dir, tm
 def test_an_unknown_model_is_refused():
     with pytest.raises(InvalidRequest, match="expected one of"):
         published_files("480p")
+
+
+def test_fp8_fetches_the_8_bit_transformer_in_place_of_the_other():
+    files = {file.path: file.repo_id for file in published_files("720x720_5s", WeightFormat.FP8)}
+    assert files["Ovi/model_fp8_e4m3fn.safetensors"] == "rkfg/Ovi-fp8_quantized"
+    assert "Ovi/model.safetensors" not in files
+    assert len(files) == 6
+
+
+def test_a_model_that_is_not_published_in_fp8_is_refused():
+    with pytest.raises(InvalidRequest, match="expected model_name 720x720_5s"):
+        published_files("960x960_5s", WeightFormat.FP8)
 
 
 def test_the_caller_is_told_of_each_file_before_it_is_fetched(tiny_dir, tmp_path):

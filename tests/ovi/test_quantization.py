@@ -115,7 +115,7 @@ def test_fp8_is_stored_narrow_and_computed_wide(ckpts):
 def test_fp8_of_another_model_or_without_its_file_is_refused(tiny_dir):
     with pytest.raises(InvalidRequest, match="expected model_name 720x720_5s, or qint8"):
         OviPipeline.from_pretrained(tiny_dir, "960x960_10s", device="cpu", weights=FP8)
-    with pytest.raises(CheckpointNotFound, match="rkfg/Ovi-fp8_quantized"):
+    with pytest.raises(CheckpointNotFound, match="ovi-ray weights download --fp8"):
         load_transformer(tiny_dir, MODEL, CPU, torch.float32, FP8)
 
 

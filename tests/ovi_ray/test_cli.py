@@ -225,7 +225,7 @@ def test_download_without_a_connection_says_so(tmp_path, monkeypatch):
     def fetch(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(hub.download_model, "__kwdefaults__", {"on_file": None, "fetch": fetch})
+    monkeypatch.setattr(hub.download_model, "__kwdefaults__", hub.download_model.__kwdefaults__ | {"fetch": fetch})
     message = refused("weights", "download", tmp_path)
     assert "cannot be fetched" in message
     assert "no route to host" in message
