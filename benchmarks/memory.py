@@ -32,7 +32,8 @@ from rich.table import Table
 from ovi import OviPipeline
 from ovi.config import Component, SamplingParams, TextEncoderConfig, VideoVAEConfig
 from ovi.media import frames_to_uint8
-from ovi.memory_plan import STAGE_COMPONENTS, MemoryMode, StageName, plan_memory
+from ovi.memory_plan import MemoryMode, plan_memory
+from ovi.stages import STAGE_COMPONENTS, Stage
 from ovi.tiny import tiny_architecture, write_tiny_checkpoint
 from ovi.types import Latents, PromptEmbeds
 from ovi.weight_formats import WeightFormat
@@ -106,12 +107,12 @@ class Renderer:
         self.embeds: dict[int, PromptEmbeds] = {}
         self.latents: dict[int, Latents] = {}
 
-    def run(self, stage: StageName, clip: int) -> None:
+    def run(self, stage: Stage, clip: int) -> None:
         self.hold(STAGE_COMPONENTS[stage])
-        if stage is StageName.ENCODE_TEXT:
+        if stage is Stage.ENCODE_TEXT:
             positive, negative = self.pipe.encode_text([f"a fox number {clip} in the snow", "blur"])
             self.embeds[clip] = PromptEmbeds(positive=positive, video_negative=negative, audio_negative=negative)
-        elif stage is StageName.DENOISE:
+        elif stage is Stage.DENOISE:
             self.latents[clip] = self.pipe.denoise(self.embeds[clip], PARAMS)
         else:
             latents = self.latents[clip]
@@ -146,11 +147,11 @@ def measure(case: Case) -> list[Row]:
     meter, renderer = Meter(case.device), Renderer(case)
     demand = memory_demand(case.ckpt_dir, MODEL, DTYPE, case.weights, (SIDE, SIDE))
     plan = plan_memory({case.weights: demand}, sys.maxsize if case.mode is MemoryMode.RESIDENT else demand.staged, 0)
-    stages = (StageName.ENCODE_TEXT, StageName.DENOISE, StageName.DECODE)
+    stages = (Stage.ENCODE_TEXT, Stage.DENOISE, Stage.DECODE)
     steps = [(stage, clip) for stage in stages for clip in range(case.clips)]
     if not case.batched:
         steps.sort(key=lambda step: step[1])
-    found: dict[StageName, list[tuple[float, float]]] = {stage: [] for stage in stages}
+    found: dict[Stage, list[tuple[float, float]]] = {stage: [] for stage in stages}
     for stage, clip in steps:
         renderer.put_away(STAGE_COMPONENTS[stage])
         found[stage].append(meter.measure(lambda stage=stage, clip=clip: renderer.run(stage, clip)))  # type: ignore[misc]

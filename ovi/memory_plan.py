@@ -12,6 +12,7 @@ from enum import StrEnum
 from ovi.config import Architecture, Component, ModelSpec
 from ovi.errors import MemoryTooSmall
 from ovi.geometry import num_video_tokens
+from ovi.stages import STAGE_COMPONENTS, Stage
 from ovi.weight_formats import WeightFormat
 
 KERNEL_MARGIN = 1.10  # workspaces of convolutions and matrix products, and what the allocator rounds up
@@ -21,23 +22,6 @@ _WIDTHS_IN_ATTENTION = 5.1
 _ROTATION_BYTES = 12.3  # of a token and a width: queries and keys are turned in float32
 _WIDTHS_IN_DECODER = {4: 14.6, 2: 11.6, 1: 10.4}  # of its last stage, four frames each, by frames per pass
 _WIDTHS_IN_ENCODER = 16.3  # of its first stage, one frame each
-
-
-class StageName(StrEnum):
-    """The pipeline's stages, as its methods are called."""
-
-    ENCODE_TEXT = "encode_text"
-    ENCODE_FIRST_FRAME = "encode_first_frame"
-    DENOISE = "denoise"
-    DECODE = "decode"
-
-
-STAGE_COMPONENTS = {
-    StageName.ENCODE_TEXT: frozenset({Component.TEXT_ENCODER}),
-    StageName.ENCODE_FIRST_FRAME: frozenset({Component.VIDEO_VAE}),
-    StageName.DENOISE: frozenset({Component.TRANSFORMER}),
-    StageName.DECODE: frozenset({Component.VIDEO_VAE, Component.AUDIO_VAE, Component.VOCODER}),
-}
 
 
 class MemoryMode(StrEnum):
@@ -57,10 +41,10 @@ class MemoryDemand:
 
     components: Mapping[Component, int]
     """Of each component's weights."""
-    activations: Mapping[StageName, int]
+    activations: Mapping[Stage, int]
     """Of each stage beside them."""
 
-    def of(self, stage: StageName) -> int:
+    def of(self, stage: Stage) -> int:
         """Of a stage with nothing else there."""
         return sum(self.components[c] for c in STAGE_COMPONENTS[stage]) + self.activations[stage]
 
@@ -72,7 +56,7 @@ class MemoryDemand:
     @property
     def staged(self) -> int:
         """Of the largest stage, each with its own components only."""
-        return max(self.of(stage) for stage in StageName)
+        return max(self.of(stage) for stage in Stage)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -81,9 +65,9 @@ class MemoryPlan:
 
     mode: MemoryMode
     weights: WeightFormat
-    peak: Mapping[StageName, int]
+    peak: Mapping[Stage, int]
     """Bytes of each stage in this mode, those that do not fit too."""
-    stages: frozenset[StageName]
+    stages: frozenset[Stage]
     """The stages that fit."""
     budget: int
     """Bytes of the device."""
@@ -108,8 +92,8 @@ def plan_memory(demands: Mapping[WeightFormat, MemoryDemand], budget: int, host:
 def _plan(weights: WeightFormat, demand: MemoryDemand, budget: int, host: int) -> MemoryPlan:
     mode = _mode(demand, budget, host)
     everything = sum(demand.components.values())
-    resident = {stage: everything + demand.activations[stage] for stage in StageName}
-    peak = resident if mode is MemoryMode.RESIDENT else {stage: demand.of(stage) for stage in StageName}
+    resident = {stage: everything + demand.activations[stage] for stage in Stage}
+    peak = resident if mode is MemoryMode.RESIDENT else {stage: demand.of(stage) for stage in Stage}
     stages = frozenset(stage for stage, needed in peak.items() if needed <= budget)
     return MemoryPlan(mode=mode, weights=weights, peak=peak, stages=stages, budget=budget)
 
@@ -122,7 +106,7 @@ def _mode(demand: MemoryDemand, budget: int, host: int) -> MemoryMode:
 
 def check_budget(demand: MemoryDemand, budget: int) -> None:
     """Raise MemoryTooSmall when a device cannot run every stage, with the stages and the smallest budget that would do."""
-    too_large = {stage: demand.of(stage) for stage in StageName if demand.of(stage) > budget}
+    too_large = {stage: demand.of(stage) for stage in Stage if demand.of(stage) > budget}
     if too_large:
         stages = ", ".join(f"{stage} needs {needed / 1e9:.2f} GB" for stage, needed in too_large.items())
         raise MemoryTooSmall(
@@ -133,7 +117,7 @@ def check_budget(demand: MemoryDemand, budget: int) -> None:
 
 def _too_small(demands: Mapping[WeightFormat, MemoryDemand], budget: int) -> str:
     needs = "; ".join(
-        f"with weights {weights}, one stage alone needs {_gigabytes(min(map(demand.of, StageName)))} GB"
+        f"with weights {weights}, one stage alone needs {_gigabytes(min(map(demand.of, Stage)))} GB"
         f" and all of them {_gigabytes(demand.staged)} GB"
         for weights, demand in demands.items()
     )
@@ -149,14 +133,14 @@ def _gigabytes(size: int) -> str:
 # -- activations -------------------------------------------------------------------------------------------------------
 
 
-def activations(arch: Architecture, spec: ModelSpec, height: int, width: int, itemsize: int) -> dict[StageName, int]:
+def activations(arch: Architecture, spec: ModelSpec, height: int, width: int, itemsize: int) -> dict[Stage, int]:
     """Bytes of each stage's activations for clips of a model at (height, width) pixels, in a dtype of `itemsize` bytes."""
     tokens = num_video_tokens(spec.video_latent_length, height, width, arch.video.patch_size)
     counted = {
-        StageName.ENCODE_TEXT: text_activations(arch, itemsize),
-        StageName.ENCODE_FIRST_FRAME: encode_activations(arch, height, width, itemsize),
-        StageName.DENOISE: denoise_activations(arch, tokens, itemsize),
-        StageName.DECODE: decode_activations(arch, height, width, itemsize),
+        Stage.ENCODE_TEXT: text_activations(arch, itemsize),
+        Stage.ENCODE_FIRST_FRAME: encode_activations(arch, height, width, itemsize),
+        Stage.DENOISE: denoise_activations(arch, tokens, itemsize),
+        Stage.DECODE: decode_activations(arch, height, width, itemsize),
     }
     return {stage: int(KERNEL_MARGIN * size) for stage, size in counted.items()}
 

@@ -134,6 +134,13 @@ def render(
     memory_gb: Annotated[
         float | None, typer.Option(help="GB of its device that a worker may use.", rich_help_panel=WHERE)
     ] = None,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            help="A cluster profile: its workers, with the stages, memory and speed that it declares.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(help="A Ray cluster to join, such as auto; else one is started here.", rich_help_panel=WHERE),
@@ -199,6 +206,7 @@ def render(
         "cpu_offload": cpu_offload,
         "memory_gb": memory_gb,
         "address": address,
+        "cluster": cluster,
     }
     console = Console(stderr=True)
     with plain_errors(console):

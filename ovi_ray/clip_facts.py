@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from ovi.stages import Stage
 from ovi_ray.events import Finish, Task
 from ovi_ray.orders import Report, WorkerInfo
 from ovi_ray.plan import ClipTask, JobPlan
 from ovi_ray.result_rows import result_row
-from ovi_ray.stages import Stage
 
 
 class ClipFacts:

@@ -8,11 +8,13 @@ from itertools import zip_longest
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ovi_ray.costs import DeviceProfile
 from ovi_ray.devices import host_memory_gb, vendor_environment
 from ovi_ray.doctor import NodeReport, examine_node
 from ovi_ray.errors import ClusterError
 from ovi_ray.executor import Placement
 from ovi_ray.job import DeviceKind, JobSpec
+from ovi_ray.profiles import ClusterProfile, read_profile
 from ovi_ray.worker import WorkerConfig
 
 VENDORS = ("nvidia", "amd")  # values of the node label `vendor` that workers are placed by
@@ -73,9 +75,14 @@ def examine_cluster(address: str, ckpt_dir: str, model_name: str, *, allow_inexa
 
 
 def placements(job: JobSpec) -> list[Placement]:
-    """A worker on each GPU that Ray has, or on CPUs where it has none. Raises ClusterError when the job asks for more."""
+    """A worker on each GPU that Ray has, or on CPUs where it has none; with a cluster profile, those that it declares.
+
+    Raises ClusterError when the job asks for more than there is, and InputError for a bad profile.
+    """
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
+    if job.cluster is not None:
+        return _as_declared(job, read_profile(job.cluster), cpus=int(resources.get("CPU", 1)), gpus=gpus)
     if job.device is DeviceKind.CPU or (job.device is DeviceKind.AUTO and not gpus):
         return _on_cpus(job, int(resources.get("CPU", 1)))
     if not gpus:
@@ -83,6 +90,30 @@ def placements(job: JobSpec) -> list[Placement]:
     threads = max(1, int(resources.get("CPU", 1)) // gpus)
     config = _config(job, device="cuda", num_threads=threads, memory_gb=job.memory_gb, host_gb=_host_gb_per_gpu())
     return _on_gpus(config, _gpus_by_vendor())[: job.workers]
+
+
+def _as_declared(job: JobSpec, cluster: ClusterProfile, *, cpus: int, gpus: int) -> list[Placement]:
+    """A worker for each declared device, with the memory, stages and speeds that are declared of it."""
+    wanted = sum(devices.count for devices in cluster.devices.values())
+    on_gpus = sum(devices.count for devices in cluster.devices.values() if devices.vendor != "cpu")
+    if wanted > cpus or on_gpus > gpus:
+        there = f"Ray has {cpus} CPUs and {gpus} GPUs"
+        raise ClusterError(f"{job.cluster} declares {wanted} workers, {on_gpus} of them on GPUs, and {there}")
+    placed: list[Placement] = []
+    for name, devices in cluster.devices.items():
+        config = _config(
+            job,
+            device="cpu" if devices.vendor == "cpu" else "cuda",
+            num_threads=max(1, cpus // wanted),
+            memory_gb=devices.memory_gb,
+            host_gb=None,
+            declared=devices.profile(name),
+        )
+        if devices.vendor == "cpu":
+            placed += [Placement(config=config, num_cpus=1, num_gpus=0)] * devices.count
+        else:
+            placed += _on_gpus(config, {devices.vendor if devices.vendor in _gpus_by_vendor() else "": devices.count})
+    return placed
 
 
 def _on_cpus(job: JobSpec, cpus: int) -> list[Placement]:
@@ -139,7 +170,13 @@ def _host_gb_per_gpu() -> float:
 
 
 def _config(
-    job: JobSpec, *, device: str, num_threads: int, memory_gb: float | None, host_gb: float | None
+    job: JobSpec,
+    *,
+    device: str,
+    num_threads: int,
+    memory_gb: float | None,
+    host_gb: float | None,
+    declared: DeviceProfile | None = None,
 ) -> WorkerConfig:
     return WorkerConfig(
         ckpt_dir=str(job.ckpt_dir.absolute()),
@@ -153,4 +190,5 @@ def _config(
         weights=job.weights,
         cpu_offload=job.cpu_offload,
         host_gb=host_gb,
+        declared=declared,
     )

@@ -10,7 +10,8 @@ Memory is in GB of 1e9 bytes, work in TFLOP (a multiply-add is two), times in se
 import math
 from dataclasses import dataclass, field
 
-from ovi_ray.stages import STAGE_COMPONENTS, Component, Stage
+from ovi.config import Component
+from ovi.stages import STAGE_COMPONENTS, Stage
 from ovi_ray.workload import ClipKind
 
 COMPONENTS = tuple(Component)
@@ -24,7 +25,8 @@ class ComponentSizes:
     text_encoder: float = 11.4
     transformer: float = 23.3
     video_vae: float = 1.4
-    audio_vae: float = 0.4
+    audio_vae: float = 0.2
+    vocoder: float = 0.2
 
     def of(self, component: Component) -> float:
         """GB of one component."""

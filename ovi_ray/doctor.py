@@ -17,7 +17,8 @@ from ovi.attention.target import AOTRITON_EXPERIMENTAL, AttentionTarget
 from ovi.config import Architecture
 from ovi.errors import AttentionUnavailable, MemoryTooSmall
 from ovi.geometry import latent_grid, snap_size
-from ovi.memory_plan import MemoryPlan, StageName, plan_memory
+from ovi.memory_plan import MemoryPlan, plan_memory
+from ovi.stages import Stage
 from ovi.weight_formats import WeightFormat
 from ovi_ray.devices import GB, Device, Findings, host_memory_gb, memory_demand, node_labels, probe
 
@@ -37,7 +38,7 @@ class DeviceReport:
     attention_error: str
     memory: str
     """Its mode, such as "resident" or "qint8 staged"; empty where nothing fits."""
-    stages: tuple[StageName, ...]
+    stages: tuple[Stage, ...]
     """The stages that fit, in the dtype of the weights."""
     clip_s: float | None
     """Expected seconds to denoise a clip; None where it cannot."""
@@ -115,14 +116,14 @@ def _examine(
         attention, error = {}, str(unavailable)
     plans = memory_plans(device, ckpt_dir, model_name)
     plan = plans.get(WeightFormat.DTYPE)
-    denoises = plan is not None and StageName.DENOISE in plan.stages
+    denoises = plan is not None and Stage.DENOISE in plan.stages
     return DeviceReport(
         device=device,
         labels=node_labels(device),
         attention=attention,
         attention_error=error,
         memory="" if plan is None else str(plan),
-        stages=() if plan is None else tuple(stage for stage in StageName if stage in plan.stages),
+        stages=() if plan is None else tuple(stage for stage in Stage if stage in plan.stages),
         clip_s=_expected_seconds(attention, shapes, ckpt_dir, target, instruments) if attention and denoises else None,
         advice=tuple(advice(device, attention, plans)),
     )
@@ -232,11 +233,7 @@ def advice(device: Device, attention: Mapping[Site, Choice], plans: Mapping[Weig
     if device.architecture == "sm90" and flash3 is not None and "cannot be imported" in flash3.reason:
         said.append("install FlashAttention-3 (flash_attn_interface): it is the fastest exact attention on sm90")
     exact, narrow = plans.get(WeightFormat.DTYPE), plans.get(WeightFormat.QINT8)
-    if (
-        narrow is not None
-        and StageName.DENOISE in narrow.stages
-        and (exact is None or StageName.DENOISE not in exact.stages)
-    ):
+    if narrow is not None and Stage.DENOISE in narrow.stages and (exact is None or Stage.DENOISE not in exact.stages):
         said.append("it is too small to denoise in bf16; with --qint8 it can (the pixels change a little)")
     if exact is None and narrow is None:
         said.append("nothing of the model fits on it")

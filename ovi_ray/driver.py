@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from ovi.stages import Stage
 from ovi_ray.clip_facts import ClipFacts
 from ovi_ray.errors import JobStopped, WorkersLost
 from ovi_ray.events import (
@@ -37,11 +38,10 @@ from ovi_ray.orders import Cause, Report, WorkerInfo
 from ovi_ray.plan import JobPlan
 from ovi_ray.scheduler import Progress, Scheduler
 from ovi_ray.snapshots import ClipEnded, JobSnapshot, Observer, RunningTask
-from ovi_ray.stages import Stage
 from ovi_ray.stopping import Stop
 from ovi_ray.storage import StoragePause
 from ovi_ray.task_orders import TaskOrders
-from ovi_ray.translate import device_profile, own_components, workload_of
+from ovi_ray.translate import device_profile, workload_of
 from ovi_ray.usage import WorkerTime
 
 POLL_S = 0.5
@@ -255,7 +255,7 @@ class Driver:
             task,
             order.work,
             model_name=action.model_name,
-            components=own_components(action.components),
+            components=action.components,
             inputs=order.inputs,
             outputs=order.outputs,
         )

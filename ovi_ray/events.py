@@ -7,8 +7,9 @@ Out: RunTask, Cancel, Drop, Finish, WakeAt.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ovi.config import Component
+from ovi.stages import Stage
 from ovi_ray.costs import DeviceProfile
-from ovi_ray.stages import Component, Stage
 
 
 class Reason(StrEnum):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ovi_ray.stages import Stage
+from ovi.stages import Stage
 
 Item = tuple[Stage, int]
 """A stage and the number of a text, first frame or clip."""

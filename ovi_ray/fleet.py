@@ -6,11 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ovi.config import Component
+from ovi.stages import STAGE_COMPONENTS, Stage
 from ovi_ray.bounds import FloatArray
 from ovi_ray.costs import COMPONENTS, STAGES, CostModel, DeviceProfile
 from ovi_ray.events import RunTask, WorkerJoined
 from ovi_ray.policies import Worker
-from ovi_ray.stages import STAGE_COMPONENTS, Component, Stage
 
 _TRANSFORMER = frozenset({Component.TRANSFORMER})
 

@@ -8,11 +8,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ovi.stages import Stage
 from ovi_ray.costs import DeviceProfile, StageRates
 from ovi_ray.lower_bound import makespan_bound
 from ovi_ray.profiles import ClusterProfile
 from ovi_ray.simulate import Outcome, Span, VirtualDevice, simulate
-from ovi_ray.stages import Stage
 from ovi_ray.workload import Workload
 
 WORTH_TELLING = 0.02  # a change that ends the job less than this much sooner limits nothing

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from itertools import islice
 
+from ovi.config import Component
 from ovi_ray.fleet import Fleet, WorkerState
-from ovi_ray.stages import Component
 
 GroupKey = tuple[int, frozenset[Component], str, int]
 """Class, what is resident, the transformer's model, and the policy's own number."""

@@ -24,7 +24,7 @@ from ovi_ray.prompt_lists import READERS
 from ovi_ray.text_files import read_lines, readable_problem, resolve_path
 
 COMMAND_LINE = "command line"
-_PATHS = ("prompts", "image_path", "ckpt_dir", "output_dir")
+_PATHS = ("prompts", "image_path", "ckpt_dir", "output_dir", "cluster")
 _ALIASES = {"num_steps": "sample_steps"}
 _OPTIONS = {"prompts": "PROMPTS", "output_dir": "--out"}
 
@@ -79,6 +79,7 @@ class JobSpec(BaseModel):
     workers: int | None = Field(None, ge=1, description="a number of workers of at least 1")
     device: DeviceKind = Field(DeviceKind.AUTO, strict=False, description=f"one of {', '.join(DeviceKind)}")
     address: str | None = Field(None, description="the address of a Ray cluster, such as auto")
+    cluster: Path | None = Field(None, description="the path of a cluster profile")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="bfloat16 or float32")
 
     sp_size: int = Field(1, ge=1, description="an integer of at least 1")
@@ -318,6 +319,8 @@ def _path_problems(given: Mapping[str, _Given], values: Mapping[str, Any]) -> It
     """What is wrong on disk with paths that are right in form."""
     if (item := given.get("prompts")) and (found := readable_problem(values["prompts"])):
         yield item.problem("a prompt list that can be read", f"{show(str(item.value))}, {found}")
+    if (item := given.get("cluster")) and (found := readable_problem(values["cluster"])):
+        yield item.problem("a cluster profile that can be read", f"{show(str(item.value))}, {found}")
     if (item := given.get("ckpt_dir")) and not values["ckpt_dir"].is_dir():
         yield item.problem("a checkpoint folder that exists", f"{show(str(item.value))}, which is not a folder")
     if (item := given.get("output_dir")) and (reason := _cannot_write(values["output_dir"])):

@@ -16,10 +16,11 @@ import numpy as np
 from scipy.optimize import LinearConstraint, linprog, milp
 from scipy.sparse import coo_array
 
+from ovi.config import Component
+from ovi.stages import Stage
 from ovi_ray.bounds import FloatArray
 from ovi_ray.costs import DeviceProfile, operations, text_operations
 from ovi_ray.simulate import VirtualDevice
-from ovi_ray.stages import Component, Stage
 from ovi_ray.workload import NO_FRAME, TEXTS_PER_CLIP, Workload
 
 _NEVER_S = 1e12

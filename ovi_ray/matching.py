@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ovi.stages import Stage
 from ovi_ray.board import Board, ClipState
 from ovi_ray.bounds import FloatArray
 from ovi_ray.events import Action, Reason, RunTask, Task, WakeAt
@@ -18,7 +19,6 @@ from ovi_ray.idle import GroupKey, IdleGroups
 from ovi_ray.limits import Limits
 from ovi_ray.planner import Planner
 from ovi_ray.policies import Candidate, Decision, Policy, Snapshot
-from ovi_ray.stages import Stage
 from ovi_ray.stragglers import Stragglers
 
 _EMBEDDING_GB_PER_TOKEN = 4096 * 2 / 1e9  # a row of the text encoder in bf16

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ovi.config import Component, SamplingParams
+from ovi_ray.costs import DeviceProfile
 from ovi_ray.events import FailureKind
 
 
@@ -138,3 +139,5 @@ class WorkerInfo:
     """GB that weights and activations may use together."""
     component_gb: dict[Component, float]
     """GB of each component's weights once loaded."""
+    declared: DeviceProfile | None = None
+    """What the cluster profile says of the device: its class, stages and speeds."""

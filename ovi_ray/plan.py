@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from ovi.config import SamplingParams
 from ovi.prompts import clean
+from ovi.stages import Stage
 from ovi_ray.fields import PARAM_FIELDS
 from ovi_ray.manifest import Manifest
-from ovi_ray.stages import Stage
 
 IntArray = npt.NDArray[np.int32]
 

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
+from ovi.stages import Stage
 from ovi_ray.board import Board, ClipState
 from ovi_ray.fleet import Fleet
 from ovi_ray.policies import Cluster, Plan, Policy
-from ovi_ray.stages import Stage
 
 _PLAN_EVERY = 0.02  # of the remaining work
 

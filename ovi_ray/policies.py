@@ -13,9 +13,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ovi.stages import Stage
 from ovi_ray.bounds import FloatArray, balance
 from ovi_ray.events import Reason
-from ovi_ray.stages import Stage
 
 _STAGE_RANK = {Stage.ENCODE_TEXT: 0, Stage.ENCODE_FIRST_FRAME: 1, Stage.DENOISE: 2, Stage.DECODE: 3}
 

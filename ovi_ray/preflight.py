@@ -12,6 +12,7 @@ from ovi_ray.digests import cached_file_digest
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.job import JobSpec
 from ovi_ray.manifest import Manifest, build_manifest
+from ovi_ray.profiles import read_profile
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -23,8 +24,8 @@ class PreparedJob:
 
 
 def prepare(job: JobSpec) -> PreparedJob:
-    """Check the checkpoint and every row of the prompt list. Raises InputError with every problem of both."""
-    problems: list[Problem] = []
+    """Check the checkpoint, the cluster profile and every row of the prompt list. Raises InputError with every problem."""
+    problems = _profile_problems(job)
     arch = Architecture()
     try:
         arch = Architecture.read(job.ckpt_dir)
@@ -39,6 +40,15 @@ def prepare(job: JobSpec) -> PreparedJob:
     if problems:
         raise InputError(problems)
     return PreparedJob(job=job, manifest=manifest)
+
+
+def _profile_problems(job: JobSpec) -> list[Problem]:
+    try:
+        if job.cluster is not None:
+            read_profile(job.cluster)
+    except InputError as error:
+        return list(error.problems)
+    return []
 
 
 def checkpoint_problems(ckpt_dir: Path, model_name: str, weights: WeightFormat = WeightFormat.DTYPE) -> list[Problem]:

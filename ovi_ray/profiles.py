@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ovi.stages import Stage
 from ovi_ray.costs import (
     ALL_STAGES,
     BF16_SIZES,
@@ -24,7 +25,6 @@ from ovi_ray.costs import (
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.fields import did_you_mean
 from ovi_ray.simulate import VirtualDevice
-from ovi_ray.stages import Stage
 from ovi_ray.workload import ClipKind
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -53,6 +53,7 @@ class Sizes(_Strict):
     transformer: NotNegative
     video_vae: NotNegative
     audio_vae: NotNegative
+    vocoder: NotNegative
 
 
 class Activations(_Strict):

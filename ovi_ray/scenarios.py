@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ovi.stages import Stage
 from ovi_ray.limits import Limits
 from ovi_ray.lower_bound import integral_bound, makespan_bound
 from ovi_ray.policies import Policy
 from ovi_ray.profiles import ClusterProfile
 from ovi_ray.simulate import Outcome, VirtualDevice, simulate
-from ovi_ray.stages import Stage
 from ovi_ray.workload import NO_FRAME, ClipKind, Workload
 
 KIND_5S = ClipKind(model_name="720x720_5s", height=704, width=704, video_latent_length=31, sample_steps=50)

@@ -20,6 +20,7 @@ A decode's TaskDone means that the video is committed. Copies of stragglers may 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ovi.stages import Stage
 from ovi_ray.board import Board, ClipState, Inputs
 from ovi_ray.costs import CostModel
 from ovi_ray.events import (
@@ -41,7 +42,6 @@ from ovi_ray.fleet import Fleet, WorkerState
 from ovi_ray.limits import Limits
 from ovi_ray.matching import Matcher
 from ovi_ray.policies import Policy, Production
-from ovi_ray.stages import Stage
 from ovi_ray.workload import Workload
 
 

@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ovi.config import Component
+from ovi.stages import Stage
 from ovi_ray.costs import COMPONENTS, CostModel, DeviceProfile, operations, text_operations
 from ovi_ray.events import (
     Action,
@@ -31,7 +33,6 @@ from ovi_ray.events import (
 from ovi_ray.limits import Limits
 from ovi_ray.policies import Policy
 from ovi_ray.scheduler import Scheduler
-from ovi_ray.stages import Component, Stage
 from ovi_ray.workload import Workload
 
 

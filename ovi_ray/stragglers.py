@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from ovi.stages import Stage
 from ovi_ray.board import Board, ClipState
 from ovi_ray.events import Action, Cancel, Reason, RunTask, WakeAt
 from ovi_ray.fleet import Fleet, WorkerState
-from ovi_ray.stages import Stage
 
 _COPY_MARGIN = 1.5  # a copy is made of what would take so many times longer than the copy,
 _COPY_WHEN_LATE = 0.25  # or is late by this share of its expected time

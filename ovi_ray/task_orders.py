@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ovi.geometry import num_frames
+from ovi.stages import Stage
 from ovi_ray.events import DataKey, DataKind, Task
 from ovi_ray.kept import Keep
 from ovi_ray.ledger import Ledger
 from ovi_ray.orders import Decode, Denoise, EncodeFirstFrame, EncodeTexts, Preload, Work
 from ovi_ray.plan import ClipTask, JobPlan
-from ovi_ray.stages import Stage
 
 RENDERED = "rendered"  # in a video's metadata: how its clip was rendered
 

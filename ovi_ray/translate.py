@@ -1,5 +1,6 @@
 """A job in the scheduler's terms: its clips as a workload, a worker's device as a profile."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi.config import Component
-from ovi_ray import stages
+from ovi.stages import Stage
 from ovi_ray.costs import BF16_SIZES, ComponentSizes, DeviceProfile, StageRates
 from ovi_ray.orders import WorkerInfo
 from ovi_ray.plan import JobPlan
@@ -49,32 +50,37 @@ def _places(plan: JobPlan, ids: pa.Array | None) -> IntArray:
 def device_profile(info: WorkerInfo, dtype: str) -> DeviceProfile:
     """A worker's device as the scheduler sees it; its speeds are a first guess that measuring corrects.
 
-    A smaller model than the published one does less work for the same clip: the guess is scaled by its weights.
+    What a cluster profile declares of it goes before what is assumed. A smaller model than the published one does less work
+    for the same clip: the rates are scaled by its weights.
     """
     bytes_per_weight = 4 if dtype == "float32" else 2
-    sizes = ComponentSizes(
-        text_encoder=info.component_gb[Component.TEXT_ENCODER],
-        transformer=info.component_gb[Component.TRANSFORMER],
-        video_vae=info.component_gb[Component.VIDEO_VAE],
-        audio_vae=info.component_gb[Component.AUDIO_VAE] + info.component_gb[Component.VOCODER],
+    sizes = ComponentSizes(**{component.value: size for component, size in info.component_gb.items()})
+    base = info.declared or _assumed(info)
+
+    def scaled(stage: Stage, component: Component) -> float:
+        return base.rates.of(stage) * BF16_SIZES.of(component) * bytes_per_weight / 2 / sizes.of(component)
+
+    return dataclasses.replace(
+        base,
+        memory_gb=min(base.memory_gb, info.memory_gb),
+        sizes=sizes,
+        rates=StageRates(
+            encode_text=scaled(Stage.ENCODE_TEXT, Component.TEXT_ENCODER),
+            encode_first_frame=scaled(Stage.ENCODE_FIRST_FRAME, Component.VIDEO_VAE),
+            denoise=scaled(Stage.DENOISE, Component.TRANSFORMER),
+            decode=scaled(Stage.DECODE, Component.VIDEO_VAE),
+        ),
     )
+
+
+def _assumed(info: WorkerInfo) -> DeviceProfile:
     rate = _CPU_TFLOPS if info.vendor == "cpu" else _GPU_TFLOPS
-
-    def scaled(component: stages.Component) -> float:
-        return rate * BF16_SIZES.of(component) * bytes_per_weight / 2 / sizes.of(component)
-
     return DeviceProfile(
         name=info.device,
         vendor=info.vendor,
         architecture=info.architecture,
         memory_gb=info.memory_gb,
-        sizes=sizes,
-        rates=StageRates(
-            encode_text=scaled(stages.Component.TEXT_ENCODER),
-            encode_first_frame=scaled(stages.Component.VIDEO_VAE),
-            denoise=scaled(stages.Component.TRANSFORMER),
-            decode=scaled(stages.Component.VIDEO_VAE),
-        ),
+        rates=StageRates(encode_text=rate, encode_first_frame=rate, denoise=rate, decode=rate),
     )
 
 
@@ -85,9 +91,3 @@ _GPU_TFLOPS = 150.0
 def _tokens(text: str) -> int:
     """About how many tokens a text has: enough to balance batches."""
     return 1 + len(text) // 4
-
-
-def own_components(wanted: frozenset[stages.Component]) -> frozenset[Component]:
-    """The model's components that the scheduler's stand for: its audio VAE is the vocoder too."""
-    own = {Component(component) for component in wanted}
-    return frozenset(own | {Component.VOCODER}) if Component.AUDIO_VAE in own else frozenset(own)

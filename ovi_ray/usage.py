@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ovi_ray.stages import Stage
+from ovi.stages import Stage
 
 
 @dataclass(kw_only=True, slots=True)

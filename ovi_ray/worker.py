@@ -18,10 +18,12 @@ from ovi.config import Component, SamplingParams
 from ovi.errors import DenoiseStopped, InvalidRequest
 from ovi.media import VideoWriter, frames_to_uint8, write_poster
 from ovi.memory import release_memory
-from ovi.memory_plan import STAGE_COMPONENTS, MemoryMode, StageName
+from ovi.memory_plan import MemoryMode
 from ovi.sampling.denoise import DenoiseState
+from ovi.stages import STAGE_COMPONENTS, Stage
 from ovi.types import Latents, PromptEmbeds
 from ovi.weight_formats import WeightFormat
+from ovi_ray.costs import DeviceProfile
 from ovi_ray.devices import component_sizes, describe_device, plan_device
 from ovi_ray.errors import LatentsUnusable
 from ovi_ray.events import FailureKind
@@ -69,6 +71,8 @@ class WorkerConfig:
     """How the transformer's weights are stored."""
     cpu_offload: bool = False
     """Whether components always wait in the host's memory, whatever the plan says."""
+    declared: DeviceProfile | None = None
+    """What the cluster profile says of the device."""
     host_gb: float | None = None
     """GB of the host's memory that components may wait in; None for all of it."""
 
@@ -119,6 +123,7 @@ class Worker:
             architecture=device.architecture,
             memory_gb=self._config.memory_gb or device.usable_gb,
             component_gb=component_sizes(self._config.ckpt_dir, self._pipeline.dtype, self._config.weights),
+            declared=self._config.declared,
         )
 
     @ray.method(concurrency_group=CONTROL)
@@ -206,7 +211,7 @@ class Worker:
         """Denoise and, where memory does not suffice, again alone on the device."""
 
         def attempt(rung: Rung) -> Latents:
-            self._make_room(rung, STAGE_COMPONENTS[StageName.DENOISE])
+            self._make_room(rung, STAGE_COMPONENTS[Stage.DENOISE])
             return self._denoise(order, work.params, inputs, keeper)
 
         rung, latents = descend(DENOISE_LADDER, attempt, _out_of_memory)
@@ -274,7 +279,7 @@ class Worker:
 
     def _decode(self, work: Decode, latents: Latents, rung: Rung) -> Facts:
         path = Path(work.video_path)
-        self._make_room(rung, STAGE_COMPONENTS[StageName.DECODE])
+        self._make_room(rung, STAGE_COMPONENTS[Stage.DECODE])
         pipeline = self._pipeline.on_cpu() if rung.on_cpu else self._pipeline
         audio = pipeline.decode_audio(latents.audio)
         writer = VideoWriter(

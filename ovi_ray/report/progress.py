@@ -10,10 +10,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ovi.stages import Stage
 from ovi_ray.events import ClipStatus
 from ovi_ray.scheduler import Progress
 from ovi_ray.snapshots import ClipEnded, JobSnapshot, RunningTask
-from ovi_ray.stages import Stage
 
 PLAIN_EVERY_S = 30.0
 _MAX_WORKERS_SHOWN = 16

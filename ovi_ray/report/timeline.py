@@ -12,8 +12,8 @@ from pathlib import Path
 import jinja2
 import markupsafe
 
+from ovi.stages import Stage
 from ovi_ray.simulate import Span
-from ovi_ray.stages import Stage
 
 WIDTH, LEFT, TOP, LANE = 1200, 150, 62, 14  # pixels
 MAX_LANES = 80

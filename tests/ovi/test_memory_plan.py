@@ -11,7 +11,6 @@ from ovi.memory_plan import (
     KERNEL_MARGIN,
     MemoryDemand,
     MemoryMode,
-    StageName,
     activations,
     check_budget,
     decode_activations,
@@ -22,6 +21,7 @@ from ovi.memory_plan import (
 from ovi.models.fusion import FusionTransformer
 from ovi.models.video_vae import VideoVAE
 from ovi.sampling.guidance import embed_texts
+from ovi.stages import Stage
 from ovi.types import PromptEmbeds
 from ovi.weight_formats import WeightFormat
 from tests.live_memory import LiveMemory
@@ -127,13 +127,13 @@ def test_tiles_take_less_memory():
 )
 def test_a_device_gets_the_fastest_mode_that_fits(budget_gb, host_gb, mode):
     plan = plan_memory({DTYPE: demand()}, budget_gb * GB, host_gb * GB)
-    assert (plan.mode, plan.stages) == (mode, frozenset(StageName))
+    assert (plan.mode, plan.stages) == (mode, frozenset(Stage))
     assert max(plan.peak.values()) <= budget_gb * GB
 
 
 def test_a_device_too_small_to_denoise_encodes_and_decodes():
     plan = plan_memory({DTYPE: demand()}, 16 * GB, 0)
-    assert plan.stages == frozenset(StageName) - {StageName.DENOISE}
+    assert plan.stages == frozenset(Stage) - {Stage.DENOISE}
 
 
 def test_int8_is_taken_where_it_is_allowed_and_lets_a_device_do_more():
@@ -158,5 +158,5 @@ def test_a_budget_too_small_for_a_stage_names_it_and_the_smallest_that_would_do(
 
 def test_activations_have_a_margin_for_kernels():
     counted = denoise_activations(Architecture(), 31 * 45 * 45 // 4, 2)
-    planned = activations(Architecture(), MODEL_SPECS["720x720_5s"], 720, 720, 2)[StageName.DENOISE]
+    planned = activations(Architecture(), MODEL_SPECS["720x720_5s"], 720, 720, 2)[Stage.DENOISE]
     assert planned == pytest.approx(KERNEL_MARGIN * counted, rel=0.05)

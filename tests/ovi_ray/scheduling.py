@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ovi.config import Component
+from ovi.stages import STAGE_COMPONENTS, Stage
 from ovi_ray.costs import INT8_SIZES, DeviceProfile, StageRates
 from ovi_ray.events import (
     Action,
@@ -27,7 +29,6 @@ from ovi_ray.events import (
     WorkerLost,
 )
 from ovi_ray.scheduler import Scheduler
-from ovi_ray.stages import STAGE_COMPONENTS, Component, Stage
 from ovi_ray.workload import NO_FRAME, ClipKind, Workload
 
 SMALL = ClipKind(model_name="720x720_5s", height=704, width=704, video_latent_length=31, sample_steps=50)

@@ -190,6 +190,16 @@ def test_a_job_file_is_checked_like_options_and_names_its_lines(tiny_dir, tmp_pa
     assert "line 5" in message
 
 
+def test_a_bad_cluster_profile_is_told_with_the_rows(tiny_dir, tmp_path):
+    profile = write(tmp_path / "cluster.yaml", "name: mine\ndevices:\n  gpu: {count: -1}\n")
+    code, message, _ = render(
+        write(tmp_path / "p.csv", "text_prompt,seed\na fox,x\n"), tiny_dir, tmp_path, "--cluster", profile
+    )
+    assert code == 2
+    assert "devices.gpu.count" in message
+    assert "row 1" in message
+
+
 # -- weights ----------------------------------------------------------------------------------------------------------
 
 

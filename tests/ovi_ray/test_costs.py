@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovi.config import Component
+from ovi.stages import Stage
 from ovi_ray.costs import INT8_SIZES, CostModel, DeviceProfile, StageRates, operations, text_operations
-from ovi_ray.stages import Component, Stage
 from ovi_ray.workload import ClipKind, Workload
 
 
@@ -59,7 +60,7 @@ def test_a_stage_that_is_not_allowed_says_so():
 
 def test_what_is_resident_counts():
     card = DeviceProfile(name="24gb", memory_gb=22.5, sizes=INT8_SIZES)
-    beside = frozenset({Component.TRANSFORMER, Component.TEXT_ENCODER, Component.VIDEO_VAE, Component.AUDIO_VAE})
+    beside = frozenset(Component)
     assert card.needed_gb(Stage.DECODE, make_kind(), beside) > 22.5 > card.needed_gb(Stage.DECODE, make_kind())
 
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from ovi.attention import AttentionBackend, Site
 from ovi.attention.backends import BACKENDS
 from ovi.attention.measure import Trial
-from ovi.memory_plan import StageName
+from ovi.stages import Stage
 from ovi_ray.cli import app
 from ovi_ray.devices import probe
 from ovi_ray.doctor import Instruments, examine_node
@@ -59,7 +59,7 @@ def test_each_device_gets_its_attention_its_mode_and_its_time(examine, node, cho
     assert report.attention[Site.VIDEO_SELF].chosen == chosen
     assert memory is None or report.memory == memory
     if denoises is not None:
-        assert (StageName.DENOISE in report.stages) == denoises == (report.clip_s is not None)
+        assert (Stage.DENOISE in report.stages) == denoises == (report.clip_s is not None)
 
 
 def test_a_fast_device_takes_about_what_is_published(examine):

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from ovi.config import Architecture, Component
+from ovi.stages import Stage
 from ovi_ray import storage
 from ovi_ray.driver import Driver
 from ovi_ray.errors import JobStopped, WorkersLost
@@ -16,7 +17,6 @@ from ovi_ray.ledger import Ledger
 from ovi_ray.manifest import build_manifest
 from ovi_ray.orders import Cause, Decode, Denoise, EncodeTexts
 from ovi_ray.plan import JobPlan
-from ovi_ray.stages import Stage
 from ovi_ray.stopping import Stop
 from ovi_ray.translate import device_profile, workload_of
 from tests.ovi_ray.fakes import HANGS, FakeExecutor, info
@@ -176,7 +176,7 @@ def test_a_device_is_expected_to_be_faster_at_a_smaller_model():
     small = {component: size / 1000 for component, size in published.items()}
     real, tiny = (device_profile(info(component_gb=sizes), "bfloat16") for sizes in (published, small))
     assert tiny.rates.denoise == pytest.approx(1000 * real.rates.denoise)
-    assert real.sizes.audio_vae == pytest.approx(0.4)
+    assert real.sizes.vocoder == pytest.approx(0.2)
 
 
 # -- what is kept, storage that fails, stopping ------------------------------------------------------------------------

@@ -8,10 +8,10 @@ import pytest
 import ray
 
 from ovi.config import Component, SamplingParams
+from ovi.stages import Stage
 from ovi_ray.events import DataKey, DataKind, FailureKind, Task, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.executor import Executor, Outcome, Placement, WorkerStarted
 from ovi_ray.orders import Denoise, EncodeFirstFrame, EncodeTexts, Preload
-from ovi_ray.stages import Stage
 from ovi_ray.worker import WorkerConfig
 
 TEXT, TRANSFORMER = frozenset({Component.TEXT_ENCODER}), frozenset({Component.TRANSFORMER})

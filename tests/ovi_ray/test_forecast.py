@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from ovi.stages import Stage
 from ovi_ray.errors import InputError
 from ovi_ray.forecast import forecast
 from ovi_ray.profiles import parse_profile
-from ovi_ray.stages import Stage
 from ovi_ray.workload import ClipKind, Workload
 
 KIND = ClipKind(model_name="720x720_5s", height=704, width=704, video_latent_length=31, sample_steps=50)

@@ -8,10 +8,10 @@ from PIL import Image
 
 from ovi.config import Architecture, SamplingParams, SolverName
 from ovi.prompts import clean
+from ovi.stages import Stage
 from ovi_ray.job import JobSpec
 from ovi_ray.manifest import build_manifest
 from ovi_ray.plan import NO_FIRST_FRAME, JobPlan
-from ovi_ray.stages import Stage
 
 
 @pytest.fixture

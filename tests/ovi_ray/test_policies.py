@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovi.stages import Stage
 from ovi_ray.bounds import balance
 from ovi_ray.events import Reason
 from ovi_ray.policies import Candidate, Cluster, MeanSpeed, Plan, Production, Snapshot, StaticStriding
-from ovi_ray.stages import Stage
 
 JOBS = ((Stage.DENOISE, 0), (Stage.DECODE, 0))
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from ovi.stages import Stage
 from ovi_ray.errors import InputError
 from ovi_ray.profiles import parse_profile, read_profile
 from ovi_ray.scenarios import KIND_5S, MIXED_KINDS
-from ovi_ray.stages import Stage
 
 PROFILES = Path(__file__).parents[2] / "cluster" / "profiles"
 
@@ -113,6 +113,6 @@ def test_a_model_that_fits_nowhere_says_which_stage_fits_where_and_why_not():
 
 
 def test_sizes_of_a_small_model_can_be_given():
-    tiny = {"text_encoder": 0.01, "transformer": 0.01, "video_vae": 0.01, "audio_vae": 0.01}
+    tiny = {"text_encoder": 0.01, "transformer": 0.01, "video_vae": 0.01, "audio_vae": 0.01, "vocoder": 0.01}
     profile = parse_profile(make_profile(memory_gb=5, sizes=tiny))
     profile.check([KIND_5S])

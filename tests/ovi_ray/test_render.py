@@ -10,6 +10,7 @@ import pytest
 
 from ovi import checkpoints
 from ovi.media import VideoWriter, probe
+from ovi.stages import Stage
 from ovi_ray import render as render_module
 from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob
 from ovi_ray.events import FailureKind, TaskFailed
@@ -20,7 +21,6 @@ from ovi_ray.orders import Decode, Denoise
 from ovi_ray.preflight import prepare
 from ovi_ray.render import RenderOptions, render
 from ovi_ray.retry import prepare_retry
-from ovi_ray.stages import Stage
 from tests.ovi_ray.fakes import FakeExecutor
 
 

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovi.config import Component
+from ovi.stages import Stage
 from ovi_ray.costs import BF16_SIZES, INT8_SIZES, DeviceProfile, StageRates
 from ovi_ray.events import (
     Cancel,
@@ -24,7 +26,6 @@ from ovi_ray.events import (
 from ovi_ray.limits import Limits
 from ovi_ray.policies import MeanSpeed, Production, StaticStriding
 from ovi_ray.scheduler import Scheduler
-from ovi_ray.stages import Component, Stage
 from ovi_ray.workload import Workload
 from tests.ovi_ray.scheduling import (
     BIG,

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovi.stages import Stage
 from ovi_ray.lower_bound import integral_bound, makespan_bound
 from ovi_ray.policies import MeanSpeed, Production, StaticStriding
 from ovi_ray.profiles import read_profile
 from ovi_ray.scenarios import MIXED_KINDS, Scenario, make_workload, measure, scenarios, tails
 from ovi_ray.simulate import SimulationError, VirtualDevice, simulate
-from ovi_ray.stages import Stage
 from tests.ovi_ray.scheduling import BIG, ENCODER, MIDDLE, SLOW, SMALL_CARD
 
 PROFILES = Path(__file__).parents[2] / "cluster" / "profiles"
@@ -122,9 +122,9 @@ def test_the_integral_bound_is_for_simple_jobs():
 
 def best_by_exhaustion(clips: int, here: list[VirtualDevice]) -> float:
     """The best end over every assignment of denoises, each decoded at once on any device, none of it overlapping."""
+    from ovi.stages import STAGE_COMPONENTS
     from ovi_ray.costs import operations
     from ovi_ray.scenarios import KIND_5S
-    from ovi_ray.stages import STAGE_COMPONENTS
 
     def load(device, stage):
         return sum(device.profile.load_seconds(c) for c in STAGE_COMPONENTS[stage])

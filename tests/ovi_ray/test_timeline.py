@@ -2,10 +2,10 @@
 
 from xml.etree import ElementTree
 
+from ovi.stages import Stage
 from ovi_ray.events import Task
 from ovi_ray.report.timeline import MAX_LANES, timeline_svg, write_timeline
 from ovi_ray.simulate import Span
-from ovi_ray.stages import Stage
 
 SVG = "{http://www.w3.org/2000/svg}"
 
