@@ -71,20 +71,20 @@ def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster,
     from ovi_ray import render
 
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("".join(f"a fox number {i}\n" for i in range(6)))
+    prompts.write_text("".join(f"a fox number {i}\n" for i in range(12)))
     job = JobSpec.from_options(
         prompts=prompts,
         ckpt_dir=tiny_dir,
         output_dir=tmp_path / "out",
         address=mixed_cluster.address,
         dtype="float32",
-        sample_steps=3,
+        sample_steps=100,  # long enough that the second worker is there before the first has done it all
         slg_layer=1,
         video_frame_height_width="64x64",
     )
     monkeypatch.setattr(render, "placements", lambda job: on_each_vendor(tiny_dir))
     result = render.render(prepare(job))
-    assert (result.done, result.failed) == (6, 0)
+    assert (result.done, result.failed) == (12, 0)
     rows = pyarrow.parquet.read_table(tmp_path / "out" / "results").to_pylist()
     assert {row["attention_backend"] for row in rows} == {"sdpa_flash", "sdpa_math"}
     by_worker = {(row["worker"], row["attention_backend"]) for row in rows}
