@@ -22,7 +22,7 @@ demo: install ## Render jobs/quickstart with a small built-in model and two work
 test: install ## Run the tests
 	$(VENV)/bin/python -m pytest
 
-chaos: install ## Kill a long job 200 times and see that nothing is lost (about an hour)
+chaos: install ## Kill a long job 200 times and see that nothing is lost
 	$(VENV)/bin/python -m tests.chaos.nightly
 
 lint: install ## Run the linters
