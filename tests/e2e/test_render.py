@@ -171,7 +171,7 @@ def test_declared_devices_get_the_work_that_they_are_declared_for(tiny_dir, tmp_
     profile = Path(__file__).parent.parent.parent / "cluster" / "profiles" / "local.yaml"
     (tmp_path / "p.txt").write_text("".join(f"clip {number}\n" for number in range(12)), encoding="utf-8")
     out = tmp_path / "out"
-    steps = 80  # long enough that the second worker is there before the first has done it all
+    steps = 40  # long enough that the second worker is there before the first has done it all
     options = ("--ckpt-dir", tiny_dir, "--out", out, "--sample-steps", steps, "--cluster", profile)
     ovi_ray("render", tmp_path / "p.txt", *options)
     rows = rows_of(out)

@@ -9,6 +9,7 @@ import ray
 
 from ovi.config import Component, SamplingParams
 from ovi.stages import Stage
+from ovi_ray import executor as executor_module
 from ovi_ray.events import DataKey, DataKind, FailureKind, Task, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.executor import Executor, Outcome, Placement, WorkerStarted
 from ovi_ray.orders import Denoise, EncodeFirstFrame, EncodeTexts, Preload
@@ -117,7 +118,8 @@ def test_a_frozen_worker_is_killed_and_replaced(executor):
         os.kill(pid, 0)
 
 
-def test_a_worker_that_cannot_start_is_given_up_with_the_reason(local_ray, tmp_path):
+def test_a_worker_that_cannot_start_is_given_up_with_the_reason(local_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(executor_module, "MAX_BARREN_LIVES", 2)
     (tmp_path / "architecture.json").write_text("not json", encoding="utf-8")
     config = WorkerConfig(ckpt_dir=str(tmp_path), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1)
     executor = Executor([Placement(config=config, num_cpus=1, num_gpus=0)])

@@ -389,7 +389,7 @@ RANDOM_PROFILES = st.builds(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     clips=st.integers(0, 25),
