@@ -59,8 +59,8 @@ def test_a_driver_on_another_machine_is_alive_while_it_touches_the_lock(tmp_path
 
 def test_a_driver_on_another_machine_that_was_silent_for_long_is_dead(tmp_path):
     write_owner(tmp_path, host="elsewhere", age_s=lock_module.STALE_S * 2)
-    with output_lock(tmp_path):
-        pass
+    with output_lock(tmp_path) as lock:
+        assert not lock.is_lost
 
 
 def test_a_released_lock_can_be_taken_again(tmp_path):

@@ -116,3 +116,4 @@ def test_sizes_of_a_small_model_can_be_given():
     tiny = {"text_encoder": 0.01, "transformer": 0.01, "video_vae": 0.01, "audio_vae": 0.01, "vocoder": 0.01}
     profile = parse_profile(make_profile(memory_gb=5, sizes=tiny))
     profile.check([KIND_5S])
+    assert [device.sizes.vocoder for device in profile.device_profiles.values()] == [0.01]
