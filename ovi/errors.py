@@ -6,7 +6,6 @@ OviError
  ├── CheckpointError         the weights cannot be used                                  (the installation's fault)
  │    ├── CheckpointNotFound a file of the model is missing; says how to get it
  │    └── CheckpointMismatch tensors missing, extra, misshapen, or the file is truncated
- ├── ComponentNotLoaded      a stage was asked of a pipeline that was opened without its component
  ├── AttentionUnavailable    the attention backend that is asked for cannot run on the device
  ├── MemoryTooSmall          a memory budget too small for what is asked; names the smallest that would do
  ├── DenoiseStopped          the caller asked `denoise` to stop; carries the state to continue from
@@ -45,10 +44,6 @@ class CheckpointNotFound(CheckpointError, FileNotFoundError):
 
 class CheckpointMismatch(CheckpointError):
     """A checkpoint holds other tensors than the architecture, or cannot be read."""
-
-
-class ComponentNotLoaded(OviError):
-    """A stage was asked of a pipeline that was opened without the component it needs."""
 
 
 class AttentionUnavailable(OviError):

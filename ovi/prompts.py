@@ -12,7 +12,6 @@ from ovi.config import AudioTag
 
 _AUDCAP = re.compile(r"<AUDCAP>(.*?)<ENDAUDCAP>", re.DOTALL)
 _AUDIO = re.compile(r"Audio:\s*(.*)", re.DOTALL)
-_SPEECH = re.compile(r"<S>.*?<E>", re.DOTALL)
 
 
 def rewrite_audio_tag(text: str, audio_tag: AudioTag) -> tuple[str, bool]:
@@ -37,10 +36,3 @@ def clean(text: str) -> str:
 def _is_plain(text: str) -> bool:
     """Whether mending and unescaping would leave `text` as it is: a million prompts are cleaned in seconds."""
     return text.isascii() and text.isprintable() and "&" not in text
-
-
-def strip_tags(text: str) -> str:
-    """What is left of a prompt to look at: speech and soundtrack are cut out."""
-    for tag in (_SPEECH, _AUDCAP, _AUDIO):
-        text = tag.sub("", text)
-    return text.strip()

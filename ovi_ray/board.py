@@ -40,9 +40,6 @@ class DataState(IntEnum):
     BAD = 4
 
 
-_ENDED = (ClipState.DONE, ClipState.FAILED)
-
-
 class Inputs:
     """The texts, or the first frames, of a job: encoded once each, dropped when no clip needs them any more."""
 
@@ -123,10 +120,6 @@ class Board:
     def kind_of(self, clip: int) -> int:
         """The kind of a clip."""
         return int(self.workload.clip_kind[clip])
-
-    def has_ended(self, clip: int) -> bool:
-        """Whether the clip is done or failed."""
-        return self.state[clip] in _ENDED
 
     def unseen(self, kind: int) -> int:
         """Clips of a kind that are not admitted yet."""

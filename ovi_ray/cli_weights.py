@@ -9,15 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ovi.config import MODEL_SPECS
-from ovi.errors import OviError
 from ovi.hub import HubFile, download_model
 from ovi.weight_formats import WeightFormat
+from ovi_ray.cli_common import plain_errors
 
 weights = typer.Typer(help="Get, check and make checkpoint folders.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Checkpoint folder.")]
 EXIT_UNUSABLE = 1
-EXIT_BAD_INPUT = 2
 
 
 @weights.command()
@@ -38,11 +37,8 @@ def download(
         console.print(f"fetching {file.path} from {file.repo_id}", markup=False, highlight=False, soft_wrap=True)
 
     weights_in = WeightFormat.FP8 if fp8 else WeightFormat.DTYPE
-    try:
+    with plain_errors(console):
         fetched = download_model(model_name, ckpt_dir, weights=weights_in, on_file=tell)
-    except OviError as error:
-        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(EXIT_BAD_INPUT) from None
     console.print(f"{len(fetched)} files fetched; {model_name} is complete in {ckpt_dir}", highlight=False)
 
 
@@ -59,12 +55,8 @@ def check(
     """
     from ovi.checkpoints import check_model
 
-    console = Console(stderr=True)
-    try:
+    with plain_errors(Console(stderr=True)):
         statuses = {name: check_model(ckpt_dir, name) for name in MODEL_SPECS}
-    except OviError as error:
-        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(EXIT_BAD_INPUT) from None
     files = {status.path: status for found in statuses.values() for status in found}
     usable = [name for name, found in statuses.items() if not any(status.error for status in found)]
     if as_json:

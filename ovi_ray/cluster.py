@@ -54,7 +54,7 @@ def examine_cluster(address: str, ckpt_dir: str, model_name: str, *, allow_inexa
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"the cluster at {address} cannot be joined: {error}") from error
+        raise ClusterError(_why_no_ray(address, error)) from error
     try:
         tasks = [
             ray.remote(examine_node)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovi.config import MODEL_SPECS, AudioTag
-from ovi.prompts import clean, rewrite_audio_tag, strip_tags
+from ovi.prompts import clean, rewrite_audio_tag
 
 
 @pytest.mark.parametrize("model_name", MODEL_SPECS)
@@ -20,11 +20,6 @@ def test_audio_tags_are_rewritten_as_published(golden_json, model_name):
 def test_text_is_cleaned_as_published(golden_json):
     for text, expected in golden_json["clean"]:
         assert clean(text) == expected
-
-
-def test_tags_are_stripped_as_published(golden_json):
-    for text, expected in golden_json["clean_text"]:
-        assert strip_tags(text) == expected
 
 
 @given(st.text(st.characters(max_codepoint=127), max_size=40))
