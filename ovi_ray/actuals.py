@@ -1,15 +1,15 @@
 """What a finished job took, from its results: to hold against a forecast. Pure."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.events import ClipStatus
-from ovi_ray.ledger import RESULTS
+from ovi_ray.fragments import Fragments
+from ovi_ray.ledger import RESULTS, RESULTS_SCHEMA
+from ovi_ray.locations import Location
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -30,13 +30,13 @@ class Actuals:
         return self.clips * 3600 / self.seconds if self.seconds else 0.0
 
 
-def read_actuals(output_dir: Path) -> Actuals:
+def read_actuals(output_dir: Location) -> Actuals:
     """What the results in an output folder say. Raises InputError for a folder without any."""
-    folder = output_dir / RESULTS
-    if not any(folder.glob("*.parquet")):
+    results, _, _ = Fragments(output_dir / RESULTS, RESULTS_SCHEMA).read()
+    if not len(results):
         expected = "the output folder of a job that has rendered clips"
         raise InputError([Problem(file=str(output_dir), value="no results", expected=expected)])
-    return actuals_of(pyarrow.dataset.dataset(folder, format="parquet").to_table())
+    return actuals_of(results)
 
 
 def actuals_of(results: pa.Table) -> Actuals:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ from ovi.geometry import num_frames
 from ovi.media import MediaInfo, probe
 from ovi_ray.events import ClipStatus
 from ovi_ray.ledger import Ledger
+from ovi_ray.locations import Location, local_copy
 from ovi_ray.manifest import Manifest
 from ovi_ray.plan import ClipTask, JobPlan
 from ovi_ray.result_rows import result_row
@@ -58,9 +58,10 @@ def adopt(judgements: Iterable[Judgement], ledger: Ledger, dtype: str) -> int:
     return count
 
 
-def _judge(clip: ClipTask, path: Path) -> Judgement:
+def _judge(clip: ClipTask, path: Location) -> Judgement:
     try:
-        info = probe(path)
+        with local_copy(path) as local:
+            info = probe(local)
     except MediaError as error:
         return Judgement(clip=clip, info=None, problem=str(error))
     problem = _problem(clip, info)
@@ -78,7 +79,7 @@ def _problem(clip: ClipTask, info: MediaInfo) -> str:
     return ""
 
 
-def _row(clip: ClipTask, info: MediaInfo, path: Path, dtype: str) -> dict[str, Any]:
+def _row(clip: ClipTask, info: MediaInfo, path: Location, dtype: str) -> dict[str, Any]:
     status = path.stat()
     facts = {
         **info.parameters.get(RENDERED, {}),

@@ -6,7 +6,6 @@ Exit codes: 0 all is well, 1 some clips failed, 2 the input is wrong, 3 the clus
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from ovi.attention import AttentionBackend
 from ovi.config import SolverName
-from ovi_ray.cli_common import EXIT_FAILED_CLIPS, plain_errors, read_job
+from ovi_ray.cli_common import EXIT_FAILED_CLIPS, PLACE, plain_errors, read_job
 from ovi_ray.cli_doctor import doctor
 from ovi_ray.cli_plan import plan
 from ovi_ray.cli_retry import retry
@@ -59,12 +58,13 @@ def render(
     prompts: Annotated[
         str,
         typer.Argument(
-            help="A prompt list (CSV, TSV, JSON Lines, text, Arrow, Parquet), a job file (YAML), or a prompt."
+            help="A prompt list (CSV, TSV, JSON Lines, text, Arrow, Parquet), a job file (YAML), or a prompt. Files and"
+            " folders may lie in stores: s3://, gs://, hdfs://."
         ),
     ],
-    ckpt_dir: Annotated[Path | None, typer.Option(help="Checkpoint folder.", rich_help_panel=JOB)] = None,
+    ckpt_dir: Annotated[str | None, typer.Option(metavar=PLACE, help="Checkpoint folder.", rich_help_panel=JOB)] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for videos, results and report.", rich_help_panel=JOB)
+        str | None, typer.Option(metavar=PLACE, help="Folder for videos, results and report.", rich_help_panel=JOB)
     ] = None,
     model_name: Annotated[
         str | None, typer.Option(help="720x720_5s, 960x960_5s or 960x960_10s.", rich_help_panel=JOB)
@@ -76,7 +76,7 @@ def render(
         ),
     ] = None,
     image_path: Annotated[
-        Path | None, typer.Option(help="First frame of rows without one.", rich_help_panel=JOB)
+        str | None, typer.Option(metavar=PLACE, help="First frame of rows without one.", rich_help_panel=JOB)
     ] = None,
     each_example_n_times: Annotated[
         int | None, typer.Option(help="Clips of each row, with seeds counting up.", rich_help_panel=JOB)
@@ -135,8 +135,9 @@ def render(
         float | None, typer.Option(help="GB of its device that a worker may use.", rich_help_panel=WHERE)
     ] = None,
     cluster: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar=PLACE,
             help="A cluster profile: its workers, with the stages, memory and speed that it declares.",
             rich_help_panel=WHERE,
         ),
@@ -176,6 +177,8 @@ def render(
         ovi-ray render job.yaml --out out
 
         ovi-ray render frames.csv --mode i2v --model-name 960x960_5s --ckpt-dir ckpts --out out --address auto
+
+        ovi-ray render s3://bucket/prompts.csv --ckpt-dir s3://bucket/ckpts --out s3://bucket/out
 
         ovi-ray render "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out
     """
@@ -221,4 +224,7 @@ def render(
 def _render(job: JobSpec, console: Console, *, explain: bool, quiet: bool, options: dict[str, Any]) -> "JobResult":
     from ovi_ray.preflight import prepare
 
-    return run_job(prepare(job), console, explain=explain, quiet=quiet, options=options)
+    def tell(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return run_job(prepare(job, tell=tell), console, explain=explain, quiet=quiet, options=options)

@@ -9,9 +9,11 @@ import typer
 from rich.console import Console
 
 from ovi.errors import OviError
-from ovi_ray.errors import InputError, OutputError, OviRayError
-from ovi_ray.job import JobSpec
+from ovi_ray.errors import InputError, OutputError, OviRayError, Problem, show
+from ovi_ray.job import COMMAND_LINE, JobSpec
+from ovi_ray.locations import Location, to_location
 
+PLACE = "PATH|URI"
 EXIT_FAILED_CLIPS = 1
 EXIT_BAD_INPUT = 2
 EXIT_CLUSTER = 3
@@ -23,12 +25,21 @@ def read_job(prompts: str, options: Mapping[str, Any]) -> JobSpec:
 
     A text with spaces that is no file is a prompt.
     """
-    path = Path(prompts)
+    path = location(prompts, "PROMPTS")
     if path.suffix.lower() in (".yaml", ".yml"):
         return JobSpec.from_yaml(path, options)
-    is_prompt = " " in prompts.strip() and not _exists(path)
-    source = {"text_prompt": prompts} if is_prompt else {"prompts": path}
+    is_prompt = " " in prompts.strip() and isinstance(path, Path) and not _exists(path)
+    source = {"text_prompt": prompts} if is_prompt else {"prompts": prompts}
     return JobSpec.from_options(**source, **options)
+
+
+def location(given: str, option: str) -> Location:
+    """The path or URI that an option names. Raises InputError for a URI that cannot be used."""
+    try:
+        return to_location(given)
+    except ValueError as error:
+        problem = Problem(file=COMMAND_LINE, field=option, value=show(given), expected=str(error))
+        raise InputError([problem]) from None
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """`ovi-ray doctor`: what each device can do, and what would help."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovi.errors import OviError
+from ovi_ray.cli_common import PLACE, location
 from ovi_ray.errors import OviRayError
 
 if TYPE_CHECKING:
@@ -19,8 +19,11 @@ EXIT_BAD_INPUT = 2
 
 def doctor(
     ckpt_dir: Annotated[
-        Path, typer.Option(help="Checkpoint folder, for the sizes of its model; by default the published ones.")
-    ] = Path("ckpts"),
+        str,
+        typer.Option(
+            metavar=PLACE, help="Checkpoint folder, for the sizes of its model; by default the published ones."
+        ),
+    ] = "ckpts",
     model_name: Annotated[str, typer.Option(help="720x720_5s, 960x960_5s or 960x960_10s.")] = "720x720_5s",
     address: Annotated[str | None, typer.Option(help="A Ray cluster, such as auto: every node of it.")] = None,
     allow_inexact: Annotated[bool, typer.Option("--allow-inexact", help="Try attention that changes pixels.")] = False,
@@ -45,12 +48,13 @@ def doctor(
         typer.echo(",".join(f"{name}={value}" for name, value in pairs))
         return
     try:
+        folder = location(ckpt_dir, "--ckpt-dir").absolute()
         if address:
             from ovi_ray.cluster import examine_cluster
 
-            reports = examine_cluster(address, str(ckpt_dir.absolute()), model_name, allow_inexact=allow_inexact)
+            reports = examine_cluster(address, str(folder), model_name, allow_inexact=allow_inexact)
         else:
-            reports = [examine_node(ckpt_dir, model_name, allow_inexact=allow_inexact)]
+            reports = [examine_node(folder, model_name, allow_inexact=allow_inexact)]
     except (OviError, OviRayError) as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None

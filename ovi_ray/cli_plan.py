@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ovi.config import Architecture
-from ovi_ray.cli_common import plain_errors, read_job
+from ovi_ray.cli_common import PLACE, location, plain_errors, read_job
 from ovi_ray.job import Mode
+from ovi_ray.locations import Location
 
 if TYPE_CHECKING:
     from ovi_ray.actuals import Actuals
@@ -24,8 +25,12 @@ MAX_LIMITS_SHOWN = 5
 
 
 def plan(
-    prompts: Annotated[str, typer.Argument(help="A prompt list, a job file (YAML), or a prompt.")],
-    cluster: Annotated[Path, typer.Option(help="Cluster profile (YAML), such as cluster/profiles/b.yaml.")],
+    prompts: Annotated[
+        str, typer.Argument(help="A prompt list or a job file (YAML), each a path or a URI, or a prompt.")
+    ],
+    cluster: Annotated[
+        str, typer.Option(metavar=PLACE, help="Cluster profile (YAML), such as cluster/profiles/b.yaml.")
+    ],
     model_name: Annotated[str | None, typer.Option(help="720x720_5s, 960x960_5s or 960x960_10s.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="t2v, i2v or auto.")] = None,
     each_example_n_times: Annotated[int | None, typer.Option(help="Clips of each row.")] = None,
@@ -35,7 +40,8 @@ def plan(
         Path | None, typer.Option(help="Write a picture of who does what when: a .html or .svg file.")
     ] = None,
     actual: Annotated[
-        Path | None, typer.Option(help="Output folder of the job once it ran: what it took beside what was planned.")
+        str | None,
+        typer.Option(metavar=PLACE, help="Output folder of the job once it ran: what it took beside what was planned."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
@@ -62,12 +68,12 @@ def plan(
     }
     console = Console(stderr=True)
     with plain_errors(console):
-        profile = read_profile(cluster)
+        profile = read_profile(location(cluster, "--cluster"))
         told = forecast(_workload(prompts, options), profile, keep_spans=timeline is not None)
         if timeline is not None:
             write_timeline(timeline, told.spans, title=f"{told.clips} clips on cluster {profile.name}")
             console.print(f"timeline {timeline}", highlight=False, soft_wrap=True)
-        actuals = None if actual is None else _actuals(actual)
+        actuals = None if actual is None else _actuals(location(actual, "--actual"))
     if as_json:
         typer.echo(json.dumps(_as_json(told, actuals)))
     else:
@@ -86,7 +92,7 @@ def _workload(prompts: str, options: dict[str, Any]) -> "Workload":
     return workload_of(JobPlan.of(manifest))
 
 
-def _actuals(output_dir: Path) -> "Actuals":
+def _actuals(output_dir: Location) -> "Actuals":
     from ovi_ray.actuals import read_actuals
 
     return read_actuals(output_dir)

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from ovi.stages import Stage
-from ovi_ray.events import Finish, Task
-from ovi_ray.orders import Report, WorkerInfo
+from ovi_ray.events import ClipStatus, FailureKind, Finish, Task
+from ovi_ray.orders import Failure, Report, WorkerInfo
 from ovi_ray.plan import ClipTask, JobPlan
 from ovi_ray.result_rows import result_row
+
+TRACEBACK_CHARS = 20_000  # its end, where the error is
 
 
 class ClipFacts:
@@ -21,6 +23,8 @@ class ClipFacts:
         self._of: dict[int, dict[str, Any]] = {}
         self._text_s = np.zeros(plan.texts.num_rows)
         self._frame_s = np.zeros(plan.first_frames.num_rows)
+        self._tracebacks: dict[tuple[Stage, int], str] = {}
+        """Of what failed and has not gone well since."""
 
     def of(self, clip: int) -> dict[str, Any]:
         """What is known of a clip."""
@@ -36,6 +40,9 @@ class ClipFacts:
 
     def done(self, task: Task, worker: str, info: WorkerInfo, report: Report) -> None:
         """A task ended well."""
+        if self._tracebacks:
+            for item in task.items:
+                self._tracebacks.pop((task.stage, item), None)
         match task.stage:
             case Stage.ENCODE_TEXT:
                 self._text_s[list(task.items)] = report.seconds / len(task.items)
@@ -48,6 +55,12 @@ class ClipFacts:
                 facts = self.of(task.items[0])
                 facts.update({**report.facts, **facts, "decode_worker": worker, "decode_s": report.seconds})
 
+    def failed(self, task: Task, failure: Failure) -> None:
+        """A task ended badly: its traceback is kept for the rows of the clips that fail of it."""
+        if failure.kind is not FailureKind.CANCELLED and failure.traceback:
+            for item in task.items:
+                self._tracebacks[task.stage, item] = failure.traceback[-TRACEBACK_CHARS:]
+
     def row(self, clip: ClipTask, end: Finish) -> dict[str, Any]:
         """The row of a clip that ends now."""
         frame_s = 0.0 if clip.first_frame is None else self._frame_s[clip.first_frame]
@@ -56,4 +69,14 @@ class ClipFacts:
             "encode_s": float(self._text_s[clip.texts[0]] + frame_s),
             "dtype": self._dtype,
         }
+        if end.status is ClipStatus.FAILED:
+            facts["traceback"] = self._traceback(end.clip, clip)
         return result_row(clip, facts, status=end.status, error=end.error, finished_at=datetime.now(UTC))
+
+    def _traceback(self, number: int, clip: ClipTask) -> str | None:
+        """Of the last stage of a clip that failed; those of its own are not needed again."""
+        own = [self._tracebacks.pop((stage, number), None) for stage in (Stage.DECODE, Stage.DENOISE)]
+        inputs = [(Stage.ENCODE_TEXT, text) for text in clip.texts]
+        if clip.first_frame is not None:
+            inputs.append((Stage.ENCODE_FIRST_FRAME, clip.first_frame))
+        return next(filter(None, [*own, *map(self._tracebacks.get, inputs)]), None)

@@ -1,6 +1,7 @@
 """What a job asks of its devices that can be known to be impossible before anything starts."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,7 @@ from ovi.config import Architecture
 from ovi.errors import AttentionUnavailable, MemoryTooSmall
 from ovi.geometry import snap_size
 from ovi.memory_plan import check_budget
+from ovi_ray.checkpoint_cache import local_checkpoint
 from ovi_ray.devices import GB, Device, DeviceEdge, memory_demand, probe
 from ovi_ray.doctor import attention_target, model_shapes
 from ovi_ray.errors import Problem
@@ -18,21 +20,22 @@ from ovi_ray.job import COMMAND_LINE, DeviceKind, JobSpec
 
 def device_problems(job: JobSpec, edge: DeviceEdge | None = None) -> list[Problem]:
     """A memory budget that no mode fits and, for a job on this machine, attention that cannot run here."""
-    return [*_memory_problems(job), *_attention_problems(job, edge)]
+    folder = local_checkpoint(job.ckpt_dir)
+    return [*_memory_problems(job, folder), *_attention_problems(job, folder, edge)]
 
 
-def _memory_problems(job: JobSpec) -> Iterator[Problem]:
+def _memory_problems(job: JobSpec, folder: Path) -> Iterator[Problem]:
     if job.memory_gb is None:
         return
-    size = snap_size(*job.video_frame_height_width, Architecture.read(job.ckpt_dir).spec(job.model_name).video_area)
-    demand = memory_demand(job.ckpt_dir, job.model_name, getattr(torch, job.dtype), job.weights, size)
+    size = snap_size(*job.video_frame_height_width, Architecture.read(folder).spec(job.model_name).video_area)
+    demand = memory_demand(folder, job.model_name, getattr(torch, job.dtype), job.weights, size)
     try:
         check_budget(demand, int(job.memory_gb * GB))
     except MemoryTooSmall as error:
         yield Problem(file=COMMAND_LINE, field="memory_gb", value=f"{job.memory_gb:g}", expected=str(error))
 
 
-def _attention_problems(job: JobSpec, edge: DeviceEdge | None) -> Iterator[Problem]:
+def _attention_problems(job: JobSpec, folder: Path, edge: DeviceEdge | None) -> Iterator[Problem]:
     if job.address is not None or job.attention is AttentionBackend.AUTO:
         return
     findings = probe(edge)
@@ -41,6 +44,6 @@ def _attention_problems(job: JobSpec, edge: DeviceEdge | None) -> Iterator[Probl
         device = Device(name="cpu", vendor="cpu", architecture="", memory_gb=device.memory_gb)
     target = attention_target(device, findings.driver, getattr(torch, job.dtype))
     try:
-        check_available(job.attention, target, model_shapes(job.ckpt_dir, job.model_name)[Site.VIDEO_SELF])
+        check_available(job.attention, target, model_shapes(folder, job.model_name)[Site.VIDEO_SELF])
     except AttentionUnavailable as error:
         yield Problem(file=COMMAND_LINE, field="attention", value=str(job.attention), expected=str(error))

@@ -20,7 +20,9 @@ from ovi.geometry import latent_grid, snap_size
 from ovi.memory_plan import MemoryPlan, plan_memory
 from ovi.stages import Stage
 from ovi.weight_formats import WeightFormat
+from ovi_ray.checkpoint_cache import local_checkpoint
 from ovi_ray.devices import GB, Device, Findings, host_memory_gb, memory_demand, node_labels, probe
+from ovi_ray.locations import Location, to_location
 
 CPU_TOKENS = 1024  # queries and keys that a CPU is measured on: the real ones would take minutes
 STEPS = 50
@@ -77,7 +79,7 @@ class Instruments:
 
 
 def examine_node(
-    ckpt_dir: str | Path,
+    ckpt_dir: str | Location,
     model_name: str,
     *,
     allow_inexact: bool = False,
@@ -86,6 +88,7 @@ def examine_node(
 ) -> NodeReport:
     """Probe and measure every device of this node. Raises CheckpointMismatch for an unusable `architecture.json`."""
     findings = findings or probe()
+    ckpt_dir = local_checkpoint(to_location(ckpt_dir))
     instruments = instruments or Instruments(product_rate=measure_product_rate)
     reports = tuple(
         _examine(device, ckpt_dir, model_name, findings.driver, allow_inexact, instruments)

@@ -6,6 +6,7 @@ back what storage failed until that is mended, and winds the job down when it is
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from ovi.stages import Stage
@@ -31,6 +32,7 @@ from ovi_ray.events import (
     WorkerLost,
 )
 from ovi_ray.executor import Executor, Outcome
+from ovi_ray.health import HealthChange, HealthReason, HealthState
 from ovi_ray.kept import Keep
 from ovi_ray.ledger import Ledger
 from ovi_ray.limits import Limits
@@ -67,6 +69,7 @@ class Driver:
         tell: Tell = lambda text: None,
         observer: Observer | None = None,
         explain: Explain | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """`tell` gets what the user should know; `observer` gets snapshots of the job, `explain` every decision."""
         self._plan = plan
@@ -81,7 +84,7 @@ class Driver:
         self._orders = TaskOrders(plan=plan, ledger=ledger, keep=self._keep, dtype=dtype)
         self._pause = StoragePause(ledger.output_dir, tell)
         workload = workload_of(plan, self._keep.with_latents())
-        self._scheduler = Scheduler(workload, limits=Limits(patience_s=PATIENCE_S))
+        self._scheduler = Scheduler(workload, limits=limits or Limits(patience_s=PATIENCE_S))
         self._infos: dict[str, WorkerInfo] = {}
         self._joined_at: dict[str, float] = {}
         self._times: dict[str, WorkerTime] = {}
@@ -197,6 +200,7 @@ class Driver:
                 if isinstance(event, TaskDone) and report is not None:
                     self._note_done(task, worker, report)
                 elif report is not None and report.failure is not None:
+                    self._facts.failed(task, report.failure)
                     return self._judged(event, worker, task, report)
             case WorkerLost(worker=worker):
                 self._running.pop(worker, None)
@@ -220,7 +224,8 @@ class Driver:
             self._pause.hold(event, worker, failure.message, self._now())
             return []
         self._tell(f"{failure.message}; the clip is denoised again")
-        self._keep.latents_path(self._clip_id(task)).unlink(missing_ok=True)
+        with suppress(OSError):  # storage out of reach: the worker that denoises it finds them broken, and says so
+            self._keep.latents_path(self._clip_id(task)).unlink(missing_ok=True)
         return [event, DataLost(key=DataKey(kind=DataKind.LATENTS, number=task.items[0]))]
 
     def _note_done(self, task: Task, worker: str, report: Report) -> None:
@@ -244,6 +249,15 @@ class Driver:
                     self._finish(action)
                 case WakeAt(time=at):
                     self._wake_at = at
+                case HealthChange():
+                    self._tell_health(action)
+
+    def _tell_health(self, change: HealthChange) -> None:
+        """A worker is out or back; that it was tried in vain again and again is for `explain` alone."""
+        if change.state is HealthState.PROBE or change.reason is HealthReason.PROBE_FAILED:
+            return
+        info = self._infos[change.worker]
+        self._tell(f"{change} ({info.device} on {info.node})")
 
     def _run_task(self, action: RunTask) -> None:
         task = action.task

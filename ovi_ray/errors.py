@@ -8,6 +8,7 @@ OviRayError
  │    └── LedgerTooNew      a newer version of this program wrote its results
  ├── ClusterError   Ray cannot be started or joined, or has not what the job asks for
  ├── WorkersLost    no worker is left and none comes back; what is finished is kept
+ ├── StorageUnavailable  a store cannot be reached, or refuses; also an OSError
  ├── JobStopped     the user or the machine asked the job to stop; what is finished is kept
  └── LatentsUnusable  a file of latents or a checkpoint is broken: the clip is denoised again
 """
@@ -98,6 +99,10 @@ class OutputOfOtherJob(OutputError):
 
 class LedgerTooNew(OutputError):
     """A newer version of this program wrote the results."""
+
+
+class StorageUnavailable(OviRayError, OSError):
+    """An object store or a distributed file system cannot be reached, refuses, or has not taken all of a file."""
 
 
 class JobStopped(OviRayError):

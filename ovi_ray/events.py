@@ -1,7 +1,7 @@
 """What goes into the scheduler and what comes out. Pure, frozen values.
 
 In:  WorkerJoined, WorkerLost, TaskDone, TaskFailed, DataLost, Tick.
-Out: RunTask, Cancel, Drop, Finish, WakeAt.
+Out: RunTask, Cancel, Drop, Finish, WakeAt, HealthChange.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from enum import StrEnum
 from ovi.config import Component
 from ovi.stages import Stage
 from ovi_ray.costs import DeviceProfile
+from ovi_ray.health import HealthChange
 
 
 class Reason(StrEnum):
@@ -196,4 +197,4 @@ class WakeAt:
     time: float
 
 
-Action = RunTask | Cancel | Drop | Finish | WakeAt
+Action = RunTask | Cancel | Drop | Finish | WakeAt | HealthChange

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError, RayError
 
 from ovi.config import Component
 from ovi_ray.events import DataKey, DataLost, Event, FailureKind, Task, TaskDone, TaskFailed, WorkerLost
@@ -26,6 +26,8 @@ from ovi_ray.worker import CONTROL, Worker, WorkerConfig
 ASK_S = 0.5  # between two questions to a busy worker of how far it is
 SILENCE_S = 120.0  # without an answer to one, after which a worker is frozen; a load may hold the answer up for a while
 MAX_BARREN_LIVES = 5  # workers that may die in one place, one after the other, without finishing a task
+FETCH_S = 10.0  # for a look at whether something is still in the object store
+NODE_DEATHS = ("its node has died", "actor's node was terminated")  # Ray has only words for it
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -210,11 +212,12 @@ class Executor:
             self._replace(worker, str(error))
             return []
 
-    def _lose(self, worker: str, why: str) -> list[WorkerStarted | Outcome]:
+    def _lose(self, worker: str, why: str, *, crashed: bool) -> list[WorkerStarted | Outcome]:
+        ray.kill(self._slots[worker].actor, no_restart=True)  # out of reach, it would go on beside its replacement
         self._running = {ref: running for ref, running in self._running.items() if running.worker != worker}
         self._asked = {ref: question for ref, question in self._asked.items() if question.worker != worker}
         self._replace(worker, why)
-        return [Outcome(event=WorkerLost(worker=worker))]
+        return [Outcome(event=WorkerLost(worker=worker, crashed=crashed))]
 
     def _replace(self, worker: str, why: str) -> None:
         self.last_death = why
@@ -249,7 +252,7 @@ class Executor:
         happened: list[WorkerStarted | Outcome] = []
         for worker in late & self._slots.keys():
             _kill(self._slots[worker])
-            happened += self._lose(worker, f"{worker} did not answer for {self._silence_s:.0f} s")
+            happened += self._lose(worker, f"{worker} did not answer for {self._silence_s:.0f} s", crashed=True)
         return happened
 
     # -- tasks -----------------------------------------------------------------------------------------------------
@@ -259,9 +262,9 @@ class Executor:
         try:
             report: Report = ray.get(ref)
         except RayActorError as error:
-            return self._lose(running.worker, str(error))
+            return self._lose(running.worker, str(error), crashed=is_crash(error))
         except RayError as error:
-            return self._inputs_lost(running, error)
+            return self._not_run(running, error)
         return [self._ended(running, report)]
 
     def _ended(self, running: _Running, report: Report) -> Outcome:
@@ -280,18 +283,30 @@ class Executor:
         )
         return Outcome(event=done, report=report)
 
-    def _inputs_lost(self, running: _Running, error: RayError) -> list[WorkerStarted | Outcome]:
-        """An embedding or latent went down with its node: it is made again, and the task is nobody's fault."""
-        lost = [key for key in running.inputs if not self._is_there(key)]
+    def _not_run(self, running: _Running, error: RayError) -> list[WorkerStarted | Outcome]:
+        """A task that Ray could not run. Embeddings or latents that went down with their node are made again."""
+        lost = [key for key in running.inputs if key in self._data and not _can_be_had(self._data[key])]
         for key in lost:
             self.drop(key)
-        kind = FailureKind.CANCELLED if lost else FailureKind.ERROR
+        # Another task may have found the loss first: nothing is missing any more, and still nobody is at fault.
+        kind = FailureKind.CANCELLED if lost or isinstance(error, ObjectLostError) else FailureKind.ERROR
         failed = TaskFailed(worker=running.worker, task=running.task, kind=kind, message=str(error))
         return [*(Outcome(event=DataLost(key=key)) for key in lost), Outcome(event=failed)]
 
-    def _is_there(self, key: DataKey) -> bool:
-        ready, _ = ray.wait([self._data[key]], timeout=0, fetch_local=False)
-        return bool(ready)
+
+def is_crash(error: RayActorError) -> bool:
+    """Whether a worker's process died, and not its machine. A machine that dies is out of reach before Ray knows it dead."""
+    is_node = error.preempted or any(words in str(error) for words in NODE_DEATHS)
+    return isinstance(error, ActorDiedError) and not is_node
+
+
+def _can_be_had(ref: ray.ObjectRef) -> bool:
+    """Whether what a task gave is there still. Only fetching it tells: for `ray.wait` what is lost is ready."""
+    try:
+        ray.get(ref, timeout=FETCH_S)
+    except RayError:
+        return False
+    return True
 
 
 def _kill(slot: _Slot) -> None:

@@ -1,5 +1,6 @@
 """The workers: what each holds and does, what fits where, and what a task would cost there. Pure."""
 
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,9 +12,11 @@ from ovi.stages import STAGE_COMPONENTS, Stage
 from ovi_ray.bounds import FloatArray
 from ovi_ray.costs import COMPONENTS, STAGES, CostModel, DeviceProfile
 from ovi_ray.events import RunTask, WorkerJoined
+from ovi_ray.health import Health
 from ovi_ray.policies import Worker
 
 _TRANSFORMER = frozenset({Component.TRANSFORMER})
+_SUCCESSOR = re.compile(r"\.\d+$")
 
 
 class Swap(NamedTuple):
@@ -52,10 +55,15 @@ class WorkerState:
     decodes: int = 0
     """Done since it joined."""
     rest_until_s: float = 0.0
-    failed_items: set[int] = field(default_factory=set)
-    """Items that failed here since the last success."""
-    rests: int = 0
+    """Until when it is taken out."""
     preload_failed: bool = False
+    health: Health = field(default_factory=Health)
+    """Of its place."""
+
+    @property
+    def place(self) -> str:
+        """Where it runs: workers that follow each other there have its name with .1, .2, ... after it."""
+        return _SUCCESSOR.sub("", self.name)
 
     @property
     def owed(self) -> int:
@@ -74,10 +82,14 @@ class Fleet:
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
         self.workers: dict[int, WorkerState] = {}
+        self.resting: dict[int, WorkerState] = {}
+        """Workers that are taken out: they count for nothing."""
         self.busy = 0
         self.preloading: dict[int, int] = {}
         """Kind -> workers that load its transformer ahead of its first clip."""
         self._by_name: dict[str, WorkerState] = {}
+        self._at: dict[str, WorkerState] = {}
+        self._health: dict[str, Health] = {}
         self._fits: list[dict[Stage, list[bool]]] = []
         self._swaps: dict[tuple[int, frozenset[Component], str, Stage, int], Swap] = {}
         self._joined = 0
@@ -104,7 +116,8 @@ class Fleet:
         worker = WorkerState(self._joined, slot, event.worker, device, event.resident, event.model_name)
         self._joined += 1
         self.workers[worker.number] = worker
-        self._by_name[worker.name] = worker
+        self._by_name[worker.name] = self._at[worker.place] = worker
+        worker.health = self._health.setdefault(worker.place, worker.health)
         self._device[slot], self._alive[slot], self._factor[slot] = device, True, 1.0
         self._end[slot] = -np.inf
         self._lacks[slot] = [component not in worker.resident for component in COMPONENTS]
@@ -124,9 +137,30 @@ class Fleet:
     def leave(self, name: str) -> None:
         """The worker is gone."""
         worker = self._by_name.pop(name)
-        del self.workers[worker.number]
+        self.workers.pop(worker.number, None)
+        self.resting.pop(worker.number, None)
+        self._at.pop(worker.place, None)
         self._alive[worker.slot] = False
         self._free_slots.append(worker.slot)
+
+    def take_out(self, worker: WorkerState) -> None:
+        """The worker, which is idle, counts for nothing until it is let in."""
+        worker.rest_until_s = worker.health.rest_until_s
+        self.resting[worker.number] = self.workers.pop(worker.number)
+        self._alive[worker.slot] = False
+
+    def let_in(self, worker: WorkerState) -> None:
+        """The worker counts again."""
+        self.workers[worker.number] = self.resting.pop(worker.number)
+        self._alive[worker.slot] = True
+
+    def at(self, place: str) -> WorkerState | None:
+        """The worker that runs at a place now."""
+        return self._at.get(place)
+
+    def health(self, place: str) -> Health:
+        """What is held against a place where a worker has run."""
+        return self._health[place]
 
     def named(self, name: str) -> WorkerState | None:
         """The worker of this name, or None."""

@@ -1,21 +1,31 @@
 """First-frame images, looked at before anything is rendered: they must exist, decode wholly and be of a sane size."""
 
 import hashlib
+import io
 import os
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ovi.errors import InvalidImage
 from ovi.geometry import MAX_IMAGE_PIXELS
 from ovi_ray.fields import shape_problem
-from ovi_ray.text_files import readable_problem
+from ovi_ray.locations import Location, local_copy, to_location
+from ovi_ray.remote import RemotePath
+from ovi_ray.store_reasons import is_unreachable
+from ovi_ray.text_files import readable_problem, unreadable
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_IMAGE_BYTES = 1 << 30
+_FETCHES = 32  # images of a store that are looked at at a time: most of it is waiting
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+_ANY_FILE = "an image file, relative to the folder of the file that names it"
 _ANY_IMAGE = f"an image that opens ({', '.join(IMAGE_FORMATS)})"
 
 
@@ -38,21 +48,59 @@ class ImageRefusal:
     expected: str
 
 
-def inspect_images(paths: Iterable[Path]) -> dict[Path, ImageFacts | ImageRefusal]:
-    """Look at each distinct image once, on all cores: Pillow decodes outside the interpreter's lock."""
+def inspect_images(paths: Iterable[Location]) -> dict[Location, ImageFacts | ImageRefusal]:
+    """Look at each distinct image once, many at a time: Pillow decodes, and stores answer, outside the interpreter's lock."""
     distinct = list(dict.fromkeys(paths))
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    is_remote = any(isinstance(path, RemotePath) for path in distinct)
+    with warnings.catch_warnings(), ThreadPoolExecutor(_FETCHES if is_remote else os.cpu_count()) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, with the row named
-        return dict(zip(distinct, pool.map(inspect_image, distinct), strict=True))
+        return dict(zip(distinct, pool.map(_Inspection().of, distinct), strict=True))
 
 
-def inspect_image(path: Path) -> ImageFacts | ImageRefusal:
+def inspect_image(path: Location) -> ImageFacts | ImageRefusal:
     """The facts of one image, or why it is refused."""
-    if found := readable_problem(path):
-        return ImageRefusal(found=found, expected="an image file, relative to the folder of the file that names it")
+    return _Inspection().of(path)
+
+
+@contextmanager
+def first_frame_file(image_path: str) -> Iterator[Path]:
+    """An image of a manifest as a file on this machine, for the time of the block. Raises InvalidImage when it is gone."""
+    with ExitStack() as fetched:
+        try:
+            local = fetched.enter_context(local_copy(to_location(image_path)))
+        except FileNotFoundError as error:
+            raise InvalidImage(str(error)) from error
+        yield local
+
+
+class _Inspection:
+    """Looks at images, in any number of threads."""
+
+    def __init__(self) -> None:
+        self._decoding = threading.Semaphore(os.cpu_count() or 1)  # a large image takes hundreds of megabytes
+        self._down: set[RemotePath] = set()  # buckets that do not answer: asking once an image would take hours
+
+    def of(self, path: Location) -> ImageFacts | ImageRefusal:
+        if isinstance(path, Path) and (found := readable_problem(path)):
+            return ImageRefusal(found=found, expected=_ANY_FILE)
+        if isinstance(path, RemotePath) and path.bucket in self._down:
+            return ImageRefusal(found="a file of a store that does not answer", expected=_ANY_FILE)
+        try:
+            if (size := path.stat().st_size) > MAX_IMAGE_BYTES:  # a weight file, say, would fill the memory
+                return ImageRefusal(found=f"a file of {size:,} bytes", expected=f"at most {MAX_IMAGE_BYTES:,} bytes")
+            content = path.read_bytes()
+        except OSError as error:
+            if isinstance(path, RemotePath) and is_unreachable(error):
+                self._down.add(path.bucket)
+            return ImageRefusal(found=unreadable(path, error), expected=_ANY_FILE)
+        with self._decoding:
+            return _decode(content)
+
+
+def _decode(content: bytes) -> ImageFacts | ImageRefusal:
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            return _measure(path, image)
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+            return _measure(content, image)
     except UnidentifiedImageError:
         return ImageRefusal(found="a file that is not an image", expected=_ANY_IMAGE)
     except Image.DecompressionBombError:
@@ -62,7 +110,7 @@ def inspect_image(path: Path) -> ImageFacts | ImageRefusal:
         return ImageRefusal(found=f"a damaged or truncated image ({error})", expected=_ANY_IMAGE)
 
 
-def _measure(path: Path, image: Image.Image) -> ImageFacts | ImageRefusal:
+def _measure(content: bytes, image: Image.Image) -> ImageFacts | ImageRefusal:
     width, height = image.size
     if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
         width, height = height, width
@@ -72,6 +120,4 @@ def _measure(path: Path, image: Image.Image) -> ImageFacts | ImageRefusal:
     if width * height > MAX_IMAGE_PIXELS:
         return ImageRefusal(found=found, expected=f"at most {MAX_IMAGE_PIXELS:,} pixels in all")
     image.load()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ImageFacts(sha256=digest, height=height, width=width)
+    return ImageFacts(sha256=hashlib.sha256(content).hexdigest(), height=height, width=width)

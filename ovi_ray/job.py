@@ -8,11 +8,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from uuid import uuid4
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ovi.attention import AttentionBackend
 from ovi.config import SamplingParams, SolverName
@@ -20,7 +30,10 @@ from ovi.weight_formats import FP8_MODEL, WeightFormat
 from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.fields import DEFAULT_PARAMS, PARAM_FIELDS, did_you_mean, parse_param
 from ovi_ray.images import ImageRefusal, inspect_image
+from ovi_ray.locations import Location, to_location
 from ovi_ray.prompt_lists import READERS
+from ovi_ray.remote import TEMPORARY, RemotePath, is_uri
+from ovi_ray.store_reasons import plain_reason
 from ovi_ray.text_files import read_lines, readable_problem, resolve_path
 
 COMMAND_LINE = "command line"
@@ -49,18 +62,30 @@ class DeviceKind(StrEnum):
     GPU = "gpu"
 
 
+def _to_location(value: object) -> Location:
+    if isinstance(value, ValueError):  # what was found wrong when the path was made
+        raise value
+    if isinstance(value, Location) or (isinstance(value, str) and value.strip()):
+        return to_location(value)
+    raise PydanticCustomError("path_type", "not a path")  # the field's description says what would be right
+
+
+Place = Annotated[Location, PlainValidator(_to_location), PlainSerializer(str, when_used="json")]
+"""A path on a disk or a URI; written as text in JSON."""
+
+
 class JobSpec(BaseModel):
     """What the user asked for. Keys and defaults are the published ones; each description says what is right."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     text_prompt: str | None = Field(None, pattern=r"\S", description="a prompt, or the path of a prompt list")
-    prompts: Path | None = Field(
+    prompts: Place | None = Field(
         None, validate_default=True, description=f"the path of a prompt list ({', '.join(READERS)})"
     )
-    image_path: Path | None = Field(None, description="the path of an image")
-    ckpt_dir: Path = Field(description="the path of a checkpoint folder")
-    output_dir: Path = Field(description="the path of a folder to write to")
+    image_path: Place | None = Field(None, description="the path of an image")
+    ckpt_dir: Place = Field(description="the path of a checkpoint folder")
+    output_dir: Place = Field(description="the path of a folder to write to")
     mode: Mode = Field(Mode.AUTO, strict=False, description=f"one of {', '.join(Mode)}")
     model_name: str = Field("720x720_5s", description="the name of a model")
     each_example_n_times: int = Field(1, ge=1, description="an integer of at least 1")
@@ -79,7 +104,7 @@ class JobSpec(BaseModel):
     workers: int | None = Field(None, ge=1, description="a number of workers of at least 1")
     device: DeviceKind = Field(DeviceKind.AUTO, strict=False, description=f"one of {', '.join(DeviceKind)}")
     address: str | None = Field(None, description="the address of a Ray cluster, such as auto")
-    cluster: Path | None = Field(None, description="the path of a cluster profile")
+    cluster: Place | None = Field(None, description="the path of a cluster profile")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="bfloat16 or float32")
 
     sp_size: int = Field(1, ge=1, description="an integer of at least 1")
@@ -97,7 +122,7 @@ class JobSpec(BaseModel):
     )
 
     @classmethod
-    def from_yaml(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Self:
+    def from_yaml(cls, path: Location, overrides: Mapping[str, Any] | None = None) -> Self:
         """Read a job file; `overrides`, by field, are options of the command line (None: not given).
 
         Paths in the file are relative to its folder. Raises InputError with everything that is wrong.
@@ -188,7 +213,7 @@ class JobSpec(BaseModel):
 
     @field_validator("prompts")
     @classmethod
-    def _check_one_source(cls, prompts: Path | None, info: ValidationInfo) -> Path | None:
+    def _check_one_source(cls, prompts: Location | None, info: ValidationInfo) -> Location | None:
         text_prompt = info.data.get("text_prompt", "refused already")
         if prompts is None and text_prompt is None:
             raise ValueError(f"a prompt list ({', '.join(READERS)}), or one prompt as text_prompt")
@@ -203,7 +228,7 @@ class _Given:
 
     value: Any
     file: str
-    folder: Path
+    folder: Location
     """What a path is relative to."""
     label: str
     """The key or option as the user wrote it."""
@@ -226,7 +251,7 @@ def _option(key: str) -> str:
     return _OPTIONS.get(key, f"--{key.replace('_', '-')}")
 
 
-def _read_yaml(path: Path) -> dict[str, _Given]:
+def _read_yaml(path: Location) -> dict[str, _Given]:
     """The keys of a job file with their lines; keys without a value are left out, as not given."""
     text = "".join(read_lines(path))
     expected = "keys and values, such as ckpt_dir: ./ckpts"
@@ -251,7 +276,7 @@ def _read_yaml(path: Path) -> dict[str, _Given]:
     }
 
 
-def _yaml_problem(path: Path, error: yaml.YAMLError) -> Problem:
+def _yaml_problem(path: Location, error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return Problem(file=str(path), value="not YAML", expected=f"YAML text ({error})")
@@ -259,7 +284,7 @@ def _yaml_problem(path: Path, error: yaml.YAMLError) -> Problem:
     return Problem(file=str(path), line=mark.line + 1, value=found, expected="keys and values, a colon between them")
 
 
-def _check_unique(path: Path, lines: list[tuple[str, int]]) -> None:
+def _check_unique(path: Location, lines: list[tuple[str, int]]) -> None:
     first: dict[str, int] = {}
     problems = []
     for key, line in lines:
@@ -286,16 +311,21 @@ def _settle_aliases(given: dict[str, _Given]) -> Iterator[Problem]:
 def _names_a_list(item: _Given) -> bool:
     if not isinstance(item.value, str) or "\n" in item.value:
         return False
+    if is_uri(item.value) or Path(item.value).suffix.lower() in READERS:
+        return True
     try:
-        return Path(item.value).suffix.lower() in READERS or (item.folder / item.value).is_file()
+        return isinstance(item.folder, Path) and (item.folder / item.value).is_file()
     except (OSError, ValueError):  # longer than a path can be, or with a NUL
         return False
 
 
 def _resolve(key: str, item: _Given) -> Any:
-    if key in _PATHS and isinstance(item.value, str | Path) and str(item.value).strip():
+    if key not in _PATHS or not isinstance(item.value, str | Location) or not str(item.value).strip():
+        return item.value
+    try:
         return resolve_path(item.value, item.folder)
-    return item.value
+    except ValueError as error:
+        return error
 
 
 def _problem(details: ErrorDetails, given: Mapping[str, _Given], source: str) -> Problem:
@@ -321,8 +351,8 @@ def _path_problems(given: Mapping[str, _Given], values: Mapping[str, Any]) -> It
         yield item.problem("a prompt list that can be read", f"{show(str(item.value))}, {found}")
     if (item := given.get("cluster")) and (found := readable_problem(values["cluster"])):
         yield item.problem("a cluster profile that can be read", f"{show(str(item.value))}, {found}")
-    if (item := given.get("ckpt_dir")) and not values["ckpt_dir"].is_dir():
-        yield item.problem("a checkpoint folder that exists", f"{show(str(item.value))}, which is not a folder")
+    if (item := given.get("ckpt_dir")) and (found := _not_a_folder(values["ckpt_dir"])):
+        yield item.problem("a checkpoint folder that exists", f"{show(str(item.value))}, {found}")
     if (item := given.get("output_dir")) and (reason := _cannot_write(values["output_dir"])):
         yield item.problem("a folder that can be written to", f"{show(str(item.value))} ({reason})")
     if (item := given.get("image_path")) and values.get("mode") != Mode.T2V:
@@ -331,11 +361,25 @@ def _path_problems(given: Mapping[str, _Given], values: Mapping[str, Any]) -> It
             yield item.problem(facts.expected, f"{show(str(item.value))}, {facts.found}")
 
 
-def _cannot_write(folder: Path) -> str | None:
+def _not_a_folder(folder: Location) -> str | None:
+    try:
+        return None if folder.is_dir() else "which is not a folder"
+    except OSError as error:
+        return f"which cannot be read ({plain_reason(error)})"
+
+
+def _cannot_write(folder: Location) -> str | None:
     """Why no file can be written in `folder`, found by trying; the folder is made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        return getattr(error, "strerror", None) or str(error)
+        if isinstance(folder, RemotePath):
+            probe = folder / f"{TEMPORARY}{uuid4().hex[:8]}.probe"
+            probe.write_bytes(b"")
+            probe.unlink()
+        else:
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return plain_reason(error)
+    except ValueError as error:  # a NUL in the path
+        return str(error)
     return None

@@ -6,10 +6,11 @@ OUT/checkpoints/<clip_id>.safetensors  a half-finished denoise, until it is fini
 
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from ovi_ray.locations import Location, list_files, remove_unfinished
 
 LATENTS = "latents"
 CHECKPOINTS = "checkpoints"
@@ -21,7 +22,7 @@ _SUFFIX = ".safetensors"
 class Keep:
     """Where the latents of a job are kept, and for how long."""
 
-    output_dir: Path
+    output_dir: Location
     for_good: bool = False
     """Latents stay when their video is committed."""
     checkpoint_s: float = CHECKPOINT_S
@@ -31,14 +32,13 @@ class Keep:
         """Make the folders and remove what killed processes left half written."""
         for folder in (self.output_dir / LATENTS, self.output_dir / CHECKPOINTS):
             folder.mkdir(parents=True, exist_ok=True)
-            for path in folder.glob(".*.tmp"):
-                path.unlink(missing_ok=True)
+            remove_unfinished(folder)
 
-    def latents_path(self, clip_id: str) -> Path:
+    def latents_path(self, clip_id: str) -> Location:
         """Where a clip's latents lie."""
         return self.output_dir / LATENTS / f"{clip_id}{_SUFFIX}"
 
-    def checkpoint_path(self, clip_id: str) -> Path:
+    def checkpoint_path(self, clip_id: str) -> Location:
         """Where a clip's half-finished denoise lies."""
         return self.output_dir / CHECKPOINTS / f"{clip_id}{_SUFFIX}"
 
@@ -70,6 +70,6 @@ class Keep:
                 self.committed(clip_id)
 
 
-def _ids(folder: Path) -> pa.StringArray:
-    names = (path.name for path in folder.glob(f"*{_SUFFIX}") if not path.name.startswith("."))
-    return pa.array([name.removesuffix(_SUFFIX) for name in names], pa.string())
+def _ids(folder: Location) -> pa.StringArray:
+    names = list_files(folder, _SUFFIX).column("name").combine_chunks()
+    return pc.utf8_slice_codeunits(names, 0, -len(_SUFFIX))

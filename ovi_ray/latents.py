@@ -5,11 +5,9 @@ A file carries the clip's id, what is known of how it was made, and a checksum o
 
 import hashlib
 import json
-import os
 import time
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
-from uuid import uuid4
 
 import safetensors
 import safetensors.torch
@@ -19,33 +17,24 @@ from torch import Tensor
 from ovi.sampling.denoise import DenoiseState
 from ovi.types import Latents
 from ovi_ray.errors import LatentsUnusable
+from ovi_ray.locations import Location, local_copy, to_location, write_bytes
 from ovi_ray.orders import Denoise
 from ovi_ray.storage import storage_error
 
 Facts = dict[str, Any]
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], *, clip_id: str, facts: Facts) -> None:
+def save_tensors(path: Location, tensors: dict[str, Tensor], *, clip_id: str, facts: Facts) -> None:
     """Write a file. It is complete and on disk under its name when this returns. Raises OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"clip_id": clip_id, "facts": json.dumps(facts)}
-    content = safetensors.torch.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)})
-    # Not the process's number: a process on another machine may have the same.
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, safetensors.torch.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)}))
 
 
-def load_tensors(path: Path, *, clip_id: str) -> tuple[dict[str, Tensor], Facts]:
+def load_tensors(path: Location, *, clip_id: str) -> tuple[dict[str, Tensor], Facts]:
     """What `save_tensors` wrote. Raises LatentsUnusable, also where there is no such file, and OSError."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with local_copy(path) as local, safetensors.safe_open(local, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (safetensors.SafetensorError, FileNotFoundError) as error:
@@ -119,23 +108,24 @@ class DenoiseKeeper:
     def save_latents(self, latents: Latents, facts: Facts) -> None:
         """Keep what the denoise gave; its state has served."""
         if self._save(self._work.latents_path, {"video": latents.video, "audio": latents.audio}, facts):
-            Path(self._work.checkpoint_path).unlink(missing_ok=True)
+            with suppress(OSError):  # storage out of reach: it goes with the clip's latents
+                to_location(self._work.checkpoint_path).unlink(missing_ok=True)
 
     def _load(self, path: str) -> tuple[dict[str, Tensor], Facts] | None:
-        if not path or not Path(path).exists():
+        if not path or not to_location(path).exists():
             return None
         try:
-            return load_tensors(Path(path), clip_id=self._work.clip_id)
+            return load_tensors(to_location(path), clip_id=self._work.clip_id)
         except LatentsUnusable as error:
             self.notes.append(f"{error}; the clip is denoised again")
-            Path(path).unlink(missing_ok=True)
+            to_location(path).unlink(missing_ok=True)
             return None
 
     def _save(self, path: str, tensors: dict[str, Tensor], facts: Facts) -> bool:
         if not path:
             return False
         try:
-            save_tensors(Path(path), tensors, clip_id=self._work.clip_id, facts=facts)
+            save_tensors(to_location(path), tensors, clip_id=self._work.clip_id, facts=facts)
         except OSError as error:
             self.storage_error = storage_error(error) or str(error)
             return False

@@ -4,11 +4,9 @@ The row follows the file: a clip is done when its video is complete under its na
 that failed and was rendered later has both rows until the next run; the later one counts.
 """
 
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.events import ClipStatus
-from ovi_ray.fragments import BATCH_ROWS, Corrupt, Fragments
+from ovi_ray.fragments import Corrupt, Fragments
+from ovi_ray.locations import Location, list_files, remove_unfinished
 
 RESULTS_SCHEMA = pa.schema(
     [
@@ -49,6 +48,7 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("denoise_s", pa.float64()),
         pa.field("decode_s", pa.float64()),
         pa.field("finished_at", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("traceback", pa.string()),  # of the failure that a failed clip ended with; its last part
     ]
 )
 RESULTS = "results"
@@ -74,22 +74,22 @@ class Found:
 class Ledger:
     """A job's results in its output folder. One process writes at a time."""
 
-    def __init__(self, output_dir: Path) -> None:
+    def __init__(self, output_dir: Location) -> None:
         self.output_dir = output_dir
         self.results = output_dir / RESULTS
         self.videos = output_dir / VIDEOS
         self.posters = output_dir / POSTERS
-        for folder in (self.videos, self.posters):
+        for folder in (self.results, self.videos, self.posters):
             folder.mkdir(parents=True, exist_ok=True)
         self._fragments = Fragments(self.results, RESULTS_SCHEMA)
         self._rows: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
 
-    def video_path(self, clip_id: str) -> Path:
+    def video_path(self, clip_id: str) -> Location:
         """Where a clip's video lies."""
         return self.videos / f"{clip_id}.mp4"
 
-    def poster_path(self, clip_id: str) -> Path:
+    def poster_path(self, clip_id: str) -> Location:
         """Where a clip's still lies."""
         return self.posters / f"{clip_id}.jpg"
 
@@ -98,6 +98,14 @@ class Ledger:
         table, _, _ = self._fragments.read()
         last = _last_places(table.column("clip_id"))
         return table if len(last) == len(table) else table.take(last)
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows that are written, the last one of each clip, a bounded number at a time.
+
+        Raises LedgerTooNew.
+        """
+        ids, counts, _ = self._fragments.read(["clip_id"])
+        yield from self._fragments.kept(_marks(len(ids), _last_places(ids.column("clip_id"))), counts, columns)
 
     def done_ids(self) -> pa.StringArray:
         """Ids of the clips whose last row says done. Raises LedgerTooNew."""
@@ -166,31 +174,15 @@ class Ledger:
 
     def _videos(self) -> pa.Table:
         """clip_id, size: the videos that are there."""
-        schema = pa.schema([("clip_id", pa.string()), ("size", pa.int64())])
-        return pa.Table.from_batches(_listed(self.videos, schema), schema)
+        files = list_files(self.videos, ".mp4")
+        ids = pc.utf8_slice_codeunits(files.column("name"), 0, -len(".mp4"))
+        return files.set_column(0, "clip_id", ids)
 
     def _sweep(self) -> None:
         """Remove what killed processes left half written."""
         self._fragments.sweep()
-        for folder in (self.videos, self.posters):
-            for path in folder.glob(".*.part"):
-                path.unlink(missing_ok=True)
-
-
-def _listed(folder: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Names and sizes of MP4 files, a bounded number at a time."""
-    names: list[str] = []
-    sizes: list[int] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.name.endswith(".mp4") or entry.name.startswith("."):
-                continue
-            names.append(entry.name.removesuffix(".mp4"))
-            sizes.append(entry.stat().st_size)
-            if len(names) == BATCH_ROWS:
-                yield pa.record_batch([names, sizes], schema=schema)
-                names, sizes = [], []
-    yield pa.record_batch([names, sizes], schema=schema)
+        for folder in (self.output_dir, self.videos, self.posters):
+            remove_unfinished(folder)
 
 
 def _is_done(table: pa.Table, videos: pa.Table) -> pa.ChunkedArray:

@@ -18,7 +18,9 @@ class Limits:
     max_crashes: int = 3
     """Workers that may die while they run a task of one clip before it is given up as poison."""
     rest_s: float = 60.0
-    """Seconds that a worker rests after it failed three different tasks in a row; doubled each time."""
+    """Seconds that a worker is taken out when it fails what others finish; doubled each time that it fails again."""
+    longest_rest_s: float = 600.0
+    """Seconds that it is taken out at most before it is tried again."""
     patience_s: float = 0.0
     """Seconds to wait for a device that can run what no present one can, before the clips are given up."""
     straggler_copies: bool = False
@@ -29,6 +31,6 @@ class Limits:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value!r}; expected at least 1")
-        for name in ("embeddings_gb", "rest_s", "patience_s"):
+        for name in ("embeddings_gb", "rest_s", "longest_rest_s", "patience_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")

@@ -6,7 +6,6 @@ every run, whatever list, row or folder it comes from.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow.parquet
 from ovi.config import MAX_SEED, Architecture
 from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.job import JobSpec
+from ovi_ray.locations import Location, written
 from ovi_ray.prompt_lists import PROMPT_COLUMN, PromptList, read_prompt_list, read_table
 from ovi_ray.rows import META_PREFIX, Rows, resolve_rows
 
@@ -83,19 +83,18 @@ class Manifest:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Location) -> None:
         """Write as Parquet, or as an Arrow IPC file for any other suffix. The file is complete or absent."""
         table = self.table.replace_schema_metadata({_NOTES: json.dumps(self.notes)})
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        if path.suffix == ".parquet":
-            pa.parquet.write_table(table, temporary)
-        else:
-            with pa.ipc.new_file(str(temporary), table.schema) as writer:
-                writer.write_table(table)
-        temporary.replace(path)
+        with written(path) as local:
+            if path.suffix == ".parquet":
+                pa.parquet.write_table(table, local)
+            else:
+                with pa.ipc.new_file(str(local), table.schema) as writer:
+                    writer.write_table(table)
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Location) -> Self:
         """Read what `write` wrote. Raises InputError for a file that is not a manifest."""
         table = read_table(path)
         if not set(MANIFEST_SCHEMA.names) <= set(table.column_names):

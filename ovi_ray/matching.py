@@ -24,7 +24,6 @@ from ovi_ray.stragglers import Stragglers
 _EMBEDDING_GB_PER_TOKEN = 4096 * 2 / 1e9  # a row of the text encoder in bf16
 _EMBEDDINGS_GB_PER_WORKER = 0.01
 _LOOK_AHEAD = 16  # items or workers looked at to pair an item with a worker that it does not avoid
-_FAILURES_BEFORE_REST = 3
 
 
 class _Work(NamedTuple):
@@ -55,7 +54,6 @@ class Matcher:
         self._idle = IdleGroups(fleet)
         self._planner = Planner(board, fleet, policy)
         self.stragglers = Stragglers(board, fleet, out)
-        self._resting: dict[int, None] = {}
         self._wait_reason = Reason.NOTHING_READY
         self._look_at = float("-inf")
         self._kinds = range(len(board.workload.kinds))
@@ -73,7 +71,6 @@ class Matcher:
             self.stragglers.ended(worker)
             self._fleet.end(worker)
         self._idle.remove(worker.number)
-        self._resting.pop(worker.number, None)
         self._planner.membership_changed()
 
     def worker_free(self, worker: WorkerState) -> None:
@@ -85,24 +82,6 @@ class Matcher:
 
     def _idle_again(self, worker: WorkerState) -> None:
         self._idle.add(worker, self._policy.group(self._fleet.view(worker), self._planner.plan))
-
-    def blame(self, worker: WorkerState, task: Task, now: float) -> None:
-        """It failed a task. After three different ones in a row it rests, if others are there to go on."""
-        worker.failed_items.update(task.items)
-        others = len(self._fleet.workers) - len(self._resting) - 1
-        if len(worker.failed_items) < _FAILURES_BEFORE_REST or others < 1:
-            return
-        worker.rest_until_s = now + self._limits.rest_s * 2**worker.rests
-        worker.rests += 1
-        worker.failed_items.clear()
-        self._idle.remove(worker.number)
-        self._resting[worker.number] = None
-        self._out.append(WakeAt(time=worker.rest_until_s))
-
-    def _wake(self, now: float) -> None:
-        for number in [n for n in self._resting if self._fleet.workers[n].rest_until_s <= now]:
-            del self._resting[number]
-            self._idle_again(self._fleet.workers[number])
 
     def relax_if_avoided_everywhere(self, stage: Stage, item: int, kind: int) -> None:
         """An item that no present worker may run goes back to any."""
@@ -119,7 +98,6 @@ class Matcher:
 
     def match(self, now: float) -> bool:
         """Give idle workers what the policy chooses for them. True when a worker is busy afterwards."""
-        self._wake(now)
         if not self._idle:
             return self._fleet.busy > 0
         self._planner.refresh_placeable()
@@ -398,8 +376,7 @@ class Matcher:
         """Why each idle worker waits."""
         workers = self._fleet.workers
         by_group = {key: self._why_idle(worker) for key, worker in self._idle.first_of_each()}
-        reasons = {workers[number].name: by_group[self._idle.key_of(number)] for number in self._idle.numbers()}
-        return reasons | {workers[number].name: Reason.RESTING for number in self._resting}
+        return {workers[number].name: by_group[self._idle.key_of(number)] for number in self._idle.numbers()}
 
     def _why_idle(self, worker: WorkerState) -> Reason:
         board, fleet = self._board, self._fleet

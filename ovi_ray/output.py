@@ -5,9 +5,7 @@ clips in common with what is there. A job that has none in common with the finis
 """
 
 import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -18,15 +16,18 @@ from ovi_ray.errors import InputError, LedgerTooNew, OutputOfOtherJob
 from ovi_ray.events import ClipStatus
 from ovi_ray.fragments import FORMAT
 from ovi_ray.job import JobSpec
+from ovi_ray.ledger import RESULTS_SCHEMA
+from ovi_ray.locations import Location, write_bytes
 from ovi_ray.manifest import Manifest
 
 MANIFEST = "manifest.parquet"
 JOB_FILE = "job.json"
 FAILED = "failed.parquet"
 ERROR_COLUMN = "meta_error"
+FAILED_COLUMNS = ("clip_id", "status", "error")
 
 
-def check_owner(output_dir: Path, manifest: Manifest, finished: pa.Array) -> None:
+def check_owner(output_dir: Location, manifest: Manifest, finished: pa.Array) -> None:
     """Raises OutputOfOtherJob when the folder holds finished clips and nothing of this manifest, LedgerTooNew as named."""
     job = read_job_file(output_dir)
     if int(job.get("format", 0)) > FORMAT:
@@ -42,29 +43,31 @@ def check_owner(output_dir: Path, manifest: Manifest, finished: pa.Array) -> Non
         )
 
 
-def write_job(output_dir: Path, job: JobSpec, manifest: Manifest) -> None:
+def write_job(output_dir: Location, job: JobSpec, manifest: Manifest) -> None:
     """Write the manifest and what the job was started with."""
     manifest.write(output_dir / MANIFEST)
     content = {"format": FORMAT, "clips": len(manifest), "job": job.model_dump(mode="json")}
-    _write(output_dir / JOB_FILE, json.dumps(content, indent=1))
+    write_bytes(output_dir / JOB_FILE, json.dumps(content, indent=1).encode())
 
 
-def read_job_file(output_dir: Path) -> Mapping[str, Any]:
-    """What `write_job` wrote of the job; empty where there is none that can be read."""
+def read_job_file(output_dir: Location) -> Mapping[str, Any]:
+    """What `write_job` wrote of the job; empty where there is none, or a broken one. Raises OSError."""
     try:
         content = json.loads((output_dir / JOB_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def write_failed(output_dir: Path, manifest: Manifest, results: pa.Table) -> int:
+def write_failed(output_dir: Location, manifest: Manifest, results: Iterable[pa.RecordBatch]) -> int:
     """Write the manifest's rows of the clips that failed, with the reason: a list that can be rendered. Gives their number.
 
-    Without any there is no file.
+    `results` are those of all clips, with `FAILED_COLUMNS`. Without a failure there is no file.
     """
     path = output_dir / FAILED
-    failed = results.filter(pc.equal(results.column("status"), ClipStatus.FAILED))
+    schema = pa.schema([RESULTS_SCHEMA.field(name) for name in FAILED_COLUMNS])
+    only_failed = (batch.filter(pc.equal(batch.column("status"), ClipStatus.FAILED)) for batch in results)
+    failed = pa.Table.from_batches(only_failed, schema)
     place = pc.index_in(manifest.table.column("clip_id"), value_set=failed.column("clip_id"))
     table = manifest.table.filter(pc.is_valid(place))
     if not len(table):
@@ -77,7 +80,7 @@ def write_failed(output_dir: Path, manifest: Manifest, results: pa.Table) -> int
     return len(table)
 
 
-def _manifest_ids(output_dir: Path) -> list[pa.Array]:
+def _manifest_ids(output_dir: Location) -> list[pa.Array]:
     try:
         table = Manifest.read(output_dir / MANIFEST).table
     except (InputError, OSError, pa.ArrowException):  # none, or broken: the finished clips decide
@@ -88,9 +91,3 @@ def _manifest_ids(output_dir: Path) -> list[pa.Array]:
 def _named(job: Mapping[str, Any]) -> str:
     source = job.get("job", {}).get("prompts")
     return f" ({source})" if source else ""
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

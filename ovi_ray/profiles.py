@@ -6,7 +6,6 @@ simulate(workload, profile.virtual_devices())
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -22,9 +21,11 @@ from ovi_ray.costs import (
     DeviceProfile,
     StageRates,
 )
-from ovi_ray.errors import InputError, Problem
+from ovi_ray.errors import InputError, Problem, StorageUnavailable
 from ovi_ray.fields import did_you_mean
+from ovi_ray.locations import Location, to_location
 from ovi_ray.simulate import VirtualDevice
+from ovi_ray.store_reasons import plain_reason
 from ovi_ray.workload import ClipKind
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -154,13 +155,13 @@ def _fits_nowhere(stage: Stage, kind: ClipKind, profiles: Iterable[DeviceProfile
     )
 
 
-def read_profile(path: str | Path) -> ClusterProfile:
+def read_profile(path: str | Location) -> ClusterProfile:
     """The profile in a YAML file. Raises InputError with everything that is wrong with it."""
-    path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = Problem(file=str(path), value=_one_line(error), expected="a readable YAML file of a cluster profile")
+        raw = yaml.safe_load(to_location(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a URI that cannot be used
+        found = plain_reason(error) if isinstance(error, StorageUnavailable) else _one_line(error)
+        problem = Problem(file=str(path), value=found, expected="a readable YAML file of a cluster profile")
         raise InputError([problem]) from error
     return parse_profile(raw, source=str(path))
 

@@ -17,7 +17,8 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from ovi_ray.errors import InputError, Problem, show
-from ovi_ray.text_files import read_lines, readable_problem
+from ovi_ray.locations import Location
+from ovi_ray.text_files import read_lines, readable
 
 PROMPT_COLUMN = "text_prompt"
 
@@ -28,7 +29,7 @@ class PromptList:
 
     file: str
     """The path as shown in messages."""
-    folder: Path
+    folder: Location
     """What image paths are relative to."""
     columns: dict[str, list[Any]]
     """Cells of each column, all of one length."""
@@ -50,7 +51,7 @@ class PromptList:
         return Problem(file=self.file, row=self.rows[index], line=line, field=column, value=value, expected=expected)
 
 
-def read_prompt_list(path: Path) -> PromptList:
+def read_prompt_list(path: Location) -> PromptList:
     """Read a prompt list by its suffix. Raises InputError for a file that cannot be read as a list at all."""
     if path.suffix.lower() not in READERS:
         expected = f"a prompt list that ends in {', '.join(READERS)}"
@@ -61,15 +62,15 @@ def read_prompt_list(path: Path) -> PromptList:
     return prompts
 
 
-def _read_csv(path: Path) -> PromptList:
+def _read_csv(path: Location) -> PromptList:
     return _read_delimited(path, ",")
 
 
-def _read_tsv(path: Path) -> PromptList:
+def _read_tsv(path: Location) -> PromptList:
     return _read_delimited(path, "\t")
 
 
-def _read_delimited(path: Path, delimiter: str) -> PromptList:
+def _read_delimited(path: Location, delimiter: str) -> PromptList:
     records = _records(path, delimiter)
     header_line, header = next(records, (1, None))
     if header is None:
@@ -102,7 +103,7 @@ def _read_delimited(path: Path, delimiter: str) -> PromptList:
     )
 
 
-def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Problem]]:
+def _records(path: Location, delimiter: str) -> Iterator[tuple[int, list[str] | Problem]]:
     """(starting line, fields) of each record that is not blank; a Problem, the last, where quoting goes wrong."""
     reader = csv.reader(read_lines(path, newline=""), delimiter=delimiter, strict=True)
     line = 1
@@ -116,7 +117,7 @@ def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Prob
         yield line, Problem(file=str(path), line=line, value=f"a row that cannot be read ({error})", expected=expected)
 
 
-def _check_header(path: Path, names: list[str], line: int | None = None) -> None:
+def _check_header(path: Location, names: list[str], line: int | None = None) -> None:
     problems = []
     for position, name in enumerate(names, start=1):
         if not name:
@@ -131,7 +132,7 @@ def _check_header(path: Path, names: list[str], line: int | None = None) -> None
         raise InputError(problems)
 
 
-def _field_count_problem(path: Path, row: int, line: int, found: int, expected: int) -> Problem:
+def _field_count_problem(path: Location, row: int, line: int, found: int, expected: int) -> Problem:
     hint = (
         "a cell that holds the separator needs quotes"
         if found > expected
@@ -146,7 +147,7 @@ def _field_count_problem(path: Path, row: int, line: int, found: int, expected: 
     )
 
 
-def _read_text(path: Path) -> PromptList:
+def _read_text(path: Location) -> PromptList:
     rows = [(number, line.rstrip("\r\n")) for number, line in enumerate(read_lines(path), start=1) if line.strip()]
     return PromptList(
         file=str(path),
@@ -157,7 +158,7 @@ def _read_text(path: Path) -> PromptList:
     )
 
 
-def _read_json_lines(path: Path) -> PromptList:
+def _read_json_lines(path: Location) -> PromptList:
     columns: dict[str, list[Any]] = {}
     rows, lines = array("q"), array("q")
     problems: list[Problem] = []
@@ -202,20 +203,20 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return cells
 
 
-def read_table(path: Path) -> Any:
+def read_table(path: Location) -> Any:
     """An Arrow or Parquet file as a `pyarrow.Table`. Raises InputError for a file that cannot be read as one."""
     is_parquet = path.suffix.lower() == ".parquet"
     expected = "a Parquet file" if is_parquet else "an Arrow IPC file or stream (Feather version 2)"
-    if found := readable_problem(path):
-        raise InputError([_file_problem(path, found, expected)])
-    try:
-        return pa.parquet.read_table(path) if is_parquet else _open_arrow(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError([_file_problem(path, f"unreadable ({reason})", expected)]) from None
+    with readable(path, expected) as local:
+        try:
+            return pa.parquet.read_table(local) if is_parquet else _open_arrow(local)
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError([_file_problem(path, f"unreadable ({reason})", expected)]) from None
 
 
 def _open_arrow(path: Path) -> Any:
+    """The table, mapped: it stays readable when the file is removed."""
     with pa.memory_map(str(path)) as source:
         try:
             return pa.ipc.open_file(source).read_all()
@@ -224,7 +225,7 @@ def _open_arrow(path: Path) -> Any:
             return pa.ipc.open_stream(source).read_all()
 
 
-def _read_columns(path: Path) -> PromptList:
+def _read_columns(path: Location) -> PromptList:
     table = read_table(path)
     _check_header(path, table.column_names)
     return PromptList(
@@ -236,11 +237,11 @@ def _read_columns(path: Path) -> PromptList:
     )
 
 
-def _file_problem(path: Path, found: str, expected: str, line: int | None = None) -> Problem:
+def _file_problem(path: Location, found: str, expected: str, line: int | None = None) -> Problem:
     return Problem(file=str(path), line=line, value=found, expected=expected)
 
 
-READERS: dict[str, Callable[[Path], PromptList]] = {
+READERS: dict[str, Callable[[Location], PromptList]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_json_lines,

@@ -7,6 +7,7 @@ However it ends, what is finished is kept and told, and the same call goes on fr
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,9 +22,10 @@ from ovi_ray.executor import SILENCE_S, Executor
 from ovi_ray.job import JobSpec
 from ovi_ray.kept import CHECKPOINT_S, Keep
 from ovi_ray.ledger import Ledger
+from ovi_ray.locations import Location
 from ovi_ray.lock import output_lock
 from ovi_ray.manifest import Manifest
-from ovi_ray.output import check_owner, write_failed, write_job
+from ovi_ray.output import FAILED_COLUMNS, check_owner, write_failed, write_job
 from ovi_ray.plan import JobPlan
 from ovi_ray.preflight import PreparedJob
 from ovi_ray.report.html import ReportSummary, write_report
@@ -80,9 +82,19 @@ def render(
     in use, of another job or of a newer version, ClusterError when Ray cannot serve the job, WorkersLost when no worker is
     left, and JobStopped.
     """
-    run = _Run(prepared=prepared, options=options or RenderOptions(), stop=stop or Stop(), tell=tell)
-    with output_lock(prepared.job.output_dir, on_lost=run.folder_lost):
+    with _usable(prepared.job.output_dir):
+        run = _Run(prepared=prepared, options=options or RenderOptions(), stop=stop or Stop(), tell=tell)
+    with output_lock(prepared.job.output_dir, on_lost=run.folder_lost, tell=tell):
         return run.to_the_end(observer, explain)
+
+
+@contextmanager
+def _usable(output_dir: Location) -> Iterator[None]:
+    """What storage refuses before anything is rendered is for the user to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{output_dir} cannot be used: {error.strerror or error}") from error
 
 
 class _Run:
@@ -104,13 +116,11 @@ class _Run:
 
     def to_the_end(self, observer: Observer | None, explain: Explain | None) -> JobResult:
         """Find out what is missing, render it, report."""
-        if not self._options.replaces:
-            check_owner(self._job.output_dir, self._manifest, self._ledger.done_ids())
-        try:
+        with _usable(self._job.output_dir):
+            if not self._options.replaces:
+                check_owner(self._job.output_dir, self._manifest, self._ledger.done_ids())
             missing = self._missing()
             write_job(self._job.output_dir, self._job, self._manifest)
-        except OSError as error:
-            raise OutputError(f"{self._job.output_dir} cannot be written: {error.strerror or error}") from error
         finished_before = len(self._manifest) - len(missing)
         try:
             if len(missing):
@@ -210,9 +220,8 @@ class _Run:
             seconds=time.monotonic() - self._started,
             workers=self._workers,
         )
-        results = self._ledger.read()
-        write_failed(self._job.output_dir, self._manifest, results)
-        write_report(self._job.output_dir, results, title=_title(self._job), summary=summary)
+        write_failed(self._job.output_dir, self._manifest, self._ledger.batches(FAILED_COLUMNS))
+        write_report(self._job.output_dir, self._ledger.batches, title=_title(self._job), summary=summary)
 
 
 def _title(job: JobSpec) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow.parquet
 
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.job import JobSpec
+from ovi_ray.locations import Location, to_location, written
 from ovi_ray.manifest import Manifest
 from ovi_ray.output import ERROR_COLUMN, FAILED, JOB_FILE, MANIFEST, read_job_file
 from ovi_ray.preflight import PreparedJob, prepare
@@ -30,7 +30,7 @@ class Retry:
     """That failed."""
 
 
-def prepare_retry(output_dir: Path, changes: Mapping[str, Any]) -> Retry:
+def prepare_retry(output_dir: Location, changes: Mapping[str, Any]) -> Retry:
     """Check the clips that failed in an output folder for another try.
 
     `changes`, by field of the job (None: not given), hold for all of these clips, whatever their rows said; a changed clip
@@ -49,7 +49,7 @@ def prepare_retry(output_dir: Path, changes: Mapping[str, Any]) -> Retry:
     )
 
 
-def _read(output_dir: Path, name: str) -> pa.Table:
+def _read(output_dir: Location, name: str) -> pa.Table:
     path = output_dir / name
     if not path.exists():
         expected = "a folder that `ovi-ray render` wrote and in which clips failed"
@@ -57,7 +57,7 @@ def _read(output_dir: Path, name: str) -> pa.Table:
     return Manifest.read(path).table
 
 
-def _job(output_dir: Path, failed: pa.Table, given: Mapping[str, Any]) -> JobSpec:
+def _job(output_dir: Location, failed: pa.Table, given: Mapping[str, Any]) -> JobSpec:
     """The job that the folder was rendered with, of the failed clips alone."""
     saved = read_job_file(output_dir).get("job")
     if not isinstance(saved, dict):
@@ -75,7 +75,7 @@ def _job(output_dir: Path, failed: pa.Table, given: Mapping[str, Any]) -> JobSpe
     return JobSpec.from_options(**saved | own | dict(given))
 
 
-def _write_list(output_dir: Path, failed: pa.Table, given: Mapping[str, Any]) -> Path:
+def _write_list(output_dir: Location, failed: pa.Table, given: Mapping[str, Any]) -> Location:
     """The failed clips as a prompt list whose rows say everything but what was changed."""
     inputs = {PROMPT_COLUMN, "image_path", *OVERRIDES} - given.keys()
     names = [
@@ -84,7 +84,8 @@ def _write_list(output_dir: Path, failed: pa.Table, given: Mapping[str, Any]) ->
         if name in inputs or (name.startswith(META_PREFIX) and name != ERROR_COLUMN)
     ]
     path = output_dir / _LIST
-    pa.parquet.write_table(failed.select(names), path)
+    with written(path) as local:
+        pa.parquet.write_table(failed.select(names), local)
     return path
 
 
@@ -97,8 +98,8 @@ def _in_place(clips: pa.Table, failed: pa.Table) -> pa.Table:
     return clips
 
 
-def _source(output_dir: Path) -> dict[str, Any]:
+def _source(output_dir: Location) -> dict[str, Any]:
     """Where the job's prompts came from, for what is shown and saved of it."""
     saved = read_job_file(output_dir)["job"]
     prompts = saved.get("prompts")
-    return {"prompts": Path(prompts) if prompts else None, "text_prompt": saved.get("text_prompt")}
+    return {"prompts": to_location(prompts) if prompts else None, "text_prompt": saved.get("text_prompt")}

@@ -4,7 +4,6 @@ import functools
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ovi.config import Architecture
@@ -14,6 +13,7 @@ from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.fields import NEGATIVE_PROMPTS, PARAM_FIELDS, did_you_mean, parse_param
 from ovi_ray.images import ImageFacts, ImageRefusal, inspect_images
 from ovi_ray.job import JobSpec, Mode
+from ovi_ray.locations import Location
 from ovi_ray.prompt_lists import PROMPT_COLUMN, PromptList
 from ovi_ray.text_files import resolve_path
 
@@ -170,7 +170,7 @@ def _meta_columns(prompts: PromptList) -> dict[str, list[Any]]:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class _Image:
-    path: Path
+    path: Location
     facts: ImageFacts
 
 
@@ -181,7 +181,7 @@ def _resolve_images(prompts: PromptList, job: JobSpec) -> tuple[list[_Image | No
     cells, problems = _resolve(
         prompts, "image_path", job.image_path, lambda cell: resolve_path(_parse_text(cell).strip(), folder)
     )
-    seen = inspect_images(path for path in cells if isinstance(path, Path))
+    seen = inspect_images(path for path in cells if isinstance(path, Location))
     images: list[_Image | None] = []
     for index, path in enumerate(cells):
         facts = seen.get(path)

@@ -10,11 +10,15 @@
                 case Drop():     ...   # release action.key from the object store
                 case Finish():   ...   # write the clip's row
                 case WakeAt():   ...   # send Tick() at that time if nothing happens before
+                case HealthChange(): ...  # tell the user what became of a worker
         actions = scheduler.handle(events, now)
 
 One worker runs one task at a time. The same events at the same times give the same actions. Each clip gets exactly one
 Finish. Latents are kept (no Drop) until the decode is committed, so a decode that fails never costs a second denoise.
 A decode's TaskDone means that the video is committed. Copies of stragglers may both end: the first one counts.
+
+A worker that fails what others finish is taken out for a while, without charging the clips. Its next task is a probe: when
+it goes well the worker is back in full, when not it is taken out for longer (`health`).
 """
 
 from collections.abc import Iterable
@@ -39,6 +43,7 @@ from ovi_ray.events import (
 )
 from ovi_ray.failures import FailureBook
 from ovi_ray.fleet import Fleet, WorkerState
+from ovi_ray.health import HealthChange, HealthReason, HealthState
 from ovi_ray.limits import Limits
 from ovi_ray.matching import Matcher
 from ovi_ray.policies import Policy, Production
@@ -109,6 +114,7 @@ class Scheduler:
         for event in events:
             self._take(event)
         if not self.done:
+            self._let_in_the_rested()
             self._matcher.match(now)
             self._unstick()
         actions = list(self._out)
@@ -122,7 +128,7 @@ class Scheduler:
             case TaskFailed():
                 self._task_failed(event)
             case WorkerJoined():
-                self._matcher.worker_joined(self.fleet.join(event))
+                self._worker_joined(event)
             case WorkerLost():
                 self._worker_lost(event)
             case DataLost():
@@ -146,14 +152,16 @@ class Scheduler:
             return
         task = event.task
         self.costs.observe_load(worker.device, worker.load_s, event.load_seconds)
-        worker.failed_items.clear()
-        worker.rests = 0
         if not task.items:
             return
         self.fleet.learn(worker, task.stage, event.seconds)
+        if worker.health.works(task.stage):
+            self.failures.on_trial.discard(worker.number)
+            self._tell(worker.name, HealthState.WELL, HealthReason.PROBE_DONE)
         for item in task.items:
             self._item_done(task.stage, item, worker)
             if self.failures:
+                self._refute(task.stage, item, worker)
                 self.failures.clear((task.stage, item))
 
     def _item_done(self, stage: Stage, item: int, worker: WorkerState) -> None:
@@ -176,24 +184,28 @@ class Scheduler:
         task = event.task
         worker.preload_failed = not task.items  # else it would be tried again at once
         at_fault = set(event.items or task.items)
+        charged = bool(event.items) or len(task.items) == 1  # of several nobody knows which one it was
         if event.kind is FailureKind.ERROR and task.items:
-            self._matcher.blame(worker, task, self._now)
+            worker.health.fails(task.stage, task.items, event.message)
+            charged = charged and not self._take_out_if_sick(worker, task.stage)
         for item in reversed(task.items):
             if item in at_fault:
-                self._item_failed(event, item, worker)
+                self._item_failed(event, item, worker, charged=charged)
             else:
                 self._return(task.stage, item)
 
-    def _item_failed(self, event: TaskFailed, item: int, worker: WorkerState) -> None:
+    def _item_failed(self, event: TaskFailed, item: int, worker: WorkerState, *, charged: bool) -> None:
         stage, failures = event.task.stage, self.failures
         where = (stage, item)
         match event.kind:
             case FailureKind.BAD_INPUT:
-                again = False
+                again = not charged
+                if again:
+                    failures.suspect(where)
             case FailureKind.CANCELLED:
                 again = True
             case FailureKind.ERROR:
-                again = failures.error(where, worker.number)
+                again = failures.error(where, worker.number, charged=charged)
             case FailureKind.OUT_OF_MEMORY:
                 again = failures.out_of_memory(where, worker.number, self.costs.profiles[worker.device].memory_gb)
         if again:
@@ -211,18 +223,26 @@ class Scheduler:
         self.fleet.leave(event.worker)
         if running is None:
             return
-        task = running.task
+        task, charged = running.task, True
+        if event.crashed and task.items:
+            worker.health.fails(task.stage, task.items, f"it died during {task.stage}")
+            charged = not self._take_out_if_sick(worker, task.stage)
         for item in reversed(task.items):
             again = True
             if event.crashed and len(task.items) == 1:
-                again = self.failures.crash((task.stage, item), worker.number)
+                again = self.failures.crash((task.stage, item), worker.number, charged=charged)
             elif event.crashed:
-                self.failures.shared_crash((task.stage, item))
+                self.failures.suspect((task.stage, item))
             if again:
+                self._matcher.relax_if_avoided_everywhere(task.stage, item, worker.kind)
                 self._return(task.stage, item)
             else:
-                message = f"poison: {self.limits.max_crashes} workers died during its {task.stage}"
-                self._give_up(task.stage, item, message)
+                deaths = (
+                    f"{self.limits.max_crashes} workers died, one after the other, while each was at its {task.stage}"
+                )
+                self._give_up(
+                    task.stage, item, f"poison: {deaths}; it is left out, so that other clips can be finished"
+                )
 
     def _return(self, stage: Stage, item: int) -> None:
         """The item is to be done again, unless a copy of it still runs."""
@@ -239,6 +259,8 @@ class Scheduler:
 
     def _give_up(self, stage: Stage, item: int, message: str) -> None:
         """The item can never be done: what needs it ends failed."""
+        for place in self.failures.places((stage, item)):
+            self.fleet.health(place).absolve(stage, item)
         self.failures.clear((stage, item))
         inputs = self._inputs(stage)
         if inputs is not None:
@@ -252,18 +274,78 @@ class Scheduler:
             return self.board.texts
         return self.board.frames if stage is Stage.ENCODE_FIRST_FRAME else None
 
+    # --- sick workers
+
+    def _worker_joined(self, event: WorkerJoined) -> None:
+        worker = self.fleet.join(event)
+        self.failures.joined(worker.number, worker.place)
+        if worker.health.rest_until_s > self._now:  # the one before it failed too often at this place
+            self.fleet.take_out(worker)
+        else:
+            self._give_work(worker)
+
+    def _give_work(self, worker: WorkerState) -> None:
+        if worker.health.trial:
+            self.failures.on_trial.add(worker.number)
+        self._matcher.worker_joined(worker)
+
+    def _refute(self, stage: Stage, item: int, worker: WorkerState) -> None:
+        """A worker finished an item: where it failed before, the place was to blame."""
+        for place in sorted(self.failures.places((stage, item)) - {worker.place}):
+            self.fleet.health(place).is_refuted(stage)
+            other = self.fleet.at(place)
+            if other is not None and other.running is None:  # else when its task has ended
+                self._take_out_if_sick(other, stage)
+
+    def _take_out_if_sick(self, worker: WorkerState, stage: Stage) -> bool:
+        """Give a worker, idle or gone, no tasks for a while. False when it is not sick or nobody else can run the stage."""
+        reason = worker.health.verdict()
+        if reason is None or not self._others_go_on(worker, stage):
+            return False
+        rest_s = worker.health.rest(self._now, self.limits.rest_s, self.limits.longest_rest_s)
+        self.failures.excuse(worker.place)
+        if worker.number in self.fleet.workers:
+            self._matcher.worker_gone(worker)
+            self.fleet.take_out(worker)
+        self._tell(worker.name, HealthState.OUT, reason, rest_s=rest_s, last_failure=worker.health.last_failure)
+        self._out.append(WakeAt(time=worker.health.rest_until_s))
+        return True
+
+    def _others_go_on(self, worker: WorkerState, stage: Stage) -> bool:
+        """Whether another worker, one that is not on trial itself, can run the stage."""
+        return any(
+            other.number != worker.number
+            and not other.health.trial
+            and self.fleet.fits(other.device, stage, worker.kind)
+            for other in self.fleet.workers.values()
+        )
+
+    def _let_in_the_rested(self) -> None:
+        for worker in [w for w in self.fleet.resting.values() if w.rest_until_s <= self._now]:
+            self.fleet.let_in(worker)
+            self._give_work(worker)
+            self._tell(worker.name, HealthState.PROBE, HealthReason.RESTED)
+
+    def _tell(
+        self, worker: str, state: HealthState, reason: HealthReason, *, rest_s: float = 0.0, last_failure: str = ""
+    ) -> None:
+        change = HealthChange(worker=worker, state=state, reason=reason, rest_s=rest_s, last_failure=last_failure)
+        self._out.append(change)
+
     # --- when nothing can go on
 
     def _unstick(self) -> None:
         """Nothing runs although clips are left: let items go back to workers they avoided, then give up what fits nowhere."""
-        if self.fleet.busy or not self.fleet.workers or self.done:
+        if self.fleet.busy or self.done:
             self._stuck_since = None
             return
-        resting = [w.rest_until_s for w in self.fleet.workers.values() if w.rest_until_s > self._now]
-        if resting:
-            self._out.append(WakeAt(time=min(resting)))
+        if self.fleet.workers and self.failures.relax() and self._matcher.match(self._now):
             return
-        if self.failures.relax() and self._matcher.match(self._now):
+        if self.fleet.resting:
+            self._out.append(WakeAt(time=min(worker.rest_until_s for worker in self.fleet.resting.values())))
+            return
+        if not self.fleet.workers:
+            self._stuck_since = None
             return
         if self._stuck_since is None:
             self._stuck_since = self._now
@@ -289,7 +371,7 @@ class Scheduler:
             failed=self.board.failed,
             stages={stage: self._stage_progress(stage) for stage in Stage},
             eta_s=self._matcher.eta(self._now),
-            workers=len(self.fleet.workers),
+            workers=len(self.fleet.workers) + len(self.fleet.resting),
             busy=self.fleet.busy,
         )
 
@@ -308,4 +390,5 @@ class Scheduler:
 
     def idle_reasons(self) -> dict[str, Reason]:
         """Why each idle worker waits."""
-        return self._matcher.idle_reasons()
+        resting = {worker.name: Reason.RESTING for worker in self.fleet.resting.values()}
+        return self._matcher.idle_reasons() | resting

@@ -35,6 +35,8 @@ from ovi_ray.policies import Policy
 from ovi_ray.scheduler import Scheduler
 from ovi_ray.workload import Workload
 
+_FAILS_AFTER_S = 1.0
+
 
 class SimulationError(Exception):
     """The scheduler asked for what no cluster can do, or stopped before the job's end."""
@@ -51,6 +53,8 @@ class VirtualDevice:
     """What is so; None for the same."""
     joins_at_s: float = 0.0
     leaves_at_s: float = float("inf")
+    sick: tuple[tuple[float, float], ...] = ()
+    """(from, to) between which every task that begins fails after a second."""
     slowdowns: tuple[tuple[float, float], ...] = ()
     """(from this time on, times slower than at first), ascending."""
     jitter: float = 0.0
@@ -61,6 +65,10 @@ class VirtualDevice:
             raise ValueError(f"slowdowns of {self.name} are {self.slowdowns!r}; expected positive factors")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter of {self.name} is {self.jitter!r}; expected 0 to less than 1")
+
+    def is_sick(self, time: float) -> bool:
+        """Whether a task that begins now fails."""
+        return any(begins <= time < ends for begins, ends in self.sick)
 
     def varied(self, seconds: float, task: Task) -> float:
         """What a task that takes `seconds` on average takes here."""
@@ -105,7 +113,7 @@ class Outcome:
     decisions: int
     """Tasks that were given to workers."""
     busy_s: dict[str, dict[Stage, float]]
-    """Class -> stage -> device-seconds of work."""
+    """Class -> stage -> device-seconds of work, what failed included."""
     load_s: dict[str, float]
     """Class -> device-seconds of unloading and loading."""
     spans: tuple[Span, ...] = ()
@@ -203,10 +211,15 @@ class VirtualCluster:
         self._check_memory(device.spec.profile, action, kind)
         load = self._load(device, truth, action)
         end = device.spec.work_ends(now + load, seconds)
+        event: Event = TaskDone(worker=action.worker, task=action.task, seconds=end - now - load, load_seconds=load)
+        if device.spec.is_sick(now):
+            end = now + load + _FAILS_AFTER_S
+            event = TaskFailed(
+                worker=action.worker, task=action.task, kind=FailureKind.ERROR, message="the device is sick"
+            )
         device.running = action
         device.token += 1
-        done = TaskDone(worker=action.worker, task=action.task, seconds=end - now - load, load_seconds=load)
-        self._push(end, action.worker, device.token, done)
+        self._push(end, action.worker, device.token, event)
         self._count(device, action, now, load, end)
 
     def _count(self, device: _Device, action: RunTask, now: float, load: float, end: float) -> None:

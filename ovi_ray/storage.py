@@ -5,9 +5,10 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
+from ovi_ray.errors import StorageUnavailable
 from ovi_ray.events import Event
+from ovi_ray.locations import Location, write_bytes
 
 PROBE_S = 5.0
 PROBE_BYTES = 1 << 20  # about a small video: a disk with a few bytes left is full
@@ -32,6 +33,8 @@ _ERRNOS = frozenset(
 def storage_error(error: BaseException | None) -> str:
     """What an exception, or one that caused it, says of storage that is full or out of reach; empty for any other."""
     while error is not None:
+        if isinstance(error, StorageUnavailable):
+            return str(error)
         number = getattr(error, "errno", None)
         if number in _ERRNOS:
             return os.strerror(number)
@@ -39,14 +42,11 @@ def storage_error(error: BaseException | None) -> str:
     return ""
 
 
-def write_problem(folder: Path) -> str:
+def write_problem(folder: Location) -> str:
     """Why nothing can be written into a folder now, found by trying; empty when it can."""
-    probe = folder / f".probe.{os.getpid()}.tmp"
+    probe = folder / f".probe.{os.getpid()}"
     try:
-        with probe.open("wb") as file:
-            file.write(bytes(PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
+        write_bytes(probe, bytes(PROBE_BYTES))
     except OSError as error:
         return error.strerror or str(error)
     finally:
@@ -65,7 +65,7 @@ class _Held:
 class StoragePause:
     """Holds back the failures of tasks that storage failed, so that their workers rest, until it can be written again."""
 
-    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: Location, tell: Callable[[str], None]) -> None:
         self._folder = folder
         self._tell = tell
         self._held: list[_Held] = []

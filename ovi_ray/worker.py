@@ -4,18 +4,20 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 
 from ovi import OviPipeline
 from ovi.attention import AttentionBackend
 from ovi.config import Component, SamplingParams
-from ovi.errors import DenoiseStopped, InvalidRequest
+from ovi.errors import CheckpointError, DenoiseStopped, InvalidRequest
 from ovi.media import VideoWriter, frames_to_uint8, write_poster
 from ovi.memory import release_memory
 from ovi.memory_plan import MemoryMode
@@ -23,11 +25,14 @@ from ovi.sampling.denoise import DenoiseState
 from ovi.stages import STAGE_COMPONENTS, Stage
 from ovi.types import Latents, PromptEmbeds
 from ovi.weight_formats import WeightFormat
+from ovi_ray.checkpoint_cache import local_checkpoint
 from ovi_ray.costs import DeviceProfile
 from ovi_ray.devices import component_sizes, describe_device, plan_device
 from ovi_ray.errors import LatentsUnusable
 from ovi_ray.events import FailureKind
+from ovi_ray.images import first_frame_file
 from ovi_ray.latents import DenoiseKeeper, load_tensors
+from ovi_ray.locations import remove_old_scratch, to_location, written
 from ovi_ray.memory_ladder import AS_IT_IS, DENOISE_LADDER, Rung, decode_ladder, descend
 from ovi_ray.orders import (
     Activity,
@@ -40,7 +45,6 @@ from ovi_ray.orders import (
     Order,
     Preload,
     Report,
-    Work,
     WorkerInfo,
 )
 from ovi_ray.storage import storage_error
@@ -55,6 +59,7 @@ class WorkerConfig:
     """What a worker needs to start."""
 
     ckpt_dir: str
+    """A folder that every node reaches under this path, or a URI."""
     model_name: str
     """The model it opens with; an order may name another."""
     dtype: str
@@ -91,10 +96,11 @@ class Worker:
     """Runs one task at a time; `stop` and `activity` answer meanwhile."""
 
     def __init__(self, config: WorkerConfig) -> None:
+        remove_old_scratch()
         torch.set_num_threads(config.num_threads)
         self._config = config
         self._pipeline = OviPipeline.from_pretrained(
-            config.ckpt_dir,
+            self._fetched(config.model_name),
             config.model_name,
             device=config.device,
             dtype=getattr(torch, config.dtype),
@@ -122,7 +128,7 @@ class Worker:
             vendor=device.vendor,
             architecture=device.architecture,
             memory_gb=self._config.memory_gb or device.usable_gb,
-            component_gb=component_sizes(self._config.ckpt_dir, self._pipeline.dtype, self._config.weights),
+            component_gb=component_sizes(self._pipeline.ckpt_dir, self._pipeline.dtype, self._config.weights),
             declared=self._config.declared,
         )
 
@@ -158,16 +164,21 @@ class Worker:
                 storage_error=done.storage_error,
             )
         except Exception as error:  # whatever it is, the driver decides what it means for the clip
-            report, given = Report(seconds=0.0, failure=_failure(error, order.work)), [None] * outputs
+            report, given = Report(seconds=0.0, failure=_failure(error)), [None] * outputs
             release_memory(self._pipeline.device)
         self._activity = Activity(done=0, total=0)
         return (report, *given) if outputs else report
 
     def _make_resident(self, order: Order) -> None:
-        if order.model_name:
+        if order.model_name and order.model_name != self._pipeline.spec.name:
+            self._fetched(order.model_name)
             self._pipeline.use_model(order.model_name)
         self._put_away(self._pipeline.loaded - order.components)
         self._pipeline.load(order.components)
+
+    def _fetched(self, model_name: str) -> Path:
+        """The checkpoint folder, or this machine's copy of one in a store, with the files of a model."""
+        return local_checkpoint(to_location(self._config.ckpt_dir), [model_name], self._config.weights)
 
     def _put_away(self, components: frozenset[Component]) -> None:
         if self._offloads:
@@ -180,7 +191,8 @@ class Worker:
             case EncodeTexts(texts=texts):
                 return _Done(given=[pack(rows=rows) for rows in self._pipeline.encode_text(texts)])
             case EncodeFirstFrame(image_path=image_path, height=height, width=width):
-                return _Done(given=[pack(latent=self._pipeline.encode_first_frame(image_path, (height, width)))])
+                with first_frame_file(image_path) as path:
+                    return _Done(given=[pack(latent=self._pipeline.encode_first_frame(path, (height, width)))])
             case Denoise():
                 return self._denoise_once(order, order.work, inputs)
             case Decode():
@@ -262,7 +274,7 @@ class Worker:
     def _decode_given(self, work: Decode, inputs: tuple[Packed, ...]) -> "_Done":
         if inputs:
             return self._decode_with_less(work, Latents(**unpack(inputs[0])), {})
-        tensors, facts = load_tensors(Path(work.latents_path), clip_id=work.clip_id)
+        tensors, facts = load_tensors(to_location(work.latents_path), clip_id=work.clip_id)
         return self._decode_with_less(work, Latents(**tensors), facts)
 
     def _decode_with_less(self, work: Decode, latents: Latents, facts: Facts) -> "_Done":
@@ -278,10 +290,18 @@ class Worker:
         return _Done(facts={**facts, **decoded}, notes=tuple(_rung_note(work.clip_id, "decoded", rung)))
 
     def _decode(self, work: Decode, latents: Latents, rung: Rung) -> Facts:
-        path = Path(work.video_path)
         self._make_room(rung, STAGE_COMPONENTS[Stage.DECODE])
         pipeline = self._pipeline.on_cpu() if rung.on_cpu else self._pipeline
         audio = pipeline.decode_audio(latents.audio)
+        with written(to_location(work.video_path)) as path:
+            self._write_video(work, path, audio, pipeline.decode_video(latents.video, rung.tiling))
+            size = path.stat().st_size
+        return {"num_frames": work.num_frames, "num_samples": len(audio), "video_bytes": size}
+
+    def _write_video(
+        self, work: Decode, path: Path, audio: NDArray[np.float32], chunks: Iterator[torch.Tensor]
+    ) -> None:
+        """Write the frames as they come, and the poster when the middle one is there."""
         writer = VideoWriter(
             path,
             audio=audio,
@@ -292,14 +312,14 @@ class Worker:
         )
         num_frames = 0
         with writer:
-            for chunk in pipeline.decode_video(latents.video, rung.tiling):
+            for chunk in chunks:
                 frames = frames_to_uint8(chunk)
                 if num_frames <= work.num_frames // 2 < num_frames + len(frames):
-                    write_poster(work.poster_path, frames[work.num_frames // 2 - num_frames])
+                    with written(to_location(work.poster_path)) as poster:
+                        write_poster(poster, frames[work.num_frames // 2 - num_frames])
                 writer.write(frames)
                 num_frames += len(frames)
                 self._on_step(num_frames, work.num_frames)
-        return {"num_frames": num_frames, "num_samples": len(audio), "video_bytes": path.stat().st_size}
 
     def _on_step(self, done: int, total: int) -> None:
         self._activity = Activity(done=done, total=total)
@@ -328,14 +348,16 @@ def _rung_note(clip_id: str, done: str, rung: Rung) -> list[str]:
     return [] if rung is AS_IT_IS else [f"clip {clip_id} was {done} {rung.name}, after it ran out of memory"]
 
 
-def _cause(error: BaseException, work: Work) -> Cause:
+def _cause(error: BaseException) -> Cause:
     if isinstance(error, LatentsUnusable):
         return Cause.LATENTS
-    return Cause.STORAGE if isinstance(work, Decode) and storage_error(error) else Cause.TASK
+    if isinstance(error, CheckpointError):  # of this machine's copy of the weights: another machine may do better
+        return Cause.TASK
+    return Cause.STORAGE if storage_error(error) else Cause.TASK
 
 
-def _failure(error: Exception, work: Work) -> Failure:
-    cause = _cause(error, work)
+def _failure(error: Exception) -> Failure:
+    cause = _cause(error)
     kind = failure_kind(error) if cause is Cause.TASK else FailureKind.CANCELLED
     message = str(error) or type(error).__name__
     return Failure(kind=kind, message=message, traceback=traceback.format_exc(), cause=cause)

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from ovi_ray.events import Action, Cancel, ClipStatus, Drop, Finish, RunTask, WakeAt
+from ovi_ray.health import HealthChange
 
 
 class Explainer:
@@ -29,6 +30,8 @@ def explain(action: Action) -> str:
             return f"{worker}: stop {task.stage} {_items(task.items)}, because {reason}"
         case Finish(clip=clip, status=status, error=error):
             return f"clip {clip} {status}{f': {error}' if status is ClipStatus.FAILED else ''}"
+        case HealthChange():
+            return str(action)
         case Drop() | WakeAt():
             return ""
 

@@ -7,7 +7,7 @@ the same bytes.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,11 +19,16 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ovi_ray.events import ClipStatus
-from ovi_ray.ledger import POSTERS
+from ovi_ray.ledger import POSTERS, RESULTS_SCHEMA
+from ovi_ray.locations import Location, list_files, write_bytes
 from ovi_ray.usage import WorkerTime
 
 REPORT = "report.html"
+Batches = Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
+"""Gives some columns of the results, a bounded number of rows at a time: `Ledger.batches`."""
+
 PAGE_CLIPS = 200
+MAX_PAGES = 500  # whoever wants more clips than that asks the results
 MAX_TABLE_ROWS = 100
 MAX_REASONS = 5
 BINS = 40
@@ -49,20 +54,22 @@ class ReportSummary:
             raise ValueError(f"started_at is {self.started_at!r}; expected a time with its time zone")
 
 
-def write_report(output_dir: Path, results: pa.Table, *, title: str, summary: ReportSummary) -> Path:
+def write_report(output_dir: Location, results: Batches, *, title: str, summary: ReportSummary) -> Location:
     """Write the report of a job into its output folder and return its first page.
 
-    `results` has the columns of the ledger. Pages of an earlier report that this one no longer has are removed.
+    `results` gives columns of the ledger, each clip once, of a million clips perhaps: of all of them only narrow columns are
+    held, and of few of them Python objects are made. Pages of an earlier report that this one no longer has are removed.
     """
-    rows = results.sort_by([("row", "ascending"), ("repeat", "ascending"), ("clip_id", "ascending")])
-    videos = _with_status(rows, ClipStatus.DONE)
+    videos = _first_rows(results, ClipStatus.DONE, MAX_PAGES * PAGE_CLIPS)
+    total = _number_with(results, ClipStatus.DONE)
     pages = max(1, -(-len(videos) // PAGE_CLIPS))
-    overview = _Overview.of(rows, summary)
+    overview = _Overview.of(results, summary)
     template = _environment().get_template("report.html.j2")
     for page in range(pages, 0, -1):  # the first page comes last, when all that it links to is there
-        gallery = _Gallery.of(videos, page=page, pages=pages)
+        gallery = _Gallery.of(videos, page=page, pages=pages, total=total)
         shown = overview if page == 1 else None
-        _write(output_dir / _page_name(page), template.render(title=title, overview=shown, gallery=gallery))
+        html = template.render(title=title, overview=shown, gallery=gallery)
+        write_bytes(output_dir / _page_name(page), html.encode())
     _remove_stale(output_dir, pages)
     return output_dir / REPORT
 
@@ -166,19 +173,20 @@ class _Overview:
     timings: tuple[_Timing, ...]
 
     @classmethod
-    def of(cls, rows: pa.Table, summary: ReportSummary) -> Self:
-        """`rows` are in order."""
-        run = _since(rows, summary.started_at)
-        done, failed = _with_status(run, ClipStatus.DONE), _with_status(rows, ClipStatus.FAILED)
+    def of(cls, results: Batches, summary: ReportSummary) -> Self:
+        """`results` are in any order."""
+        run = _since(_table(results, _COUNTED), summary.started_at)
+        done, failed = _with_status(run, ClipStatus.DONE), _number_with(results, ClipStatus.FAILED)
+        models = _table(results, ["model_name", "dtype"]).group_by(["model_name", "dtype"]).aggregate([]).to_pylist()
         times = summary.workers
         timings = (_Timing.of(stage, done) for stage in ("denoise", "decode"))
         return cls(
             finished_at=summary.started_at + timedelta(seconds=summary.seconds),
-            models=", ".join(sorted({f"{model} in {dtype}" for model, dtype in _columns(rows, "model_name", "dtype")})),
-            figures=tuple(_figures(summary, len(done), len(failed), times)),
-            failures=failed.slice(0, MAX_TABLE_ROWS).to_pylist(),
-            more_failures=max(0, len(failed) - MAX_TABLE_ROWS),
-            reasons=_reasons(failed),
+            models=", ".join(sorted(f"{model['model_name']} in {model['dtype']}" for model in models)),
+            figures=tuple(_figures(summary, len(done), failed, times)),
+            failures=_first_rows(results, ClipStatus.FAILED, MAX_TABLE_ROWS).to_pylist(),
+            more_failures=max(0, failed - MAX_TABLE_ROWS),
+            reasons=_reasons(results),
             workers=_worker_lines(times[:MAX_TABLE_ROWS], done),
             more_workers=max(0, len(times) - MAX_TABLE_ROWS),
             stages=tuple(stage for stage in STAGES if any(_seconds_of(time, stage) > 0 for time in times)),
@@ -208,10 +216,14 @@ def _device_hours(times: tuple[WorkerTime, ...]) -> _Figure:
     return _Figure(label="Device-hours", value=_number(held / 3600), note=note)
 
 
-def _reasons(failed: pa.Table) -> tuple[tuple[str, int], ...]:
-    counts = Counter(error or "no reason was given" for error in failed.column("error").to_pylist())
+def _reasons(results: Batches) -> tuple[tuple[str, int], ...]:
+    failed = _with_status(_table(results, ["status", "error"]), ClipStatus.FAILED)
+    counts = failed.group_by("error").aggregate([([], "count_all")])
     is_shorter = MAX_REASONS < len(failed) > len(counts)  # than the table that follows
-    return tuple(counts.most_common(MAX_REASONS)) if is_shorter else ()
+    if not is_shorter:
+        return ()
+    most = counts.sort_by([("count_all", "descending"), ("error", "ascending")]).slice(0, MAX_REASONS)
+    return tuple((line["error"] or "no reason was given", line["count_all"]) for line in most.to_pylist())
 
 
 # -- workers -----------------------------------------------------------------------------------------------------------
@@ -220,10 +232,10 @@ def _reasons(failed: pa.Table) -> tuple[tuple[str, int], ...]:
 def _worker_lines(times: Iterable[WorkerTime], done: pa.Table) -> tuple[_WorkerLine, ...]:
     clips: Counter[str] = Counter()
     backends: defaultdict[str, set[str]] = defaultdict(set)
-    for worker, backend in _columns(done, "worker", "attention_backend"):
-        clips[worker] += 1
-        if backend is not None:
-            backends[worker].add(backend)
+    for line in done.group_by(["worker", "attention_backend"]).aggregate([([], "count_all")]).to_pylist():
+        clips[line["worker"]] += line["count_all"]
+        if line["attention_backend"] is not None:
+            backends[line["worker"]].add(line["attention_backend"])
     return tuple(
         _WorkerLine(
             time=time,
@@ -260,7 +272,9 @@ class _Gallery:
     first: int
     """Number of the first clip, from 1."""
     total: int
-    """Clips of all pages."""
+    """Clips that are done."""
+    more: int
+    """Of these, on no page."""
     page: int
     pages: int
     links: tuple[tuple[int, str], ...]
@@ -269,7 +283,7 @@ class _Gallery:
     """Width to height of most clips, as CSS."""
 
     @classmethod
-    def of(cls, videos: pa.Table, *, page: int, pages: int) -> Self:
+    def of(cls, videos: pa.Table, *, page: int, pages: int, total: int) -> Self:
         """The clips of one page, counted from 1."""
         start = (page - 1) * PAGE_CLIPS
         clips = videos.slice(start, PAGE_CLIPS).to_pylist()
@@ -279,7 +293,8 @@ class _Gallery:
         return cls(
             clips=clips,
             first=start + 1,
-            total=len(videos),
+            total=total,
+            more=total - len(videos),
             page=page,
             pages=pages,
             links=tuple((number, _page_name(number)) for number in sorted(numbers) if 1 <= number <= pages),
@@ -295,6 +310,27 @@ def _spent(clip: dict[str, Any]) -> float:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
+_ORDER = [("row", "ascending"), ("repeat", "ascending"), ("clip_id", "ascending")]
+_COUNTED = ["status", "finished_at", "worker", "attention_backend", "denoise_s", "decode_s"]
+
+
+def _table(results: Batches, names: Sequence[str]) -> pa.Table:
+    return pa.Table.from_batches(results(names), pa.schema([RESULTS_SCHEMA.field(name) for name in names]))
+
+
+def _number_with(results: Batches, status: ClipStatus) -> int:
+    return len(_with_status(_table(results, ["status"]), status))
+
+
+def _first_rows(results: Batches, status: ClipStatus, most: int) -> pa.Table:
+    """The first rows of a status in the order of the prompt list; the others are not held."""
+    keys = _with_status(_table(results, ["status", "row", "repeat", "clip_id"]), status).sort_by(_ORDER)
+    ids = keys.column("clip_id").slice(0, most)
+    batches = results(RESULTS_SCHEMA.names)
+    found = (batch.filter(pa.compute.is_in(batch.column("clip_id"), value_set=ids)) for batch in batches)
+    return pa.Table.from_batches(found, RESULTS_SCHEMA).sort_by(_ORDER)
+
+
 def _with_status(rows: pa.Table, status: ClipStatus) -> pa.Table:
     return rows.filter(pa.compute.equal(rows.column("status"), str(status)))
 
@@ -304,10 +340,6 @@ def _since(rows: pa.Table, time: datetime) -> pa.Table:
     return rows.filter(pa.compute.greater_equal(rows.column("finished_at"), since))
 
 
-def _columns(rows: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
-    return zip(*(rows.column(name).to_pylist() for name in names), strict=True)
-
-
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -315,22 +347,11 @@ def _page_name(page: int) -> str:
     return REPORT if page == 1 else f"report-{page}.html"
 
 
-def _write(path: Path, html: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(html, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _remove_stale(output_dir: Path, pages: int) -> None:
-    for path in output_dir.glob("report-*.html"):
-        match = re.fullmatch(r"report-(\d+)\.html", path.name)
+def _remove_stale(output_dir: Location, pages: int) -> None:
+    for name in list_files(output_dir, ".html").column("name").to_pylist():
+        match = re.fullmatch(r"report-(\d+)\.html", name)
         if match and int(match[1]) > pages:
-            path.unlink()
-    for path in output_dir.glob(".report*.html.tmp"):  # of a run that was killed
-        path.unlink()
+            (output_dir / name).unlink()
 
 
 # -- formats -----------------------------------------------------------------------------------------------------------

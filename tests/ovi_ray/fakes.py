@@ -55,7 +55,9 @@ class FakeExecutor:
             facts = self.decode(work) if isinstance(work, Decode) else {}
             self.events.append(Outcome(event=event, report=Report(seconds=1.0, load_seconds=0.5, facts=facts)))
         elif isinstance(event, TaskFailed):
-            failure = Failure(kind=event.kind, message=event.message, cause=self.causes.get(tries, Cause.TASK))
+            cause = self.causes.get(tries, Cause.TASK)
+            traceback = f"Traceback of {worker}\n{event.message}"
+            failure = Failure(kind=event.kind, message=event.message, traceback=traceback, cause=cause)
             self.events.append(Outcome(event=event, report=Report(seconds=0.0, failure=failure)))
         else:
             self.alive.discard(worker)

@@ -1,24 +1,32 @@
 """The driver against a fake executor: what goes out, what is written, what is told."""
 
 import itertools
+import json
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from ovi.config import Architecture, Component
+from ovi.errors import InvalidImage
+from ovi.images import read_image
 from ovi.stages import Stage
 from ovi_ray import storage
+from ovi_ray.clip_facts import TRACEBACK_CHARS
 from ovi_ray.driver import Driver
 from ovi_ray.errors import JobStopped, WorkersLost
 from ovi_ray.events import DataKind, FailureKind, Task, TaskFailed, WorkerLost
 from ovi_ray.job import JobSpec
 from ovi_ray.kept import Keep
 from ovi_ray.ledger import Ledger
+from ovi_ray.limits import Limits
 from ovi_ray.manifest import build_manifest
-from ovi_ray.orders import Cause, Decode, Denoise, EncodeTexts
+from ovi_ray.orders import Cause, Decode, Denoise, EncodeFirstFrame, EncodeTexts
 from ovi_ray.plan import JobPlan
+from ovi_ray.report.explain import explain
 from ovi_ray.stopping import Stop
 from ovi_ray.translate import device_profile, workload_of
+from ovi_ray.worker import failure_kind
 from tests.ovi_ray.fakes import HANGS, FakeExecutor, info
 
 
@@ -177,6 +185,108 @@ def test_a_device_is_expected_to_be_faster_at_a_smaller_model():
     real, tiny = (device_profile(info(component_gb=sizes), "bfloat16") for sizes in (published, small))
     assert tiny.rates.denoise == pytest.approx(1000 * real.rates.denoise)
     assert real.sizes.vocoder == pytest.approx(0.2)
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_traceback_of_a_failed_clip_is_in_its_row_and_in_no_other(tmp_path):
+    def script(worker, task, tries):
+        if task.stage is Stage.DENOISE and (task.items == (0,) or (task.items == (1,) and tries == 1)):
+            return TaskFailed(worker=worker, task=task, kind=FailureKind.ERROR, message=f"broke {tries} times")
+        return None
+
+    _, rows = run(tmp_path, FakeExecutor(script=script))
+    assert [(row["status"], row["traceback"]) for row in rows] == [
+        ("failed", "Traceback of w0\nbroke 3 times"),
+        ("done", None),
+    ]
+
+
+def test_a_long_traceback_keeps_its_end(tmp_path):
+    script = failing(Stage.DECODE, FailureKind.BAD_INPUT, items=(0,), message="x" * 30_000 + " the end")
+    _, rows = run(tmp_path, FakeExecutor(script=script))
+    assert len(rows[0]["traceback"]) == TRACEBACK_CHARS
+    assert rows[0]["traceback"].endswith("the end")
+
+
+def test_clips_of_a_bad_text_share_its_traceback(tmp_path):
+    def script(worker, task, tries):
+        if task.stage is Stage.ENCODE_TEXT and 0 in task.items:
+            return TaskFailed(worker=worker, task=task, kind=FailureKind.BAD_INPUT, message="not text", items=(0,))
+        return None
+
+    _, rows = run(tmp_path, FakeExecutor(script=script), prompts=("a fox", "a dog"), each_example_n_times=2)
+    told = {row["text_prompt"]: (row["status"], row["traceback"]) for row in rows}
+    assert told == {"a fox": ("failed", "Traceback of w0\nnot text"), "a dog": ("done", None)}
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced"])
+def test_an_image_that_goes_bad_before_its_encode_fails_its_clips_at_once_and_no_other(tmp_path, change):
+    images = {name: tmp_path / f"{name}.png" for name in ("good", "bad")}
+    for value, path in enumerate(images.values()):
+        Image.new("RGB", (64, 64), (value, 0, 0)).save(path)
+    plan = make_plan_with_images(tmp_path, images=["bad.png", "good.png", "", "bad.png"])
+    if change == "deleted":
+        images["bad"].unlink()
+    else:
+        images["bad"].write_bytes(b"garbage")
+
+    def script(worker, task, tries):
+        if task.stage is not Stage.ENCODE_FIRST_FRAME:
+            return None
+        try:
+            read_image(executor.orders[-1][2].image_path)
+        except InvalidImage as error:
+            return TaskFailed(worker=worker, task=task, kind=failure_kind(error), message=str(error))
+        return None
+
+    executor = FakeExecutor(workers=("w0", "w1"), script=script)
+    ledger = Ledger(tmp_path / "out")
+    Driver(plan, executor, ledger, dtype="float32").run()
+    rows = ledger.read().sort_by("row").to_pylist()
+    assert [row["status"] for row in rows] == ["failed", "done", "done", "failed"]
+    assert all("bad.png: cannot be read as an image" in rows[row]["error"] for row in (0, 3))
+    assert sum(isinstance(work, EncodeFirstFrame) for _, _, work in executor.orders) == 2
+
+
+def make_plan_with_images(tmp_path, images):
+    path = tmp_path / "prompts.jsonl"
+    rows = [
+        {"text_prompt": f"prompt {row}"} | ({"image_path": image} if image else {}) for row, image in enumerate(images)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    job = JobSpec.from_options(prompts=path, ckpt_dir=tmp_path, output_dir=tmp_path / "out", sample_steps=4)
+    return JobPlan.of(build_manifest(job, Architecture(), weights=lambda name: "w", numerics="float32"))
+
+
+def test_the_user_learns_when_a_worker_is_taken_out_and_that_it_is_back(tmp_path):
+    told, decisions = [], []
+    broken = itertools.count()
+
+    def script(worker, task, tries):
+        if worker == "w1" and task.stage is Stage.DENOISE and task.items and next(broken) < 4:
+            return TaskFailed(worker=worker, task=task, kind=FailureKind.ERROR, message="CUDA error: bad address")
+        return None
+
+    plan = make_plan(tmp_path, prompts=tuple(f"prompt {number}" for number in range(20)))
+    ledger = Ledger(tmp_path / "out")
+    driver = Driver(
+        plan,
+        FakeExecutor(workers=("w0", "w1"), script=script),
+        ledger,
+        dtype="float32",
+        tell=told.append,
+        explain=lambda now, action: decisions.append(explain(action)),
+        limits=Limits(rest_s=0.0),
+    )
+    driver.run()
+    assert set(ledger.read().column("status").to_pylist()) == {"done"}
+    assert "w1 is taken out" in told[0]
+    assert "the last failure: CUDA error: bad address (cpu on host)" in told[0]
+    assert "w1 is back in full" in told[-1]
+    assert any("w1 is tried again" in line for line in decisions)
+    assert len(told) == 2  # a probe that failed is for those who ask
 
 
 # -- what is kept, storage that fails, stopping ------------------------------------------------------------------------

@@ -6,12 +6,14 @@ import time
 
 import pytest
 import ray
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError
 
 from ovi.config import Component, SamplingParams
 from ovi.stages import Stage
 from ovi_ray import executor as executor_module
-from ovi_ray.events import DataKey, DataKind, FailureKind, Task, TaskDone, TaskFailed, WorkerLost
-from ovi_ray.executor import Executor, Outcome, Placement, WorkerStarted
+from ovi_ray.events import DataKey, DataKind, DataLost, FailureKind, Task, TaskDone, TaskFailed, WorkerLost
+from ovi_ray.executor import Executor, Outcome, Placement, WorkerStarted, is_crash
 from ovi_ray.orders import Denoise, EncodeFirstFrame, EncodeTexts, Preload
 from ovi_ray.worker import WorkerConfig
 
@@ -98,7 +100,7 @@ def test_a_killed_worker_is_reported_once_and_replaced_and_what_it_gave_is_still
     encode_texts(executor)
     start_slow_denoise(executor)
     os.kill(pid, signal.SIGKILL)
-    assert wait_for(executor, WorkerLost).worker == "w0"
+    assert wait_for(executor, WorkerLost) == WorkerLost(worker="w0", crashed=True)
     started = wait_for(executor, WorkerStarted)
     assert (started.worker, started.info.pid != pid) == ("w0.1", True)
     params = SamplingParams(video_frame_height_width=(64, 64), sample_steps=1, slg_layer=1)
@@ -116,6 +118,46 @@ def test_a_frozen_worker_is_killed_and_replaced(executor):
     assert wait_for(executor, WorkerStarted).worker == "w0.1"
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@ray.remote(num_cpus=0)
+def lost():
+    """What `ray.get` gives of an object that went down with its node."""
+    raise ObjectLostError("00", "", "")
+
+
+def test_what_went_down_with_its_node_is_to_be_made_again_and_costs_no_clip_a_try(executor):
+    wait_for(executor, WorkerStarted)
+    encode_texts(executor)
+    executor._data[TEXT_KEYS[1]] = lost.remote()
+    tasks = [Task(stage=Stage.DENOISE, items=(clip,)) for clip in range(2)]
+    for task in tasks:  # both were given it before the first one found it lost
+        run(executor, task, Denoise(params=SLOW), TRANSFORMER, inputs=TEXT_KEYS, outputs=[LATENTS])
+    events = []
+    while len(events) < 3:
+        events += [happened.event for happened in executor.poll(1.0)]
+    assert DataLost(key=TEXT_KEYS[1]) in events
+    failures = [event for event in events if isinstance(event, TaskFailed)]
+    assert {failed.task for failed in failures} == set(tasks)
+    assert {failed.kind for failed in failures} == {FailureKind.CANCELLED}
+    assert not executor.holds(TEXT_KEYS[1])
+    assert executor.holds(TEXT_KEYS[0])
+
+
+def died(message):
+    return ActorDiedError(ActorDiedErrorContext(actor_id=bytes(16), error_message=message))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (died("The actor is dead because its worker process has died: connection error code 2"), True),
+        (died("The actor died because its node has died. Node Id: 8d7b"), False),
+        (ActorUnavailableError("RpcError: Connection reset by peer", None), False),
+    ],
+)
+def test_only_a_process_that_died_by_itself_has_crashed(error, expected):
+    assert is_crash(error) is expected
 
 
 def test_a_worker_that_cannot_start_is_given_up_with_the_reason(local_ray, tmp_path, monkeypatch):

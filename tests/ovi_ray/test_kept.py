@@ -10,6 +10,7 @@ from ovi.errors import MediaError
 from ovi_ray.errors import LatentsUnusable
 from ovi_ray.kept import Keep
 from ovi_ray.latents import load_tensors, save_tensors
+from ovi_ray.remote import TEMPORARY
 from ovi_ray.storage import storage_error, write_problem
 
 
@@ -44,7 +45,7 @@ def test_latents_that_are_kept_for_good_outlive_their_video_but_checkpoints_do_n
 
 
 def test_half_written_files_are_neither_seen_nor_kept(keep):
-    half = keep.latents_path("a").with_name(".a.safetensors.7.tmp")
+    half = keep.latents_path("a").with_name(f"{TEMPORARY}0badcafe.a.safetensors")
     half.write_bytes(b"half")
     assert keep.with_latents().to_pylist() == []
     keep.prepare()

@@ -11,6 +11,7 @@ from ovi_ray import ledger as ledger_module
 from ovi_ray.errors import LedgerTooNew
 from ovi_ray.fragments import FORMAT_KEY, MERGE_FILES
 from ovi_ray.ledger import RESULTS_SCHEMA, Ledger
+from ovi_ray.remote import TEMPORARY
 
 
 def row(clip_id, status="done", **changes):
@@ -136,7 +137,7 @@ def test_a_half_written_fragment_is_not_seen(tmp_path):
     ledger = Ledger(tmp_path)
     finish(ledger, "a")
     ledger.flush()
-    (tmp_path / "results" / ".part-99999999999999999999.parquet.tmp").write_bytes(b"PAR1 half")
+    (tmp_path / "results" / f"{TEMPORARY}0badcafe.part-99999999999999999999.parquet").write_bytes(b"PAR1 half")
     assert ids(Ledger(tmp_path)) == ["a"]
     assert len(pyarrow.dataset.dataset(tmp_path / "results", format="parquet").to_table()) == 1
 
@@ -230,7 +231,10 @@ def test_rows_that_cannot_be_written_wait_for_the_next_flush(tmp_path, monkeypat
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     ledger = Ledger(tmp_path)
-    left = [tmp_path / "results" / ".part-1.parquet.7.tmp", tmp_path / "videos" / ".a.mp4.0badcafe.part"]
+    left = [
+        tmp_path / "results" / f"{TEMPORARY}0badcafe.part-1.parquet",
+        tmp_path / "videos" / f".{TEMPORARY}0badcafe.a.mp4.1badcafe.part",  # of the video's writer
+    ]
     for path in left:
         path.write_bytes(b"half")
     ledger.resume()

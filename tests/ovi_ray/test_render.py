@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -16,6 +15,7 @@ from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob
 from ovi_ray.events import FailureKind, TaskFailed
 from ovi_ray.job import JobSpec
 from ovi_ray.ledger import Ledger
+from ovi_ray.locations import list_files, local_copy, to_location, written
 from ovi_ray.lock import output_lock
 from ovi_ray.orders import Decode, Denoise
 from ovi_ray.preflight import prepare
@@ -28,17 +28,17 @@ class RenderingExecutor(FakeExecutor):
     """Its decodes write real videos."""
 
     def decode(self, work):
-        path = Path(work.video_path)
-        with VideoWriter(path, audio=np.zeros(6656, np.float32), parameters=work.parameters) as writer:
-            writer.write(np.zeros((work.num_frames, 32, 32, 3), np.uint8))
-        return {"num_frames": work.num_frames, "video_bytes": path.stat().st_size}
+        with written(to_location(work.video_path)) as path:
+            with VideoWriter(path, audio=np.zeros(6656, np.float32), parameters=work.parameters) as writer:
+                writer.write(np.zeros((work.num_frames, 32, 32, 3), np.uint8))
+            return {"num_frames": work.num_frames, "video_bytes": path.stat().st_size}
 
     def counts(self, kind):
         return sum(isinstance(work, kind) for _, _, work in self.orders)
 
 
 @pytest.fixture
-def start(monkeypatch, tiny_dir, tmp_path):
+def start(monkeypatch, tiny_dir, tmp_path, out):
     """Renders a list of prompts into OUT; gives the result, the executor and what was told."""
     monkeypatch.setattr(render_module, "ray_session", lambda job: contextlib.nullcontext())
     monkeypatch.setattr(render_module, "placements", lambda job: [])
@@ -53,7 +53,7 @@ def start(monkeypatch, tiny_dir, tmp_path):
             path.write_text("\n".join(lines), encoding="utf-8")
             prepared = prepare(
                 JobSpec.from_options(
-                    prompts=path, ckpt_dir=tiny_dir, output_dir=tmp_path / "out", sample_steps=steps, dtype="float32"
+                    prompts=path, ckpt_dir=tiny_dir, output_dir=out, sample_steps=steps, dtype="float32"
                 )
             )
         return render(prepared, options=RenderOptions(**options), tell=told.append), executor, told
@@ -61,9 +61,10 @@ def start(monkeypatch, tiny_dir, tmp_path):
     return run
 
 
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
+@pytest.fixture(params=["disk", "store"])
+def out(request, tmp_path):
+    """An output location of each kind: all that follows is true of both."""
+    return tmp_path / "out" if request.param == "disk" else to_location(request.getfixturevalue("s3_bucket")) / "out"
 
 
 def rows(out):
@@ -71,8 +72,12 @@ def rows(out):
 
 
 def lose_rows(out):
-    for path in (out / "results").glob("part-*"):
-        path.unlink()
+    for name in names(out / "results"):
+        (out / "results" / name).unlink()
+
+
+def names(folder):
+    return list_files(folder, "").column("name").to_pylist()
 
 
 def failing_denoise(worker, task, tries):
@@ -100,10 +105,10 @@ def test_rows_that_were_added_to_the_list_are_rendered_and_the_others_kept(start
 
 def test_a_folder_with_clips_of_another_job_is_refused_with_what_to_do(start, out):
     start()
-    before = sorted(path.name for path in out.iterdir())
+    before = names(out)
     with pytest.raises(OutputOfOtherJob, match=r"2 clips of another job \(.*prompts.jsonl\).*another --out"):
         start(steps=5)
-    assert sorted(path.name for path in out.iterdir()) == before
+    assert names(out) == before
     assert len(rows(out)) == 2
 
 
@@ -153,7 +158,8 @@ def test_a_truncated_video_is_told_and_rendered_again(start, out):
     result, executor, told = start()
     assert (result.done, executor.counts(Decode), len(rows(out))) == (1, 1, 2)
     assert path.name in told[0]
-    assert probe(path).num_frames == 9
+    with local_copy(path) as local:
+        assert probe(local).num_frames == 9
 
 
 def test_verify_finds_a_broken_video_of_the_right_size(start, out):
@@ -179,7 +185,8 @@ def test_overwrite_renders_every_clip_again_and_leaves_one_row_each(start, out):
 
 def test_what_failed_is_a_list_that_can_be_rendered(start, out, tiny_dir, tmp_path):
     start(script=failing_denoise)
-    table = pyarrow.parquet.read_table(out / "failed.parquet")
+    with local_copy(out / "failed.parquet") as local:
+        table = pyarrow.parquet.read_table(local)
     assert table.select(["text_prompt", "meta_error"]).to_pylist() == [
         {"text_prompt": "a fox", "meta_error": "it cannot be"}
     ]

@@ -5,9 +5,10 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
-from ovi_ray.ledger import RESULTS_SCHEMA
+from ovi_ray.ledger import RESULTS_SCHEMA, Ledger
 from ovi_ray.report.html import MAX_TABLE_ROWS, PAGE_CLIPS, ReportSummary, write_report
 from ovi_ray.usage import WorkerTime
 
@@ -73,7 +74,8 @@ def report(tmp_path):
         }
         facts |= summary
         table = pa.Table.from_pylist(list(rows), schema=RESULTS_SCHEMA)
-        assert write_report(tmp_path, table, title=title, summary=ReportSummary(**facts)) == tmp_path / "report.html"
+        batches = lambda names: table.select(names).to_batches(max_chunksize=7)  # noqa: E731
+        assert write_report(tmp_path, batches, title=title, summary=ReportSummary(**facts)) == tmp_path / "report.html"
         return lambda name="report.html": Page((tmp_path / name).read_text(encoding="utf-8"))
 
     return write
@@ -186,6 +188,25 @@ def test_failures_come_before_all_else_with_their_reason_and_row(report):
     assert page.texts("td", **{"data-label": "Reason"}) == ["it broke", "the image <b> cannot be read"]
     assert page.texts("td", **{"data-label": "Attempts"}) == ["1", "3"]
     assert page.figures["Failed"] == "2"
+
+
+def test_a_failed_clips_traceback_opens_beside_its_reason_and_never_becomes_markup(report):
+    traceback = 'File "<string>", line 1\nRuntimeError: <b>boom</b> & more'
+    page = report(failed(0, traceback=traceback), failed(1))()
+    assert [element["text"] for element in page.all("pre")] == [traceback]
+    assert not page.all("b")
+
+
+def test_results_of_an_older_version_have_no_tracebacks(report, tmp_path):
+    folder = tmp_path / "old"
+    older = pa.Table.from_pylist([failed(0)], schema=RESULTS_SCHEMA).drop_columns(["traceback"])
+    ledger = Ledger(folder)
+    pa.parquet.write_table(older, folder / "results" / "part-00000000000000000001.parquet")
+    ledger.append(failed(1, traceback="boom"))
+    ledger.flush()
+    rows = ledger.read().to_pylist()
+    assert [row["traceback"] for row in rows] == [None, "boom"]
+    assert len(report(*rows)().all("pre")) == 1
 
 
 def test_a_failed_clip_has_no_video(report):
@@ -336,6 +357,16 @@ def test_the_gallery_is_split_into_pages(report, tmp_path, clips, pages):
         assert bool(page.all("section", id="workers")) == (number == 1)
 
 
+def test_a_gallery_of_very_many_clips_ends_and_says_how_many_more_there_are(report, tmp_path, monkeypatch):
+    monkeypatch.setattr("ovi_ray.report.html.PAGE_CLIPS", 2)
+    monkeypatch.setattr("ovi_ray.report.html.MAX_PAGES", 3)
+    page = report(*(clip(number) for number in range(9)))
+    assert page().figures["Done"] == "9of 9"
+    assert page("report-3.html").texts("h2") == ["Clips 5–6 of 9"]
+    assert "and 3 more: see videos/ and results/" in page("report-3.html").texts("p")
+    assert not (tmp_path / "report-4.html").exists()
+
+
 def test_a_long_gallery_links_to_neighbours_ends_and_tenths(report, monkeypatch):
     monkeypatch.setattr("ovi_ray.report.html.PAGE_CLIPS", 2)
     page = report(*(clip(number) for number in range(100)))("report-23.html")
@@ -355,7 +386,6 @@ def test_the_shape_of_most_clips_is_the_shape_of_all_frames(report):
 
 def test_pages_of_an_earlier_report_go_and_other_files_stay(report, tmp_path):
     report(*(clip(number) for number in range(3 * PAGE_CLIPS)))
-    (tmp_path / ".report-9.html.tmp").write_text("of a run that was killed")
     for name in ("report-draft.html", "report-2.html.bak", "results.html"):
         (tmp_path / name).write_text("mine")
     report(*(clip(number) for number in range(PAGE_CLIPS + 1)))

@@ -113,6 +113,18 @@ def test_bad_text_fails_every_clip_that_needs_it_and_no_other():
     assert failed(cluster) == {1: "not text", 4: "not text"}
 
 
+def test_a_batch_with_a_bad_text_is_taken_apart_until_it_is_known_which_it_was():
+    cluster = cluster_for(make_workload(6))
+    cluster.send(*joins(a=BIG))
+    while not cluster.scheduler.done:
+        run = cluster.running["a"]
+        if run.task.stage is Stage.ENCODE_TEXT and 1 in run.task.items:
+            fail(cluster, run, FailureKind.BAD_INPUT, "not text")
+        else:
+            cluster.send(TaskDone(worker="a", task=run.task, seconds=1.0), after=1.0)
+    assert failed(cluster) == {1: "not text"}
+
+
 def test_bad_input_in_denoise_fails_its_clip_at_once():
     cluster = cluster_for(make_workload(3))
     cluster.send(*joins(a=BIG))

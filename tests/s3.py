@@ -1,0 +1,102 @@
+"""A real S3 server for tests: moto's, a process of its own on this machine."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import ProxyHandler, Request, build_opener
+
+from pyarrow import fs
+
+START_S = 30.0
+_ask = build_opener(ProxyHandler({})).open  # never through a proxy
+
+
+class S3Server:
+    """A running server. Any credentials do."""
+
+    def __init__(self, port: int) -> None:
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.environment = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        self._buckets = 0
+
+    def new_bucket(self) -> str:
+        """The URI of an empty bucket, for whoever has the server's environment."""
+        self._buckets += 1
+        name = f"bucket-{self._buckets}"
+        store = fs.S3FileSystem(
+            access_key="test", secret_key="test", endpoint_override=self.endpoint, allow_bucket_creation=True
+        )
+        store.create_dir(name)
+        return f"s3://{name}"
+
+    def requests(self, method: str = "GET") -> list[str]:
+        """Paths of the objects that were asked for since `forget_requests`."""
+        lines = self._admin("recorder/download-recording", "GET").splitlines()
+        asked = [json.loads(line) for line in lines if line.strip()]
+        return [request["url"].split("/", 3)[3] for request in asked if request["method"] == method]
+
+    def forget_requests(self) -> None:
+        """Count from now."""
+        self._admin("recorder/reset-recording", "POST")
+        self._admin("recorder/start-recording", "POST")
+
+    @contextmanager
+    def refusing_credentials(self) -> Iterator[None]:
+        """For the time of the block no credentials do."""
+        self._admin("reset-auth", "POST", b"0")
+        try:
+            yield
+        finally:
+            self._admin("reset-auth", "POST", b"inf")
+
+    def _admin(self, path: str, method: str, content: bytes | None = None) -> str:
+        headers = {"Content-Type": "text/plain"}
+        request = Request(f"{self.endpoint}/moto-api/{path}", data=content, headers=headers, method=method)
+        with _ask(request, timeout=5) as answer:
+            return answer.read().decode()
+
+
+@contextmanager
+def running_s3(folder: Path) -> Iterator[S3Server]:
+    """A server for the time of the block; `folder` takes what it writes."""
+    port = free_port()
+    command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
+    with (folder / "s3.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    try:
+        server = S3Server(port)
+        _wait_for(server, process, folder / "s3.log")
+        yield server
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _wait_for(server: S3Server, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            _ask(server.endpoint, timeout=1).close()
+            return
+        except OSError as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"the S3 server does not start: {log.read_text()}") from error
+            time.sleep(0.05)
