@@ -5,6 +5,7 @@ Exit codes: 0 all is well, 1 some clips failed, 2 the input is wrong, 3 the clus
 """
 
 import json
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from ovi_ray.cli_retry import retry
 from ovi_ray.cli_run import run_job
 from ovi_ray.cli_weights import weights
 from ovi_ray.job import DeviceKind, JobSpec, Mode
+from ovi_ray.kept import CHECKPOINT_S
 
 if TYPE_CHECKING:
     from ovi_ray.render import JobResult
@@ -45,6 +47,8 @@ OUTPUT = "What is shown"
 
 def main() -> None:
     """The program's entry point."""
+    # Ray prints an essay about every worker that dies, to standard output, where the JSON belongs.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     app()
 
 
@@ -159,6 +163,12 @@ def render(
     keep_latents: Annotated[
         bool, typer.Option("--keep-latents", help="Keep the latents of finished clips.", rich_help_panel=KEPT)
     ] = False,
+    checkpoint_s: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds between two saves of a denoise: what a lost worker costs.", rich_help_panel=KEPT
+        ),
+    ] = CHECKPOINT_S,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Print every decision of the scheduler and its reason.", rich_help_panel=OUTPUT),
@@ -214,7 +224,12 @@ def render(
     console = Console(stderr=True)
     with plain_errors(console):
         job = read_job(prompts, options)
-        keeping = {"overwrite": overwrite, "verify": verify, "keep_latents": keep_latents}
+        keeping = {
+            "overwrite": overwrite,
+            "verify": verify,
+            "keep_latents": keep_latents,
+            "checkpoint_s": checkpoint_s,
+        }
         result = _render(job, console, explain=explain, quiet=quiet, options=keeping)
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))

@@ -1,7 +1,7 @@
 """The durable results of a job: a Parquet dataset with a row for each clip, readable with any Parquet tool while it grows.
 
 The row follows the file: a clip is done when its video is complete under its name, and then its row is written. A clip
-that failed and was rendered later has both rows until the next run; the later one counts.
+that failed and is rendered again has both rows until the run ends; the later one counts.
 """
 
 import time
@@ -161,9 +161,13 @@ class Ledger:
             self._fragments.merge_in_background()
 
     def close(self) -> None:
-        """Write what waits and end the work in the background. Raises OSError."""
+        """Write what waits, end the work in the background and leave one row for each clip. Raises OSError."""
         self.flush()
         self._fragments.wait()
+        ids, counts, corrupt = self._fragments.read(["clip_id"])
+        last = _last_places(ids.column("clip_id"))
+        if len(last) < len(ids) and not corrupt:
+            self._fragments.rewrite(_marks(len(ids), last), counts)
 
     def _set_aside(self, corrupt: Corrupt) -> str:
         hidden = self._fragments.set_aside(corrupt)

@@ -1,4 +1,4 @@
-"""A job that can be started, hurt and counted: real processes, a real local Ray, the small golden checkpoint."""
+"""A job that can be started, hurt and counted: real processes, a real Ray, the small golden checkpoint."""
 
 import json
 import os
@@ -7,18 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import av
-import pyarrow.dataset
-
 from tests.chaos.hooks import born
+from tests.chaos.output import Output
+from tests.chaos.render_job import Run
 
 ROOT = Path(__file__).parent.parent.parent
 CKPTS = ROOT / "tests" / "data" / "tiny" / "ckpts"
-FRAMES = 9  # of a clip of the small checkpoint
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -35,13 +33,21 @@ class Figures:
     undecodable: int
     denoise_steps_repeated: int
 
+    @property
+    def are_right(self) -> bool:
+        """Whether every clip was rendered once and is there."""
+        return self.clips == self.rows == self.files and not self.duplicates + self.lost + self.undecodable
+
 
 @dataclass(kw_only=True, slots=True)
 class ChaosJob:
     """A list of clips and the drivers that render it, one after the other."""
 
     folder: Path
+    """Of the prompts and the logs, on this machine."""
     clips: int
+    out: str = ""
+    """Where the job is written: a path or a URI. The folder `out` beside the prompts, where none is given."""
     steps: int = 6
     workers: int = 1
     checkpoint_s: float = 0.0
@@ -49,18 +55,20 @@ class ChaosJob:
     silence_s: float = 60.0
     step_s: float = 0.05
     """A pause in each step, so that there is time to hurt it."""
+    address: str = ""
+    """Of the Ray cluster that drivers join; each starts one of its own where none is given."""
+    hurts: dict[str, str] = field(default_factory=dict)
+    """What else the processes of the next drivers do, as the environment tells `hooks`."""
     driver: subprocess.Popen[str] | None = None
     runs: int = 0
 
     def __post_init__(self) -> None:
         self.log.mkdir(parents=True, exist_ok=True)
+        if "://" not in self.out:
+            self.out = str(Path(self.out or self.folder / "out").absolute())
         size = {"video_frame_height_width": [64, 64], "sample_steps": self.steps, "slg_layer": 1}
         rows = [json.dumps({"text_prompt": f"clip {number}", "seed": number, **size}) for number in range(self.clips)]
         self.prompts.write_text("\n".join(rows), encoding="utf-8")
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "out"
 
     @property
     def log(self) -> Path:
@@ -70,6 +78,11 @@ class ChaosJob:
     def prompts(self) -> Path:
         return self.folder / "prompts.jsonl"
 
+    @property
+    def output(self) -> Output:
+        """What lies in the output folder now."""
+        return Output(self.out)
+
     # -- drivers ---------------------------------------------------------------------------------------------------
 
     def start(self) -> subprocess.Popen[str]:
@@ -77,31 +90,36 @@ class ChaosJob:
         for path in self.log.glob("*.stage"):
             path.unlink()
         self.runs += 1
-        arguments = [self.prompts, CKPTS, self.out, self.workers, self.checkpoint_s, self.silence_s]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "CHAOS_LOG": str(self.log),
-            "CHAOS_STEP_S": str(self.step_s),
-            "OMP_NUM_THREADS": "1",
-        }
+        run = Run(
+            prompts=str(self.prompts),
+            ckpt_dir=str(CKPTS),
+            out=self.out,
+            workers=self.workers,
+            checkpoint_s=self.checkpoint_s,
+            silence_s=self.silence_s,
+            address=self.address,
+        )
         with self.output_path.open("w", encoding="utf-8") as output:
             self.driver = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("render_job.py")), *map(str, arguments)],
+                [sys.executable, str(Path(__file__).with_name("render_job.py")), json.dumps(asdict(run))],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
-                env=environment,
+                env=self._environment(),
                 start_new_session=True,
             )
         return self.driver
+
+    def _environment(self) -> dict[str, str]:
+        own = {"CHAOS_LOG": str(self.log), "CHAOS_STEP_S": str(self.step_s), "OMP_NUM_THREADS": "1"}
+        return {**os.environ, "PYTHONPATH": str(ROOT), **own, **self.hurts}
 
     @property
     def output_path(self) -> Path:
         return self.folder / f"driver-{self.runs}.txt"
 
     @property
-    def output(self) -> str:
+    def said(self) -> str:
         """What the last driver said."""
         return self.output_path.read_text(encoding="utf-8")
 
@@ -128,35 +146,43 @@ class ChaosJob:
         """Whether this very process lives, and not another that has its id now."""
         return (self.log / f"{pid}.born").read_text(encoding="utf-8") == (born(pid) or "dead")
 
+    def stage_of(self, pid: int) -> str:
+        """What a worker is at now (EncodeTexts, Denoise, Decode); empty when at nothing, or dead."""
+        try:
+            stage = (self.log / f"{pid}.stage").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+        return stage if self._is_alive(pid) else ""
+
     def worker_at(self, stage: str) -> int | None:
-        """A worker that is at a stage (EncodeTexts, Denoise, Decode) now."""
-        for path in self.log.glob("*.stage"):
-            try:
-                if path.read_text(encoding="utf-8") == stage and self._is_alive(int(path.stem)):
-                    return int(path.stem)
-            except FileNotFoundError:
-                continue
-        return None
-
-    def steps_done(self) -> int:
-        """Denoising steps taken by all workers of all drivers."""
-        return sum(path.stat().st_size for path in self.log.glob("*.steps"))
-
-    def videos(self) -> list[Path]:
-        return sorted((self.out / "videos").glob("*.mp4"))
+        """A worker that is at a stage now."""
+        return next((pid for pid in self.worker_pids() if self.stage_of(pid) == stage), None)
 
     # -- figures ---------------------------------------------------------------------------------------------------
 
+    def steps_done(self) -> int:
+        """Denoising steps taken by all workers of all drivers."""
+        return self._logged("steps")
+
+    def writes_failed(self) -> int:
+        """Writes that were made to fail, in all processes."""
+        return self._logged("failed-writes")
+
+    def _logged(self, what: str) -> int:
+        return sum(path.stat().st_size for path in self.log.glob(f"*.{what}"))
+
     def figures(self) -> Figures:
-        rows = pyarrow.dataset.dataset(self.out / "results", format="parquet").to_table().to_pylist()
+        output = self.output
+        rows = output.results().select(["clip_id", "status"]).to_pylist()
+        videos = output.videos()
         done = {row["clip_id"] for row in rows if row["status"] == "done"}
         return Figures(
             clips=self.clips,
             rows=len(rows),
-            files=len(self.videos()),
+            files=len(videos),
             duplicates=len(rows) - len({row["clip_id"] for row in rows}),
             lost=self.clips - len(done),
-            undecodable=sum(not _decodes(path) for path in self.videos()),
+            undecodable=sum(not output.decodes(video) for video in videos),
             denoise_steps_repeated=self.steps_done() - self.clips * self.steps,
         )
 
@@ -169,14 +195,3 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 150) -> Any:
             return value
         time.sleep(0.01)
     raise TimeoutError(f"not within {timeout_s} s")
-
-
-def _decodes(path: Path) -> bool:
-    try:
-        with av.open(str(path)) as container:
-            frames = sum(1 for _ in container.decode(video=0))
-        with av.open(str(path)) as container:
-            samples = sum(frame.samples for frame in container.decode(audio=0))
-    except (av.FFmpegError, IndexError):
-        return False
-    return frames == FRAMES and samples > 0

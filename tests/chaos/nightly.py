@@ -11,10 +11,12 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.chaos.harness import ChaosJob, Figures
+from tests.chaos.harness import ChaosJob
+from tests.chaos.nodes import Nodes
 
 MAX_STEPS_BETWEEN = 30  # denoising steps of all workers, between two kills
 MAX_WAIT_S = 60.0  # for these steps
@@ -25,19 +27,36 @@ FROZEN_S = 20.0  # after which a frozen worker is replaced
 class Chaos:
     """Hurts a job at random and keeps count of what that may cost."""
 
-    def __init__(self, job: ChaosJob, rng: random.Random) -> None:
+    def __init__(self, job: ChaosJob, nodes: Nodes | None, rng: random.Random) -> None:
         self._job = job
+        self._nodes = nodes
         self._rng = rng
         self.kills = 0
         self.steps_allowed = 0
         """Steps that may be denoised twice: one for each worker that dies, a whole clip for each file that is damaged."""
+
+    def steps_until_next(self) -> int:
+        """Denoising steps of all workers until the job is hurt again."""
+        return self._rng.randint(0, MAX_STEPS_BETWEEN)
 
     def hurt(self) -> None:
         """Do one random thing to the job, once it has workers."""
         if not self._job.worker_pids():
             return
         ways = [self._kill_worker] * 12 + [self._freeze_worker, self._kill_driver, self._stop_driver, self._damage]
-        self._rng.choice(ways)()
+        if self._nodes is not None:
+            ways.append(self._replace_node)
+        way = self._rng.choice(ways)
+        way()
+        self.tell(way.__name__.strip("_").replace("_", " "))
+
+    def tell(self, what: str) -> None:
+        """Print the time, what was done, and how far the job is."""
+        print(
+            f"{time.strftime('%H:%M:%S')} {what}: {self.kills} kills, {len(self._job.output.videos())} videos,"
+            f" {self.steps_allowed} steps may be repeated",
+            flush=True,
+        )
 
     def _kill_worker(self, how: int = signal.SIGKILL) -> None:
         pids = sorted(self._job.worker_pids())
@@ -47,6 +66,12 @@ class Chaos:
 
     def _freeze_worker(self) -> None:
         self._kill_worker(signal.SIGSTOP)
+
+    def _replace_node(self) -> None:
+        """Kill a whole node; another one comes."""
+        self._nodes.kill(self._rng.choice(self._nodes.all()), self._job)
+        self._nodes.add()
+        self._count(workers=1)
 
     def _kill_driver(self) -> None:
         os.killpg(self._job.driver.pid, signal.SIGKILL)
@@ -61,9 +86,10 @@ class Chaos:
     def _damage(self) -> None:
         """Truncate a video, or corrupt latents, and kill the driver, so that the next one finds it."""
         self._kill_driver()
-        files = [*self._job.videos(), *(self._job.out / "latents").glob("*.safetensors")]
+        output = self._job.output
+        files = [*output.videos(), *output.latents()]
         if files:
-            os.truncate(self._rng.choice(files), 500)
+            output.truncate(self._rng.choice(files))
             self.steps_allowed += self._job.steps
 
     def _count(self, *, workers: int) -> None:
@@ -72,50 +98,65 @@ class Chaos:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=300)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = _options()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="ovi-ray-chaos-") as folder:
+    with ExitStack() as ends:
+        folder = ends.enter_context(tempfile.TemporaryDirectory(prefix="ovi-ray-chaos-"))
+        nodes = ends.enter_context(closing(Nodes(options.workers))) if options.nodes else None
         job = ChaosJob(
             folder=Path(folder),
+            out=options.out,
             clips=options.clips,
             steps=options.steps,
             step_s=0.1,
-            workers=2,
+            workers=options.workers,
             silence_s=FROZEN_S,
+            address=nodes.address if nodes else "",
         )
-        try:
-            chaos = _run(job, random.Random(options.seed), options.kills)
-            figures = job.figures()
-        finally:
-            job.close()
-    print(json.dumps({"kills": chaos.kills, **asdict(figures), "seconds": round(time.monotonic() - started)}))
-    return 0 if _is_right(figures) and figures.denoise_steps_repeated <= chaos.steps_allowed else 1
+        ends.enter_context(closing(job))
+        chaos = Chaos(job, nodes, random.Random(options.seed))
+        _run(job, chaos, options.kills)
+        figures = job.figures()
+    counts = {"kills": chaos.kills, **asdict(figures), "denoise_steps_allowed": chaos.steps_allowed}
+    print(json.dumps({**counts, "seconds": round(time.monotonic() - started)}))
+    return 0 if figures.are_right and figures.denoise_steps_repeated <= chaos.steps_allowed else 1
 
 
-def _run(job: ChaosJob, rng: random.Random, kills: int) -> Chaos:
-    chaos = Chaos(job, rng)
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=300)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=40, help="of each clip's denoise")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="of what is hurt, and when")
+    parser.add_argument(
+        "--out", default="", help="where the job is written, a path or a URI; a temporary folder if not given"
+    )
+    parser.add_argument(
+        "--nodes",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="each worker on a node of its own, which dies too; else each driver starts a Ray of one node",
+    )
+    return parser.parse_args()
+
+
+def _run(job: ChaosJob, chaos: Chaos, kills: int) -> None:
     job.start()
-    while chaos.kills < kills:
-        _let_work(job, rng.randint(0, MAX_STEPS_BETWEEN))
+    while chaos.kills < kills and len(job.output.videos()) < job.clips:
+        _let_work(job, chaos.steps_until_next())
         if job.driver.poll() is None:
             chaos.hurt()
         if job.driver.poll() is not None:
-            print(
-                f"{chaos.kills} kills, {len(job.videos())} videos; a driver ended and the next one starts", flush=True
-            )
+            chaos.tell("start the next driver")
             job.start()
-        if len(job.videos()) == job.clips:
-            break
     for _ in range(MAX_QUIET_RUNS):
-        if job.finish(3600) == 0:
+        chaos.tell("let the job be")
+        is_done = job.finish(3600) == 0
+        job.start()  # also when it is: a clip that failed and was rendered later has two rows until the next run
+        if is_done:
             break
-        job.start()
-    return chaos
+    job.finish(3600)
 
 
 def _let_work(job: ChaosJob, steps: int) -> None:
@@ -124,11 +165,6 @@ def _let_work(job: ChaosJob, steps: int) -> None:
     while job.steps_done() < goal and job.driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
-
-
-def _is_right(figures: Figures) -> bool:
-    wrong = figures.duplicates + figures.lost + figures.undecodable
-    return not wrong and figures.clips == figures.rows == figures.files
 
 
 if __name__ == "__main__":

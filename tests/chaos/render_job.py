@@ -1,29 +1,46 @@
-"""A driver as `ovi-ray render` runs it, with workers that log what they do: LIST CKPTS OUT WORKERS CHECKPOINT_S SILENCE_S."""
+"""A driver as `ovi-ray render` runs it, with workers that log what they do. Its argument is a `Run` as JSON."""
 
 import functools
+import json
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
+from ovi_ray import storage
 from ovi_ray.errors import JobStopped, OviRayError
 from ovi_ray.job import JobSpec
 from ovi_ray.preflight import prepare
 from ovi_ray.render import RenderOptions, render
 from ovi_ray.stopping import Stop, stop_on_signals
+from tests.chaos.hooks import fail_writes
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Run:
+    """What one driver is started with."""
+
+    prompts: str
+    ckpt_dir: str
+    out: str
+    workers: int
+    checkpoint_s: float
+    silence_s: float
+    address: str
+    """Of a Ray cluster; empty for a Ray on this machine alone."""
 
 
 def main() -> int:
-    prompts, ckpt_dir, out, workers, checkpoint_s, silence_s = sys.argv[1:]
-    ray.init = functools.partial(ray.init, runtime_env={"worker_process_setup_hook": "tests.chaos.hooks.install"})
-    job = JobSpec.from_options(
-        prompts=Path(prompts), ckpt_dir=Path(ckpt_dir), output_dir=Path(out), workers=int(workers), dtype="float32"
-    )
-    options = RenderOptions(checkpoint_s=float(checkpoint_s), silence_s=float(silence_s))
+    run = Run(**json.loads(sys.argv[1]))
+    storage.PROBE_S = 0.2  # storage that is mended is seen sooner, so that tests end sooner
+    if seed := os.environ.get("CHAOS_FAILING_WRITES"):
+        fail_writes(seed)
     stop = Stop()
     try:
         with stop_on_signals(stop, grace_s=10.0):
-            result = render(prepare(job), options=options, stop=stop, tell=lambda text: print(text, flush=True))
+            result = _render(run, stop)
     except (JobStopped, KeyboardInterrupt):
         print("stopped", flush=True)
         return 130
@@ -32,6 +49,26 @@ def main() -> int:
         return 2
     print(f"ended: {result}", flush=True)
     return 1 if result.failed else 0
+
+
+def _render(run: Run, stop: Stop):
+    ray.init = functools.partial(ray.init, runtime_env=_worker_environment())
+    job = JobSpec.from_options(
+        prompts=Path(run.prompts),
+        ckpt_dir=Path(run.ckpt_dir),
+        output_dir=run.out,
+        workers=run.workers,
+        address=run.address or None,
+        dtype="float32",
+    )
+    options = RenderOptions(checkpoint_s=run.checkpoint_s, silence_s=run.silence_s)
+    return render(prepare(job), options=options, stop=stop, tell=lambda text: print(text, flush=True))
+
+
+def _worker_environment() -> dict[str, object]:
+    """Workers on the nodes of a cluster have the environment of their node, not of this process."""
+    wanted = {name: value for name, value in os.environ.items() if name.startswith(("CHAOS_", "PYTHONPATH", "OMP_"))}
+    return {"worker_process_setup_hook": "tests.chaos.hooks.install", "env_vars": wanted}
 
 
 if __name__ == "__main__":

@@ -239,3 +239,20 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
         path.write_bytes(b"half")
     ledger.resume()
     assert not any(path.exists() for path in left)
+
+
+def test_a_clip_that_failed_and_was_rendered_later_has_one_row_when_the_run_ends(tmp_path):
+    ledger = Ledger(tmp_path)
+    for clip_id in ("a", "b"):
+        ledger.append(row(clip_id, "failed", error="it broke"))
+    ledger.flush()
+    ledger.append(row("a", "done"))
+    ledger.flush()
+    table = pyarrow.dataset.dataset(tmp_path / "results", format="parquet")
+    assert len(table.to_table()) == 3
+    ledger.close()
+    table = pyarrow.dataset.dataset(tmp_path / "results", format="parquet").to_table()
+    assert sorted(zip(*table.select(["clip_id", "status"]).to_pydict().values(), strict=True)) == [
+        ("a", "done"),
+        ("b", "failed"),
+    ]

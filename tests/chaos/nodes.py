@@ -1,0 +1,62 @@
+"""A Ray cluster on this machine whose nodes can be lost as machines are: everything on one is dead at the same moment."""
+
+import os
+import signal
+from contextlib import suppress
+from typing import Any
+
+from ray.cluster_utils import Cluster
+
+from tests.chaos.harness import ChaosJob
+from tests.chaos.hooks import parent
+
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+SYSTEM = {
+    "max_direct_call_object_size": 600,  # bytes: embeddings lie on the node that made them, as real ones do
+    "health_check_initial_delay_ms": 1000,  # a dead node is known as dead in seconds, so that tests end sooner,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 5000,  # and one that is only slow is not
+}
+
+
+class Nodes:
+    """A head that has no room for workers, and nodes with room for one each."""
+
+    def __init__(self, count: int) -> None:
+        head = {**NODE, "num_cpus": 0, "include_dashboard": False, "_system_config": SYSTEM}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(count):
+            self.add()
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self) -> Any:
+        """A new node, ready for workers."""
+        node = self._cluster.add_node(**NODE)
+        self._cluster.wait_for_nodes()
+        return node
+
+    def all(self) -> list[Any]:
+        """The nodes that workers may be on."""
+        return list(self._cluster.worker_nodes)
+
+    def kill(self, node: Any, job: ChaosJob) -> None:
+        """Kill all that runs on a node."""
+        for pid in (_raylet(node), *workers_on(node, job)):  # first who would tell of the others' deaths
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+def workers_on(node: Any, job: ChaosJob) -> set[int]:
+    """A job's workers on a node: its processes start them."""
+    return {pid for pid in job.worker_pids() if parent(pid) == _raylet(node)}
+
+
+def _raylet(node: Any) -> int:
+    return int(node.all_processes["raylet"][0].process.pid)
