@@ -2,8 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+TEST_PROCESSES ?= 2
 
-.PHONY: help install demo test chaos lint format benchmark clean
+.PHONY: help install demo test chaos chaos-s3 lint format benchmark clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,10 +21,13 @@ demo: install ## Render jobs/quickstart with a small built-in model and two work
 	$(VENV)/bin/ovi-ray render jobs/quickstart/job.yaml --ckpt-dir demo/ckpts --out demo/out --workers 2
 
 test: install ## Run the tests
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 chaos: install ## Kill a long job 200 times and see that nothing is lost
 	$(VENV)/bin/python -m tests.chaos.nightly
+
+chaos-s3: install ## The same, written to a real S3 server
+	$(VENV)/bin/python -m tests.chaos.nightly --store
 
 lint: install ## Run the linters
 	$(VENV)/bin/ruff check .

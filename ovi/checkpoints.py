@@ -27,6 +27,7 @@ from ovi.models.video_vae import VideoVAE
 from ovi.models.vocoder import Vocoder
 from ovi.weight_formats import WeightFormat, in_format
 
+_LATE = Component.TEXT_ENCODER  # building one imports transformers, which takes seconds
 FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and they lose audibly in bf16
 
 
@@ -68,8 +69,9 @@ def num_parameters(ckpt_dir: str | Path) -> dict[Component, int]:
     """Parameters of each component, counted on the architecture: no weights are read."""
     arch = Architecture.read(ckpt_dir)
     with torch.device("meta"):
-        modules = {component: recipe.build(arch) for component, recipe in _RECIPES.items()}
-    return {component: sum(p.numel() for p in module.parameters()) for component, module in modules.items()}
+        modules = {component: _RECIPES[component].build(arch) for component in Component if component is not _LATE}
+    counts = {component: sum(p.numel() for p in module.parameters()) for component, module in modules.items()}
+    return counts | {_LATE: text_encoder.num_parameters(arch.text_encoder)}
 
 
 def load_component(
@@ -154,9 +156,14 @@ def _existing(ckpt_dir: Path, relative: str, model_name: str) -> Path:
 
 def _check_component(ckpt_dir: Path, component: Component, arch: Architecture, spec: ModelSpec) -> None:
     path = _existing(ckpt_dir, component_file(component, spec), spec.name)
+    _raise_mismatch(path, _expected_shapes(component, arch), _shapes(_convert(component, path, _read_meta(path))))
+
+
+def _expected_shapes(component: Component, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    if component is _LATE:
+        return text_encoder.tensor_shapes(arch.text_encoder)
     with torch.device("meta"):
-        module = _RECIPES[component].build(arch)
-    _raise_mismatch(path, _shapes(module.state_dict()), _shapes(_convert(component, path, _read_meta(path))))
+        return _shapes(_RECIPES[component].build(arch).state_dict())
 
 
 def _status(path: str, check: Callable[[], object]) -> FileStatus:

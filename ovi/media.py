@@ -26,7 +26,7 @@ from torch import Tensor
 from ovi.config import FRAMES_PER_SECOND, SAMPLE_RATE
 from ovi.errors import MediaError
 
-PARTIAL_SUFFIX = ".part"  # of a file being written; a process that was killed leaves one, which is safe to delete
+PARTIAL_PREFIX = ".tmp-"  # of a file being written; a process that was killed leaves one, which is safe to delete
 AUDIO_BIT_RATE = 96_000  # the most that AAC allows for 16 kHz mono
 AAC_FRAME = 1024  # samples that AAC codes together
 JPEG_QUALITY = 92
@@ -274,7 +274,7 @@ def _parameters(comment: str) -> dict[str, Any]:
 
 
 def _partial_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    return path.with_name(f"{PARTIAL_PREFIX}{uuid4().hex[:8]}.{path.name}")
 
 
 @contextmanager

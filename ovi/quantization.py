@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from optimum.quanto import QLinear, freeze, qint8, quantize
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,9 +21,6 @@ from ovi.errors import CheckpointMismatch, CheckpointNotFound
 from ovi.models.fusion import FusionTransformer
 from ovi.weight_formats import FP8_FILE, WeightFormat, check_format
 
-_QUANTIZED = "*.blocks.*"  # module names that are quantized
-_SAFE_MULTIPLE = 32  # of int8 weights in a row; multiples of 8 that are none of 16 were seen to crash
-
 
 class WideningLinear(nn.Linear):
     """A linear layer whose weight is stored narrower than it computes."""
@@ -32,14 +28,6 @@ class WideningLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out], in x's dtype."""
         return F.linear(x, self.weight.to(x.dtype), self.bias)
-
-
-class WideningQLinear(QLinear):  # type: ignore[misc]  # quanto is untyped
-    """A linear layer of 8-bit integers that are widened before the product."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out], in x's dtype."""
-        return F.linear(x, self.weight.dequantize(), self.bias)
 
 
 def load_transformer(
@@ -77,22 +65,16 @@ def transformer_bytes(arch: Architecture, dtype: torch.dtype, weights: WeightFor
 def _load_qint8(
     ckpt_dir: Path, arch: Architecture, model_name: str, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
+    from ovi import qint8_layers
+
     path = quantized_path(ckpt_dir / arch.spec(model_name).checkpoint, dtype)
     if not path.exists():
         quantize_to_file(ckpt_dir, model_name, dtype, path)
     module = _empty(arch).to(dtype)
-    quantize(module, weights=qint8, include=_QUANTIZED)
-    freeze(module)
-    _avoid_overreads(module)
+    qint8_layers.quantize_blocks(module)
+    qint8_layers.avoid_overreads(module)
     # torch's CPU kernel also reads past the end of weights that are mapped to a file, and crashes: a clone is in memory
     return _assign(module, {key: tensor.clone() for key, tensor in _read(path, device)}, path)
-
-
-def _avoid_overreads(module: nn.Module) -> None:
-    """Torch's product of bf16 with int8 on the CPU reads past rows that do not fill its vectors, and crashes."""
-    for layer in module.modules():
-        if isinstance(layer, QLinear) and layer.in_features % _SAFE_MULTIPLE:
-            layer.__class__ = WideningQLinear
 
 
 def quantized_path(checkpoint: Path, dtype: torch.dtype) -> Path:
@@ -108,9 +90,10 @@ def quantized_path(checkpoint: Path, dtype: torch.dtype) -> Path:
 
 def quantize_to_file(ckpt_dir: str | Path, model_name: str, dtype: torch.dtype, path: Path) -> None:
     """Quantize a model's transformer on the CPU, matrix by matrix, and keep it. The file is complete or absent."""
+    from ovi import qint8_layers
+
     module = checkpoints.load_component(ckpt_dir, Component.TRANSFORMER, model_name, torch.device("cpu"), dtype)
-    quantize(module, weights=qint8, include=_QUANTIZED)
-    freeze(module)
+    qint8_layers.quantize_blocks(module)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -31,7 +31,7 @@ from ovi_ray.events import (
     WorkerJoined,
     WorkerLost,
 )
-from ovi_ray.executor import Executor, Outcome
+from ovi_ray.executor import Executor, Outcome, WorkerReplaced, WorkerStarted
 from ovi_ray.health import HealthChange, HealthReason, HealthState
 from ovi_ray.kept import Keep
 from ovi_ray.ledger import Ledger
@@ -94,6 +94,7 @@ class Driver:
         self._wake_at = float("inf")
         self._started = time.monotonic()
         self._shown_at = -SHOW_S
+        self._alone_since = 0.0
 
     def run(self) -> None:
         """Render every clip of the plan; what is finished is in the ledger however this ends.
@@ -112,6 +113,7 @@ class Driver:
             if self._stop.is_asked:
                 self._wind_down()
             self._turn()
+            self._tell_of_waiting()
             if self._executor.is_empty and not self._scheduler.done:
                 raise WorkersLost(f"no worker is left, and none starts: {self._executor.last_death}")
 
@@ -136,6 +138,16 @@ class Driver:
         except OSError as error:
             self._pause.note(error.strerror or str(error), self._now())
         self._show()
+
+    def _tell_of_waiting(self) -> None:
+        """Once, when there has been no worker for a while: Ray may have no room for one, or still be starting it."""
+        if self._joined_at:
+            self._alone_since = self._now()
+        elif self._now() >= self._alone_since + PATIENCE_S:
+            self._alone_since = float("inf")
+            self._tell(
+                f"no worker for {PATIENCE_S:.0f} s: the job waits until Ray can start one (`ray status` tells what it has)"
+            )
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
@@ -176,7 +188,13 @@ class Driver:
         happened = self._executor.poll(max(0.0, min(POLL_S, self._wake_at - self._now())))
         events: list[Event] = []
         for item in happened:
-            events += self._note(item) if isinstance(item, Outcome) else [self._join(item.worker, item.info)]
+            match item:
+                case Outcome():
+                    events += self._note(item)
+                case WorkerStarted(worker=worker, info=info):
+                    events.append(self._join(worker, info))
+                case WorkerReplaced():
+                    self._tell(str(item))
         events += self._pause.release(self._now())
         if self._now() >= self._wake_at:
             self._wake_at = float("inf")

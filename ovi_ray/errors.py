@@ -19,6 +19,7 @@ from itertools import groupby
 
 MAX_SHOWN = 50  # problems in a message; `InputError.problems` has them all
 MAX_VALUE_CHARS = 80
+MAX_PATH_CHARS = 400
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -117,3 +118,13 @@ def show(value: object) -> str:
     """`value` as Python writes it, cut to a length that fits on a line."""
     text = repr(value)
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 3]}..."
+
+
+def show_path(path: object) -> str:
+    """`path` as Python writes it; of a very long one the end, which tells it from others, is left."""
+    text = repr(str(path))
+    return (
+        text
+        if len(text) <= MAX_PATH_CHARS
+        else f"{text[:MAX_VALUE_CHARS]}...{text[MAX_VALUE_CHARS - MAX_PATH_CHARS :]}"
+    )

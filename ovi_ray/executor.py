@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ from ovi_ray.worker import CONTROL, Worker, WorkerConfig
 
 ASK_S = 0.5  # between two questions to a busy worker of how far it is
 SILENCE_S = 120.0  # without an answer to one, after which a worker is frozen; a load may hold the answer up for a while
-MAX_BARREN_LIVES = 5  # workers that may die in one place, one after the other, without finishing a task
+MAX_BARREN = 5  # starts and different tasks that workers may die at in one place, one after the other, finishing none
 FETCH_S = 10.0  # for a look at whether something is still in the object store
 NODE_DEATHS = ("its node has died", "actor's node was terminated")  # Ray has only words for it
 
@@ -59,6 +59,24 @@ class Outcome:
     report: Report | None = None
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class WorkerReplaced:
+    """An actor is gone."""
+
+    worker: str
+    why: str
+    """Goes on from its name: "died during denoise"."""
+    successor: str
+    """The worker that comes in its place; empty where that is given up."""
+
+    def __str__(self) -> str:
+        what_next = f"{self.successor} takes its place" if self.successor else "its place is given up"
+        return f"{self.worker} {self.why}: {what_next}"
+
+
+Happened = WorkerStarted | Outcome | WorkerReplaced
+
+
 @dataclass(kw_only=True, slots=True)
 class _Slot:
     """A place for a worker and the actor that fills it now."""
@@ -70,8 +88,8 @@ class _Slot:
     """Known once the actor answers."""
     lives: int = 1
     """Actors that have filled it."""
-    barren: int = 0
-    """Of the last ones, how many died without finishing a task."""
+    barren: frozenset[Hashable] = frozenset()
+    """What the last ones died at, none of them having finished a task: each task once, and each start."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -154,7 +172,7 @@ class Executor:
         """Release what a task gave."""
         self._data.pop(key, None)
 
-    def poll(self, timeout_s: float) -> list[WorkerStarted | Outcome]:
+    def poll(self, timeout_s: float) -> list[Happened]:
         """What has happened, waiting at most `timeout_s` for anything to happen."""
         waiting = [*self._starting, *self._running]
         if not waiting:
@@ -165,7 +183,7 @@ class Executor:
         if not first:
             return self._silent()
         ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
-        happened: list[WorkerStarted | Outcome] = []
+        happened: list[Happened] = []
         for ref in ready:
             if ref in self._starting:
                 happened += self._collect_start(ref)
@@ -202,31 +220,34 @@ class Executor:
         self._slots[slot.name] = slot
         self._starting[slot.actor.describe.remote()] = slot.name
 
-    def _collect_start(self, ref: ray.ObjectRef) -> list[WorkerStarted | Outcome]:
+    def _collect_start(self, ref: ray.ObjectRef) -> list[Happened]:
         worker = self._starting.pop(ref)
         try:
             info: WorkerInfo = ray.get(ref)
             self._slots[worker].info = info
             return [WorkerStarted(worker=worker, info=info)]
         except RayError as error:
-            self._replace(worker, str(error))
-            return []
+            self.last_death = str(error)
+            reason = str(error).strip().splitlines()[-1].strip()
+            died_at = set() if _is_loss_of_node(error) else {self._slots[worker].lives}
+            return [self._replace(worker, f"cannot be started ({reason})", died_at)]
 
-    def _lose(self, worker: str, why: str, *, crashed: bool) -> list[WorkerStarted | Outcome]:
+    def _lose(self, worker: str, why: str, died_at: Set[Hashable]) -> list[Happened]:
+        """`died_at` is what it was at, and nothing where it went down with its machine."""
         ray.kill(self._slots[worker].actor, no_restart=True)  # out of reach, it would go on beside its replacement
         self._running = {ref: running for ref, running in self._running.items() if running.worker != worker}
         self._asked = {ref: question for ref, question in self._asked.items() if question.worker != worker}
-        self._replace(worker, why)
-        return [Outcome(event=WorkerLost(worker=worker, crashed=crashed))]
+        lost = Outcome(event=WorkerLost(worker=worker, crashed=bool(died_at)))
+        return [lost, self._replace(worker, why, died_at)]
 
-    def _replace(self, worker: str, why: str) -> None:
-        self.last_death = why
+    def _replace(self, worker: str, why: str, died_at: Set[Hashable]) -> WorkerReplaced:
         slot = self._slots.pop(worker)
-        if slot.barren + 1 < MAX_BARREN_LIVES:
-            name = f"{worker.partition('.')[0]}.{slot.lives}"
-            self._launch(
-                _Slot(placement=slot.placement, name=name, actor=None, lives=slot.lives + 1, barren=slot.barren + 1)
-            )
+        barren = slot.barren | died_at
+        if len(barren) >= MAX_BARREN:
+            return WorkerReplaced(worker=worker, why=why, successor="")
+        name = f"{worker.partition('.')[0]}.{slot.lives}"
+        self._launch(_Slot(placement=slot.placement, name=name, actor=None, lives=slot.lives + 1, barren=barren))
+        return WorkerReplaced(worker=worker, why=why, successor=name)
 
     # -- questions -------------------------------------------------------------------------------------------------
 
@@ -245,24 +266,29 @@ class Executor:
         for worker in busy - {question.worker for question in self._asked.values()}:
             self._asked[self._slots[worker].actor.activity.remote()] = _Question(worker=worker, asked_at=now)
 
-    def _silent(self) -> list[WorkerStarted | Outcome]:
+    def _silent(self) -> list[Happened]:
         """The loss of each worker that has not answered for too long: it is frozen, or its machine is."""
         now = time.monotonic()
         late = {question.worker for question in self._asked.values() if now >= question.asked_at + self._silence_s}
-        happened: list[WorkerStarted | Outcome] = []
+        happened: list[Happened] = []
         for worker in late & self._slots.keys():
             _kill(self._slots[worker])
-            happened += self._lose(worker, f"{worker} did not answer for {self._silence_s:.0f} s", crashed=True)
+            self.last_death = f"{worker} did not answer for {self._silence_s:.0f} s"
+            died_at = {_work_of(running.task) for running in self._running.values() if running.worker == worker}
+            happened += self._lose(worker, f"did not answer for {self._silence_s:.0f} s", died_at)
         return happened
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
-    def _collect_task(self, ref: ray.ObjectRef) -> list[WorkerStarted | Outcome]:
+    def _collect_task(self, ref: ray.ObjectRef) -> list[Happened]:
         running = self._running.pop(ref)
         try:
             report: Report = ray.get(ref)
         except RayActorError as error:
-            return self._lose(running.worker, str(error), crashed=is_crash(error))
+            self.last_death = str(error)
+            if is_crash(error):
+                return self._lose(running.worker, f"died during {running.task.stage}", {_work_of(running.task)})
+            return self._lose(running.worker, "is gone with its machine, or out of reach", set())
         except RayError as error:
             return self._not_run(running, error)
         return [self._ended(running, report)]
@@ -276,14 +302,14 @@ class Executor:
                 message=report.failure.message,
             )
             return Outcome(event=failed, report=report)
-        self._slots[running.worker].barren = 0
+        self._slots[running.worker].barren = frozenset()
         self._data.update(running.outputs)
         done = TaskDone(
             worker=running.worker, task=running.task, seconds=report.seconds, load_seconds=report.load_seconds
         )
         return Outcome(event=done, report=report)
 
-    def _not_run(self, running: _Running, error: RayError) -> list[WorkerStarted | Outcome]:
+    def _not_run(self, running: _Running, error: RayError) -> list[Happened]:
         """A task that Ray could not run. Embeddings or latents that went down with their node are made again."""
         lost = [key for key in running.inputs if key in self._data and not _can_be_had(self._data[key])]
         for key in lost:
@@ -294,10 +320,18 @@ class Executor:
         return [*(Outcome(event=DataLost(key=key)) for key in lost), Outcome(event=failed)]
 
 
-def is_crash(error: RayActorError) -> bool:
+def _work_of(task: Task) -> Hashable:
+    """The same for every attempt: a clip that kills each of its workers says nothing of their place."""
+    return task.stage, task.items
+
+
+def is_crash(error: RayError) -> bool:
     """Whether a worker's process died, and not its machine. A machine that dies is out of reach before Ray knows it dead."""
-    is_node = error.preempted or any(words in str(error) for words in NODE_DEATHS)
-    return isinstance(error, ActorDiedError) and not is_node
+    return isinstance(error, ActorDiedError) and not _is_loss_of_node(error)
+
+
+def _is_loss_of_node(error: RayError) -> bool:
+    return isinstance(error, ActorDiedError) and (error.preempted or any(words in str(error) for words in NODE_DEATHS))
 
 
 def _can_be_had(ref: ray.ObjectRef) -> bool:

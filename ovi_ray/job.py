@@ -27,7 +27,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from ovi.attention import AttentionBackend
 from ovi.config import SamplingParams, SolverName
 from ovi.weight_formats import FP8_MODEL, WeightFormat
-from ovi_ray.errors import InputError, Problem, show
+from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.fields import DEFAULT_PARAMS, PARAM_FIELDS, did_you_mean, parse_param
 from ovi_ray.images import ImageRefusal, inspect_image
 from ovi_ray.locations import Location, to_location
@@ -348,17 +348,17 @@ def _expected(key: str, details: ErrorDetails) -> str:
 def _path_problems(given: Mapping[str, _Given], values: Mapping[str, Any]) -> Iterator[Problem]:
     """What is wrong on disk with paths that are right in form."""
     if (item := given.get("prompts")) and (found := readable_problem(values["prompts"])):
-        yield item.problem("a prompt list that can be read", f"{show(str(item.value))}, {found}")
+        yield item.problem("a prompt list that can be read", f"{show_path(item.value)}, {found}")
     if (item := given.get("cluster")) and (found := readable_problem(values["cluster"])):
-        yield item.problem("a cluster profile that can be read", f"{show(str(item.value))}, {found}")
+        yield item.problem("a cluster profile that can be read", f"{show_path(item.value)}, {found}")
     if (item := given.get("ckpt_dir")) and (found := _not_a_folder(values["ckpt_dir"])):
-        yield item.problem("a checkpoint folder that exists", f"{show(str(item.value))}, {found}")
+        yield item.problem("a checkpoint folder that exists", f"{show_path(item.value)}, {found}")
     if (item := given.get("output_dir")) and (reason := _cannot_write(values["output_dir"])):
-        yield item.problem("a folder that can be written to", f"{show(str(item.value))} ({reason})")
+        yield item.problem("a folder that can be written to", f"{show_path(item.value)} ({reason})")
     if (item := given.get("image_path")) and values.get("mode") != Mode.T2V:
         facts = inspect_image(values["image_path"])
         if isinstance(facts, ImageRefusal):
-            yield item.problem(facts.expected, f"{show(str(item.value))}, {facts.found}")
+            yield item.problem(facts.expected, f"{show_path(item.value)}, {facts.found}")
 
 
 def _not_a_folder(folder: Location) -> str | None:

@@ -65,6 +65,8 @@ class Found:
 
     finished: pa.StringArray
     """Ids of the clips that are done: their row says so and their video is there with the size that it says."""
+    failed: pa.StringArray
+    """Ids of the clips that failed, of those that are wanted."""
     videos: pa.StringArray
     """Ids of the other videos that are there: of a row that was lost, or broken."""
     notes: tuple[str, ...]
@@ -129,13 +131,17 @@ class Ledger:
         videos = self._videos()
         is_done = _is_done(table, videos)
         keep = _marks(len(table), _last_places(table.column("clip_id")))
-        keep = pc.and_(keep, pc.or_(is_done, _is_failed(table, wanted))).combine_chunks()
+        is_failed = _is_failed(table, wanted)
+        keep = pc.and_(keep, pc.or_(is_done, is_failed)).combine_chunks()
         if len(counts) > 1 or not pc.all(keep, min_count=0).as_py():
             self._fragments.rewrite(keep, counts)
         finished = table.column("clip_id").filter(pc.and_(keep, is_done)).combine_chunks()
         others = pc.invert(pc.is_in(videos.column("clip_id"), value_set=finished))
         return Found(
-            finished=finished, videos=videos.column("clip_id").filter(others).combine_chunks(), notes=tuple(notes)
+            finished=finished,
+            failed=table.column("clip_id").filter(pc.and_(keep, is_failed)).combine_chunks(),
+            videos=videos.column("clip_id").filter(others).combine_chunks(),
+            notes=tuple(notes),
         )
 
     def append(self, row: dict[str, Any]) -> None:

@@ -34,9 +34,8 @@ def written(target: Location) -> Iterator[Path]:
     Raises OSError, which StorageUnavailable is one of.
     """
     if isinstance(target, RemotePath):
-        with _scratch() as folder:
-            yield folder / target.name
-            target.upload(folder / target.name)
+        with uploaded(target) as local:
+            yield local
         return
     aside = target.with_name(f"{TEMPORARY}{uuid4().hex[:8]}.{target.name}")
     try:
@@ -46,6 +45,17 @@ def written(target: Location) -> Iterator[Path]:
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def uploaded(target: Location) -> Iterator[Path]:
+    """As `written`, for a writer whose files are whole or absent by themselves: on a disk it writes `target` itself."""
+    if isinstance(target, Path):
+        yield target
+        return
+    with _scratch() as folder:
+        yield folder / target.name
+        target.upload(folder / target.name)
 
 
 def write_bytes(target: Location, content: bytes) -> None:

@@ -154,12 +154,14 @@ class _Run:
             return self._manifest
         if self._options.verify and self._remove_broken(found.finished):
             found = self._ledger.resume(wanted=ids)
-        finished = found.finished
         if self._adopt(found.videos):
-            finished = self._ledger.resume(wanted=ids).finished
-        self._keep.sweep(finished)
-        is_finished = pc.is_in(ids, value_set=finished)
-        return Manifest(table=self._manifest.table.filter(pc.invert(is_finished)), notes=self._manifest.notes)
+            found = self._ledger.resume(wanted=ids)
+        self._keep.sweep(found.finished)
+        is_finished, has_failed = (pc.is_in(ids, value_set=those) for those in (found.finished, found.failed))
+        table = self._manifest.table
+        # What failed comes last: clips that kill their workers must not keep the others from being rendered.
+        parts = [table.filter(pc.invert(pc.or_(is_finished, has_failed))), table.filter(has_failed)]
+        return Manifest(table=pa.concat_tables(parts), notes=self._manifest.notes)
 
     def _remove_broken(self, finished: pa.Array) -> int:
         broken = [judgement for judgement in judge(self._manifest, finished, self._ledger) if judgement.info is None]

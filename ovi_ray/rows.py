@@ -9,7 +9,7 @@ from typing import Any
 from ovi.config import Architecture
 from ovi.geometry import image_size, snap_size
 from ovi.prompts import clean, rewrite_audio_tag
-from ovi_ray.errors import InputError, Problem, show
+from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.fields import NEGATIVE_PROMPTS, PARAM_FIELDS, did_you_mean, parse_param
 from ovi_ray.images import ImageFacts, ImageRefusal, inspect_images
 from ovi_ray.job import JobSpec, Mode
@@ -187,7 +187,7 @@ def _resolve_images(prompts: PromptList, job: JobSpec) -> tuple[list[_Image | No
         facts = seen.get(path)
         images.append(_Image(path=path, facts=facts) if isinstance(facts, ImageFacts) else None)
         if isinstance(facts, ImageRefusal):
-            found = f"{show(str(prompts.columns.get('image_path', cells)[index] or path))}, {facts.found}"
+            found = f"{show_path(prompts.columns.get('image_path', cells)[index] or path)}, {facts.found}"
             problems.append(prompts.problem(index, "image_path", found, facts.expected))
         elif path is None and job.mode is Mode.I2V:
             problems.append(prompts.problem(index, "image_path", "empty", "an image in every row, as mode i2v asks"))

@@ -32,7 +32,7 @@ from ovi_ray.errors import LatentsUnusable
 from ovi_ray.events import FailureKind
 from ovi_ray.images import first_frame_file
 from ovi_ray.latents import DenoiseKeeper, load_tensors
-from ovi_ray.locations import remove_old_scratch, to_location, written
+from ovi_ray.locations import remove_old_scratch, to_location, uploaded
 from ovi_ray.memory_ladder import AS_IT_IS, DENOISE_LADDER, Rung, decode_ladder, descend
 from ovi_ray.orders import (
     Activity,
@@ -293,7 +293,7 @@ class Worker:
         self._make_room(rung, STAGE_COMPONENTS[Stage.DECODE])
         pipeline = self._pipeline.on_cpu() if rung.on_cpu else self._pipeline
         audio = pipeline.decode_audio(latents.audio)
-        with written(to_location(work.video_path)) as path:
+        with uploaded(to_location(work.video_path)) as path:
             self._write_video(work, path, audio, pipeline.decode_video(latents.video, rung.tiling))
             size = path.stat().st_size
         return {"num_frames": work.num_frames, "num_samples": len(audio), "video_bytes": size}
@@ -315,7 +315,7 @@ class Worker:
             for chunk in chunks:
                 frames = frames_to_uint8(chunk)
                 if num_frames <= work.num_frames // 2 < num_frames + len(frames):
-                    with written(to_location(work.poster_path)) as poster:
+                    with uploaded(to_location(work.poster_path)) as poster:
                         write_poster(poster, frames[work.num_frames // 2 - num_frames])
                 writer.write(frames)
                 num_frames += len(frames)

@@ -54,5 +54,9 @@ def test_pure_files_import_neither_ray_nor_torch(package):
     assert loaded_by(", ".join(pure), "ray", "torch") == ""
 
 
+def test_a_worker_starts_without_the_libraries_that_only_text_encoding_and_qint8_need():
+    assert loaded_by("ovi_ray.worker, ovi_ray.render", "transformers", "optimum.quanto") == ""
+
+
 def test_help_is_quick_because_the_command_line_loads_no_model_code():
     assert loaded_by("ovi_ray.cli", "ray", "torch", "transformers") == ""

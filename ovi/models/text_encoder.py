@@ -1,15 +1,18 @@
 """UMT5 encoder through transformers; the published checkpoint's keys are renamed on the way in.
 
+transformers takes three seconds to import: only where an encoder is built. Its tensors are known without (`tensor_shapes`).
+
 Shapes: B texts of a batch, N tokens of a text, P tokens of the longest in the batch, C width.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import UMT5Config, UMT5EncoderModel
 
 from ovi.config import TextEncoderConfig
 from ovi.prompts import clean
@@ -32,6 +35,7 @@ _NAMES = {
 _TIED = "encoder.embed_tokens.weight"  # transformers lists the shared embedding twice
 _BLOCK = re.compile(r"^(?:blocks|encoder\.block)\.(\d+)\.")
 MAX_TOKENS_PER_BATCH = 4096
+_T = TypeVar("_T")
 
 
 class TextEncoder(nn.Module):
@@ -40,7 +44,7 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.text_len = config.text_len
-        self.umt5 = UMT5EncoderModel(_umt5_config(config))
+        self.umt5 = _umt5(config)
 
     def forward(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
         """Rows [N, C] of each text, in the order given.
@@ -62,7 +66,29 @@ class TextEncoder(nn.Module):
         return [row[:length].clone() for row, length in zip(hidden, lengths.tolist(), strict=True)]
 
 
-def convert_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tensor_shapes(config: TextEncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor of a `TextEncoder`, without building one."""
+    width, inner, feed = config.dim, config.dim_attn, config.dim_ffn
+    block: dict[str, tuple[int, ...]] = {
+        "norm1": (width,),
+        **dict.fromkeys(("attn.q", "attn.k", "attn.v"), (inner, width)),
+        "attn.o": (width, inner),
+        "pos_embedding.embedding": (config.num_buckets, config.num_heads),
+        "norm2": (width,),
+        **dict.fromkeys(("ffn.gate.0", "ffn.fc1"), (feed, width)),
+        "ffn.fc2": (width, feed),
+    }
+    shapes = {"token_embedding": (config.vocab_size, width), "norm": (width,)}
+    shapes |= {f"blocks.{n}.{name}": shape for n in range(config.num_layers) for name, shape in block.items()}
+    return convert_state_dict({f"{name}.weight": shape for name, shape in shapes.items()})
+
+
+def num_parameters(config: TextEncoderConfig) -> int:
+    """Parameters of a `TextEncoder`, the shared embedding once."""
+    return sum(prod(shape) for name, shape in tensor_shapes(config).items() if name != f"umt5.{_TIED}")
+
+
+def convert_state_dict(published: Mapping[str, _T]) -> dict[str, _T]:
     """The published UMT5 keys as `TextEncoder` names them; a key that is not known is left as it is."""
     converted = {f"umt5.{_rename(key, _NAMES)}": tensor for key, tensor in published.items()}
     if "umt5.shared.weight" in converted:
@@ -101,15 +127,19 @@ def _batches(order: list[int], lengths: list[int]) -> list[list[int]]:
     return batches
 
 
-def _umt5_config(config: TextEncoderConfig) -> UMT5Config:
-    return UMT5Config(
-        vocab_size=config.vocab_size,
-        d_model=config.dim,
-        d_kv=config.dim_attn // config.num_heads,
-        d_ff=config.dim_ffn,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        relative_attention_num_buckets=config.num_buckets,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
+def _umt5(config: TextEncoderConfig) -> Any:
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=config.vocab_size,
+            d_model=config.dim,
+            d_kv=config.dim_attn // config.num_heads,
+            d_ff=config.dim_ffn,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            relative_attention_num_buckets=config.num_buckets,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+        )
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.chaos.harness import ChaosJob
 from tests.chaos.nodes import Nodes
+from tests.s3 import running_s3
 
 MAX_STEPS_BETWEEN = 30  # denoising steps of all workers, between two kills
 MAX_WAIT_S = 60.0  # for these steps
@@ -102,10 +103,11 @@ def main() -> int:
     started = time.monotonic()
     with ExitStack() as ends:
         folder = ends.enter_context(tempfile.TemporaryDirectory(prefix="ovi-ray-chaos-"))
+        out = _bucket(ends, Path(folder)) if options.store else options.out
         nodes = ends.enter_context(closing(Nodes(options.workers))) if options.nodes else None
         job = ChaosJob(
             folder=Path(folder),
-            out=options.out,
+            out=out,
             clips=options.clips,
             steps=options.steps,
             step_s=0.1,
@@ -122,6 +124,13 @@ def main() -> int:
     return 0 if figures.are_right and figures.denoise_steps_repeated <= chaos.steps_allowed else 1
 
 
+def _bucket(ends: ExitStack, folder: Path) -> str:
+    """Where to write on a real S3 server of this job's own."""
+    server = ends.enter_context(running_s3(folder))
+    os.environ.update(server.environment)  # drivers, nodes and workers have it from here
+    return f"{server.new_bucket()}/out"
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=300)
@@ -132,6 +141,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--out", default="", help="where the job is written, a path or a URI; a temporary folder if not given"
     )
+    parser.add_argument("--store", action="store_true", help="write to an S3 server that is started here")
     parser.add_argument(
         "--nodes",
         action=argparse.BooleanOptionalAction,
@@ -152,11 +162,9 @@ def _run(job: ChaosJob, chaos: Chaos, kills: int) -> None:
             job.start()
     for _ in range(MAX_QUIET_RUNS):
         chaos.tell("let the job be")
-        is_done = job.finish(3600) == 0
-        job.start()  # also when it is: a clip that failed and was rendered later has two rows until the next run
-        if is_done:
+        if job.finish(3600) == 0:
             break
-    job.finish(3600)
+        job.start()
 
 
 def _let_work(job: ChaosJob, steps: int) -> None:

@@ -13,7 +13,7 @@ from ovi.config import Component, SamplingParams
 from ovi.stages import Stage
 from ovi_ray import executor as executor_module
 from ovi_ray.events import DataKey, DataKind, DataLost, FailureKind, Task, TaskDone, TaskFailed, WorkerLost
-from ovi_ray.executor import Executor, Outcome, Placement, WorkerStarted, is_crash
+from ovi_ray.executor import MAX_BARREN, Executor, Outcome, Placement, WorkerStarted, _Slot, is_crash
 from ovi_ray.orders import Denoise, EncodeFirstFrame, EncodeTexts, Preload
 from ovi_ray.worker import WorkerConfig
 
@@ -109,17 +109,6 @@ def test_a_killed_worker_is_reported_once_and_replaced_and_what_it_gave_is_still
     assert wait_for(executor, TaskDone).task == task
 
 
-def test_a_frozen_worker_is_killed_and_replaced(executor):
-    pid = wait_for(executor, WorkerStarted).info.pid
-    encode_texts(executor)
-    start_slow_denoise(executor)
-    os.kill(pid, signal.SIGSTOP)
-    assert wait_for(executor, WorkerLost).worker == "w0"
-    assert wait_for(executor, WorkerStarted).worker == "w0.1"
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-
-
 @ray.remote(num_cpus=0)
 def lost():
     """What `ray.get` gives of an object that went down with its node."""
@@ -160,13 +149,38 @@ def test_only_a_process_that_died_by_itself_has_crashed(error, expected):
     assert is_crash(error) is expected
 
 
+def test_a_place_is_given_up_after_five_different_tasks_and_not_after_one_clip_that_kills(monkeypatch):
+    executor = Executor([])
+    monkeypatch.setattr(executor, "_launch", lambda slot: executor._slots.__setitem__(slot.name, slot))
+    executor._launch(_Slot(placement=None, name="w0", actor=None))
+
+    def dies_at(*work):
+        return executor._replace(next(iter(executor._slots)), "died", set(work))
+
+    for _ in range(10):
+        assert dies_at((Stage.DENOISE, (0,))).successor
+    for _ in range(10):  # machines that are taken away
+        assert dies_at().successor
+    for clip in range(1, MAX_BARREN - 1):
+        assert dies_at((Stage.DENOISE, (clip,))).successor
+    assert not dies_at((Stage.DENOISE, (MAX_BARREN,))).successor
+    assert executor.is_empty
+
+
 def test_a_worker_that_cannot_start_is_given_up_with_the_reason(local_ray, tmp_path, monkeypatch):
-    monkeypatch.setattr(executor_module, "MAX_BARREN_LIVES", 2)
+    monkeypatch.setattr(executor_module, "MAX_BARREN", 2)
     (tmp_path / "architecture.json").write_text("not json", encoding="utf-8")
     config = WorkerConfig(ckpt_dir=str(tmp_path), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1)
     executor = Executor([Placement(config=config, num_cpus=1, num_gpus=0)])
     deadline = time.monotonic() + 240
+    happened = []
     while not executor.is_empty and time.monotonic() < deadline:
-        assert executor.poll(5.0) == []
+        happened += executor.poll(5.0)
     assert executor.is_empty
+    told = [str(replaced) for replaced in happened]
+    assert len(told) == 2
+    assert told[0].startswith("w0 cannot be started (")
+    assert "architecture.json" in told[0]
+    assert told[0].endswith(": w0.1 takes its place")
+    assert told[1].endswith(": its place is given up")
     assert "architecture.json" in executor.last_death

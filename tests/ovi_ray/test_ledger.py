@@ -2,11 +2,13 @@
 
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow
 import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 
+from ovi.media import VideoWriter
 from ovi_ray import ledger as ledger_module
 from ovi_ray.errors import LedgerTooNew
 from ovi_ray.fragments import FORMAT_KEY, MERGE_FILES
@@ -231,14 +233,13 @@ def test_rows_that_cannot_be_written_wait_for_the_next_flush(tmp_path, monkeypat
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     ledger = Ledger(tmp_path)
-    left = [
-        tmp_path / "results" / f"{TEMPORARY}0badcafe.part-1.parquet",
-        tmp_path / "videos" / f".{TEMPORARY}0badcafe.a.mp4.1badcafe.part",  # of the video's writer
-    ]
-    for path in left:
-        path.write_bytes(b"half")
+    (tmp_path / "results" / f"{TEMPORARY}0badcafe.part-1.parquet").write_bytes(b"half")
+    writer = VideoWriter(ledger.video_path("a"))
+    writer.__enter__().write(np.zeros((99, 32, 32, 3), np.uint8))
+    assert len(list((tmp_path / "videos").iterdir())) == 1
     ledger.resume()
-    assert not any(path.exists() for path in left)
+    assert not list((tmp_path / "results").iterdir())
+    assert not list((tmp_path / "videos").iterdir())
 
 
 def test_a_clip_that_failed_and_was_rendered_later_has_one_row_when_the_run_ends(tmp_path):

@@ -132,14 +132,6 @@ def test_a_bucket_that_is_not_there_is_storage_that_cannot_be_used(s3_bucket):
         write_bytes(to_location("s3://no-such-bucket/x"), b"")
 
 
-def test_a_server_that_is_not_there_is_storage_that_cannot_be_used(monkeypatch):
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
-    path = to_location("s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1")
-    with pytest.raises(StorageUnavailable, match="NETWORK_CONNECTION"):
-        write_bytes(path, b"")
-
-
 def test_a_file_that_arrives_cut_off_is_an_error_and_not_there(folder, monkeypatch):
     monkeypatch.setattr("shutil.copyfileobj", lambda source, target, size: target.write(source.read()[:-1]))
     with pytest.raises(StorageUnavailable, match="5 of 6 bytes"):

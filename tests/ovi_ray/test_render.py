@@ -198,6 +198,15 @@ def test_what_failed_is_a_list_that_can_be_rendered(start, out, tiny_dir, tmp_pa
     assert rows(tmp_path / "other")[0]["clip_id"] == table.column("clip_id")[0].as_py()
 
 
+def test_what_failed_before_is_tried_last(start):
+    """Clips that kill every worker must not keep the others from being rendered, run after run."""
+    start(("a fox", "a dog"), script=failing_denoise)
+    _, executor, _ = start(("a fox", "a dog", "a cat"))
+    denoised = [work.params.seed for _, _, work in executor.orders if isinstance(work, Denoise)]
+    titles = [work.title for _, _, work in executor.orders if isinstance(work, Decode)]
+    assert (len(denoised), titles) == (2, ["a cat", "a fox"])
+
+
 def test_a_job_without_failures_leaves_no_list_of_them(start, out):
     start(script=failing_denoise)
     start()

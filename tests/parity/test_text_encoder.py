@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ovi.checkpoints import load_component, load_tokenizer
-from ovi.config import Component
+from ovi.config import Architecture, Component
 from ovi.models import text_encoder
-from ovi.models.text_encoder import tokenize
+from ovi.models.text_encoder import TextEncoder, num_parameters, tensor_shapes, tokenize
 
 MODEL = "720x720_5s"
 
@@ -21,6 +21,15 @@ def test_the_rows_equal_the_published_ones(encoder, golden, assert_close_to_std)
     rows = encoder([ids[:n].tolist() for ids, n in zip(golden["t5.ids"], lengths, strict=True)])
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     assert_close_to_std(padded, golden["t5.out"], 1e-5)
+
+
+@pytest.mark.parametrize("size", ["tiny", "published"])
+def test_the_tensors_are_known_without_building_an_encoder(tiny_dir, size):
+    config = (Architecture.read(tiny_dir) if size == "tiny" else Architecture()).text_encoder
+    with torch.device("meta"):
+        built = TextEncoder(config)
+    assert tensor_shapes(config) == {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()}
+    assert num_parameters(config) == sum(parameter.numel() for parameter in built.parameters())
 
 
 def test_a_prompt_is_tokenized_as_published(tiny_dir, golden_json):
