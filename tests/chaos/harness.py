@@ -187,6 +187,15 @@ class ChaosJob:
         )
 
 
+def assert_all_is_there(job: ChaosJob, *, steps_repeated: int) -> None:
+    """Every clip was rendered once, nothing is left over, and no more than that was denoised twice."""
+    figures = job.figures()
+    assert figures.are_right, figures
+    assert figures.denoise_steps_repeated <= steps_repeated
+    assert not job.output.latents()
+    assert not job.output.names("checkpoints")
+
+
 def wait_until(condition: Callable[[], Any], timeout_s: float = 150) -> Any:
     """The first true value of `condition`. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s
