@@ -1,7 +1,6 @@
 """Where files lie: on a disk (`pathlib.Path`) or in a store (`RemotePath`), and how each is written whole or not at all."""
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ Location = Path | RemotePath
 
 FILES = pa.schema([("name", pa.string()), ("size", pa.int64())])
 BATCH_ROWS = 64 * 1024
-_SCRATCH = "ovi-ray-scratch-"
+_SCRATCH = "ovi-ray-scratch"
 
 
 def to_location(given: str | Location) -> Location:
@@ -104,16 +103,25 @@ def remove_unfinished(folder: Location) -> None:
 
 def remove_old_scratch() -> None:
     """Remove the copies of processes that were killed on this machine."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        pid = re.match(rf"{_SCRATCH}(\d+)-", path.name)
-        if pid and not Path(f"/proc/{pid[1]}").exists():
+    for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}-{_process_namespace()}-*"):
+        pid = path.name.split("-")[-2]
+        if Path("/proc/self").exists() and not Path(f"/proc/{pid}").exists():
             shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}-") as folder:
+    prefix = f"{_SCRATCH}-{_process_namespace()}-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
         yield Path(folder)
+
+
+def _process_namespace() -> int:
+    """Tells containers apart that share a folder for temporary files and number their processes alike."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:  # not Linux
+        return 0
 
 
 def _entries(folder: Location) -> Iterator[tuple[str, int]]:
