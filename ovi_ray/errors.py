@@ -13,6 +13,7 @@ OviRayError
  └── LatentsUnusable  a file of latents or a checkpoint is broken: the clip is denoised again
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,6 +21,7 @@ from itertools import groupby
 MAX_SHOWN = 50  # problems in a message; `InputError.problems` has them all
 MAX_VALUE_CHARS = 80
 MAX_PATH_CHARS = 400
+_PASSWORD = re.compile(r"//[^/@:]*:[^/@]*@")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -115,14 +117,14 @@ class LatentsUnusable(OviRayError):
 
 
 def show(value: object) -> str:
-    """`value` as Python writes it, cut to a length that fits on a line."""
-    text = repr(value)
+    """`value` as Python writes it, a password in a URI hidden, cut to a length that fits on a line."""
+    text = _PASSWORD.sub("//***@", repr(value))
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 3]}..."
 
 
 def show_path(path: object) -> str:
-    """`path` as Python writes it; of a very long one the end, which tells it from others, is left."""
-    text = repr(str(path))
+    """`path` as Python writes it, a password in it hidden; of a very long one the end, which tells it from others, is left."""
+    text = _PASSWORD.sub("//***@", repr(str(path)))
     return (
         text
         if len(text) <= MAX_PATH_CHARS

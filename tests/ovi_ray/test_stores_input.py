@@ -355,6 +355,7 @@ def test_a_uri_with_credentials_is_refused_by_every_command(command):
     code, message, _ = call(*command)
     assert code == 2
     assert "a URI without credentials" in message
+    assert "secret" not in message
 
 
 @pytest.mark.parametrize(
