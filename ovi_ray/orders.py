@@ -23,6 +23,8 @@ class EncodeFirstFrame:
     height: int
     """Pixels that the image is fitted to."""
     width: int
+    image_sha256: str = ""
+    """Of the file when the job was checked, which its clips' ids say; empty for any."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

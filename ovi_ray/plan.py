@@ -149,7 +149,7 @@ def _distinct_first_frames(clips: pa.Table) -> tuple[pa.Table, IntArray]:
     ids = pa.array([_content_id(repr(key)) for key in number_of], pa.string())
     of_clips = np.full(clips.num_rows, NO_FIRST_FRAME, np.int32)
     of_clips[with_image] = numbers
-    columns = ["image_path", "model_name", "height", "width"]
+    columns = ["image_path", "image_sha256", "model_name", "height", "width"]
     return frames.select(columns).add_column(0, "first_frame_id", ids), of_clips
 
 

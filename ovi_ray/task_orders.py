@@ -12,6 +12,7 @@ from ovi_ray.ledger import Ledger
 from ovi_ray.orders import Decode, Denoise, EncodeFirstFrame, EncodeTexts, Preload, Work
 from ovi_ray.plan import ClipTask, JobPlan
 
+_FIRST_FRAME = ["image_path", "image_sha256", "height", "width"]
 RENDERED = "rendered"  # in a video's metadata: how its clip was rendered
 
 
@@ -47,7 +48,7 @@ class TaskOrders:
                 outputs = tuple(DataKey(kind=DataKind.TEXT, number=item) for item in task.items)
                 return TaskOrder(work=EncodeTexts(texts=texts), outputs=outputs)
             case Stage.ENCODE_FIRST_FRAME:
-                frame = self.plan.first_frames.select(["image_path", "height", "width"]).slice(first, 1).to_pylist()[0]
+                frame = self.plan.first_frames.select(_FIRST_FRAME).slice(first, 1).to_pylist()[0]
                 key = DataKey(kind=DataKind.FIRST_FRAME, number=first)
                 return TaskOrder(work=EncodeFirstFrame(**frame), outputs=(key,))
             case Stage.DENOISE:

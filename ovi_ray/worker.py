@@ -190,8 +190,8 @@ class Worker:
         match order.work:
             case EncodeTexts(texts=texts):
                 return _Done(given=[pack(rows=rows) for rows in self._pipeline.encode_text(texts)])
-            case EncodeFirstFrame(image_path=image_path, height=height, width=width):
-                with first_frame_file(image_path) as path:
+            case EncodeFirstFrame(image_path=image_path, height=height, width=width, image_sha256=sha256):
+                with first_frame_file(image_path, sha256) as path:
                     return _Done(given=[pack(latent=self._pipeline.encode_first_frame(path, (height, width)))])
             case Denoise():
                 return self._denoise_once(order, order.work, inputs)

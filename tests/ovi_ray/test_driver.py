@@ -16,6 +16,7 @@ from ovi_ray.clip_facts import TRACEBACK_CHARS
 from ovi_ray.driver import Driver
 from ovi_ray.errors import JobStopped, WorkersLost
 from ovi_ray.events import DataKind, FailureKind, Task, TaskFailed, WorkerLost
+from ovi_ray.images import first_frame_file
 from ovi_ray.job import JobSpec
 from ovi_ray.kept import Keep
 from ovi_ray.ledger import Ledger
@@ -221,7 +222,7 @@ def test_clips_of_a_bad_text_share_its_traceback(tmp_path):
     assert told == {"a fox": ("failed", "Traceback of w0\nnot text"), "a dog": ("done", None)}
 
 
-@pytest.mark.parametrize("change", ["deleted", "replaced"])
+@pytest.mark.parametrize("change", ["deleted", "replaced by garbage", "replaced by another image"])
 def test_an_image_that_goes_bad_before_its_encode_fails_its_clips_at_once_and_no_other(tmp_path, change):
     images = {name: tmp_path / f"{name}.png" for name in ("good", "bad")}
     for value, path in enumerate(images.values()):
@@ -229,14 +230,18 @@ def test_an_image_that_goes_bad_before_its_encode_fails_its_clips_at_once_and_no
     plan = make_plan_with_images(tmp_path, images=["bad.png", "good.png", "", "bad.png"])
     if change == "deleted":
         images["bad"].unlink()
-    else:
+    elif change == "replaced by garbage":
         images["bad"].write_bytes(b"garbage")
+    else:
+        Image.new("RGB", (64, 64), (0, 0, 9)).save(images["bad"])
 
     def script(worker, task, tries):
         if task.stage is not Stage.ENCODE_FIRST_FRAME:
             return None
+        work = executor.orders[-1][2]
         try:
-            read_image(executor.orders[-1][2].image_path)
+            with first_frame_file(work.image_path, work.image_sha256) as path:
+                read_image(path)
         except InvalidImage as error:
             return TaskFailed(worker=worker, task=task, kind=failure_kind(error), message=str(error))
         return None
@@ -246,7 +251,7 @@ def test_an_image_that_goes_bad_before_its_encode_fails_its_clips_at_once_and_no
     Driver(plan, executor, ledger, dtype="float32").run()
     rows = ledger.read().sort_by("row").to_pylist()
     assert [row["status"] for row in rows] == ["failed", "done", "done", "failed"]
-    assert all("bad.png: cannot be read as an image" in rows[row]["error"] for row in (0, 3))
+    assert all("bad.png: gone, or not the image that it was" in rows[row]["error"] for row in (0, 3))
     assert sum(isinstance(work, EncodeFirstFrame) for _, _, work in executor.orders) == 2
 
 
