@@ -190,12 +190,11 @@ class RemotePath:
 
     def upload(self, local: Path) -> None:
         """Put a local file here. It is complete under its name when this returns, and until then what it was before."""
-        with local.open("rb") as source:
-            self._write(source, local.stat().st_size)
+        self._write(lambda: local.open("rb"), local.stat().st_size)
 
     def write_bytes(self, content: bytes) -> None:
         """Put some bytes here, as `upload` does."""
-        self._write(io.BytesIO(content), len(content))
+        self._write(lambda: io.BytesIO(content), len(content))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove a file."""
@@ -222,7 +221,7 @@ class RemotePath:
         """Whether files come to be all at once, when the last of them is sent."""
         return self.scheme in OBJECT_STORES
 
-    def _write(self, source: IO[bytes], size: int) -> None:
+    def _write(self, source: Callable[[], IO[bytes]], size: int) -> None:
         if self._is_object:
             self._send(source, size)
             return
@@ -233,7 +232,7 @@ class RemotePath:
         finally:
             aside.unlink(missing_ok=True)
 
-    def _send(self, source: IO[bytes], size: int) -> None:
+    def _send(self, source: Callable[[], IO[bytes]], size: int) -> None:
         sent = self._ask(lambda store, path: _copy_in(source, store, path), ANSWER_S + size / SLOWEST)
         if sent != size:  # a stream that broke off was closed as if it were complete
             self.unlink(missing_ok=True)
@@ -263,10 +262,14 @@ class RemotePath:
         return store, f"{root.rstrip('/')}/{self.key}" if self.key else root
 
 
-def _copy_in(source: IO[bytes], store: fs.FileSystem, path: str) -> int:
-    """Send a file; gives the size that the store then tells."""
-    with store.open_output_stream(path) as target:
-        shutil.copyfileobj(source, target, _CHUNK)
+def _copy_in(source: Callable[[], IO[bytes]], store: fs.FileSystem, path: str) -> int:
+    """Send a file; gives the size that the store then tells.
+
+    It opens the file itself: one that is given up and ends later must not find it closed, for what it had sent by then would
+    be taken for the whole.
+    """
+    with source() as content, store.open_output_stream(path) as target:
+        shutil.copyfileobj(content, target, _CHUNK)
     return int(store.get_file_info(path).size)
 
 

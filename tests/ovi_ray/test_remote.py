@@ -4,9 +4,12 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 
+from ovi_ray import remote
 from ovi_ray.errors import StorageUnavailable
 from ovi_ray.locations import list_files, local_copy, remove_old_scratch, rename, to_location, write_bytes, written
 from ovi_ray.remote import RemotePath
@@ -130,6 +133,42 @@ def test_a_writer_that_is_killed_leaves_nothing_in_a_store_and_its_scratch_is_re
 def test_a_bucket_that_is_not_there_is_storage_that_cannot_be_used(s3_bucket):
     with pytest.raises(StorageUnavailable, match=r"s3://no-such-bucket/x: .*NO_SUCH_BUCKET"):
         write_bytes(to_location("s3://no-such-bucket/x"), b"")
+
+
+class SlowStore:
+    """Takes nothing until it is let go."""
+
+    def __init__(self):
+        self.goes, self.is_closed, self.content = threading.Event(), threading.Event(), bytearray()
+
+    @contextlib.contextmanager
+    def open_output_stream(self, path):
+        try:
+            yield self
+        finally:  # as pyarrow's: whatever was written is the file
+            self.is_closed.set()
+
+    def write(self, content):
+        self.goes.wait(10)
+        self.content += content
+
+    def get_file_info(self, path):
+        return SimpleNamespace(size=len(self.content))
+
+
+def test_an_upload_that_was_given_up_and_ends_later_is_whole(tmp_path, monkeypatch):
+    store = SlowStore()
+    monkeypatch.setattr(remote, "_file_system", lambda *parts: (store, "bucket"))
+    monkeypatch.setattr(remote, "ANSWER_S", 0.1)
+    monkeypatch.setattr(remote, "SLOWEST", 1 << 40)
+    local = tmp_path / "big"
+    local.write_bytes(bytes(20 << 20))  # more than one chunk
+    with pytest.raises(StorageUnavailable, match="no answer"):
+        to_location("s3://bucket/big").upload(local)
+    local.unlink()
+    store.goes.set()
+    assert store.is_closed.wait(10)
+    assert len(store.content) == 20 << 20
 
 
 def test_a_file_that_arrives_cut_off_is_an_error_and_not_there(folder, monkeypatch):
