@@ -33,6 +33,7 @@ lint: install ## Run the linters
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 
 format: install ## Format the code
 	$(VENV)/bin/ruff check --fix .

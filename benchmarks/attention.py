@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ovi.attention import AttentionShape, Site
-from ovi.attention.choose import Choice, TrialCache, choose
+from ovi.attention.autotune import Choice, TrialCache, choose
 from ovi.attention.target import AttentionTarget
-from ovi_ray.doctor import CPU_TOKENS, model_shapes
+from ovi_ray.devices.attention import model_shapes
+from ovi_ray.devices.doctor import CPU_TOKENS
 
 
 def measure(arguments: argparse.Namespace) -> dict[Site, Choice]:

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ovi.config import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAEConfig
-from ovi.media import frames_to_uint8
+from ovi.media.video import frames_to_uint8
 from ovi.models.video_vae import VideoVAE
 
 WAYS = ("streamed", "collected")

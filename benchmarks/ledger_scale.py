@@ -21,12 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ovi_ray.fragments import Fragments
-from ovi_ray.ledger import RESULTS_SCHEMA, VIDEOS, Ledger
-from ovi_ray.manifest import MANIFEST_SCHEMA, Manifest
-from ovi_ray.output import FAILED_COLUMNS, write_failed
+from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, Manifest
+from ovi_ray.output.job_files import FAILED_COLUMNS, write_failed
+from ovi_ray.output.parquet_log import Fragments
+from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS
+from ovi_ray.output.results import Ledger
+from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.html import ReportSummary, write_report
-from ovi_ray.usage import WorkerTime
 
 BATCH_ROWS = 64 * 1024
 STARTED = datetime(2026, 1, 1, tzinfo=UTC)

@@ -31,13 +31,13 @@ from rich.table import Table
 
 from ovi import OviPipeline
 from ovi.config import Component, SamplingParams, TextEncoderConfig, VideoVAEConfig
-from ovi.media import frames_to_uint8
-from ovi.memory_plan import MemoryMode, plan_memory
+from ovi.media.video import frames_to_uint8
+from ovi.memory.plan import MemoryMode, plan_memory
 from ovi.stages import STAGE_COMPONENTS, Stage
-from ovi.tiny import tiny_architecture, write_tiny_checkpoint
 from ovi.types import Latents, PromptEmbeds
-from ovi.weight_formats import WeightFormat
-from ovi_ray.devices import memory_demand
+from ovi.weights.formats import WeightFormat
+from ovi.weights.tiny import tiny_architecture, write_tiny_checkpoint
+from ovi_ray.devices.memory import memory_demand
 
 MIB = 2**20
 MODEL = "720x720_5s"

@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ovi_ray.policies import MeanSpeed, Policy, Production, StaticStriding
-from ovi_ray.profiles import read_profile
-from ovi_ray.scenarios import Scenario, bound_of, make_workload, scenarios, tails
-from ovi_ray.simulate import simulate
+from yardsticks.baseline_policies import MeanSpeed, StaticStriding
+from yardsticks.scenarios import Scenario, bound_of, make_workload, scenarios, tails
+
+from ovi_ray.inputs.cluster_profile import read_profile
+from ovi_ray.scheduling.policies.base import Policy
+from ovi_ray.scheduling.policies.production import Production
+from ovi_ray.simulation.virtual_cluster import simulate, virtual_devices
 
 PROFILES = Path(__file__).parents[1] / "cluster" / "profiles"
 POLICIES: tuple[Policy, ...] = (Production(), StaticStriding(), MeanSpeed())
@@ -36,7 +39,7 @@ def measure_all(shrink: int) -> list[dict[str, Any]]:
     """Every cluster, then every scenario on b."""
     rows = []
     for cluster, clips in CLIPS.items():
-        devices = tuple(read_profile(PROFILES / f"{cluster}.yaml").virtual_devices())
+        devices = tuple(virtual_devices(read_profile(PROFILES / f"{cluster}.yaml")))
         scenario = Scenario(name=cluster, workload=make_workload(clips // shrink), devices=devices)
         rows += rows_for(scenario, cluster, named=False)
     profile = read_profile(PROFILES / "b.yaml")

@@ -13,9 +13,10 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from ovi_ray.profiles import read_profile
-from ovi_ray.scenarios import make_workload
-from ovi_ray.simulate import VirtualDevice, simulate
+from yardsticks.scenarios import make_workload
+
+from ovi_ray.inputs.cluster_profile import read_profile
+from ovi_ray.simulation.virtual_cluster import VirtualDevice, simulate, virtual_devices
 
 PROFILE = Path(__file__).parents[1] / "cluster" / "profiles" / "d.yaml"
 SWEEP = (1_000, 10_000, 100_000, 1_000_000)
@@ -23,7 +24,7 @@ SWEEP = (1_000, 10_000, 100_000, 1_000_000)
 
 def mixed_devices(count: int) -> list[VirtualDevice]:
     """So many devices in the mix of d: every thousandth part of its list."""
-    devices = read_profile(PROFILE).virtual_devices()
+    devices = virtual_devices(read_profile(PROFILE))
     chosen = [devices[i * len(devices) // count % len(devices)] for i in range(count)]
     return [VirtualDevice(name=f"{d.profile.name}-{i}", profile=d.profile) for i, d in enumerate(islice(chosen, count))]
 

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ovi import checkpoints, geometry, quantization
+from ovi import geometry
 from ovi.attention import AttentionBackend, AttentionPlan
-from ovi.attention.choose import plan_attention
-from ovi.attention.plan import attention_shapes
+from ovi.attention.autotune import plan_attention
 from ovi.attention.target import AttentionTarget
+from ovi.attention.types import attention_shapes
 from ovi.config import Architecture, Component, ModelSpec, SamplingParams
-from ovi.images import fit_image, read_image
-from ovi.media import frames_to_uint8
-from ovi.memory import offload_to_cpu, release_memory
+from ovi.media.images import fit_image, read_image
+from ovi.media.video import frames_to_uint8
+from ovi.memory.release import offload_to_cpu, release_memory
 from ovi.models.audio_vae import AudioVAE
 from ovi.models.fusion import FusionTransformer
 from ovi.models.text_encoder import TextEncoder, tokenize
@@ -31,7 +31,9 @@ from ovi.models.vocoder import Vocoder
 from ovi.prompts import rewrite_audio_tag
 from ovi.sampling import denoise as sampling
 from ovi.types import Clip, Latents, PromptEmbeds
-from ovi.weight_formats import WeightFormat, check_format
+from ovi.weights import loading as checkpoints
+from ovi.weights import quantization
+from ovi.weights.formats import WeightFormat, check_format
 
 ImageInput = str | Path | Image.Image | np.ndarray
 M = TypeVar("M", bound=nn.Module)

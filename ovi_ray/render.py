@@ -14,24 +14,24 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ovi_ray.adopt import Judgement, adopt, judge
-from ovi_ray.cluster import placements, ray_session
-from ovi_ray.driver import Driver, Explain, Tell
 from ovi_ray.errors import OutputError
-from ovi_ray.executor import SILENCE_S, Executor
-from ovi_ray.job import JobSpec
-from ovi_ray.kept import CHECKPOINT_S, Keep
-from ovi_ray.ledger import Ledger
-from ovi_ray.locations import Location
-from ovi_ray.lock import output_lock
-from ovi_ray.manifest import Manifest
-from ovi_ray.output import FAILED_COLUMNS, check_owner, write_failed, write_job
-from ovi_ray.plan import JobPlan
-from ovi_ray.preflight import PreparedJob
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.manifest import Manifest
+from ovi_ray.inputs.task_table import JobPlan
+from ovi_ray.output.intermediates import CHECKPOINT_S, Keep
+from ovi_ray.output.job_files import FAILED_COLUMNS, check_owner, write_failed, write_job
+from ovi_ray.output.lock import output_lock
+from ovi_ray.output.recovery import Judgement, adopt, judge
+from ovi_ray.output.results import Ledger
+from ovi_ray.prepare import PreparedJob
+from ovi_ray.protocol.progress import Observer, WorkerTime
 from ovi_ray.report.html import ReportSummary, write_report
-from ovi_ray.snapshots import Observer
-from ovi_ray.stopping import Stop
-from ovi_ray.usage import WorkerTime
+from ovi_ray.runtime.driver import Driver, Explain, Tell
+from ovi_ray.runtime.placement import placements
+from ovi_ray.runtime.ray_executor import SILENCE_S, Executor
+from ovi_ray.runtime.ray_session import ray_session
+from ovi_ray.runtime.shutdown import Stop
+from ovi_ray.storage.paths import Location
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

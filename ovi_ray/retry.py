@@ -9,13 +9,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from ovi_ray.errors import InputError, Problem
-from ovi_ray.job import JobSpec
-from ovi_ray.locations import Location, to_location, written
-from ovi_ray.manifest import Manifest
-from ovi_ray.output import ERROR_COLUMN, FAILED, JOB_FILE, MANIFEST, read_job_file
-from ovi_ray.preflight import PreparedJob, prepare
-from ovi_ray.prompt_lists import PROMPT_COLUMN
-from ovi_ray.rows import META_PREFIX, OVERRIDES
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.manifest import Manifest
+from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN
+from ovi_ray.inputs.rows import META_PREFIX, OVERRIDES
+from ovi_ray.output.job_files import ERROR_COLUMN, FAILED, JOB_FILE, MANIFEST, read_job_file
+from ovi_ray.prepare import PreparedJob, prepare
+from ovi_ray.storage.paths import Location, to_location, written
 
 _LIST = ".retry.parquet"
 _PLACE = ("row", "repeat")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.s3 import S3Server, running_s3
+from tests.support.s3 import S3Server, running_s3
 
 torch.set_num_threads(1)  # the test models are small: threads that wait for each other cost more than they save
 TINY = Path(__file__).parent / "data" / "tiny"

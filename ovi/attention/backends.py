@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ovi.attention.names import AttentionBackend
-from ovi.attention.plan import AttentionShape
 from ovi.attention.target import AOTRITON_EXPERIMENTAL, AttentionTarget
+from ovi.attention.types import AttentionBackend, AttentionShape
 
 HALF = frozenset({torch.float16, torch.bfloat16})
 

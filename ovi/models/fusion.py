@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ovi.attention import AttentionBackend, AttentionPlan
-from ovi.attention.plan import TORCHS_CHOICE
+from ovi.attention.types import TORCHS_CHOICE
 from ovi.config import TransformerConfig
 from ovi.models.rope import Rotation, audio_rotation, video_rotation
 from ovi.models.transformer import Backbone, Block, KeyValue, TimeEmbedding, gate, modulate

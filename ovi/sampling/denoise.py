@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ovi.attention import AttentionPlan
-from ovi.attention.plan import TORCHS_CHOICE
+from ovi.attention.types import TORCHS_CHOICE
 from ovi.config import ModelSpec, SamplingParams
 from ovi.errors import DenoiseStopped
 from ovi.models.fusion import FusionTransformer

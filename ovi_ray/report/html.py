@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from ovi_ray.events import ClipStatus
-from ovi_ray.ledger import POSTERS, RESULTS_SCHEMA
-from ovi_ray.locations import Location, list_files, write_bytes
-from ovi_ray.usage import WorkerTime
+from ovi_ray.output.result_row import RESULTS_SCHEMA
+from ovi_ray.output.results import POSTERS
+from ovi_ray.protocol.progress import WorkerTime
+from ovi_ray.scheduling.task import ClipStatus
+from ovi_ray.storage.paths import Location, list_files, write_bytes
 
 REPORT = "report.html"
 Batches = Callable[[Sequence[str]], Iterator[pa.RecordBatch]]

@@ -13,7 +13,7 @@ import jinja2
 import markupsafe
 
 from ovi.stages import Stage
-from ovi_ray.simulate import Span
+from ovi_ray.simulation.virtual_cluster import Span
 
 WIDTH, LEFT, TOP, LANE = 1200, 150, 62, 14  # pixels
 MAX_LANES = 80

@@ -87,7 +87,7 @@ def _count_steps() -> None:
 
 
 def _tell_stages() -> None:
-    from ovi_ray.worker import Worker
+    from ovi_ray.workers.actor import Worker
 
     work = Worker._work
 
@@ -103,8 +103,8 @@ def _tell_stages() -> None:
 
 
 def _poison(seed: int) -> None:
-    from ovi_ray.orders import Denoise
-    from ovi_ray.worker import Worker
+    from ovi_ray.protocol.messages import Denoise
+    from ovi_ray.workers.actor import Worker
 
     work = Worker._work
 

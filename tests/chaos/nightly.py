@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.chaos.harness import ChaosJob
 from tests.chaos.nodes import Nodes
-from tests.s3 import running_s3
+from tests.support.s3 import running_s3
 
 MAX_STEPS_BETWEEN = 30  # denoising steps of all workers, between two kills
 MAX_WAIT_S = 60.0  # for these steps

@@ -7,8 +7,8 @@ import pyarrow.dataset
 import pytest
 from pyarrow import fs
 
-from ovi.media import probe
-from ovi_ray.locations import list_files, local_copy, to_location
+from ovi.media.probe import probe
+from ovi_ray.storage.paths import list_files, local_copy, to_location
 from tests.e2e.test_render import ovi_ray
 
 

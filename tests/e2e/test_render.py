@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from ovi.media import probe
+from ovi.media.probe import probe
 
 OVI_RAY = [sys.executable, "-c", "from ovi_ray.cli import main; main()"]
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from ovi.checkpoints import load_component, load_tokenizer
 from ovi.config import Architecture, Component
 from ovi.models import text_encoder
 from ovi.models.text_encoder import TextEncoder, num_parameters, tensor_shapes, tokenize
+from ovi.weights.loading import load_component, load_tokenizer
 
 MODEL = "720x720_5s"
 

@@ -1,0 +1,119 @@
+"""Attention backends, the sites of the model where attention runs, and the plan that assigns them. Imports no torch."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+from typing import Self
+
+from ovi.config import TransformerConfig
+
+
+class AttentionBackend(StrEnum):
+    """Names of the backends, as they stand in a job file and in a clip's row."""
+
+    AUTO = "auto"
+    """Measure on the device and take the fastest that is exact enough, for each site."""
+    FLASH_ATTN_3 = "flash_attn_3"
+    """FlashAttention-3, from the package `flash_attn_interface`."""
+    FLASH_ATTN_2 = "flash_attn_2"
+    """FlashAttention-2, from the package `flash_attn`."""
+    SAGE = "sage"
+    """SageAttention: 8-bit inside, so not exact."""
+    SDPA = "sdpa"
+    """PyTorch's fused kernels; torch picks the kernel."""
+    SDPA_FLASH = "sdpa_flash"
+    """PyTorch's own FlashAttention."""
+    SDPA_CUDNN = "sdpa_cudnn"
+    """cuDNN's fused attention through PyTorch."""
+    SDPA_EFFICIENT = "sdpa_efficient"
+    """PyTorch's memory-efficient kernel."""
+    SDPA_AOTRITON = "sdpa_aotriton"
+    """AOTriton, which serves PyTorch's flash kernel on ROCm."""
+    SDPA_MATH = "sdpa_math"
+    """Softmax written out: the whole score matrix in memory. The way out where no fused kernel works."""
+
+
+class Site(StrEnum):
+    """Where attention runs in a block: queries, then keys. The shapes differ, so the fastest backend may."""
+
+    VIDEO_SELF = "video_self"
+    AUDIO_SELF = "audio_self"
+    VIDEO_TO_AUDIO = "video_to_audio"
+    AUDIO_TO_VIDEO = "audio_to_video"
+    VIDEO_TO_TEXT = "video_to_text"
+    AUDIO_TO_TEXT = "audio_to_text"
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class AttentionShape:
+    """One call: q [1, query_length, num_heads, head_dim] against key_length keys."""
+
+    query_length: int
+    key_length: int
+    num_heads: int
+    head_dim: int
+
+    def __str__(self) -> str:
+        return f"{self.query_length}x{self.key_length} h{self.num_heads} d{self.head_dim}"
+
+    @property
+    def score_bytes(self) -> int:
+        """Bytes of the whole score matrix in float32."""
+        return 4 * self.num_heads * self.query_length * self.key_length
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class AttentionPlan:
+    """A backend for each site: chosen once for a size of clip, passed to the model as an argument."""
+
+    video_self: AttentionBackend
+    audio_self: AttentionBackend
+    video_to_audio: AttentionBackend
+    audio_to_video: AttentionBackend
+    video_to_text: AttentionBackend
+    audio_to_text: AttentionBackend
+
+    @classmethod
+    def uniform(cls, backend: AttentionBackend) -> Self:
+        """The same backend everywhere."""
+        return cls(**dict.fromkeys(map(str, Site), backend))
+
+    @classmethod
+    def of(cls, backends: Mapping[Site, AttentionBackend]) -> Self:
+        """The plan of a backend by site."""
+        return cls(**{str(site): backend for site, backend in backends.items()})
+
+    def __str__(self) -> str:
+        """As it stands in a clip's row: one name, or each name with its sites."""
+        pairs = sorted((str(getattr(self, field.name)), field.name) for field in dataclasses.fields(self))
+        groups = {name: [site for _, site in group] for name, group in groupby(pairs, key=lambda pair: pair[0])}
+        if len(groups) == 1:
+            return next(iter(groups))
+        return "; ".join(f"{name}: {', '.join(sites)}" for name, sites in groups.items())
+
+
+TORCHS_CHOICE = AttentionPlan.uniform(AttentionBackend.SDPA)
+
+
+def attention_shapes(
+    video: TransformerConfig, audio: TransformerConfig, video_shape: tuple[int, ...], audio_length: int
+) -> dict[Site, AttentionShape]:
+    """The shapes at every site for video latents [48, F, h, w] and audio latents [audio_length, 20]."""
+    tokens = math.prod(size // patch for size, patch in zip(video_shape[1:], video.patch_size, strict=True))
+
+    def shape(config: TransformerConfig, queries: int, keys: int) -> AttentionShape:
+        return AttentionShape(
+            query_length=queries, key_length=keys, num_heads=config.num_heads, head_dim=config.head_dim
+        )
+
+    return {
+        Site.VIDEO_SELF: shape(video, tokens, tokens),
+        Site.AUDIO_SELF: shape(audio, audio_length, audio_length),
+        Site.VIDEO_TO_AUDIO: shape(video, tokens, audio_length),
+        Site.AUDIO_TO_VIDEO: shape(audio, audio_length, tokens),
+        Site.VIDEO_TO_TEXT: shape(video, tokens, video.text_len),
+        Site.AUDIO_TO_TEXT: shape(audio, audio_length, audio.text_len),
+    }

@@ -1,0 +1,252 @@
+"""Checkpoint files: whether they fit the architecture, and how they are loaded.
+
+Files are read with `weights_only=True` or through safetensors, never unpickled. Models are built on the meta device and the
+tensors assigned one by one, so a load needs no second copy in host memory.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from ovi.config import Architecture, Component, ModelSpec
+from ovi.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound
+from ovi.models import audio_vae, text_encoder, vocoder
+from ovi.models.audio_vae import AudioVAE
+from ovi.models.fusion import FusionTransformer
+from ovi.models.text_encoder import TextEncoder
+from ovi.models.video_vae import VideoVAE
+from ovi.models.vocoder import Vocoder
+from ovi.weights.digest import file_digest
+from ovi.weights.formats import WeightFormat, in_format
+from ovi.weights.layout import ARCHITECTURE, TOKENIZER, component_file, model_files
+
+_LATE = Component.TEXT_ENCODER  # building one imports transformers, which takes seconds
+FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and they lose audibly in bf16
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Recipe:
+    """How a component is built and how its published tensors are renamed or folded."""
+
+    build: Callable[[Architecture], nn.Module]
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+_RECIPES = {
+    Component.TEXT_ENCODER: _Recipe(
+        build=lambda arch: TextEncoder(arch.text_encoder), convert=text_encoder.convert_state_dict
+    ),
+    Component.TRANSFORMER: _Recipe(build=lambda arch: FusionTransformer(arch.video, arch.audio), convert=dict),
+    Component.VIDEO_VAE: _Recipe(build=lambda arch: VideoVAE(arch.video_vae), convert=dict),
+    Component.AUDIO_VAE: _Recipe(build=lambda arch: AudioVAE(arch.audio_vae), convert=audio_vae.convert_state_dict),
+    Component.VOCODER: _Recipe(build=lambda arch: Vocoder(arch.vocoder), convert=vocoder.convert_state_dict),
+}
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class FileStatus:
+    """What a check found of one file of a checkpoint folder."""
+
+    path: str
+    """Relative to the folder."""
+    error: CheckpointError | None
+    """Why it cannot be used; None when it can."""
+
+    @property
+    def missing(self) -> bool:
+        """There is no such file."""
+        return isinstance(self.error, CheckpointNotFound)
+
+
+def num_parameters(ckpt_dir: str | Path) -> dict[Component, int]:
+    """Parameters of each component, counted on the architecture: no weights are read."""
+    arch = Architecture.read(ckpt_dir)
+    with torch.device("meta"):
+        modules = {component: _RECIPES[component].build(arch) for component in Component if component is not _LATE}
+    counts = {component: sum(p.numel() for p in module.parameters()) for component, module in modules.items()}
+    return counts | {_LATE: text_encoder.num_parameters(arch.text_encoder)}
+
+
+def load_component(
+    ckpt_dir: str | Path, component: Component, model_name: str, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """A component with its weights on `device`, ready to run.
+
+    The audio VAE and the vocoder are always float32. Raises CheckpointNotFound for a missing file and CheckpointMismatch for
+    one that is truncated or holds other tensors than the architecture.
+    """
+    arch = Architecture.read(ckpt_dir)
+    path = _existing(Path(ckpt_dir), component_file(component, arch.spec(model_name)), model_name)
+    dtype = torch.float32 if component in FLOAT32_COMPONENTS else dtype
+    with torch.device("meta"):
+        module = _RECIPES[component].build(arch)
+    tensors = _convert(component, path, dict(_read_tensors(path, device, dtype)))
+    _raise_mismatch(path, _shapes(module.state_dict()), _shapes(tensors))
+    module.load_state_dict(tensors, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def load_tokenizer(ckpt_dir: str | Path, model_name: str) -> Tokenizer:
+    """The text encoder's tokenizer, truncating to its length. Raises CheckpointNotFound or CheckpointMismatch."""
+    arch = Architecture.read(ckpt_dir)
+    path = _existing(Path(ckpt_dir), TOKENIZER, model_name)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception for whatever is wrong with the file
+        raise CheckpointMismatch(
+            f"not a tokenizer ({error})", expected="a complete tokenizer.json", path=path
+        ) from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(arch.text_encoder.text_len)
+    return tokenizer
+
+
+def check_model(ckpt_dir: str | Path, model_name: str, weights: WeightFormat = WeightFormat.DTYPE) -> list[FileStatus]:
+    """Check every file of a model against the architecture, from the files' headers: no weights are read.
+
+    Raises InvalidRequest for an unknown model or format and CheckpointMismatch for an unusable `architecture.json`.
+    """
+    arch = Architecture.read(ckpt_dir)
+    spec = in_format(arch.spec(model_name), weights)
+    statuses = [
+        _status(component_file(component, spec), partial(_check_component, Path(ckpt_dir), component, arch, spec))
+        for component in Component
+    ]
+    return [*statuses, _status(TOKENIZER, partial(load_tokenizer, ckpt_dir, model_name))]
+
+
+def fingerprint(
+    ckpt_dir: str | Path,
+    model_name: str,
+    digest: Callable[[Path], str] | None = None,
+    weights: WeightFormat = WeightFormat.DTYPE,
+) -> str:
+    """A hash of the contents of all of a model's files: equal weights, equal fingerprint, wherever they lie.
+
+    `digest` gives a file's own hash; a caller with a cache of them passes it in.
+    """
+    digest = digest or file_digest
+    root, spec = Path(ckpt_dir), in_format(Architecture.read(ckpt_dir).spec(model_name), weights)
+    files = [path for path in (*model_files(spec), ARCHITECTURE) if (root / path).exists()]
+    return hashlib.sha256("".join(f"{path} {digest(root / path)}\n" for path in files).encode()).hexdigest()
+
+
+def _existing(ckpt_dir: Path, relative: str, model_name: str) -> Path:
+    path = ckpt_dir / relative
+    if not path.is_file():
+        fetch = f"ovi-ray weights download --model-name {model_name} {ckpt_dir}"
+        raise CheckpointNotFound(
+            "no such file", expected=f"a file of model {model_name}; get it with: {fetch}", path=path
+        )
+    return path
+
+
+def _check_component(ckpt_dir: Path, component: Component, arch: Architecture, spec: ModelSpec) -> None:
+    path = _existing(ckpt_dir, component_file(component, spec), spec.name)
+    _raise_mismatch(path, _expected_shapes(component, arch), _shapes(_convert(component, path, _read_meta(path))))
+
+
+def _expected_shapes(component: Component, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    if component is _LATE:
+        return text_encoder.tensor_shapes(arch.text_encoder)
+    with torch.device("meta"):
+        return _shapes(_RECIPES[component].build(arch).state_dict())
+
+
+def _status(path: str, check: Callable[[], object]) -> FileStatus:
+    try:
+        check()
+    except CheckpointError as error:
+        return FileStatus(path=path, error=error)
+    return FileStatus(path=path, error=None)
+
+
+def _convert(component: Component, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        return _RECIPES[component].convert(tensors)
+    except CheckpointMismatch as error:
+        raise CheckpointMismatch(error.found, expected=error.expected, path=path) from error
+
+
+def _read_tensors(path: Path, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """The file's tensors one by one, floating ones cast, each moved as it is read."""
+    if path.suffix == ".safetensors":
+        with _open_safetensors(path, device) as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                yield key, _cast(file.get_tensor(key), device, dtype)
+    else:
+        for key, tensor in _unpickle(path, "cpu").items():
+            yield key, _cast(tensor, device, dtype)
+
+
+def _read_meta(path: Path) -> dict[str, Tensor]:
+    """The file's tensors as shapes only."""
+    if path.suffix != ".safetensors":
+        return _unpickle(path, "meta")
+    with _open_safetensors(path, torch.device("cpu")) as file:
+        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - not a dict
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+def _open_safetensors(path: Path, device: torch.device) -> safe_open:
+    try:
+        return safe_open(path, framework="pt", device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unpickle(path: Path, device: str) -> dict[str, Tensor]:
+    """A flat dict of tensors; one that is nested under the single key `generator` is taken out."""
+    try:
+        # mmap leaves the weights on disk until they are used; the format before torch 1.6 cannot be mapped
+        loaded = torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError... for a broken file
+        raise _unreadable(path, error) from error
+    loaded = loaded.get("generator", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise CheckpointMismatch("something else", expected="a dict of tensors", path=path)
+    return loaded
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointMismatch:
+    size = path.stat().st_size
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    found = f"truncated or not a checkpoint ({size:,} bytes; {reason})"
+    return CheckpointMismatch(found, expected="a complete file; download it again", path=path)
+
+
+def _cast(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+
+
+def _raise_mismatch(
+    path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], shown: int = 5
+) -> None:
+    """Raise CheckpointMismatch that names what is missing, extra and misshapen."""
+    wrong = [key for key in expected if key in found and expected[key] != found[key]]
+    groups = {
+        "missing": [key for key in expected if key not in found],
+        "extra": [key for key in found if key not in expected],
+        "misshapen": [f"{key} {list(found[key])} (expected {list(expected[key])})" for key in wrong],
+    }
+    parts = [
+        f"{len(names)} tensors {kind}: {', '.join(names[:shown])}{', ...' if len(names) > shown else ''}"
+        for kind, names in groups.items()
+        if names
+    ]
+    if parts:
+        raise CheckpointMismatch(
+            "; ".join(parts), expected="the tensors of the architecture, each in its shape", path=path
+        )

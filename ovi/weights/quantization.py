@@ -1,0 +1,154 @@
+"""The transformer in half the memory: 8-bit integers made here once, or the published 8-bit floats.
+
+Both change pixels, so both are asked for, never chosen. Only the matrices of the blocks are narrowed: they are 98% of the
+weights, and the embeddings and the head cost the most accuracy for the least memory.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ovi.config import Architecture, Component
+from ovi.errors import CheckpointMismatch, CheckpointNotFound
+from ovi.models.fusion import FusionTransformer
+from ovi.weights import loading as checkpoints
+from ovi.weights.formats import FP8_FILE, WeightFormat, check_format
+
+
+class WideningLinear(nn.Linear):
+    """A linear layer whose weight is stored narrower than it computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out], in x's dtype."""
+        return F.linear(x, self.weight.to(x.dtype), self.bias)
+
+
+def load_transformer(
+    ckpt_dir: str | Path, model_name: str, device: torch.device, dtype: torch.dtype, weights: WeightFormat
+) -> nn.Module:
+    """The transformer with its weights on `device` in a format.
+
+    Raises CheckpointNotFound, CheckpointMismatch, and InvalidRequest for a model that is not published in the format.
+    """
+    arch = Architecture.read(ckpt_dir)
+    check_format(weights, arch.spec(model_name))
+    match weights:
+        case WeightFormat.QINT8:
+            return _load_qint8(Path(ckpt_dir), arch, model_name, device, dtype)
+        case WeightFormat.FP8:
+            return _load_fp8(Path(ckpt_dir), arch, device, dtype)
+        case WeightFormat.DTYPE:
+            return checkpoints.load_component(ckpt_dir, Component.TRANSFORMER, model_name, device, dtype)
+
+
+def transformer_bytes(arch: Architecture, dtype: torch.dtype, weights: WeightFormat) -> int:
+    """Bytes of the transformer's weights in a format, counted on the architecture: no file is read."""
+    module = _empty(arch)
+    total = sum(parameter.numel() for parameter in module.parameters()) * dtype.itemsize
+    if weights is WeightFormat.DTYPE:
+        return total
+    matrices = [layer.weight for _, layer in _block_linears(module)]
+    scales = sum(weight.shape[0] for weight in matrices) * dtype.itemsize if weights is WeightFormat.QINT8 else 0
+    return total - sum(weight.numel() for weight in matrices) * (dtype.itemsize - 1) + scales
+
+
+# -- qint8 -----------------------------------------------------------------------------------------------------------
+
+
+def _load_qint8(
+    ckpt_dir: Path, arch: Architecture, model_name: str, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    from ovi.weights import qint8_layers
+
+    path = quantized_path(ckpt_dir / arch.spec(model_name).checkpoint, dtype)
+    if not path.exists():
+        quantize_to_file(ckpt_dir, model_name, dtype, path)
+    module = _empty(arch).to(dtype)
+    qint8_layers.quantize_blocks(module)
+    qint8_layers.avoid_overreads(module)
+    # torch's CPU kernel also reads past the end of weights that are mapped to a file, and crashes: a clone is in memory
+    return _assign(module, {key: tensor.clone() for key, tensor in _read(path, device)}, path)
+
+
+def quantized_path(checkpoint: Path, dtype: torch.dtype) -> Path:
+    """Where the quantized form of a checkpoint file is kept: in the user's cache folder, under what the file is now."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    identity = str(checkpoint.resolve())
+    if checkpoint.exists():
+        status = checkpoint.stat()
+        identity += f" {status.st_size} {status.st_mtime_ns}"
+    digest = hashlib.sha256(f"{identity} {dtype}".encode()).hexdigest()[:20]
+    return Path(root) / "ovi-ray" / "qint8" / f"{checkpoint.stem}-{digest}.safetensors"
+
+
+def quantize_to_file(ckpt_dir: str | Path, model_name: str, dtype: torch.dtype, path: Path) -> None:
+    """Quantize a model's transformer on the CPU, matrix by matrix, and keep it. The file is complete or absent."""
+    from ovi.weights import qint8_layers
+
+    module = checkpoints.load_component(ckpt_dir, Component.TRANSFORMER, model_name, torch.device("cpu"), dtype)
+    qint8_layers.quantize_blocks(module)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({key: tensor.contiguous() for key, tensor in module.state_dict().items()}, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# -- fp8 -------------------------------------------------------------------------------------------------------------
+
+
+def _load_fp8(ckpt_dir: Path, arch: Architecture, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    path = ckpt_dir / FP8_FILE
+    if not path.is_file():
+        fetch = f"ovi-ray weights download --fp8 {ckpt_dir}"
+        raise CheckpointNotFound("no such file", expected=f"the published file; get it with: {fetch}", path=path)
+    module = _empty(arch)
+    narrow = {f"{name}.weight": layer for name, layer in _block_linears(module)}
+    tensors = {}
+    for key, tensor in _read(path, device):
+        keeps = key in narrow and tensor.dtype == torch.float8_e4m3fn
+        tensors[key] = tensor if keeps else tensor.to(dtype)
+        if keeps:
+            narrow[key].__class__ = WideningLinear
+    return _assign(module, tensors, path)
+
+
+# -- shared ----------------------------------------------------------------------------------------------------------
+
+
+def _empty(arch: Architecture) -> FusionTransformer:
+    with torch.device("meta"):
+        return FusionTransformer(arch.video, arch.audio)
+
+
+def _block_linears(module: nn.Module) -> Iterable[tuple[str, nn.Linear]]:
+    return ((name, m) for name, m in module.named_modules() if ".blocks." in name and isinstance(m, nn.Linear))
+
+
+def _read(path: Path, device: torch.device) -> Iterable[tuple[str, Tensor]]:
+    """The tensors of a file one by one."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                yield key, file.get_tensor(key)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointMismatch(
+            str(error), expected="a complete file; delete it or get it again", path=path
+        ) from error
+
+
+def _assign(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+    try:
+        module.load_state_dict(tensors, strict=True, assign=True)
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointMismatch(str(error), expected="the tensors of the architecture", path=path) from error
+    return module.eval().requires_grad_(False)

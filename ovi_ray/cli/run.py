@@ -1,0 +1,82 @@
+"""Running a checked job from the command line: what is shown, how it is stopped, how it ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from ovi_ray.cli.common import EXIT_INTERRUPTED
+from ovi_ray.errors import JobStopped
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.runtime.shutdown import Stop, stop_on_signals
+
+if TYPE_CHECKING:
+    from ovi_ray.prepare import PreparedJob
+    from ovi_ray.render import JobResult
+
+EXIT_TERMINATED = 143
+
+
+def run_job(
+    prepared: "PreparedJob", console: Console, *, explain: bool, quiet: bool, options: dict[str, Any]
+) -> "JobResult":
+    """Render a checked job; `options` are fields of `RenderOptions`."""
+    from ovi_ray.render import RenderOptions
+    from ovi_ray.render import render as render_job
+    from ovi_ray.report.decisions import Explainer
+    from ovi_ray.report.terminal import ProgressDisplay
+
+    def tell(text: str) -> None:
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    for note in (*prepared.job.notes, *prepared.manifest.notes):
+        tell(f"note: {note}")
+    stop = Stop()
+    with _stoppable(stop, console, prepared.job), ProgressDisplay(console, quiet=quiet) as display:
+        result = render_job(
+            prepared,
+            options=RenderOptions(**options),
+            stop=stop,
+            tell=tell,
+            observer=display,
+            explain=Explainer(console) if explain else None,
+        )
+    _summarise(result, prepared.job, console)
+    return result
+
+
+def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
+    parts = [f"{result.done} rendered"]
+    if result.finished_before:
+        parts.append(f"{result.finished_before} finished before")
+    if result.failed:
+        parts.append(f"{result.failed} failed")
+    line = f"{result.clips} clips: {', '.join(parts)}, in {result.seconds:.0f} s"
+    console.print(line, style="bold red" if result.failed else "bold green", highlight=False)
+    console.print(
+        f"videos {job.output_dir / 'videos'}  report {job.output_dir / 'report.html'}", highlight=False, soft_wrap=True
+    )
+    if result.failed:
+        console.print(
+            f"once the reasons are mended: ovi-ray retry {job.output_dir}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@contextmanager
+def _stoppable(stop: Stop, console: Console, job: JobSpec) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a job with what is finished, and half finished, kept."""
+    try:
+        with stop_on_signals(stop):
+            yield
+    except (KeyboardInterrupt, JobStopped):
+        console.print(
+            f"stopped; what is finished is in {job.output_dir}: the same command goes on from there",
+            style="yellow",
+            soft_wrap=True,
+        )
+        raise typer.Exit(EXIT_TERMINATED if stop.reason == "SIGTERM" else EXIT_INTERRUPTED) from None

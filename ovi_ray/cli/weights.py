@@ -1,0 +1,88 @@
+"""`ovi-ray weights`: get, check and make checkpoint folders."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ovi.config import MODEL_SPECS
+from ovi.weights.formats import WeightFormat
+from ovi.weights.hub import HubFile, download_model
+from ovi_ray.cli.common import plain_errors
+
+weights = typer.Typer(help="Get, check and make checkpoint folders.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Checkpoint folder.")]
+EXIT_UNUSABLE = 1
+
+
+@weights.command()
+def download(
+    ckpt_dir: Folder,
+    model_name: Annotated[str, typer.Option(help=f"One of {', '.join(MODEL_SPECS)}.")] = "720x720_5s",
+    fp8: Annotated[bool, typer.Option("--fp8", help="The transformer in 8-bit floats, for `render --fp8`.")] = False,
+) -> None:
+    """Fetch the published files that a model needs, and only these. A broken-off download goes on where it stood.
+
+    Example:
+
+        ovi-ray weights download --model-name 960x960_5s ckpts
+    """
+    console = Console(stderr=True)
+
+    def tell(file: HubFile) -> None:
+        console.print(f"fetching {file.path} from {file.repo_id}", markup=False, highlight=False, soft_wrap=True)
+
+    weights_in = WeightFormat.FP8 if fp8 else WeightFormat.DTYPE
+    with plain_errors(console):
+        fetched = download_model(model_name, ckpt_dir, weights=weights_in, on_file=tell)
+    console.print(f"{len(fetched)} files fetched; {model_name} is complete in {ckpt_dir}", highlight=False)
+
+
+@weights.command()
+def check(
+    ckpt_dir: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what is there, what is missing or broken, and which models the folder can run.
+
+    Example:
+
+        ovi-ray weights check ckpts
+    """
+    from ovi.weights.loading import check_model
+
+    with plain_errors(Console(stderr=True)):
+        statuses = {name: check_model(ckpt_dir, name) for name in MODEL_SPECS}
+    files = {status.path: status for found in statuses.values() for status in found}
+    usable = [name for name, found in statuses.items() if not any(status.error for status in found)]
+    if as_json:
+        findings = {path: str(status.error) if status.error else None for path, status in files.items()}
+        typer.echo(json.dumps({"models": usable, "files": findings}))
+    else:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("file", overflow="fold")
+        table.add_column("state", overflow="fold")
+        for path, status in files.items():
+            state = f"{status.error.found}; expected {status.error.expected}" if status.error else "ok"
+            table.add_row(path, state, style=None if status.error is None else "yellow" if status.missing else "red")
+        Console().print(table)
+        Console().print(f"models that can run: {', '.join(usable) or 'none'}", highlight=False)
+    raise typer.Exit(0 if usable else EXIT_UNUSABLE)
+
+
+@weights.command()
+def tiny(ckpt_dir: Folder) -> None:
+    """Write a small built-in checkpoint (8 MB, random weights): the whole pipeline runs on it, on any machine.
+
+    Example:
+
+        ovi-ray weights tiny ckpts-tiny
+    """
+    from ovi.weights.tiny import write_tiny_checkpoint
+
+    write_tiny_checkpoint(ckpt_dir)
+    Console(stderr=True).print(f"a small checkpoint of all three models is in {ckpt_dir}", highlight=False)

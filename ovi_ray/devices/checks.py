@@ -1,0 +1,50 @@
+"""What a job asks of its devices that can be known to be impossible before anything starts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ovi.attention import AttentionBackend, Site
+from ovi.attention.autotune import check_available
+from ovi.config import Architecture
+from ovi.errors import AttentionUnavailable, MemoryTooSmall
+from ovi.geometry import snap_size
+from ovi.memory.plan import check_budget
+from ovi_ray.devices.attention import attention_target, model_shapes
+from ovi_ray.devices.memory import memory_demand
+from ovi_ray.devices.probe import GB, Device, DeviceEdge, probe
+from ovi_ray.errors import Problem
+from ovi_ray.inputs.job_spec import COMMAND_LINE, DeviceKind, JobSpec
+from ovi_ray.weights.cache import local_checkpoint
+
+
+def device_problems(job: JobSpec, edge: DeviceEdge | None = None) -> list[Problem]:
+    """A memory budget that no mode fits and, for a job on this machine, attention that cannot run here."""
+    folder = local_checkpoint(job.ckpt_dir)
+    return [*_memory_problems(job, folder), *_attention_problems(job, folder, edge)]
+
+
+def _memory_problems(job: JobSpec, folder: Path) -> Iterator[Problem]:
+    if job.memory_gb is None:
+        return
+    size = snap_size(*job.video_frame_height_width, Architecture.read(folder).spec(job.model_name).video_area)
+    demand = memory_demand(folder, job.model_name, getattr(torch, job.dtype), job.weights, size)
+    try:
+        check_budget(demand, int(job.memory_gb * GB))
+    except MemoryTooSmall as error:
+        yield Problem(file=COMMAND_LINE, field="memory_gb", value=f"{job.memory_gb:g}", expected=str(error))
+
+
+def _attention_problems(job: JobSpec, folder: Path, edge: DeviceEdge | None) -> Iterator[Problem]:
+    if job.address is not None or job.attention is AttentionBackend.AUTO:
+        return
+    findings = probe(edge)
+    device = findings.devices[0]
+    if job.device is DeviceKind.CPU:
+        device = Device(name="cpu", vendor="cpu", architecture="", memory_gb=device.memory_gb)
+    target = attention_target(device, findings.driver, getattr(torch, job.dtype))
+    try:
+        check_available(job.attention, target, model_shapes(folder, job.model_name)[Site.VIDEO_SELF])
+    except AttentionUnavailable as error:
+        yield Problem(file=COMMAND_LINE, field="attention", value=str(job.attention), expected=str(error))

@@ -1,0 +1,55 @@
+"""Memory that a model needs on a device: weights by component, activations by stage, and the plan that follows."""
+
+from pathlib import Path
+
+import torch
+
+from ovi.config import Architecture, Component
+from ovi.geometry import snap_size
+from ovi.memory.plan import MemoryDemand, MemoryPlan, activations, plan_memory
+from ovi.pipeline import OviPipeline
+from ovi.weights.formats import WeightFormat
+from ovi.weights.loading import FLOAT32_COMPONENTS, num_parameters
+from ovi.weights.quantization import transformer_bytes
+from ovi_ray.devices.probe import GB, describe_device, host_memory_gb
+
+
+def component_sizes(
+    ckpt_dir: str | Path, dtype: torch.dtype, weights: WeightFormat = WeightFormat.DTYPE
+) -> dict[Component, float]:
+    """GB of each component's weights once loaded in `dtype`, counted on the architecture: no file is read."""
+    return {component: size / GB for component, size in component_bytes(ckpt_dir, dtype, weights).items()}
+
+
+def component_bytes(ckpt_dir: str | Path, dtype: torch.dtype, weights: WeightFormat) -> dict[Component, int]:
+    """Bytes of each component's weights, the transformer's in a format."""
+    sizes = {
+        component: count * (torch.float32 if component in FLOAT32_COMPONENTS else dtype).itemsize
+        for component, count in num_parameters(ckpt_dir).items()
+    }
+    return sizes | {Component.TRANSFORMER: transformer_bytes(Architecture.read(ckpt_dir), dtype, weights)}
+
+
+def memory_demand(
+    ckpt_dir: str | Path,
+    model_name: str,
+    dtype: torch.dtype,
+    weights: WeightFormat,
+    size: tuple[int, int] | None = None,
+) -> MemoryDemand:
+    """Bytes that a model takes for clips of `size` (height, width) pixels; by default a square of the model's area."""
+    arch = Architecture.read(ckpt_dir)
+    spec = arch.spec(model_name)
+    height, width = size or snap_size(1, 1, spec.video_area)
+    return MemoryDemand(
+        components=component_bytes(ckpt_dir, dtype, weights),
+        activations=activations(arch, spec, height, width, dtype.itemsize),
+    )
+
+
+def plan_device(pipeline: OviPipeline, *, memory_gb: float | None, host_gb: float | None) -> MemoryPlan:
+    """How a pipeline's device holds its model. Raises MemoryTooSmall where not even one stage fits."""
+    demand = memory_demand(pipeline.ckpt_dir, pipeline.spec.name, pipeline.dtype, pipeline.weights)
+    budget = memory_gb or describe_device(pipeline.device).usable_gb
+    host = 0.0 if pipeline.device.type == "cpu" else (host_gb or host_memory_gb())
+    return plan_memory({pipeline.weights: demand}, int(budget * GB), int(host * GB))

@@ -1,0 +1,206 @@
+"""The manifest: an Arrow table with a row for each clip of a job, complete enough to render from it alone.
+
+A clip's id is a hash of what determines its pixels and its sound, and of nothing else: the same clip has the same id in
+every run, whatever list, row or folder it comes from.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
+
+from ovi.config import MAX_SEED, Architecture
+from ovi_ray.errors import InputError, Problem, show
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN, PromptList, read_prompt_list, read_table
+from ovi_ray.inputs.rows import META_PREFIX, Rows, resolve_rows
+from ovi_ray.storage.paths import Location, written
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),  # of the prompt list, from 0
+        pa.field("repeat", pa.int32(), nullable=False),  # from 0, of each_example_n_times
+        pa.field("text_prompt", pa.string(), nullable=False),  # as given
+        pa.field("prompt", pa.string(), nullable=False),  # in the model's tag form: what is encoded
+        pa.field("image_path", pa.string()),
+        pa.field("image_sha256", pa.string()),
+        pa.field("model_name", pa.string(), nullable=False),
+        pa.field("video_frame_height_width", pa.list_(pa.int32(), 2), nullable=False),  # as given
+        pa.field("height", pa.int32(), nullable=False),  # of the frames
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("video_latent_length", pa.int32(), nullable=False),
+        pa.field("audio_latent_length", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("sample_steps", pa.int32(), nullable=False),
+        pa.field("solver_name", pa.string(), nullable=False),
+        pa.field("shift", pa.float64(), nullable=False),
+        pa.field("video_guidance_scale", pa.float64(), nullable=False),
+        pa.field("audio_guidance_scale", pa.float64(), nullable=False),
+        pa.field("slg_layer", pa.int32(), nullable=False),
+        pa.field("video_negative_prompt", pa.string(), nullable=False),
+        pa.field("audio_negative_prompt", pa.string(), nullable=False),
+    ]
+)
+"""Columns of a manifest. A list's own `meta_` columns follow them, as text."""
+
+ROW_SEED_STRIDE = 1_000_000  # without a column `seed`, row r and repeat n start from the job's seed + r * stride + n
+CLIP_ID_DIGITS = 20
+_NOTES = b"ovi_ray.notes"
+_HASHED = (
+    "model_name",
+    "height",
+    "width",
+    "video_latent_length",
+    "audio_latent_length",
+    "image_sha256",
+    "seed",
+    "sample_steps",
+    "solver_name",
+    "shift",
+    "video_guidance_scale",
+    "audio_guidance_scale",
+    "slg_layer",
+)
+_HASHED_TEXTS = ("prompt", "video_negative_prompt", "audio_negative_prompt")
+_CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Manifest:
+    """The clips of a job and what the user should know of how their input was read."""
+
+    table: pa.Table
+    """`MANIFEST_SCHEMA`, then the `meta_` columns; a row a clip, each `clip_id` once."""
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def write(self, path: Location) -> None:
+        """Write as Parquet, or as an Arrow IPC file for any other suffix. The file is complete or absent."""
+        table = self.table.replace_schema_metadata({_NOTES: json.dumps(self.notes)})
+        with written(path) as local:
+            if path.suffix == ".parquet":
+                pa.parquet.write_table(table, local)
+            else:
+                with pa.ipc.new_file(str(local), table.schema) as writer:
+                    writer.write_table(table)
+
+    @classmethod
+    def read(cls, path: Location) -> Self:
+        """Read what `write` wrote. Raises InputError for a file that is not a manifest."""
+        table = read_table(path)
+        if not set(MANIFEST_SCHEMA.names) <= set(table.column_names):
+            raise InputError([Problem(file=str(path), value="another table", expected="a manifest of this program")])
+        notes = json.loads((table.schema.metadata or {}).get(_NOTES, b"[]"))
+        return cls(table=table.replace_schema_metadata(None), notes=tuple(notes))
+
+
+def build_manifest(job: JobSpec, arch: Architecture, *, weights: Callable[[str], str], numerics: str) -> Manifest:
+    """Read the prompts of a job and check everything in them, images included, before any model loads.
+
+    `weights` gives the fingerprint of a model's weights by its name; `numerics` says how it is computed, such as the
+    dtype. Both are part of every clip's id. Raises InputError with every problem of every row.
+    """
+    prompts = read_prompts(job)
+    rows = resolve_rows(prompts, job, arch)
+    columns = _repeat(rows, prompts, job)
+    columns["clip_id"] = _clip_ids(columns, rows.cleaned, weights, numerics)
+    fields = [*MANIFEST_SCHEMA, *(pa.field(name, pa.string()) for name in columns if name.startswith(META_PREFIX))]
+    table = pa.table([columns[field.name] for field in fields], schema=pa.schema(fields))
+    notes = [*rows.notes, *_repeated_prompt_note(columns)]
+    first = _first_places(columns["clip_id"])
+    if len(first) < len(table):
+        notes.append(_same_clip_note(columns, first))
+        table = table.take(pa.array(first.values()))
+    return Manifest(table=table, notes=tuple(notes))
+
+
+def read_prompts(job: JobSpec) -> PromptList:
+    """The job's prompt list; a single prompt is a list of one row. Raises InputError."""
+    if job.prompts is not None:
+        return read_prompt_list(job.prompts)
+    columns = {PROMPT_COLUMN: [job.text_prompt]}
+    return PromptList(file="the job's prompt", folder=Path.cwd(), columns=columns, rows=range(1, 2))
+
+
+def clip_id(content: dict[str, Any]) -> str:
+    """The id of a clip: the first digits of a SHA-256 over canonical JSON of everything that determines it."""
+    return hashlib.sha256(_CANONICAL_JSON.encode(content).encode()).hexdigest()[:CLIP_ID_DIGITS]
+
+
+def _repeat(rows: Rows, prompts: PromptList, job: JobSpec) -> dict[str, list[Any]]:
+    """The columns with each row `each_example_n_times`, and the seeds."""
+    times = job.each_example_n_times
+    columns = rows.columns | {"row": [number - 1 for number in prompts.rows]}
+    columns["seed"] = [
+        job.seed + row * ROW_SEED_STRIDE if seed is None else seed
+        for seed, row in zip(columns["seed"], columns["row"], strict=True)
+    ]
+    _check_seeds(columns["seed"], prompts, times)
+    if times > 1:
+        columns = {name: [value for value in values for _ in range(times)] for name, values in columns.items()}
+    columns["repeat"] = list(range(times)) * len(prompts)
+    columns["seed"] = [seed + repeat for seed, repeat in zip(columns["seed"], columns["repeat"], strict=True)]
+    return columns
+
+
+def _check_seeds(seeds: list[int], prompts: PromptList, times: int) -> None:
+    largest = MAX_SEED - (times - 1)
+    expected = "a smaller seed: with the row and the repeat counted in, it would pass 2**63-1"
+    problems = [prompts.problem(i, "seed", show(seed), expected) for i, seed in enumerate(seeds) if seed > largest]
+    if problems:
+        raise InputError(problems)
+
+
+def _clip_ids(
+    columns: dict[str, list[Any]], cleaned: dict[str, str], weights: Callable[[str], str], numerics: str
+) -> list[str]:
+    fingerprints = {name: weights(name) for name in dict.fromkeys(columns["model_name"])}
+    hashed = {name: columns[name] for name in _HASHED}
+    hashed |= {name: [cleaned[text] for text in columns[name]] for name in _HASHED_TEXTS}
+    hashed["weights"] = [fingerprints[name] for name in columns["model_name"]]
+    hashed["numerics"] = [numerics] * len(columns["model_name"])
+    return [clip_id(dict(zip(hashed, row, strict=True))) for row in zip(*hashed.values(), strict=True)]
+
+
+# -- notes on repetition -------------------------------------------------------------------------------------------
+
+
+def _first_places(values: list[Any]) -> dict[Any, int]:
+    first: dict[Any, int] = {}
+    for place, value in enumerate(values):
+        first.setdefault(value, place)
+    return first
+
+
+def _same_clip_note(columns: dict[str, list[Any]], first: dict[str, int]) -> str:
+    ids = columns["clip_id"]
+    place = next(place for place, value in enumerate(ids) if first[value] != place)
+    earlier, later = columns["row"][first[ids[place]]] + 1, columns["row"][place] + 1
+    extra = len(ids) - len(first)
+    subject = f"{extra} clips are" if extra > 1 else "1 clip is"
+    return f"{subject} the same as an earlier one and rendered once: row {later} is row {earlier}"
+
+
+def _repeated_prompt_note(columns: dict[str, list[Any]]) -> list[str]:
+    """Rows that share prompt and image but not the seed are variations: rendered, and told."""
+    starts = [place for place, repeat in enumerate(columns["repeat"]) if repeat == 0]
+    pairs = [(columns["prompt"][place], columns["image_sha256"][place]) for place in starts]
+    first = _first_places(pairs)
+    again = [place for place, pair in enumerate(pairs) if first[pair] != place]
+    if not again:
+        return []
+    rows = columns["row"]
+    later, earlier = rows[starts[again[0]]] + 1, rows[starts[first[pairs[again[0]]]]] + 1
+    return [
+        f"{len(again)} row{'s repeat' if len(again) > 1 else ' repeats'} the prompt and image of an earlier row"
+        f" (row {later} those of row {earlier}): rendered as variations where the seeds or parameters differ"
+    ]

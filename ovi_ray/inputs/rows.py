@@ -1,0 +1,256 @@
+"""Rows of a prompt list, each cell checked and completed from the job, with everything that is wrong told at once."""
+
+import functools
+import re
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ovi.config import Architecture
+from ovi.geometry import image_size, snap_size
+from ovi.prompts import clean, rewrite_audio_tag
+from ovi_ray.errors import InputError, Problem, show, show_path
+from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
+from ovi_ray.inputs.job_spec import JobSpec, Mode
+from ovi_ray.inputs.params import NEGATIVE_PROMPTS, PARAM_FIELDS, did_you_mean, parse_param
+from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN, PromptList
+from ovi_ray.storage.paths import Location, resolve_path
+
+META_PREFIX = "meta_"
+OVERRIDES = (*PARAM_FIELDS, "model_name")
+"""Columns that override the job for their row."""
+INPUT_COLUMNS = (PROMPT_COLUMN, "image_path", *OVERRIDES)
+DERIVED_COLUMNS = (
+    "clip_id",
+    "row",
+    "repeat",
+    "prompt",
+    "image_sha256",
+    "height",
+    "width",
+    "video_latent_length",
+    "audio_latent_length",
+)
+"""What a manifest holds beside the input columns; ignored when a manifest is read as a prompt list."""
+
+
+_NOT_UTF8 = re.compile(r"[\x00\ud800-\udfff]")
+
+
+@dataclass(kw_only=True, slots=True)
+class Rows:
+    """Checked rows in columns of one length: those of a manifest that do not differ between repeats."""
+
+    columns: dict[str, list[Any]]
+    cleaned: dict[str, str]
+    """Each distinct `prompt` and negative prompt, as it is tokenized."""
+    notes: list[str] = field(default_factory=list)
+
+
+def resolve_rows(prompts: PromptList, job: JobSpec, arch: Architecture) -> Rows:
+    """Check every cell and complete every row. Raises InputError with every problem of every row."""
+    problems = [*_column_problems(prompts), *prompts.problems]
+    columns: dict[str, list[Any]] = {}
+    defaults = {name: getattr(job, name) for name in OVERRIDES} | {"seed": None, PROMPT_COLUMN: _Refusal("a prompt")}
+    for name in (PROMPT_COLUMN, *OVERRIDES):
+        columns[name], refused = _resolve(prompts, name, defaults[name], _PARSERS[name])
+        problems += refused
+    images, refused = _resolve_images(prompts, job)
+    problems += refused
+    if problems:
+        raise InputError(sorted(problems, key=lambda problem: problem.row or 0))
+
+    rows = Rows(columns=columns | _meta_columns(prompts), cleaned={})
+    _add_image_notes(rows, prompts, job)
+    _complete_images(rows, images)
+    _complete_prompts(rows, prompts, arch)
+    _complete_sizes(rows, images, arch)
+    return rows
+
+
+def _column_problems(prompts: PromptList) -> list[Problem]:
+    names = set(prompts.columns)
+    known = {*INPUT_COLUMNS, *DERIVED_COLUMNS} if names.issuperset(DERIVED_COLUMNS) else set(INPUT_COLUMNS)
+    unknown = [name for name in prompts.columns if name not in known and not name.startswith(META_PREFIX)]
+    problems = [
+        Problem(
+            file=prompts.file,
+            field=name,
+            value="an unknown column",
+            expected=f"some of {', '.join(INPUT_COLUMNS)}, or a name of your own that starts with {META_PREFIX}"
+            f"{did_you_mean(name, INPUT_COLUMNS)}",
+        )
+        for name in unknown
+    ]
+    if PROMPT_COLUMN not in names:
+        found = f"no column {PROMPT_COLUMN} among {', '.join(map(show, prompts.columns))}"
+        problems.append(Problem(file=prompts.file, value=found, expected=f"a column {PROMPT_COLUMN}"))
+    return problems
+
+
+# -- cells ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True)
+class _Refusal:
+    """Stands where a value would, and says what would be right."""
+
+    expected: str
+
+
+def _resolve(
+    prompts: PromptList, name: str, default: Any, parse: Callable[[Any], Any]
+) -> tuple[list[Any], list[Problem]]:
+    """The value of each row, `default` where the cell is blank, and the cells that are refused.
+
+    Equal cells are parsed once.
+    """
+    cells = prompts.columns.get(name)
+    if cells is None:
+        return [default] * len(prompts), []
+    keys = [_key(cell) for cell in cells]
+    distinct = dict(zip(keys, cells, strict=True))
+    keeps_empty = prompts.has_types and name in NEGATIVE_PROMPTS
+    parsed = {key: default if _is_blank(cell, keeps_empty) else _attempt(parse, cell) for key, cell in distinct.items()}
+    values = [parsed[key] for key in keys]
+    if not any(isinstance(value, _Refusal) for value in parsed.values()):
+        return values, []
+    return values, [
+        prompts.problem(index, name, "empty" if _is_blank(cells[index]) else show(cells[index]), value.expected)
+        for index, value in enumerate(values)
+        if isinstance(value, _Refusal)
+    ]
+
+
+def _key(cell: Any) -> Hashable:
+    """Equal only for cells that mean the same: 1, 1.0 and True are equal to Python."""
+    return cell if type(cell) is str else (type(cell), repr(cell))
+
+
+def _is_blank(cell: Any, keeps_empty: bool = False) -> bool:
+    return cell is None or (isinstance(cell, str) and not keeps_empty and not cell.strip())
+
+
+def _attempt(parse: Callable[[Any], Any], cell: Any) -> Any:
+    if isinstance(cell, str) and _NOT_UTF8.search(cell):
+        return _Refusal("text without NUL characters and lone surrogates")
+    try:
+        return parse(cell)
+    except ValueError as error:
+        return _Refusal(str(error))
+
+
+def _parse_text(cell: Any) -> str:
+    if not isinstance(cell, str):
+        raise ValueError("text")
+    return cell
+
+
+def _parse_prompt(cell: Any) -> str:
+    if not clean(_parse_text(cell)):
+        raise ValueError("a prompt: nothing is left of this one once it is cleaned")
+    return str(cell)
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {name: functools.partial(parse_param, name) for name in OVERRIDES}
+_PARSERS[PROMPT_COLUMN] = _parse_prompt
+
+
+def _meta_columns(prompts: PromptList) -> dict[str, list[Any]]:
+    return {
+        name: [None if cell is None else str(cell) for cell in cells]
+        for name, cells in prompts.columns.items()
+        if name.startswith(META_PREFIX)
+    }
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Image:
+    path: Location
+    facts: ImageFacts
+
+
+def _resolve_images(prompts: PromptList, job: JobSpec) -> tuple[list[_Image | None], list[Problem]]:
+    if job.mode is Mode.T2V:
+        return [None] * len(prompts), []
+    folder = prompts.folder.absolute()
+    cells, problems = _resolve(
+        prompts, "image_path", job.image_path, lambda cell: resolve_path(_parse_text(cell).strip(), folder)
+    )
+    seen = inspect_images(path for path in cells if isinstance(path, Location))
+    images: list[_Image | None] = []
+    for index, path in enumerate(cells):
+        facts = seen.get(path)
+        images.append(_Image(path=path, facts=facts) if isinstance(facts, ImageFacts) else None)
+        if isinstance(facts, ImageRefusal):
+            found = f"{show_path(prompts.columns.get('image_path', cells)[index] or path)}, {facts.found}"
+            problems.append(prompts.problem(index, "image_path", found, facts.expected))
+        elif path is None and job.mode is Mode.I2V:
+            problems.append(prompts.problem(index, "image_path", "empty", "an image in every row, as mode i2v asks"))
+    return images, problems
+
+
+def _complete_images(rows: Rows, images: list[_Image | None]) -> None:
+    rows.columns["image_path"] = [None if image is None else str(image.path) for image in images]
+    rows.columns["image_sha256"] = [None if image is None else image.facts.sha256 for image in images]
+
+
+def _add_image_notes(rows: Rows, prompts: PromptList, job: JobSpec) -> None:
+    named = sum(not _is_blank(cell) for cell in prompts.columns.get("image_path", ()))
+    if job.mode is Mode.T2V and (named or job.image_path):
+        rows.notes.append(f"mode t2v ignores images: {named or 'all'} row{'s' if named != 1 else ''} would have one")
+
+
+# -- prompts and sizes ---------------------------------------------------------------------------------------------
+
+
+def _complete_prompts(rows: Rows, prompts: PromptList, arch: Architecture) -> None:
+    tag_of = {name: arch.spec(name).audio_tag for name in set(rows.columns["model_name"])}
+    texts = rows.columns[PROMPT_COLUMN]
+    pairs = [(text, tag_of[name]) for text, name in zip(texts, rows.columns["model_name"], strict=True)]
+    rewritten = {pair: rewrite_audio_tag(*pair)[0] for pair in dict.fromkeys(pairs)}
+    rows.columns["prompt"] = [rewritten[pair] for pair in pairs]
+    for name in ("prompt", *NEGATIVE_PROMPTS):
+        rows.cleaned.update((text, clean(text)) for text in set(rows.columns[name]) if text not in rows.cleaned)
+
+    changed = [index for index, pair in enumerate(pairs) if rewritten[pair] != pair[0]]
+    if changed:
+        text, tag = pairs[changed[0]]
+        example = f"{_around_tag(text)} became {_around_tag(rewritten[text, tag])}"
+        rows.notes.append(f"{_rows(prompts, changed)} the audio tag rewritten to the model's form: {example}")
+    untidy = [index for index, text in enumerate(texts) if " ".join(text.split()) != text]
+    if untidy:
+        rows.notes.append(f"{_rows(prompts, untidy)} extra spaces or line breaks, which make no difference")
+
+
+def _complete_sizes(rows: Rows, images: list[_Image | None], arch: Architecture) -> None:
+    columns = rows.columns
+    specs = {name: arch.spec(name) for name in set(columns["model_name"])}
+    names = columns["model_name"]
+    sizes = [
+        _fit(wanted, image.facts if image else None, specs[name].video_area)
+        for wanted, image, name in zip(columns["video_frame_height_width"], images, names, strict=True)
+    ]
+    columns["height"] = [height for height, _ in sizes]
+    columns["width"] = [width for _, width in sizes]
+    columns["video_latent_length"] = [specs[name].video_latent_length for name in names]
+    columns["audio_latent_length"] = [specs[name].audio_latent_length for name in names]
+
+
+@functools.cache
+def _fit(wanted: tuple[int, int], image: ImageFacts | None, area: int) -> tuple[int, int]:
+    return snap_size(*wanted, area) if image is None else image_size(image.height, image.width, area)
+
+
+def _rows(prompts: PromptList, indices: list[int]) -> str:
+    """The subject of a note: "Row 3 has", "12 rows (the first is row 3) have"."""
+    first = prompts.rows[indices[0]]
+    return f"row {first} has" if len(indices) == 1 else f"{len(indices)} rows (the first is row {first}) have"
+
+
+def _around_tag(text: str) -> str:
+    start = min(position for tag in ("<AUDCAP>", "Audio:") if (position := text.find(tag)) >= 0)
+    return show(text[start : start + 40])

@@ -1,0 +1,204 @@
+"""What there is to do for a manifest: its distinct texts and first frames, each encoded once, and its clips.
+
+Columnar: a million clips are a table and two arrays of numbers; one clip becomes an object only when it is asked for.
+Texts, first frames and clips are numbered from 0 in the order of their first use.
+"""
+
+import hashlib
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ovi.config import SamplingParams
+from ovi.prompts import clean
+from ovi.stages import Stage
+from ovi_ray.inputs.manifest import Manifest
+from ovi_ray.inputs.params import PARAM_FIELDS
+from ovi_ray.scheduling.workload import ClipKind, Workload
+
+IntArray = npt.NDArray[np.int32]
+
+NO_FIRST_FRAME = -1
+_ID_DIGITS = 20
+_TEXTS_OF_CLIP = ("prompt", "video_negative_prompt", "audio_negative_prompt")
+_FIRST_FRAME_KEY = ("image_sha256", "height", "width")
+_CLIP_FIELDS = (
+    "clip_id",
+    "row",
+    "repeat",
+    "model_name",
+    "text_prompt",
+    "prompt",
+    "image_path",
+    "height",
+    "width",
+    "video_latent_length",
+    "audio_latent_length",
+)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ClipTask:
+    """One clip, with what each of its stages needs."""
+
+    index: int
+    """In the plan."""
+    clip_id: str
+    row: int
+    repeat: int
+    model_name: str
+    text_prompt: str
+    """As the user gave it."""
+    prompt: str
+    """In the model's tag form."""
+    texts: tuple[int, int, int]
+    """Numbers of the prompt, the video negative and the audio negative in `JobPlan.texts`."""
+    first_frame: int | None
+    """Number in `JobPlan.first_frames`."""
+    image_path: str | None
+    height: int
+    """Pixels of the frames."""
+    width: int
+    video_latent_length: int
+    audio_latent_length: int
+    params: SamplingParams
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class JobPlan:
+    """The tasks of a job, in columns."""
+
+    clips: pa.Table
+    """The rows of the manifest."""
+    texts: pa.Table
+    """[T] text_id, text: distinct as they are tokenized; `text` is one of the spellings."""
+    clip_texts: IntArray
+    """[N, 3] the prompt, the video negative and the audio negative of each clip in `texts`."""
+    first_frames: pa.Table
+    """[I] first_frame_id, image_path, model_name, height, width: distinct by image and size."""
+    clip_first_frame: IntArray
+    """[N] the first frame of each clip in `first_frames`, -1 for none."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "JobPlan":
+        """The plan of every clip of a manifest."""
+        texts, clip_texts = _distinct_texts(manifest.table)
+        first_frames, clip_first_frame = _distinct_first_frames(manifest.table)
+        return cls(
+            clips=manifest.table,
+            texts=texts,
+            clip_texts=clip_texts,
+            first_frames=first_frames,
+            clip_first_frame=clip_first_frame,
+        )
+
+    def __len__(self) -> int:
+        return int(self.clips.num_rows)
+
+    def counts(self) -> dict[Stage, int]:
+        """Tasks of each stage."""
+        return {
+            Stage.ENCODE_TEXT: self.texts.num_rows,
+            Stage.ENCODE_FIRST_FRAME: self.first_frames.num_rows,
+            Stage.DENOISE: len(self),
+            Stage.DECODE: len(self),
+        }
+
+    def clip(self, index: int) -> ClipTask:
+        """The clip at `index`, from 0. Raises IndexError."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        row = self.clips.slice(index, 1).to_pylist()[0]
+        prompt, video_negative, audio_negative = (int(number) for number in self.clip_texts[index])
+        first_frame = int(self.clip_first_frame[index])
+        return ClipTask(
+            index=index,
+            texts=(prompt, video_negative, audio_negative),
+            first_frame=None if first_frame == NO_FIRST_FRAME else first_frame,
+            params=SamplingParams(**{name: row[name] for name in PARAM_FIELDS}),
+            **{name: row[name] for name in _CLIP_FIELDS},
+        )
+
+
+def _distinct_texts(clips: pa.Table) -> tuple[pa.Table, IntArray]:
+    """Texts that are equal once cleaned are encoded once: [T] texts and [N, 3] their numbers."""
+    columns = [clips.column(name).to_pylist() for name in _TEXTS_OF_CLIP]
+    cleaned = {text: clean(text) for column in columns for text in set(column)}
+    number_of, numbers = _number(cleaned[text] for clip in zip(*columns, strict=True) for text in clip)
+    spelling: dict[str, str] = {}
+    for column in columns:
+        for text in column:
+            spelling.setdefault(cleaned[text], text)
+    texts = pa.table(
+        {
+            "text_id": [_content_id(str(text)) for text in number_of],
+            "text": pa.array([spelling[str(text)] for text in number_of], pa.string()),
+        }
+    )
+    return texts, numbers.reshape(-1, len(_TEXTS_OF_CLIP))
+
+
+def _distinct_first_frames(clips: pa.Table) -> tuple[pa.Table, IntArray]:
+    with_image = np.flatnonzero(clips.column("image_sha256").is_valid().to_numpy())
+    rows = clips.select([*_FIRST_FRAME_KEY, "image_path", "model_name"]).take(pa.array(with_image))
+    number_of, numbers = _number(zip(*(rows.column(name).to_pylist() for name in _FIRST_FRAME_KEY), strict=True))
+    _, first = np.unique(numbers, return_index=True)
+    frames = rows.take(pa.array(first, pa.int64()))
+    ids = pa.array([_content_id(repr(key)) for key in number_of], pa.string())
+    of_clips = np.full(clips.num_rows, NO_FIRST_FRAME, np.int32)
+    of_clips[with_image] = numbers
+    columns = ["image_path", "image_sha256", "model_name", "height", "width"]
+    return frames.select(columns).add_column(0, "first_frame_id", ids), of_clips
+
+
+def _number(values: Iterable[Hashable]) -> tuple[dict[Hashable, int], IntArray]:
+    """Number distinct values from 0 in the order of first use: the numbers by value, and of each value in turn."""
+    number_of: dict[Hashable, int] = {}
+    numbers = np.fromiter((number_of.setdefault(value, len(number_of)) for value in values), np.int32)
+    return number_of, numbers
+
+
+def _content_id(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:_ID_DIGITS]
+
+
+def workload_of(plan: JobPlan, with_latents: pa.Array | None = None) -> Workload:
+    """The plan as the scheduler sees it: clips of the same cost share a kind.
+
+    `with_latents` are ids of clips, of this plan or not, whose latents are kept: those of the plan begin at decode.
+    """
+    names = ("model_name", "height", "width", "video_latent_length", "sample_steps")
+    columns = [plan.clips.column(name).to_pylist() for name in names]
+    has_image = (plan.clip_first_frame >= 0).tolist()
+    number_of: dict[tuple[Any, ...], int] = {}
+    clip_kind = [number_of.setdefault(key, len(number_of)) for key in zip(*columns, has_image, strict=True)]
+    kinds = [ClipKind(**dict(zip((*names, "has_image"), key, strict=True))) for key in number_of]
+    with_frame = np.flatnonzero(plan.clip_first_frame >= 0)
+    frame_kind = np.zeros(plan.first_frames.num_rows, np.int32)
+    frame_kind[plan.clip_first_frame[with_frame]] = np.asarray(clip_kind, np.int32)[with_frame]
+    return Workload(
+        kinds=tuple(kinds),
+        clip_kind=np.asarray(clip_kind, np.int32),
+        clip_texts=plan.clip_texts,
+        text_tokens=np.array([_tokens(text) for text in plan.texts.column("text").to_pylist()], np.int32),
+        clip_first_frame=plan.clip_first_frame,
+        first_frame_kind=frame_kind,
+        clips_with_latents=_places(plan, with_latents),
+    )
+
+
+def _places(plan: JobPlan, ids: pa.Array | None) -> IntArray:
+    if ids is None or not len(ids):
+        return np.zeros(0, np.int32)
+    is_there = pc.is_in(plan.clips.column("clip_id"), value_set=ids)
+    return np.flatnonzero(is_there.to_numpy()).astype(np.int32)
+
+
+def _tokens(text: str) -> int:
+    """About how many tokens a text has: enough to balance batches."""
+    return 1 + len(text) // 4

@@ -1,0 +1,112 @@
+"""Text files as users have them: read line by line, with a message that helps where they are not UTF-8."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ovi_ray.errors import InputError, Problem, show
+from ovi_ray.storage.diagnostics import plain_reason
+from ovi_ray.storage.object_store import RemotePath
+from ovi_ray.storage.paths import Location, local_copy
+
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_lines(path: Location, *, newline: str | None = None) -> Iterator[str]:
+    """The lines of a UTF-8 file with or without a byte order mark, with their line ends.
+
+    `newline` is that of `open`. Raises InputError for a file that is missing, unreadable or not UTF-8 text.
+    """
+    with readable(path) as local:
+        _check_mark(path, local)
+        try:
+            with local.open(encoding="utf-8-sig", newline=newline) as file:
+                for number, line in enumerate(file, start=1):
+                    if "\0" in line:
+                        raise InputError([_nul_problem(path, number)])
+                    yield line
+        except UnicodeDecodeError:
+            raise InputError([_encoding_problem(path, local)]) from None
+
+
+@contextmanager
+def readable(path: Location, expected: str = "a file that can be read") -> Iterator[Path]:
+    """Where a file can be read for the time of the block: a file of a store is fetched, once.
+
+    Raises InputError, which says what was found and what was `expected`.
+    """
+    with ExitStack() as fetched:
+        found = readable_problem(path) if isinstance(path, Path) else None
+        try:
+            local = fetched.enter_context(local_copy(path))
+        except OSError as error:
+            found = unreadable(path, error)
+        if found:
+            raise InputError([Problem(file=str(path), value=found, expected=expected)])
+        yield local
+
+
+def readable_problem(path: Location) -> str | None:
+    """What keeps `path` from being read as a file, or None."""
+    try:
+        if not path.exists():
+            return unreadable(path, FileNotFoundError())
+        if not path.is_file():
+            return "a folder" if path.is_dir() else "not a regular file"
+        if isinstance(path, Path):
+            path.open("rb").close()
+    except OSError as error:
+        return unreadable(path, error)
+    return None
+
+
+def unreadable(path: Location, error: OSError) -> str:
+    """What `path` is, such as "a file that does not exist", after an attempt to read it."""
+    if not isinstance(error, FileNotFoundError):
+        return f"a file that cannot be read ({plain_reason(error)})"
+    if isinstance(path, RemotePath):
+        try:
+            if path.is_dir():
+                return "a folder"
+            if not path.bucket.exists():
+                return "a file of a bucket that does not exist"
+        except OSError:  # that nothing is there was told; no more need be
+            pass
+    return "a file that does not exist"
+
+
+def _check_mark(path: Location, local: Path) -> None:
+    with local.open("rb") as file:
+        mark = file.read(2)
+    if mark in _UTF16_MARKS:
+        raise InputError([_problem(path, f"UTF-16 text (it starts with the bytes {mark.hex(' ')})", "UTF-16", line=1)])
+
+
+def _encoding_problem(path: Location, local: Path) -> Problem:
+    offset = 0
+    with local.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                found = f"byte 0x{line[error.start]:02x} at offset {offset + error.start} is not UTF-8"
+                context = line[max(0, error.start - 15) : error.start + 15].decode("cp1252", errors="replace")
+                return _problem(
+                    path, f"{found} (near {show(context.strip())} if read as Windows-1252)", "CP1252", number
+                )
+            offset += len(line)
+    return _problem(path, "text that is not UTF-8", "CP1252", None)
+
+
+def _nul_problem(path: Location, line: int) -> Problem:
+    return _problem(path, "a NUL byte, as in UTF-16 or binary files", "UTF-16", line)
+
+
+def _problem(path: Location, found: str, encoding: str, line: int | None) -> Problem:
+    fix = f"iconv -f {encoding} -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
+    return Problem(
+        file=str(path),
+        line=line,
+        value=found,
+        expected=f'UTF-8 text: save it as UTF-8 (in Excel: "CSV UTF-8"), or convert it: {fix}',
+    )

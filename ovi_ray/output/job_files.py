@@ -1,0 +1,93 @@
+"""What lies in an output folder beside the results: the job that it belongs to, its manifest, and the clips that failed.
+
+A folder belongs to the jobs whose clips are in it. A list that grew, shrank or changed in part goes on where it stood: it has
+clips in common with what is there. A job that has none in common with the finished clips that are there is refused.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from ovi_ray.errors import InputError, LedgerTooNew, OutputOfOtherJob
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.manifest import Manifest
+from ovi_ray.output.parquet_log import FORMAT
+from ovi_ray.output.result_row import RESULTS_SCHEMA
+from ovi_ray.scheduling.task import ClipStatus
+from ovi_ray.storage.paths import Location, write_bytes
+
+MANIFEST = "manifest.parquet"
+JOB_FILE = "job.json"
+FAILED = "failed.parquet"
+ERROR_COLUMN = "meta_error"
+FAILED_COLUMNS = ("clip_id", "status", "error")
+
+
+def check_owner(output_dir: Location, manifest: Manifest, finished: pa.Array) -> None:
+    """Raises OutputOfOtherJob when the folder holds finished clips and nothing of this manifest, LedgerTooNew as named."""
+    job = read_job_file(output_dir)
+    if int(job.get("format", 0)) > FORMAT:
+        raise LedgerTooNew(f"{output_dir / JOB_FILE} has format {job['format']}: update ovi-ray, or give another --out")
+    if not len(finished):
+        return
+    ids = manifest.table.column("clip_id")
+    known = pa.chunked_array([finished, *_manifest_ids(output_dir)], pa.string())
+    if not pc.any(pc.is_in(ids, value_set=known), min_count=0).as_py():
+        raise OutputOfOtherJob(
+            f"{output_dir} holds {len(finished)} clips of another job{_named(job)}, and none of this one (another list,"
+            " seed, parameter or weight file makes other clips): give another --out, or move that folder away"
+        )
+
+
+def write_job(output_dir: Location, job: JobSpec, manifest: Manifest) -> None:
+    """Write the manifest and what the job was started with."""
+    manifest.write(output_dir / MANIFEST)
+    content = {"format": FORMAT, "clips": len(manifest), "job": job.model_dump(mode="json")}
+    write_bytes(output_dir / JOB_FILE, json.dumps(content, indent=1).encode())
+
+
+def read_job_file(output_dir: Location) -> Mapping[str, Any]:
+    """What `write_job` wrote of the job; empty where there is none, or a broken one. Raises OSError."""
+    try:
+        content = json.loads((output_dir / JOB_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_failed(output_dir: Location, manifest: Manifest, results: Iterable[pa.RecordBatch]) -> int:
+    """Write the manifest's rows of the clips that failed, with the reason: a list that can be rendered. Gives their number.
+
+    `results` are those of all clips, with `FAILED_COLUMNS`. Without a failure there is no file.
+    """
+    path = output_dir / FAILED
+    schema = pa.schema([RESULTS_SCHEMA.field(name) for name in FAILED_COLUMNS])
+    only_failed = (batch.filter(pc.equal(batch.column("status"), ClipStatus.FAILED)) for batch in results)
+    failed = pa.Table.from_batches(only_failed, schema)
+    place = pc.index_in(manifest.table.column("clip_id"), value_set=failed.column("clip_id"))
+    table = manifest.table.filter(pc.is_valid(place))
+    if not len(table):
+        path.unlink(missing_ok=True)
+        return 0
+    errors = failed.column("error").take(place.drop_null())
+    if ERROR_COLUMN in table.column_names:
+        table = table.drop_columns([ERROR_COLUMN])
+    Manifest(table=table.append_column(ERROR_COLUMN, errors)).write(path)
+    return len(table)
+
+
+def _manifest_ids(output_dir: Location) -> list[pa.Array]:
+    try:
+        table = Manifest.read(output_dir / MANIFEST).table
+    except (InputError, OSError, pa.ArrowException):  # none, or broken: the finished clips decide
+        return []
+    return list(table.column("clip_id").chunks)
+
+
+def _named(job: Mapping[str, Any]) -> str:
+    source = job.get("job", {}).get("prompts")
+    return f" ({source})" if source else ""

@@ -1,0 +1,66 @@
+"""The row of a clip that ended. Pure."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from ovi_ray.inputs.task_table import ClipTask
+from ovi_ray.scheduling.task import ClipStatus
+
+RESULTS_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),  # of the prompt list, from 0
+        pa.field("repeat", pa.int32(), nullable=False),  # from 0, of each_example_n_times
+        pa.field("text_prompt", pa.string(), nullable=False),  # as given
+        pa.field("prompt", pa.string(), nullable=False),  # as encoded
+        pa.field("image_path", pa.string()),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("model_name", pa.string(), nullable=False),
+        pa.field("sample_steps", pa.int32(), nullable=False),
+        pa.field("solver_name", pa.string(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # done or failed
+        pa.field("error", pa.string()),
+        pa.field("video_path", pa.string()),  # relative to the output folder
+        pa.field("num_frames", pa.int32()),
+        pa.field("num_samples", pa.int32()),  # of sound, at 16 kHz
+        pa.field("video_bytes", pa.int64()),
+        pa.field("worker", pa.string()),  # that denoised it
+        pa.field("decode_worker", pa.string()),
+        pa.field("node", pa.string()),  # of `worker`
+        pa.field("device", pa.string()),  # of `worker`
+        pa.field("attention_backend", pa.string()),  # that ran
+        pa.field("dtype", pa.string(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),  # denoises begun, failed ones too
+        pa.field("encode_s", pa.float64()),  # its share of its text's batch, and its first frame
+        pa.field("denoise_s", pa.float64()),
+        pa.field("decode_s", pa.float64()),
+        pa.field("finished_at", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("traceback", pa.string()),  # of the failure that a failed clip ended with; its last part
+    ]
+)
+VIDEOS = "videos"
+RENDERED = "rendered"  # in a video's metadata: how its clip was rendered
+
+_CLIP_COLUMNS = ("clip_id", "row", "repeat", "text_prompt", "prompt", "image_path", "model_name", "height", "width")
+_PARAM_COLUMNS = ("seed", "sample_steps", "solver_name")
+
+
+def result_row(
+    clip: ClipTask, facts: Mapping[str, Any], *, status: ClipStatus, finished_at: datetime, error: str = ""
+) -> dict[str, Any]:
+    """A row of the ledger. `facts` are its other columns, as far as they are known; what is no column is left out."""
+    return {
+        "attempts": 0,
+        **{name: value for name, value in facts.items() if name in RESULTS_SCHEMA.names},
+        **{name: getattr(clip, name) for name in _CLIP_COLUMNS},
+        **{name: getattr(clip.params, name) for name in _PARAM_COLUMNS},
+        "status": str(status),
+        "error": error or None,
+        "video_path": f"{VIDEOS}/{clip.clip_id}.mp4" if status is ClipStatus.DONE else None,
+        "finished_at": finished_at,
+    }

@@ -1,0 +1,40 @@
+"""Every decision of the scheduler, a line each, for `--explain`."""
+
+from rich.console import Console
+
+from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
+from ovi_ray.scheduling.task import ClipStatus, HealthChange
+
+
+class Explainer:
+    """Prints actions as they are taken."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, now: float, action: Action) -> None:
+        """Print an action, `now` seconds into the job."""
+        line = explain(action)
+        if line:
+            self._console.print(f"{now:8.2f} s  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def explain(action: Action) -> str:
+    """An action in words; empty for one that says nothing of placement."""
+    match action:
+        case RunTask(worker=worker, task=task, reason=reason):
+            what = f"{task.stage} {_items(task.items)}" if task.items else "load components"
+            retry = f" (try {task.attempt})" if task.attempt > 1 else ""
+            return f"{worker}: {what}{retry}, because {reason}"
+        case Cancel(worker=worker, task=task, reason=reason):
+            return f"{worker}: stop {task.stage} {_items(task.items)}, because {reason}"
+        case Finish(clip=clip, status=status, error=error):
+            return f"clip {clip} {status}{f': {error}' if status is ClipStatus.FAILED else ''}"
+        case HealthChange():
+            return str(action)
+        case Drop() | WakeAt():
+            return ""
+
+
+def _items(items: tuple[int, ...]) -> str:
+    return str(items[0]) if len(items) == 1 else f"{len(items)} items"

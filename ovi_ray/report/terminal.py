@@ -1,0 +1,114 @@
+"""The progress of a job on a terminal; plain lines where there is no terminal."""
+
+import datetime
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ovi.stages import Stage
+from ovi_ray.protocol.progress import ClipEnded, JobSnapshot, RunningTask
+from ovi_ray.scheduling.progress import Progress
+from ovi_ray.scheduling.task import ClipStatus
+
+PLAIN_EVERY_S = 30.0
+_MAX_WORKERS_SHOWN = 16
+_STAGE_NAMES = {
+    Stage.ENCODE_TEXT: "texts",
+    Stage.ENCODE_FIRST_FRAME: "first frames",
+    Stage.DENOISE: "denoise",
+    Stage.DECODE: "decode",
+}
+
+
+class ProgressDisplay:
+    """An observer of a job. A context manager: what it shows is gone when it ends, but for the lines of failed clips."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        shows = console.is_terminal and not quiet
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if shows else None
+        self._plain_at = 0.0
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+            self._live.update(Text("starting workers ..."))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, snapshot: JobSnapshot) -> None:
+        """Show how far the job is."""
+        for clip in snapshot.ended:
+            if clip.status is ClipStatus.FAILED or (self._live is None and not self._quiet):
+                self._console.print(_ended_line(clip), highlight=False, soft_wrap=True)
+        if self._live is not None:
+            self._live.update(_panel(snapshot))
+        elif not self._quiet and snapshot.elapsed_s >= self._plain_at:
+            self._plain_at = snapshot.elapsed_s + PLAIN_EVERY_S
+            self._console.print(_headline(snapshot), highlight=False)
+
+
+def _panel(snapshot: JobSnapshot) -> Group:
+    progress = snapshot.progress
+    bar = ProgressBar(total=max(1, progress.clips), completed=progress.done + progress.failed, width=40)
+    return Group(_headline(snapshot), bar, Text(_stages(progress), style="dim"), _workers(snapshot))
+
+
+def _headline(snapshot: JobSnapshot) -> Text:
+    progress = snapshot.progress
+    line = Text(f"{progress.done}/{progress.clips} clips")
+    if progress.failed:
+        line.append(f", {progress.failed} failed", style="bold red")
+    line.append(f"  elapsed {_clock(snapshot.elapsed_s)}")
+    eta = "unknown yet" if progress.eta_s is None else _clock(progress.eta_s)
+    return line.append(f"  left {eta}")
+
+
+def _stages(progress: Progress) -> str:
+    parts = [
+        f"{_STAGE_NAMES[stage]} {state.done}/{state.total}" for stage, state in progress.stages.items() if state.total
+    ]
+    return "  ".join(parts)
+
+
+def _workers(snapshot: JobSnapshot) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for worker, info in list(snapshot.workers.items())[:_MAX_WORKERS_SHOWN]:
+        table.add_row(worker, info.device, _doing(snapshot.running.get(worker)))
+    hidden = len(snapshot.workers) - _MAX_WORKERS_SHOWN
+    if hidden > 0:
+        table.add_row("...", f"and {hidden} more", "")
+    return table
+
+
+def _doing(running: RunningTask | None) -> str:
+    if running is None:
+        return "idle"
+    what = running.clip_id or f"{len(running.task.items)} texts"
+    if running.activity is None or not running.activity.done:
+        return f"{running.task.stage} {what}"
+    unit = "step" if running.task.stage is Stage.DENOISE else "frame"
+    total = f"/{running.activity.total}" if running.activity.total else ""
+    return f"{running.task.stage} {what}, {unit} {running.activity.done}{total}"
+
+
+def _ended_line(clip: ClipEnded) -> Text:
+    where = f"row {clip.row + 1}"
+    if clip.status is ClipStatus.FAILED:
+        return Text(f"failed  {clip.clip_id}  {where}: {clip.error}", style="red")
+    return Text(f"done    {clip.video_path}  {where}")
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))

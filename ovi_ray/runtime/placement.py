@@ -1,0 +1,149 @@
+"""Starting or joining Ray, and where workers go on what it has."""
+
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+import ray
+
+from ovi_ray.devices.probe import host_memory_gb, vendor_environment
+from ovi_ray.errors import ClusterError
+from ovi_ray.inputs.cluster_profile import ClusterProfile, read_profile
+from ovi_ray.inputs.job_spec import DeviceKind, JobSpec
+from ovi_ray.scheduling.device_profile import DeviceProfile
+from ovi_ray.workers.actor import WorkerConfig
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Placement:
+    """Where a worker goes: what Ray must reserve for it."""
+
+    config: WorkerConfig
+    num_cpus: float
+    num_gpus: float
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes that it may go to, as Ray's label selectors."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Set in the worker before torch is imported."""
+
+
+VENDORS = ("nvidia", "amd")  # values of the node label `vendor` that workers are placed by
+
+
+def placements(job: JobSpec) -> list[Placement]:
+    """A worker on each GPU that Ray has, or on CPUs where it has none; with a cluster profile, those that it declares.
+
+    Raises ClusterError when the job asks for more than there is, and InputError for a bad profile.
+    """
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    if job.cluster is not None:
+        return _as_declared(job, read_profile(job.cluster), cpus=int(resources.get("CPU", 1)), gpus=gpus)
+    if job.device is DeviceKind.CPU or (job.device is DeviceKind.AUTO and not gpus):
+        return _on_cpus(job, int(resources.get("CPU", 1)))
+    if not gpus:
+        raise ClusterError("the job asks for GPUs and Ray has found none; use --device cpu, or look at `ray status`")
+    threads = max(1, int(resources.get("CPU", 1)) // gpus)
+    config = _config(job, device="cuda", num_threads=threads, memory_gb=job.memory_gb, host_gb=_host_gb_per_gpu())
+    return _on_gpus(config, _gpus_by_vendor())[: job.workers]
+
+
+def _as_declared(job: JobSpec, cluster: ClusterProfile, *, cpus: int, gpus: int) -> list[Placement]:
+    """A worker for each declared device, with the memory, stages and speeds that are declared of it."""
+    wanted = sum(devices.count for devices in cluster.devices.values())
+    on_gpus = sum(devices.count for devices in cluster.devices.values() if devices.vendor != "cpu")
+    if wanted > cpus or on_gpus > gpus:
+        there = f"Ray has {cpus} CPUs and {gpus} GPUs"
+        raise ClusterError(f"{job.cluster} declares {wanted} workers, {on_gpus} of them on GPUs, and {there}")
+    placed: list[Placement] = []
+    for name, devices in cluster.devices.items():
+        config = _config(
+            job,
+            device="cpu" if devices.vendor == "cpu" else "cuda",
+            num_threads=max(1, cpus // wanted),
+            memory_gb=devices.memory_gb,
+            host_gb=None,
+            declared=devices.profile(name),
+        )
+        if devices.vendor == "cpu":
+            placed += [Placement(config=config, num_cpus=1, num_gpus=0)] * devices.count
+        else:
+            placed += _on_gpus(config, {devices.vendor if devices.vendor in _gpus_by_vendor() else "": devices.count})
+    return placed
+
+
+def _on_cpus(job: JobSpec, cpus: int) -> list[Placement]:
+    count = job.workers or 1
+    if count > cpus:
+        raise ClusterError(f"the job asks for {count} workers and Ray has {cpus} CPUs; use --workers {cpus} or fewer")
+    # Workers on one machine share its memory; on a cluster each node holds about as many as it has CPUs.
+    share = count / max(1, len(ray.nodes()))
+    memory_gb = job.memory_gb or host_memory_gb() / max(1.0, share)
+    config = _config(job, device="cpu", num_threads=max(1, cpus // count), memory_gb=memory_gb, host_gb=None)
+    return [Placement(config=config, num_cpus=1, num_gpus=0)] * count
+
+
+def _on_gpus(config: WorkerConfig, gpus: dict[str, int]) -> list[Placement]:
+    """A worker on each GPU, the vendors in turn; it goes to nodes with its vendor's label, in its vendor's environment."""
+    by_vendor = [
+        [
+            Placement(
+                config=config,
+                num_cpus=1,
+                num_gpus=1,
+                labels=_selector(vendor, gpus),
+                environment=vendor_environment(vendor),
+            )
+        ]
+        * count
+        for vendor, count in gpus.items()
+    ]
+    return [placement for turn in zip_longest(*by_vendor) for placement in turn if placement is not None]
+
+
+def _selector(vendor: str, gpus: dict[str, int]) -> dict[str, str]:
+    """Which nodes a vendor's workers may go to; any, where no node is labelled."""
+    if vendor:
+        return {"vendor": vendor}
+    return {"vendor": f"!in({','.join(VENDORS)})"} if len(gpus) > 1 else {}
+
+
+def _gpus_by_vendor() -> dict[str, int]:
+    """GPUs by the `vendor` label of their nodes; "" for nodes without one."""
+    counts: dict[str, int] = {}
+    for node in ray.nodes():
+        if node["Alive"] and (gpus := int(node["Resources"].get("GPU", 0))):
+            label = node["Labels"].get("vendor", "")
+            vendor = label if label in VENDORS else ""
+            counts[vendor] = counts.get(vendor, 0) + gpus
+    return counts
+
+
+def _host_gb_per_gpu() -> float:
+    """GB of host memory that each GPU's worker may use, on the node that has least."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    return min((node.get("memory", 0.0) / node["GPU"] for node in nodes), default=0.0) / 1e9
+
+
+def _config(
+    job: JobSpec,
+    *,
+    device: str,
+    num_threads: int,
+    memory_gb: float | None,
+    host_gb: float | None,
+    declared: DeviceProfile | None = None,
+) -> WorkerConfig:
+    return WorkerConfig(
+        ckpt_dir=str(job.ckpt_dir.absolute()),
+        model_name=job.model_name,
+        dtype=job.dtype,
+        device=device,
+        num_threads=num_threads,
+        memory_gb=memory_gb,
+        attention=job.attention,
+        allow_inexact=job.allow_inexact,
+        weights=job.weights,
+        cpu_offload=job.cpu_offload,
+        host_gb=host_gb,
+        declared=declared,
+    )

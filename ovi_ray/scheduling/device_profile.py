@@ -1,0 +1,143 @@
+"""A class of devices: memory, supported stages and assumed speeds; operations and memory of each stage.
+
+Operations are counted from the published modules; seconds are operations over an *achieved* rate. Memory is in GB of 1e9
+bytes, work in TFLOP (a multiply-add is two), times in seconds.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from ovi.config import Component
+from ovi.stages import STAGE_COMPONENTS, Stage
+from ovi_ray.scheduling.workload import ClipKind
+
+COMPONENTS = tuple(Component)
+STAGES = tuple(Stage)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ComponentSizes:
+    """GB of each component's weights once loaded."""
+
+    text_encoder: float = 11.4
+    transformer: float = 23.3
+    video_vae: float = 1.4
+    audio_vae: float = 0.2
+    vocoder: float = 0.2
+
+    def of(self, component: Component) -> float:
+        """GB of one component."""
+        return float(getattr(self, component))
+
+
+BF16_SIZES = ComponentSizes()
+INT8_SIZES = ComponentSizes(text_encoder=6.7, transformer=11.7)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class StageRates:
+    """TFLOP/s that a device achieves, stage by stage."""
+
+    encode_text: float = 100.0
+    encode_first_frame: float = 60.0
+    denoise: float = 150.0
+    decode: float = 60.0
+
+    def of(self, stage: Stage) -> float:
+        """TFLOP/s of one stage."""
+        return float(getattr(self, stage))
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ActivationSizes:
+    """GB that a stage needs beside its weights. Assumed until probed."""
+
+    encode_text: float = 1.0
+    """A batch of trimmed texts."""
+    denoise_per_thousand_tokens: float = 0.11
+    """Per thousand video tokens of the clip."""
+    vae_per_thousand_tokens: float = 8.0
+    """Per thousand video tokens of one latent frame: encode and decode are streamed, so the length does not count."""
+
+    def of(self, stage: Stage, kind: ClipKind | None) -> float:
+        """GB for a stage of a kind of clip; `kind` does not matter for texts."""
+        if stage is Stage.ENCODE_TEXT or kind is None:
+            return self.encode_text
+        if stage is Stage.DENOISE:
+            return self.denoise_per_thousand_tokens * kind.video_tokens / 1000
+        return self.vae_per_thousand_tokens * kind.frame_tokens / 1000
+
+
+ALL_STAGES = frozenset(Stage)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class DeviceProfile:
+    """A class of devices: what they hold, what they may run, and how fast before anything is measured.
+
+    Workers that join with equal profiles share what is learned.
+    """
+
+    name: str
+    """Class of the device, e.g. 'h100-80gb'."""
+    vendor: str = "cpu"
+    """'nvidia', 'amd' or 'cpu'."""
+    architecture: str = ""
+    """'sm90', 'gfx942', ..."""
+    memory_gb: float = math.inf
+    """GB that weights and activations may use together."""
+    stages: frozenset[Stage] = ALL_STAGES
+    """Stages that the device may run."""
+    sizes: ComponentSizes = BF16_SIZES
+    activations: ActivationSizes = field(default_factory=ActivationSizes)
+    rates: StageRates = field(default_factory=StageRates)
+    load_gb_per_s: float = 2.0
+    """Speed at which weights come into the device."""
+    unload_s: float = 0.3
+    """Seconds to drop one component."""
+    task_overhead_s: float = 0.05
+    """Seconds that any task costs beside its work."""
+    speed: float = 1.0
+    """Declared factor on every rate."""
+
+    def load_seconds(self, component: Component) -> float:
+        """Seconds to bring in one component."""
+        return self.sizes.of(component) / self.load_gb_per_s
+
+    def needed_gb(self, stage: Stage, kind: ClipKind | None, resident: frozenset[Component] | None = None) -> float:
+        """GB that a stage of a kind takes with `resident` loaded (by default only what the stage needs)."""
+        components = STAGE_COMPONENTS[stage] if resident is None else resident
+        return sum(self.sizes.of(c) for c in COMPONENTS if c in components) + self.activations.of(stage, kind)
+
+    def why_not(self, stage: Stage, kind: ClipKind | None) -> str:
+        """Why a stage of a kind cannot run here; empty when it can."""
+        if stage not in self.stages:
+            return f"{self.name} does not run {stage}"
+        needed = self.needed_gb(stage, kind)
+        if needed > self.memory_gb:
+            return f"{self.name} has {self.memory_gb:.1f} GB and {stage} needs {needed:.1f} GB"
+        return ""
+
+    def fits(self, stage: Stage, kind: ClipKind | None) -> bool:
+        """Whether a stage of a kind can run here, alone if need be."""
+        return not self.why_not(stage, kind)
+
+    def prior_seconds(self, stage: Stage, operations: float) -> float:
+        """Seconds for an amount of work in TFLOP, before anything is measured."""
+        return operations / (self.rates.of(stage) * self.speed) + self.task_overhead_s
+
+
+def text_operations(tokens: int) -> float:
+    """TFLOP to encode trimmed texts of so many tokens together."""
+    return 0.0094 * tokens
+
+
+def operations(stage: Stage, kind: ClipKind) -> float:
+    """TFLOP of one first-frame encode, denoise or decode. Within 2% of the operations counted on the modules."""
+    if stage is Stage.ENCODE_FIRST_FRAME:
+        return 0.0048 * kind.frame_tokens
+    if stage is Stage.DECODE:
+        return 0.0745 * kind.video_tokens
+    tokens = kind.video_tokens
+    one_pass = 2.0 + 0.010125 * tokens + 3.72e-7 * tokens * tokens
+    return 2 * kind.sample_steps * one_pass  # with and without the prompt

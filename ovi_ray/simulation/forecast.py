@@ -1,0 +1,136 @@
+"""What a job will take on a cluster, told before anything is submitted. Pure.
+
+The production scheduler runs the job on a virtual cluster; what limits it is found by asking the linear-programming bound
+how much sooner it could end if one thing were better.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ovi.stages import Stage
+from ovi_ray.inputs.cluster_profile import ClusterProfile
+from ovi_ray.scheduling.device_profile import DeviceProfile, StageRates
+from ovi_ray.scheduling.workload import Workload
+from ovi_ray.simulation.lower_bound import makespan_bound
+from ovi_ray.simulation.virtual_cluster import Outcome, Span, VirtualDevice, simulate, virtual_devices
+
+WORTH_TELLING = 0.02  # a change that ends the job less than this much sooner limits nothing
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ClassForecast:
+    """What the devices of one class will do."""
+
+    name: str
+    count: int
+    device_hours: float
+    """They are held until the job ends."""
+    busy: dict[Stage, float]
+    """Share of their time in each stage."""
+    load: float
+    """Share of their time in moving components in and out."""
+    cost: float | None
+    """In the profile's currency; None without a price."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Limit:
+    """Something that would end the job sooner."""
+
+    what: str
+    """Such as "decode on nvidia-24gb"."""
+    change: str
+    """Such as "twice as fast"."""
+    sooner: float
+    """Share of the time that it would save."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Forecast:
+    """A job on a cluster."""
+
+    clips: int
+    texts: int
+    first_frames: int
+    eta_s: float
+    """Seconds from the start to the last video."""
+    bound_s: float
+    """Seconds before which no schedule could end."""
+    classes: tuple[ClassForecast, ...]
+    limits: tuple[Limit, ...]
+    """What holds the job up, the worst first."""
+    cost: float | None
+    """Of all classes; None when one has no price."""
+    currency: str
+    spans: tuple[Span, ...] = ()
+    """Every task, for a picture."""
+
+    @property
+    def clips_per_hour(self) -> float:
+        """Videos per hour, on average."""
+        return self.clips * 3600 / self.eta_s if self.eta_s else 0.0
+
+
+def forecast(workload: Workload, cluster: ClusterProfile, *, keep_spans: bool = False) -> Forecast:
+    """What a job will take. Raises InputError for a stage that fits on no device of the cluster."""
+    cluster.check(workload.kinds, source=f"cluster {cluster.name}")
+    devices = virtual_devices(cluster)
+    bound_s = makespan_bound(workload, devices)
+    outcome = simulate(workload, devices, keep_spans=keep_spans)
+    classes = tuple(_class_forecasts(cluster, outcome))
+    costs = [part.cost for part in classes]
+    return Forecast(
+        clips=workload.clips,
+        texts=workload.texts,
+        first_frames=workload.first_frames,
+        eta_s=outcome.makespan_s,
+        bound_s=bound_s,
+        classes=classes,
+        limits=limits_of(workload, cluster, bound_s),
+        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
+        currency=cluster.currency,
+        spans=outcome.spans,
+    )
+
+
+def limits_of(workload: Workload, cluster: ClusterProfile, bound_s: float) -> tuple[Limit, ...]:
+    """What would end the job sooner: a stage twice as fast on a class, or one more device of a class."""
+    devices = virtual_devices(cluster)
+    limits = [
+        Limit(what=what, change=change, sooner=1 - makespan_bound(workload, changed) / bound_s)
+        for what, change, changed in _changes(devices, cluster)
+    ]
+    return tuple(sorted((x for x in limits if x.sooner >= WORTH_TELLING), key=lambda x: (-x.sooner, x.what)))
+
+
+def _changes(
+    devices: Sequence[VirtualDevice], cluster: ClusterProfile
+) -> Iterator[tuple[str, str, Sequence[VirtualDevice]]]:
+    for name, profile in cluster.device_profiles.items():
+        for stage in sorted(profile.stages):
+            faster = dataclasses.replace(profile, rates=_doubled(profile.rates, stage))
+            yield f"{stage} on {name}", "twice as fast", [_with_profile(device, name, faster) for device in devices]
+        yield f"devices of class {name}", "one more", [*devices, VirtualDevice(name=f"{name}-more", profile=profile)]
+
+
+def _doubled(rates: StageRates, stage: Stage) -> StageRates:
+    return dataclasses.replace(rates, **{stage.value: 2 * rates.of(stage)})
+
+
+def _with_profile(device: VirtualDevice, name: str, profile: DeviceProfile) -> VirtualDevice:
+    return dataclasses.replace(device, profile=profile) if device.profile.name == name else device
+
+
+def _class_forecasts(cluster: ClusterProfile, outcome: Outcome) -> Iterator[ClassForecast]:
+    for name, devices in cluster.devices.items():
+        held_s = devices.count * outcome.makespan_s
+        hours = held_s / 3600
+        yield ClassForecast(
+            name=name,
+            count=devices.count,
+            device_hours=hours,
+            busy={stage: seconds / held_s for stage, seconds in outcome.busy_s.get(name, {}).items() if seconds},
+            load=outcome.load_s.get(name, 0.0) / held_s,
+            cost=None if devices.price_per_hour is None else hours * devices.price_per_hour,
+        )

@@ -1,0 +1,308 @@
+"""A virtual clock and a virtual cluster that run the production scheduler. Pure.
+
+    outcome = simulate(workload, [VirtualDevice(name="w0", profile=profile)])
+    outcome.makespan_s, outcome.busy_s["h100-80gb"][Stage.DENOISE]
+
+The cluster checks what the scheduler asks of it: one task at a time on a device, and never more memory than there is.
+"""
+
+import heapq
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ovi.config import Component
+from ovi.stages import Stage
+from ovi_ray.inputs.cluster_profile import ClusterProfile
+from ovi_ray.scheduling.actions import Action, Cancel, Finish, RunTask, WakeAt
+from ovi_ray.scheduling.config import Limits
+from ovi_ray.scheduling.cost_model import CostModel
+from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile, operations, text_operations
+from ovi_ray.scheduling.events import Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.policies.base import Policy
+from ovi_ray.scheduling.scheduler import Scheduler
+from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
+from ovi_ray.scheduling.workload import Workload
+
+_FAILS_AFTER_S = 1.0
+
+
+class SimulationError(Exception):
+    """The scheduler asked for what no cluster can do, or stopped before the job's end."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class VirtualDevice:
+    """A device of the virtual cluster. Raises ValueError for times or factors that are not positive."""
+
+    name: str
+    profile: DeviceProfile
+    """What the scheduler is told."""
+    truth: DeviceProfile | None = None
+    """What is so; None for the same."""
+    joins_at_s: float = 0.0
+    leaves_at_s: float = float("inf")
+    sick: tuple[tuple[float, float], ...] = ()
+    """(from, to) between which every task that begins fails after a second."""
+    slowdowns: tuple[tuple[float, float], ...] = ()
+    """(from this time on, times slower than at first), ascending."""
+    jitter: float = 0.0
+    """Tasks take up to this share more or less, evenly; the same task on the same device always alike."""
+
+    def __post_init__(self) -> None:
+        if any(factor <= 0 for _, factor in self.slowdowns):
+            raise ValueError(f"slowdowns of {self.name} are {self.slowdowns!r}; expected positive factors")
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"jitter of {self.name} is {self.jitter!r}; expected 0 to less than 1")
+
+    def is_sick(self, time: float) -> bool:
+        """Whether a task that begins now fails."""
+        return any(begins <= time < ends for begins, ends in self.sick)
+
+    def varied(self, seconds: float, task: Task) -> float:
+        """What a task that takes `seconds` on average takes here."""
+        if not self.jitter:
+            return seconds
+        dice = zlib.crc32(f"{self.name} {task.stage} {task.items[:1]} {task.attempt}".encode()) / 2**32
+        return seconds * (1 + self.jitter * (2 * dice - 1))
+
+    def work_ends(self, start: float, seconds: float) -> float:
+        """When work that takes `seconds` at first speed ends, begun at `start`."""
+        time, factor = start, 1.0
+        for begins, next_factor in self.slowdowns:
+            if begins > time:
+                if time + seconds * factor <= begins:
+                    return time + seconds * factor
+                seconds -= (begins - time) / factor
+                time = begins
+            factor = next_factor
+        return time + seconds * factor
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Span:
+    """One task on the timeline."""
+
+    worker: str
+    device: str
+    task: Task
+    start_s: float
+    load_s: float
+    end_s: float
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Outcome:
+    """What came of a simulated job."""
+
+    makespan_s: float
+    """When the last clip ended."""
+    done: int
+    failed: int
+    decisions: int
+    """Tasks that were given to workers."""
+    busy_s: dict[str, dict[Stage, float]]
+    """Class -> stage -> device-seconds of work, what failed included."""
+    load_s: dict[str, float]
+    """Class -> device-seconds of unloading and loading."""
+    spans: tuple[Span, ...] = ()
+    """Every task, if asked for."""
+
+
+@dataclass(slots=True)
+class _Device:
+    spec: VirtualDevice
+    resident: frozenset[Component] = frozenset()
+    model_name: str = ""
+    running: RunTask | None = None
+    token: int = 0
+    """Number of the running task, so that the end of a cancelled one is ignored."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    decisions: int = 0
+    busy: dict[str, dict[Stage, float]] = field(default_factory=dict)
+    loads: dict[str, float] = field(default_factory=dict)
+    spans: list[Span] = field(default_factory=list)
+
+
+class VirtualCluster:
+    """Devices that answer the scheduler's actions with events at later times."""
+
+    def __init__(self, workload: Workload, devices: Sequence[VirtualDevice], *, keep_spans: bool = False) -> None:
+        self.workload = workload
+        self.tally = _Tally()
+        self._keep_spans = keep_spans
+        self._heap: list[tuple[float, int, str, int, Event]] = []
+        self._sequence = 0
+        self._devices: dict[str, _Device] = {}
+        self._seconds: dict[tuple[int, Stage, int], float] = {}  # by the identity of a profile, which the devices keep
+        self._allowed: set[tuple[int, Stage, int | None, frozenset[Component]]] = set()
+        for spec in devices:
+            self._devices[spec.name] = _Device(spec)
+            self._push(spec.joins_at_s, spec.name, 0, WorkerJoined(worker=spec.name, device=spec.profile))
+            if spec.leaves_at_s != float("inf"):
+                self._push(spec.leaves_at_s, spec.name, -1, WorkerLost(worker=spec.name, crashed=False))
+
+    def _push(self, time: float, name: str, token: int, event: Event) -> None:
+        self._sequence += 1
+        heapq.heappush(self._heap, (time, self._sequence, name, token, event))
+
+    def next_events(self) -> tuple[float, list[Event]]:
+        """The next time at which something happens, and all that happens then. Raises SimulationError at the end."""
+        while self._heap:
+            time = self._heap[0][0]
+            events = []
+            while self._heap and self._heap[0][0] == time:
+                _, _, name, token, event = heapq.heappop(self._heap)
+                if self._happens(name, token, event):
+                    events.append(event)
+            if events:
+                return time, events
+        raise SimulationError("nothing is left to happen, and the job is not done")
+
+    def _happens(self, name: str, token: int, event: Event) -> bool:
+        if isinstance(event, WorkerLost):
+            self._devices[name].running = None
+            self._devices[name].token += 1
+        elif isinstance(event, TaskDone | TaskFailed):
+            device = self._devices[name]
+            if device.token != token or device.running is None:
+                return False
+            device.running = None
+        return True
+
+    def apply(self, actions: Iterable[Action], now: float) -> None:
+        """Do what the scheduler says."""
+        for action in actions:
+            if isinstance(action, RunTask):
+                self._run(action, now)
+            elif isinstance(action, Cancel):
+                self._cancel(action, now)
+            elif isinstance(action, WakeAt):
+                self._push(action.time, "", 0, Tick())
+
+    def _cancel(self, action: Cancel, now: float) -> None:
+        device = self._devices[action.worker]
+        if device.running is not None and device.running.task == action.task:
+            device.token += 1
+            event = TaskFailed(worker=action.worker, task=action.task, kind=FailureKind.CANCELLED)
+            self._push(now, action.worker, device.token, event)
+
+    def _run(self, action: RunTask, now: float) -> None:
+        device = self._devices[action.worker]
+        if device.running is not None:
+            raise SimulationError(f"{action.worker} was given {action.task} while it ran {device.running.task}")
+        truth = device.spec.truth or device.spec.profile
+        kind = self._kind(action.task)
+        seconds = device.spec.varied(self._work(truth, action.task, kind), action.task)
+        self._check_memory(device.spec.profile, action, kind)
+        load = self._load(device, truth, action)
+        end = device.spec.work_ends(now + load, seconds)
+        event: Event = TaskDone(worker=action.worker, task=action.task, seconds=end - now - load, load_seconds=load)
+        if device.spec.is_sick(now):
+            end = now + load + _FAILS_AFTER_S
+            event = TaskFailed(
+                worker=action.worker, task=action.task, kind=FailureKind.ERROR, message="the device is sick"
+            )
+        device.running = action
+        device.token += 1
+        self._push(end, action.worker, device.token, event)
+        self._count(device, action, now, load, end)
+
+    def _count(self, device: _Device, action: RunTask, now: float, load: float, end: float) -> None:
+        tally, name = self.tally, device.spec.profile.name
+        tally.decisions += 1
+        if name not in tally.busy:
+            tally.busy[name], tally.loads[name] = dict.fromkeys(Stage, 0.0), 0.0
+        tally.busy[name][action.task.stage] += end - now - load
+        tally.loads[name] += load
+        if self._keep_spans:
+            tally.spans.append(
+                Span(worker=action.worker, device=name, task=action.task, start_s=now, load_s=load, end_s=end)
+            )
+
+    def _work(self, truth: DeviceProfile, task: Task, kind: int | None) -> float:
+        if not task.items:
+            return 0.0
+        if kind is None:
+            tokens = int(self.workload.text_tokens[list(task.items)].sum())
+            return truth.prior_seconds(Stage.ENCODE_TEXT, text_operations(tokens))
+        key = (id(truth), task.stage, kind)
+        if key not in self._seconds:
+            self._seconds[key] = truth.prior_seconds(task.stage, operations(task.stage, self.workload.kinds[kind]))
+        return self._seconds[key]
+
+    def _kind(self, task: Task) -> int | None:
+        """The kind of clip that a task is for; None for texts and preloads."""
+        if not task.items or task.stage is Stage.ENCODE_TEXT:
+            return None
+        if task.stage is Stage.ENCODE_FIRST_FRAME:
+            return int(self.workload.first_frame_kind[task.items[0]])
+        return int(self.workload.clip_kind[task.items[0]])
+
+    def _check_memory(self, profile: DeviceProfile, action: RunTask, kind: int | None) -> None:
+        key = (id(profile), action.task.stage, kind, action.components)
+        if key in self._allowed:
+            return
+        stage = action.task.stage
+        if stage not in profile.stages:
+            raise SimulationError(f"{action.worker} does not run {stage}")
+        clip = None if kind is None else self.workload.kinds[kind]
+        if profile.needed_gb(stage, clip, action.components) > profile.memory_gb:
+            raise SimulationError(f"{action.worker} has not the memory for {stage} beside {sorted(action.components)}")
+        self._allowed.add(key)
+
+    def _load(self, device: _Device, truth: DeviceProfile, action: RunTask) -> float:
+        there = device.resident
+        if device.model_name != action.model_name:
+            there -= {Component.TRANSFORMER}
+        loads = [truth.load_seconds(c) for c in COMPONENTS if c in action.components and c not in there]
+        unloads = len(device.resident) - len(there & action.components)
+        device.resident, device.model_name = action.components, action.model_name
+        return sum(loads) + truth.unload_s * unloads
+
+
+def virtual_devices(cluster: ClusterProfile) -> list[VirtualDevice]:
+    """Every device of a cluster profile, named `class-number`."""
+    return [
+        VirtualDevice(name=f"{name}-{number}", profile=profile)
+        for name, profile in cluster.device_profiles.items()
+        for number in range(cluster.devices[name].count)
+    ]
+
+
+def simulate(
+    workload: Workload,
+    devices: Sequence[VirtualDevice],
+    *,
+    policy: Policy | None = None,
+    costs: CostModel | None = None,
+    limits: Limits | None = None,
+    keep_spans: bool = False,
+) -> Outcome:
+    """Run a job on a virtual cluster to its end. Raises SimulationError where the scheduler breaks a rule."""
+    scheduler = Scheduler(workload, costs=costs, policy=policy, limits=limits)
+    cluster = VirtualCluster(workload, devices, keep_spans=keep_spans)
+    ended = {ClipStatus.DONE: 0, ClipStatus.FAILED: 0}
+    now = 0.0
+    while not scheduler.done:
+        now, events = cluster.next_events()
+        actions = scheduler.handle(events, now)
+        cluster.apply(actions, now)
+        for action in actions:
+            if isinstance(action, Finish):
+                ended[action.status] += 1
+    if sum(ended.values()) != workload.clips:
+        raise SimulationError(f"{workload.clips} clips gave {sum(ended.values())} Finish actions")
+    tally = cluster.tally
+    return Outcome(
+        makespan_s=now,
+        done=ended[ClipStatus.DONE],
+        failed=ended[ClipStatus.FAILED],
+        decisions=tally.decisions,
+        busy_s=tally.busy,
+        load_s=tally.loads,
+        spans=tuple(tally.spans),
+    )

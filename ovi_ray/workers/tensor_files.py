@@ -1,0 +1,50 @@
+"""Files of tensors that are complete and right, or refused: the latents of a clip, or the state of its denoise.
+
+A file carries the clip's id, what is known of how it was made, and a checksum over all of it.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ovi_ray.errors import LatentsUnusable
+from ovi_ray.storage.paths import Location, local_copy, write_bytes
+
+Facts = dict[str, Any]
+
+
+def save_tensors(path: Location, tensors: dict[str, Tensor], *, clip_id: str, facts: Facts) -> None:
+    """Write a file. It is complete and on disk under its name when this returns. Raises OSError."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"clip_id": clip_id, "facts": json.dumps(facts)}
+    write_bytes(path, safetensors.torch.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)}))
+
+
+def load_tensors(path: Location, *, clip_id: str) -> tuple[dict[str, Tensor], Facts]:
+    """What `save_tensors` wrote. Raises LatentsUnusable, also where there is no such file, and OSError."""
+    try:
+        with local_copy(path) as local, safetensors.safe_open(local, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (safetensors.SafetensorError, FileNotFoundError) as error:
+        raise LatentsUnusable(f"{path}: {error}") from None
+    checksum = metadata.pop("sha256", "")
+    if checksum != _checksum(tensors, metadata):
+        raise LatentsUnusable(f"{path}: the checksum of its content is wrong")
+    if metadata["clip_id"] != clip_id:
+        raise LatentsUnusable(f"{path}: it is of clip {metadata['clip_id']}, not of {clip_id}")
+    return tensors, json.loads(metadata["facts"])
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""A job with 8-bit weights from the prompt to the video."""
+
+import pyarrow.parquet
+import pytest
+
+from ovi.media.probe import probe
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.prepare import prepare
+from ovi_ray.render import render
+
+
+@pytest.fixture
+def job(tiny_dir, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a fox\na dog\n")
+
+    def make(**options):
+        return JobSpec.from_options(
+            prompts=prompts,
+            ckpt_dir=tiny_dir,
+            output_dir=tmp_path / "out",
+            sample_steps=2,
+            slg_layer=1,
+            video_frame_height_width="64x64",
+            device="cpu",
+            **options,
+        )
+
+    return make
+
+
+def test_a_qint8_job_renders_and_its_rows_say_so(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    result = render(prepare(job(qint8=True, attention="sdpa_math")))
+    assert (result.done, result.failed) == (2, 0)
+    rows = pyarrow.parquet.read_table(tmp_path / "out" / "results").to_pylist()
+    assert {(row["dtype"], row["attention_backend"]) for row in rows} == {("bfloat16+qint8", "sdpa_math")}
+    assert all(probe(tmp_path / "out" / row["video_path"]).num_frames == 9 for row in rows)
+    (quantized,) = (tmp_path / "cache" / "ovi-ray" / "qint8").iterdir()
+    assert quantized.name.startswith("model-")
+
+
+def test_a_clip_in_8_bits_is_another_clip(job):
+    ids = [prepare(job(**options)).manifest.table.column("clip_id")[0].as_py() for options in ({}, {"qint8": True})]
+    assert ids[0] != ids[1]
+
+
+def test_attention_and_offloading_that_change_no_pixels_leave_the_clip_the_same(job):
+    options = ({}, {"attention": "sdpa_math", "cpu_offload": True})
+    ids = {prepare(job(**changes)).manifest.table.column("clip_id")[0].as_py() for changes in options}
+    assert len(ids) == 1

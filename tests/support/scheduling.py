@@ -1,0 +1,232 @@
+"""Factories of small clusters and jobs, and a cluster that checks every action, for the scheduler's tests."""
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ovi.config import Component
+from ovi.stages import STAGE_COMPONENTS, Stage
+from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
+from ovi_ray.scheduling.device_profile import INT8_SIZES, DeviceProfile, StageRates
+from ovi_ray.scheduling.events import DataLost, Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.scheduler import Scheduler
+from ovi_ray.scheduling.task import ClipStatus, DataKey, DataKind, FailureKind, Reason
+from ovi_ray.scheduling.workload import NO_FRAME, ClipKind, Workload
+
+SMALL = ClipKind(model_name="720x720_5s", height=704, width=704, video_latent_length=31, sample_steps=50)
+LARGE = ClipKind(model_name="960x960_10s", height=960, width=960, video_latent_length=61, sample_steps=50)
+IMAGE = ClipKind(
+    model_name="720x720_5s", height=704, width=704, video_latent_length=31, sample_steps=50, has_image=True
+)
+
+BIG = DeviceProfile(
+    name="80gb",
+    vendor="nvidia",
+    memory_gb=76.0,
+    rates=StageRates(encode_text=200, encode_first_frame=120, denoise=325, decode=120),
+    load_gb_per_s=3.0,
+)
+MIDDLE = DeviceProfile(
+    name="24gb",
+    vendor="nvidia",
+    memory_gb=22.5,
+    sizes=INT8_SIZES,
+    rates=StageRates(encode_text=60, encode_first_frame=30, denoise=70, decode=30),
+    load_gb_per_s=1.2,
+)
+SMALL_CARD = DeviceProfile(
+    name="12gb",
+    vendor="nvidia",
+    memory_gb=10.8,
+    sizes=INT8_SIZES,
+    rates=StageRates(encode_text=20, encode_first_frame=10, denoise=20, decode=10),
+    load_gb_per_s=1.2,
+)
+SLOW = DeviceProfile(
+    name="unified",
+    vendor="amd",
+    memory_gb=90.0,
+    rates=StageRates(encode_text=20, encode_first_frame=5, denoise=30, decode=5),
+)
+ENCODER = DeviceProfile(name="encoder", memory_gb=76.0, stages=frozenset({Stage.ENCODE_TEXT}))
+
+
+def make_workload(
+    clips: int = 6,
+    *,
+    kinds: tuple[ClipKind, ...] = (SMALL,),
+    distinct_texts: int = 0,
+    with_latents: tuple[int, ...] = (),
+) -> Workload:
+    """Clips that cycle through kinds; distinct prompts unless told otherwise; two shared negatives."""
+    prompts = distinct_texts or clips
+    kind = np.arange(clips) % len(kinds)
+    has_image = np.array([k.has_image for k in kinds])[kind] if clips else np.zeros(0, bool)
+    frame_of = np.where(has_image, np.cumsum(has_image) - 1, NO_FRAME)
+    return Workload(
+        kinds=kinds,
+        clip_kind=kind,
+        clip_texts=np.stack([np.arange(clips) % prompts, np.full(clips, prompts), np.full(clips, prompts + 1)], axis=1),
+        text_tokens=np.full(prompts + 2, 120),
+        clip_first_frame=frame_of,
+        first_frame_kind=kind[has_image],
+        clips_with_latents=np.array(with_latents, dtype=np.int32),
+    )
+
+
+def joins(**devices: DeviceProfile) -> list[Event]:
+    """One WorkerJoined for each name."""
+    return [WorkerJoined(worker=name, device=device) for name, device in devices.items()]
+
+
+@dataclass
+class CheckedCluster:
+    """Applies actions and fails the test when one of them breaks a rule of the scheduler."""
+
+    workload: Workload
+    scheduler: Scheduler
+    workers: dict[str, DeviceProfile] = field(default_factory=dict)
+    running: dict[str, RunTask] = field(default_factory=dict)
+    held: set[DataKey] = field(default_factory=set)
+    finished: dict[int, Finish] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+    wakes: list[float] = field(default_factory=list)
+    log: list[tuple[float, tuple[Event, ...], tuple[Action, ...]]] = field(default_factory=list)
+    denoised: list[int] = field(default_factory=list)
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.held |= {DataKey(kind=DataKind.LATENTS, number=int(c)) for c in self.workload.clips_with_latents}
+
+    def send(self, *events: Event, after: float = 0.0) -> list[Action]:
+        """Deliver events, check and apply the answer."""
+        self.now += after
+        for event in events:
+            self._note(event)
+        actions = self.scheduler.handle(events, self.now)
+        self.log.append((self.now, events, tuple(actions)))
+        for action in actions:
+            self._apply(action)
+        self._check_idle()
+        return actions
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, TaskDone | TaskFailed | WorkerLost):
+            self.cancelled.discard(event.worker)
+        match event:
+            case WorkerJoined():
+                self.workers[event.worker] = event.device
+            case WorkerLost():
+                self.workers.pop(event.worker, None)
+                self.running.pop(event.worker, None)
+            case TaskFailed():
+                del self.running[event.worker]
+            case DataLost():
+                self.held.discard(event.key)
+            case TaskDone():
+                del self.running[event.worker]
+                self._keep_results(event)
+
+    def _keep_results(self, event: TaskDone) -> None:
+        kinds = {
+            Stage.ENCODE_TEXT: DataKind.TEXT,
+            Stage.ENCODE_FIRST_FRAME: DataKind.FIRST_FRAME,
+            Stage.DENOISE: DataKind.LATENTS,
+        }
+        if event.task.stage in kinds:
+            self.held |= {DataKey(kind=kinds[event.task.stage], number=item) for item in event.task.items}
+        if event.task.stage is Stage.DENOISE:
+            self.denoised.extend(event.task.items)
+
+    def _apply(self, action: Action) -> None:
+        match action:
+            case RunTask():
+                self._check_run(action)
+                self.running[action.worker] = action
+            case Finish():
+                assert action.clip not in self.finished, "a clip ended twice"
+                self.finished[action.clip] = action
+            case Drop():
+                assert action.key in self.held, "dropped what is not there"
+                assert not self._in_use(action.key), "dropped what a running task needs"
+                self.held.discard(action.key)
+            case WakeAt():
+                self.wakes.append(action.time)
+            case Cancel():
+                assert self.running[action.worker].task == action.task
+                self.cancelled.add(action.worker)
+
+    def _in_use(self, key: DataKey) -> bool:
+        wanted = [run for worker, run in self.running.items() if worker not in self.cancelled]
+        return any(key in self._inputs(run.task.stage, item) for run in wanted for item in run.task.items)
+
+    def _inputs(self, stage: Stage, item: int) -> set[DataKey]:
+        if stage is Stage.DECODE:
+            return {DataKey(kind=DataKind.LATENTS, number=item)}
+        if stage is not Stage.DENOISE:
+            return set()
+        keys = {DataKey(kind=DataKind.TEXT, number=int(text)) for text in self.workload.clip_texts[item]}
+        frame = int(self.workload.frames_of_clips[item])
+        return keys | ({DataKey(kind=DataKind.FIRST_FRAME, number=frame)} if frame != NO_FRAME else set())
+
+    def _check_run(self, run: RunTask) -> None:
+        task, device = run.task, self.workers[run.worker]
+        assert run.worker not in self.running, "two tasks on one device"
+        assert task.stage in device.stages
+        assert STAGE_COMPONENTS[task.stage] <= run.components
+        assert (run.model_name != "") == (Component.TRANSFORMER in run.components)
+        kind = None
+        if task.items and task.stage in (Stage.DENOISE, Stage.DECODE):
+            kind = self.workload.kinds[self.workload.clip_kind[task.items[0]]]
+            assert task.items[0] not in self.finished
+        assert device.needed_gb(task.stage, kind, run.components) <= device.memory_gb, "memory exceeded"
+        for item in task.items:
+            assert self._inputs(task.stage, item) <= self.held, "an input is not there"
+
+    def _check_idle(self) -> None:
+        """An idle worker is named with its reason, and 'nothing ready' is true."""
+        if self.scheduler.done:
+            return
+        reasons = self.scheduler.idle_reasons()
+        assert set(reasons) == set(self.workers) - set(self.running)
+        assert all(reason in Reason for reason in reasons.values())
+
+    def finish_all(self, seconds: float = 1.0, limit: int = 10_000) -> None:
+        """Let every running task end well, the longest-running first, until the job is done."""
+        for _ in range(limit):
+            if self.scheduler.done:
+                return
+            if not self.running:
+                assert self.wakes, f"nothing runs and nothing will: {self.scheduler.idle_reasons()}"
+                self.now = max(self.now, self.wakes.pop(0))
+                self.send(Tick())
+                continue
+            worker, run = next(iter(self.running.items()))
+            self.send(TaskDone(worker=worker, task=run.task, seconds=seconds), after=seconds)
+        raise AssertionError("the job does not end")
+
+
+def random_event(cluster: CheckedCluster, rng: random.Random, spare: list[DeviceProfile]) -> tuple[Event, ...]:
+    """Something that may happen next: mostly completions, now and then trouble."""
+    dice = rng.random()
+    if cluster.running and dice < 0.75:
+        worker = rng.choice(sorted(cluster.running))
+        task = cluster.running[worker].task
+        if rng.random() < 0.8:
+            return (TaskDone(worker=worker, task=task, seconds=rng.uniform(0.1, 100), load_seconds=rng.uniform(0, 5)),)
+        kind = rng.choice(sorted(FailureKind))
+        return (TaskFailed(worker=worker, task=task, kind=kind, message="made to fail"),)
+    if dice < 0.82 and len(cluster.workers) > 1:
+        return (WorkerLost(worker=rng.choice(sorted(cluster.workers)), crashed=rng.random() < 0.5),)
+    if dice < 0.90 and spare:
+        return (WorkerJoined(worker=f"late-{len(spare)}", device=spare.pop()),)
+    if dice < 0.93 and cluster.held:
+        idle = [k for k in sorted(cluster.held, key=lambda k: (k.kind, k.number)) if not cluster._in_use(k)]
+        return (DataLost(key=rng.choice(idle)),) if idle else (Tick(),)
+    return (Tick(),)
+
+
+def failed(cluster: CheckedCluster) -> dict[int, str]:
+    """Clips that ended failed, with their errors."""
+    return {clip: end.error for clip, end in cluster.finished.items() if end.status is ClipStatus.FAILED}

@@ -1,0 +1,125 @@
+"""`ovi-ray plan`."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from typer.testing import CliRunner
+
+from ovi_ray.cli import app
+from ovi_ray.output.result_row import RESULTS_SCHEMA
+
+PROFILES = Path(__file__).parents[3] / "cluster" / "profiles"
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def plan(*arguments, code=0):
+    result = CliRunner().invoke(app, ["plan", *map(str, arguments)], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a fox\na dog\na cat\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c", "d"])
+def test_every_profile_that_comes_along_can_be_planned_on(prompts, name):
+    told = json.loads(
+        plan(prompts, "--cluster", PROFILES / f"{name}.yaml", "--each-example-n-times", 4, "--json").stdout
+    )
+    assert (told["clips"], told["texts"]) == (12, 5)
+    assert told["eta_s"] >= told["bound_s"] > 0
+    assert told["cost"] > 0
+    assert sum(part["device_hours"] for part in told["classes"]) > 0
+
+
+def test_the_plan_is_told_in_words(prompts):
+    text = plan(prompts, "--cluster", PROFILES / "c.yaml").stdout
+    assert "3 clips, 5 distinct texts" in text
+    assert "nvidia-24gb" in text
+    assert "limit: denoise on nvidia-24gb; twice as fast would end it" in text
+
+
+def test_a_timeline_is_written(prompts, tmp_path):
+    plan(prompts, "--cluster", PROFILES / "a.yaml", "--timeline", tmp_path / "t.svg")
+    assert "nvidia-80gb-0" in (tmp_path / "t.svg").read_text(encoding="utf-8")
+
+
+def result_row(number, **changes):
+    facts = {field.name: None for field in RESULTS_SCHEMA} | {
+        "clip_id": str(number),
+        "row": number,
+        "repeat": 0,
+        "text_prompt": "a fox",
+        "prompt": "a fox",
+        "seed": 1,
+        "model_name": "720x720_5s",
+        "sample_steps": 50,
+        "solver_name": "unipc",
+        "height": 704,
+        "width": 704,
+        "status": "done",
+        "dtype": "bfloat16",
+        "attempts": 1,
+        "encode_s": 1.0,
+        "denoise_s": 80.0,
+        "decode_s": 9.0,
+        "finished_at": START + timedelta(seconds=90 * (number + 1)),
+    }
+    return facts | changes
+
+
+def test_what_a_job_took_stands_beside_what_was_planned(prompts, tmp_path):
+    rows = [result_row(0), result_row(1), result_row(2, status="failed", error="it broke", decode_s=None)]
+    (tmp_path / "out" / "results").mkdir(parents=True)
+    pyarrow.parquet.write_table(
+        pa.Table.from_pylist(rows, schema=RESULTS_SCHEMA), tmp_path / "out" / "results" / "part-0.parquet"
+    )
+    told = json.loads(plan(prompts, "--cluster", PROFILES / "a.yaml", "--actual", tmp_path / "out", "--json").stdout)
+    actual = told["actual"]
+    assert (actual["clips"], actual["failed"], actual["seconds"]) == (2, 1, 180.0)
+    assert actual["stage_s"] == {"encode": 1.0, "denoise": 80.0, "decode": 9.0}
+    assert actual["clips_per_hour"] == pytest.approx(40.0)
+
+
+def test_a_folder_without_results_is_refused(prompts, tmp_path):
+    message = plan(prompts, "--cluster", PROFILES / "a.yaml", "--actual", tmp_path, code=2).stderr
+    assert "no results" in message
+
+
+def test_a_bad_profile_is_told_in_full(prompts, tmp_path):
+    profile = tmp_path / "bad.yaml"
+    profile.write_text(
+        "name: bad\ndevices:\n  gpu:\n    count: 0\n    vendor: nvidia\n    memory: 24\n    memory_gb: 24\n"
+        "    load_gb_per_s: -1\n    tflops: {encode_text: 1, encode_first_frame: 1, denoise: 1, decode: 1}\n",
+        encoding="utf-8",
+    )
+    message = plan(prompts, "--cluster", profile, code=2).stderr
+    for words in ("devices.gpu.count", "devices.gpu.memory", "devices.gpu.load_gb_per_s", "3 problems"):
+        assert words in message
+
+
+def test_a_model_that_fits_nowhere_says_which_stage_and_why_not_on_each_device(prompts, tmp_path):
+    profile = tmp_path / "small.yaml"
+    profile.write_text(
+        "name: small\ndevices:\n  gpu:\n    count: 1\n    vendor: nvidia\n    memory_gb: 14\n    load_gb_per_s: 1\n"
+        "    tflops: {encode_text: 1, encode_first_frame: 1, denoise: 1, decode: 1}\n",
+        encoding="utf-8",
+    )
+    message = plan(prompts, "--cluster", profile, code=2).stderr
+    assert "denoise of 720x720_5s" in message
+    assert "gpu has 14.0 GB" in message
+
+
+def test_bad_prompts_are_told_as_for_rendering(tmp_path):
+    (tmp_path / "p.csv").write_text("text_prompt,seed\na fox,x\n", encoding="utf-8")
+    message = plan(tmp_path / "p.csv", "--cluster", PROFILES / "a.yaml", code=2).stderr
+    assert "row 1" in message
+    assert "seed" in message

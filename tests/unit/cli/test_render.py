@@ -1,0 +1,245 @@
+"""The command line: everything that is wrong is told at once, plainly, and before any model loads."""
+
+import json
+import os
+import shutil
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from ovi.weights import hub
+from ovi_ray import render as render_module
+from ovi_ray.cli import app
+
+pytestmark = pytest.mark.usefixtures("nothing_starts")
+
+
+@pytest.fixture
+def nothing_starts(monkeypatch):
+    """No Ray and no model: whatever reaches them has passed the checks."""
+
+    def reached(*args, **kwargs):
+        raise AssertionError("the job was started")
+
+    monkeypatch.setattr(render_module, "ray_session", reached)
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    return result.exit_code, result.stderr, result.stdout
+
+
+def render(prompts, tiny_dir, tmp_path, *options):
+    return call("render", prompts, "--ckpt-dir", tiny_dir, "--out", tmp_path / "out", *options)
+
+
+def refused(*arguments):
+    code, message, _ = call(*arguments)
+    assert code == 2, message
+    return message
+
+
+def write(path, content, encoding="utf-8"):
+    path.write_text(content, encoding=encoding)
+    return path
+
+
+# -- help ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["render"], ["weights"], ["weights", "download"], ["weights", "check"], ["weights", "tiny"]]
+)
+def test_every_command_has_help(command):
+    code, _, text = call(*command, "--help")
+    assert code == 0
+    assert "Usage" in text
+    if command and command != ["weights"]:
+        assert f"ovi-ray {' '.join(command)}" in text  # an example
+
+
+# -- what can be wrong with a prompt list -----------------------------------------------------------------------------
+
+
+def test_a_missing_list_is_named(tiny_dir, tmp_path):
+    code, message, _ = render(tmp_path / "nowhere.csv", tiny_dir, tmp_path)
+    assert code == 2
+    assert "nowhere.csv" in message
+
+
+def test_a_list_without_prompts_names_the_column_it_needs(tiny_dir, tmp_path):
+    code, message, _ = render(write(tmp_path / "p.csv", "prompt\na fox\n"), tiny_dir, tmp_path)
+    assert code == 2
+    assert "text_prompt" in message
+    assert "p.csv" in message
+
+
+def test_every_bad_cell_of_every_row_is_told_with_its_row_and_field(tiny_dir, tmp_path):
+    Image.new("RGB", (40_000, 2)).save(tmp_path / "wide.png")
+    write(tmp_path / "not.png", "no image")
+    rows = [
+        "text_prompt,image_path,seed,sample_steps,video_frame_height_width,solver_name,model_name",
+        "a fox,missing.png,1,4,704x1280,unipc,720x720_5s",
+        "a fox,not.png,1,4,704x1280,unipc,720x720_5s",
+        "a fox,wide.png,1,4,704x1280,unipc,720x720_5s",
+        ",,1,4,704x1280,unipc,720x720_5s",
+        "a fox,,one,4,704x1280,unipc,720x720_5s",
+        "a fox,,1,0,704x1280,unipc,720x720_5s",
+        "a fox,,1,4,0x1280,unipc,720x720_5s",
+        "a fox,,1,4,704x1280,heun,720x720_5s",
+        "a fox,,1,4,704x1280,unipc,1080p",
+    ]
+    code, message, _ = render(write(tmp_path / "p.csv", "\n".join(rows)), tiny_dir, tmp_path)
+    assert code == 2
+    told = {int(line.split("row ")[1].split(" ")[0]): line for line in message.splitlines() if "row " in line}
+    assert sorted(told) == list(range(1, 10))
+    expected = [
+        "missing.png",
+        "not.png",
+        "wide.png",
+        "text_prompt",
+        "seed",
+        "sample_steps",
+        "height_width",
+        "heun",
+        "1080p",
+    ]
+    for number, word in enumerate(expected, start=1):
+        assert word in told[number]
+        assert "expected" in told[number]
+
+
+def test_an_unknown_column_is_told_with_the_nearest_known_one(tiny_dir, tmp_path):
+    code, message, _ = render(write(tmp_path / "p.csv", "text_prompt,sample_step\na fox,4\n"), tiny_dir, tmp_path)
+    assert code == 2
+    assert "sample_steps" in message
+
+
+def test_a_wrong_encoding_is_told_with_what_to_do(tiny_dir, tmp_path):
+    code, message, _ = render(write(tmp_path / "p.csv", "text_prompt\ncafé\n", encoding="cp1252"), tiny_dir, tmp_path)
+    assert code == 2
+    assert "UTF-8" in message
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--sample-steps", "0"),
+        ("--seed", "1.5"),
+        ("--solver-name", "heun"),
+        ("--model-name", "1080p"),
+        ("--video-frame-height-width", "0x64"),
+        ("--shift", "nan"),
+        ("--dtype", "int4"),
+    ],
+)
+def test_an_option_out_of_range_is_named_with_what_would_be_right(tiny_dir, tmp_path, option, value):
+    code, message, _ = render(write(tmp_path / "p.txt", "a fox\n"), tiny_dir, tmp_path, option, value)
+    assert code == 2
+    assert option in message
+    assert "expected" in message
+
+
+def test_an_output_folder_that_cannot_be_written_is_told(tiny_dir, tmp_path):
+    write(tmp_path / "out", "a file in the way")
+    code, message, _ = render(write(tmp_path / "p.txt", "a fox\n"), tiny_dir, tmp_path)
+    assert code == 2
+    assert "--out" in message
+
+
+def test_bad_weights_and_bad_rows_are_told_at_once(tiny_dir, tmp_path):
+    ckpts = shutil.copytree(tiny_dir, tmp_path / "ckpts")
+    tensors = load_file(ckpts / "Ovi" / "model.safetensors")
+    del tensors["audio_model.head.head.bias"]
+    save_file(tensors, ckpts / "Ovi" / "model.safetensors")
+    os.truncate(ckpts / "Wan2.2-TI2V-5B" / "Wan2.2_VAE.pth", 1000)
+    prompts = write(tmp_path / "p.csv", "text_prompt,seed\na fox,x\n,1\n")
+    code, message, _ = render(prompts, ckpts, tmp_path)
+    assert code == 2
+    for words in (
+        "1 tensors missing: audio_model.head.head.bias",
+        "Wan2.2_VAE.pth",
+        "truncated",
+        "row 1",
+        "row 2",
+        "4 problems",
+    ):
+        assert words in message
+
+
+def test_a_model_that_a_row_asks_for_must_be_there_too(tiny_dir, tmp_path):
+    prompts = write(tmp_path / "p.csv", "text_prompt,model_name\na fox,960x960_10s\n")
+    code, message, _ = render(prompts, tiny_dir, tmp_path)
+    assert code == 2
+    assert "ovi-ray weights download --model-name 960x960_10s" in message
+
+
+def test_a_job_file_is_checked_like_options_and_names_its_lines(tiny_dir, tmp_path):
+    job = write(
+        tmp_path / "job.yaml", f"ckpt_dir: {tiny_dir}\noutput_dir: out\ntext_prompt: a fox\nsample_step: 4\nshift: -1\n"
+    )
+    code, message, _ = call("render", job)
+    assert code == 2
+    assert "line 4" in message
+    assert "sample_steps" in message
+    assert "line 5" in message
+
+
+def test_a_bad_cluster_profile_is_told_with_the_rows(tiny_dir, tmp_path):
+    profile = write(tmp_path / "cluster.yaml", "name: mine\ndevices:\n  gpu: {count: -1}\n")
+    code, message, _ = render(
+        write(tmp_path / "p.csv", "text_prompt,seed\na fox,x\n"), tiny_dir, tmp_path, "--cluster", profile
+    )
+    assert code == 2
+    assert "devices.gpu.count" in message
+    assert "row 1" in message
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_what_is_missing_and_what_can_run(tiny_dir):
+    code, _, table = call("weights", "check", tiny_dir)
+    assert code == 0
+    assert "models that can run: 720x720_5s, 960x960_5s" in table
+    assert "no such file" in table
+
+
+def test_check_speaks_json(tiny_dir):
+    _, _, text = call("weights", "check", tiny_dir, "--json")
+    findings = json.loads(text)
+    assert findings["models"] == ["720x720_5s", "960x960_5s"]
+    assert findings["files"]["Ovi/model.safetensors"] is None
+    assert "no such file" in findings["files"]["Ovi/model_960x960_10s.safetensors"]
+
+
+def test_check_of_an_empty_folder_fails(tmp_path):
+    code, _, table = call("weights", "check", tmp_path)
+    assert code == 1
+    assert "models that can run: none" in table
+
+
+def test_tiny_writes_a_folder_that_passes_the_check(tmp_path):
+    assert call("weights", "tiny", tmp_path / "ckpts")[0] == 0
+    code, _, table = call("weights", "check", tmp_path / "ckpts")
+    assert code == 0
+    assert "models that can run: 720x720_5s, 960x960_5s, 960x960_10s" in table
+
+
+def test_download_without_a_connection_says_so(tmp_path, monkeypatch):
+    def fetch(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(hub.download_model, "__kwdefaults__", hub.download_model.__kwdefaults__ | {"fetch": fetch})
+    message = refused("weights", "download", tmp_path)
+    assert "cannot be fetched" in message
+    assert "no route to host" in message
+
+
+def test_download_of_an_unknown_model_is_refused(tmp_path):
+    assert "expected one of 720x720_5s" in refused("weights", "download", "--model-name", "480p", tmp_path)

@@ -1,0 +1,297 @@
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ovi.config import Architecture, SolverName
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, ROW_SEED_STRIDE, Manifest, build_manifest, clip_id
+
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def build(tmp_path):
+    """A manifest of a list: text of a file, or rows written as JSON Lines."""
+    (tmp_path / "ckpts").mkdir()
+
+    def build(content, name="prompts.csv", weights="w", numerics="bfloat16", **options):
+        path = tmp_path / name
+        if isinstance(content, str):
+            path.write_bytes(content.encode())
+        elif content is not None:
+            path = tmp_path / "prompts.jsonl"
+            path.write_text("\n".join(json.dumps(row) for row in content))
+        job = JobSpec.from_options(prompts=path, ckpt_dir=tmp_path / "ckpts", output_dir=tmp_path / "out", **options)
+        return build_manifest(job, Architecture(), weights=lambda _: weights, numerics=numerics)
+
+    return build
+
+
+def column(manifest, name):
+    return manifest.table.column(name).to_pylist()
+
+
+def save_image(path, size=(64, 48), **options):
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", size, "red").save(path, **options)
+    return path
+
+
+# -- lists of every kind -------------------------------------------------------------------------------------------
+
+
+def test_a_list_without_overrides_takes_everything_from_the_job(build):
+    manifest = build("text_prompt\nA dog\n", sample_steps=7, solver_name="euler", model_name="960x960_5s")
+    (row,) = manifest.table.to_pylist()
+    assert manifest.table.schema == MANIFEST_SCHEMA
+    assert (row["row"], row["repeat"], row["seed"], row["text_prompt"]) == (0, 0, 100, "A dog")
+    assert (row["sample_steps"], row["solver_name"], row["model_name"]) == (7, "euler", "960x960_5s")
+    assert (row["height"], row["width"], row["video_frame_height_width"]) == (704, 1280, [704, 1280])
+    assert (row["video_latent_length"], row["audio_latent_length"]) == (31, 157)
+    assert manifest.notes == ()
+
+
+def test_every_kind_of_list_gives_the_same_clips(build, tmp_path):
+    prompts, seeds = ["A dog, barking", 'He says "hi"'], [5, 6]
+    expected = column(build([{"text_prompt": p, "seed": s} for p, s in zip(prompts, seeds, strict=True)]), "clip_id")
+    table = pa.table({"text_prompt": prompts, "seed": seeds})
+    pa.parquet.write_table(table, tmp_path / "p.parquet")
+    pa.feather.write_feather(table, tmp_path / "p.feather")
+    with pa.ipc.new_stream(tmp_path / "p.arrow", table.schema) as stream:
+        stream.write_table(table)
+    for content, name in (
+        ('text_prompt,seed\n"A dog, barking",5\n"He says ""hi""",6\n', "p.csv"),
+        ('\ufefftext_prompt,seed\r\n"A dog, barking",5\r\n\r\n"He says ""hi""", 6.0 \r\n', "excel.csv"),
+        ('text_prompt\tseed\nA dog, barking\t5\n"He says ""hi"""\t6\n', "p.tsv"),
+        (None, "p.parquet"),
+        (None, "p.feather"),
+        (None, "p.arrow"),
+    ):
+        assert column(build(content, name), "clip_id") == expected, name
+
+
+def test_plain_text_is_a_prompt_a_line(build):
+    manifest = build('A dog, "barking"\n\n  # 2 cats\r\n', "prompts.txt")
+    assert column(manifest, "text_prompt") == ['A dog, "barking"', "  # 2 cats"]
+    assert column(manifest, "row") == [0, 1]
+
+
+def test_a_quoted_prompt_may_span_lines(build):
+    assert column(build('text_prompt\n"A dog.\nAudio: rain"\n'), "text_prompt") == ["A dog.\nAudio: rain"]
+
+
+def test_a_single_prompt_is_a_list_of_one(tmp_path):
+    job = JobSpec(text_prompt="A dog", ckpt_dir=tmp_path, output_dir=tmp_path)
+    manifest = build_manifest(job, Architecture(), weights=lambda _: "w", numerics="n")
+    assert column(manifest, "text_prompt") == ["A dog"]
+
+
+def test_any_parameter_is_a_column_and_a_blank_cell_takes_the_jobs_value(build):
+    manifest = build(
+        "text_prompt,model_name,video_frame_height_width,sample_steps,solver_name,shift,slg_layer\n"
+        "one,960x960_10s,512x992,3, dpm++ ,1.5,0\ntwo,,,,,,\n",
+        sample_steps=9,
+    )
+    assert column(manifest, "model_name") == ["960x960_10s", "720x720_5s"]
+    assert column(manifest, "sample_steps") == [3, 9]
+    assert column(manifest, "solver_name") == [SolverName.DPMPP, SolverName.UNIPC]
+    assert column(manifest, "shift") == [1.5, 5.0]
+    assert column(manifest, "slg_layer") == [0, 11]
+    assert column(manifest, "video_latent_length") == [61, 31]
+    assert column(manifest, "height") == [704, 544]
+
+
+@pytest.mark.parametrize("size", ["704x1280", "704 X 1280", "[704, 1280]", "(704,1280)", "704 1280", [704, 1280]])
+def test_sizes_are_read_as_people_write_them(build, size):
+    manifest = build([{"text_prompt": "A dog", "video_frame_height_width": size}], video_frame_height_width=(512, 992))
+    assert column(manifest, "video_frame_height_width") == [[704, 1280]]
+
+
+def test_an_empty_negative_prompt_is_a_value_where_the_file_has_types(build):
+    rows = [{"text_prompt": "a", "video_negative_prompt": ""}, {"text_prompt": "b"}]
+    assert column(build(rows, video_negative_prompt="blur"), "video_negative_prompt") == ["", "blur"]
+    in_csv = build("text_prompt,video_negative_prompt\na,\n", video_negative_prompt="blur")
+    assert column(in_csv, "video_negative_prompt") == ["blur"]
+
+
+def test_columns_of_the_users_own_are_carried_along_as_text(build):
+    manifest = build([{"text_prompt": "a", "meta_shot": 12}, {"text_prompt": "b"}])
+    assert column(manifest, "meta_shot") == ["12", None]
+
+
+# -- seeds ---------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_derived_from_the_row_differ_and_begin_at_the_published_one(build):
+    manifest = build("text_prompt\na\nb\n", seed=7, each_example_n_times=2)
+    assert column(manifest, "seed") == [7, 8, 7 + ROW_SEED_STRIDE, 8 + ROW_SEED_STRIDE]
+    assert column(manifest, "repeat") == [0, 1, 0, 1]
+    assert column(manifest, "row") == [0, 0, 1, 1]
+
+
+def test_a_seed_column_is_counted_up_by_repeats(build):
+    manifest = build("text_prompt,seed\na,9223372036854775806\nb,\n", each_example_n_times=2)
+    assert column(manifest, "seed") == [2**63 - 2, 2**63 - 1, 100 + ROW_SEED_STRIDE, 101 + ROW_SEED_STRIDE]
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+
+
+def test_images_are_found_beside_the_list_and_set_the_size(build, tmp_path):
+    path = save_image(tmp_path / "pngs" / "a.png", (640, 480))
+    manifest = build("text_prompt,image_path\na,pngs/a.png\nb,\n")
+    assert column(manifest, "image_path") == [str(path), None]
+    assert column(manifest, "height") == [608, 544]
+    assert column(manifest, "width") == [832, 960]
+
+
+def test_an_image_taken_sideways_has_the_size_that_it_is_seen_at(build, tmp_path):
+    save_image(tmp_path / "a.jpg", (640, 480), exif=Image.Exif())
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    save_image(tmp_path / "b.jpg", (640, 480), exif=turned)
+    manifest = build("text_prompt,image_path\na,a.jpg\nb,b.jpg\n")
+    assert column(manifest, "height") == [608, 832]
+
+
+def test_the_jobs_image_serves_rows_without_one(build, tmp_path):
+    path = save_image(tmp_path / "a.png")
+    manifest = build("text_prompt\na\n", image_path=path, mode="i2v")
+    assert column(manifest, "image_path") == [str(path)]
+
+
+def test_mode_t2v_ignores_images_and_tells_so(build):
+    manifest = build("text_prompt,image_path\na,none.png\nb,\n", mode="t2v")
+    assert column(manifest, "image_path") == [None, None]
+    assert manifest.notes == ("mode t2v ignores images: 1 row would have one",)
+
+
+# -- ids -----------------------------------------------------------------------------------------------------------
+
+ALL_CHANGES = {
+    "text_prompt": "A cat",
+    "model_name": "960x960_5s",
+    "video_frame_height_width": "512x992",
+    "seed": 101,
+    "sample_steps": 49,
+    "solver_name": "euler",
+    "shift": 5.000001,
+    "video_guidance_scale": 4.5,
+    "audio_guidance_scale": 3.5,
+    "slg_layer": 0,
+    "video_negative_prompt": "",
+    "audio_negative_prompt": "x",
+    "image_path": "a.png",
+}
+
+
+def test_whatever_changes_a_clip_changes_its_id(build, tmp_path):
+    save_image(tmp_path / "a.png")
+    base = {"text_prompt": "A dog", "seed": 100}
+    ids = [column(build([base | {name: value}]), "clip_id")[0] for name, value in ALL_CHANGES.items()]
+    ids += [column(build([base], **fixed), "clip_id")[0] for fixed in ({}, {"weights": "v"}, {"numerics": "float32"})]
+    assert len(set(ids)) == len(ALL_CHANGES) + 3
+    assert all(len(id_) == 20 and set(id_) <= set("0123456789abcdef") for id_ in ids)
+
+
+def test_what_does_not_change_a_clip_does_not_change_its_id(build, tmp_path):
+    save_image(tmp_path / "a.png")
+    save_image(tmp_path / "pngs" / "same.png")
+    first = build("text_prompt,image_path,seed\nA dog <AUDCAP>rain<ENDAUDCAP>,a.png,5\n")
+    moved = build(
+        "meta_x,text_prompt,image_path,seed,shift,video_frame_height_width\n"
+        "1,first,,1,,\n2,A  dog Audio: rain,pngs/same.png,5.0,5,512 992\n"
+    )
+    assert column(moved, "clip_id")[1] == column(first, "clip_id")[0]
+
+
+def test_prompts_with_one_beginning_have_different_ids(build):
+    assert len(set(column(build(f"text_prompt,seed\n{'x' * 60}a,1\n{'x' * 60}b,1\n"), "clip_id"))) == 2
+
+
+def test_an_id_is_the_same_in_every_process_and_release():
+    content = {"prompt": "A dog", "seed": 2**62, "shift": 0.1, "image_sha256": None}
+    code = f"from ovi_ray.inputs.manifest import clip_id; print(clip_id({dict(reversed(content.items()))!r}))"
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.strip() == clip_id(content) == "ba254b14ea4da0e8e928"
+
+
+@quick
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 3), st.sampled_from([1.0, 2.5])), min_size=1, max_size=12
+    )
+)
+def test_ids_are_equal_exactly_where_clips_are(build, rows):
+    manifest = build([{"text_prompt": p, "seed": seed, "shift": shift} for p, seed, shift in rows])
+    assert len(manifest) == len(set(rows))
+    assert len(set(column(manifest, "clip_id"))) == len(manifest)
+
+
+# -- notes ---------------------------------------------------------------------------------------------------------
+
+
+def test_equal_clips_are_rendered_once_and_told(build):
+    manifest = build("text_prompt,seed\na,1\nb,1\na,1\n")
+    assert column(manifest, "row") == [0, 1]
+    assert "1 clip is the same as an earlier one and rendered once: row 3 is row 1" in manifest.notes
+
+
+def test_rows_that_repeat_a_prompt_are_rendered_with_their_own_seeds_and_told(build):
+    manifest = build("text_prompt\na\nb\na\n")
+    assert len(manifest) == 3
+    assert manifest.notes[0].startswith("1 row repeats the prompt and image of an earlier row (row 3 those of row 1)")
+
+
+def test_rewritten_audio_tags_are_told_with_an_example(build):
+    manifest = build("text_prompt\na Audio: rain\nb\nc Audio: wind\n")
+    assert column(manifest, "prompt")[0] == "a <AUDCAP>rain<ENDAUDCAP>"
+    assert manifest.notes == (
+        "2 rows (the first is row 1) have the audio tag rewritten to the model's form: "
+        "'Audio: rain' became '<AUDCAP>rain<ENDAUDCAP>'",
+    )
+
+
+def test_extra_spaces_are_told(build):
+    assert build("text_prompt\na\n b  c\n").notes == (
+        "row 2 has extra spaces or line breaks, which make no difference",
+    )
+
+
+# -- writing and reading -------------------------------------------------------------------------------------------
+
+
+@quick
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), min_size=1, max_size=5),
+    seed=st.integers(0, 2**62),
+    suffix=st.sampled_from(["arrow", "parquet"]),
+)
+def test_a_manifest_that_is_written_and_read_is_the_same(build, tmp_path, texts, seed, suffix):
+    manifest = build([{"text_prompt": text, "meta_n": "1"} for text in texts], seed=seed)
+    manifest.write(tmp_path / f"m.{suffix}")
+    assert Manifest.read(tmp_path / f"m.{suffix}") == manifest
+    assert [path.name for path in tmp_path.glob(".*tmp")] == []
+
+
+@pytest.mark.parametrize("suffix", ["arrow", "parquet"])
+def test_a_written_manifest_is_a_prompt_list_of_the_same_clips(build, tmp_path, suffix):
+    save_image(tmp_path / "a.png")
+    manifest = build(
+        "text_prompt,image_path,model_name,video_frame_height_width,shift,meta_x\n"
+        "a  Audio: b,a.png,,,2,s\nb,,960x960_5s,512x992,,\n",
+        video_negative_prompt="",
+        each_example_n_times=2,
+    )
+    manifest.write(tmp_path / f"m.{suffix}")
+    again = build(None, f"m.{suffix}")
+    assert column(again, "clip_id") == column(manifest, "clip_id")
+    assert column(again, "meta_x") == column(manifest, "meta_x")

@@ -1,0 +1,107 @@
+"""The attention backends against plain softmax, and what each needs of a device."""
+
+import pytest
+import torch
+
+from ovi.attention import AttentionBackend, AttentionPlan, AttentionShape, Site
+from ovi.attention.backends import BACKENDS, attention, reference_attention, torchs_kernel
+from ovi.attention.target import AttentionTarget
+from ovi.attention.types import attention_shapes
+from ovi.config import Architecture
+
+CPU = AttentionTarget.of(torch.device("cpu"), torch.float32)
+OVI = AttentionShape(query_length=15_004, key_length=15_004, num_heads=24, head_dim=128)
+ON_CPU = [AttentionBackend.SDPA, AttentionBackend.SDPA_FLASH, AttentionBackend.SDPA_MATH]
+
+
+def target(architecture="sm90", *, dtype=torch.bfloat16, vendor=None, memory_gb=80, aotriton_experimental=False):
+    return AttentionTarget(
+        device="cuda",
+        dtype=dtype,
+        vendor=vendor or ("amd" if architecture.startswith("gfx") else "nvidia"),
+        architecture=architecture,
+        memory_bytes=int(memory_gb * 1e9),
+        aotriton_experimental=aotriton_experimental,
+    )
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize("shape", [(1, 7, 5, 2, 20), (2, 33, 64, 3, 8), (1, 1, 512, 4, 128)])
+def test_every_backend_gives_plain_softmax_attention(shape, backend):
+    batch, queries, keys, heads, width = shape
+    q, k, v = (torch.randn(batch, length, heads, width) for length in (queries, keys, keys))
+    scores = torch.einsum("blhd,bshd->bhls", q.double(), k.double()) / width**0.5
+    expected = torch.einsum("bhls,bshd->blhd", scores.softmax(-1), v.double()).float()
+    torch.testing.assert_close(attention(q, k, v, backend), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(reference_attention(q, k, v), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_every_backend_but_auto_is_in_the_registry():
+    assert set(BACKENDS) == set(AttentionBackend) - {AttentionBackend.AUTO}
+
+
+def test_only_sage_is_inexact():
+    assert [name for name, backend in BACKENDS.items() if not backend.exact] == [AttentionBackend.SAGE]
+
+
+@pytest.mark.parametrize(
+    ("device", "suited"),
+    [
+        (target("sm90"), {"flash_attn_3", "flash_attn_2", "sage", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient"}),
+        (target("sm89"), {"flash_attn_2", "sage", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient"}),
+        (target("sm100"), {"flash_attn_2", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient"}),
+        (target("sm75"), {"sdpa_efficient"}),
+        (target("sm90", dtype=torch.float32), {"sdpa_efficient"}),
+        (target("gfx942", memory_gb=192), {"flash_attn_2", "sdpa_aotriton", "sdpa_efficient"}),
+        (target("gfx1151"), {"flash_attn_2"}),
+        (target("gfx1151", aotriton_experimental=True), {"flash_attn_2", "sdpa_aotriton", "sdpa_efficient"}),
+        (CPU, {"sdpa_flash"}),
+    ],
+)
+def test_a_device_suits_the_backends_that_are_built_for_it(device, suited):
+    found = {str(name) for name, backend in BACKENDS.items() if not backend.unsuited(device, OVI)}
+    assert found - {"sdpa", "sdpa_math"} == suited
+
+
+def test_gfx1151_is_told_which_variable_to_set():
+    reason = BACKENDS[AttentionBackend.SDPA_AOTRITON].unsuited(target("gfx1151"), OVI)
+    assert "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1 before torch starts" in reason
+
+
+def test_math_is_out_where_its_scores_do_not_fit():
+    assert "its scores take 43 GB" in BACKENDS[AttentionBackend.SDPA_MATH].unsuited(target(memory_gb=80), OVI)
+    assert BACKENDS[AttentionBackend.SDPA_MATH].unsuited(target(memory_gb=192), OVI) == ""
+
+
+def test_a_package_that_is_not_installed_says_so():
+    assert "flash_attn_interface cannot be imported" in BACKENDS[AttentionBackend.FLASH_ATTN_3].missing()
+
+
+def test_an_import_that_succeeds_is_not_enough(monkeypatch):
+    monkeypatch.setattr(BACKENDS[AttentionBackend.FLASH_ATTN_3], "module", "math", raising=False)
+    assert BACKENDS[AttentionBackend.FLASH_ATTN_3].missing() == ""
+    assert BACKENDS[AttentionBackend.FLASH_ATTN_3].why_not(target("gfx942"), OVI) == "it runs on NVIDIA GPUs only"
+
+
+def test_torch_is_asked_which_kernel_it_takes():
+    shape = AttentionShape(query_length=8, key_length=8, num_heads=2, head_dim=16)
+    assert torchs_kernel(CPU, shape) is AttentionBackend.SDPA_FLASH
+
+
+def test_the_shapes_of_a_clip_are_those_of_the_published_model():
+    arch = Architecture()
+    shapes = attention_shapes(arch.video, arch.audio, (48, 31, 44, 44), 157)
+    assert shapes[Site.VIDEO_SELF] == OVI
+    assert shapes[Site.AUDIO_TO_VIDEO] == AttentionShape(
+        query_length=157, key_length=15_004, num_heads=24, head_dim=128
+    )
+    assert shapes[Site.VIDEO_TO_TEXT].key_length == 512
+    assert set(shapes) == set(Site)
+
+
+def test_a_plan_reads_as_one_name_or_as_names_with_their_sites():
+    assert str(AttentionPlan.uniform(AttentionBackend.SDPA_FLASH)) == "sdpa_flash"
+    mixed = dict.fromkeys(Site, AttentionBackend.SDPA_FLASH) | {Site.VIDEO_SELF: AttentionBackend.FLASH_ATTN_3}
+    assert str(AttentionPlan.of(mixed)) == (
+        "flash_attn_3: video_self; sdpa_flash: audio_self, audio_to_text, audio_to_video, video_to_audio, video_to_text"
+    )

@@ -1,0 +1,162 @@
+"""Memory by plan: the formulas against every allocation of the real code at the published sizes, and the modes."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from ovi.config import MODEL_SPECS, Architecture, Component
+from ovi.errors import MemoryTooSmall
+from ovi.memory.plan import (
+    KERNEL_MARGIN,
+    MemoryDemand,
+    MemoryMode,
+    activations,
+    check_budget,
+    decode_activations,
+    denoise_activations,
+    encode_activations,
+    plan_memory,
+)
+from ovi.models.fusion import FusionTransformer
+from ovi.models.video_vae import VideoVAE
+from ovi.sampling.guidance import embed_texts
+from ovi.stages import Stage
+from ovi.types import PromptEmbeds
+from ovi.weights.formats import WeightFormat
+from tests.support.live_memory import LiveMemory
+
+GB = 10**9
+PUBLISHED = {
+    Component.TEXT_ENCODER: 11_400_000_000,
+    Component.TRANSFORMER: 23_300_000_000,
+    Component.VIDEO_VAE: 1_400_000_000,
+    Component.AUDIO_VAE: 400_000_000,
+    Component.VOCODER: 450_000_000,
+}
+DTYPE, QINT8 = WeightFormat.DTYPE, WeightFormat.QINT8
+
+
+def demand(transformer=23_300_000_000):
+    return MemoryDemand(
+        components=PUBLISHED | {Component.TRANSFORMER: transformer},
+        activations=activations(Architecture(), MODEL_SPECS["720x720_5s"], 720, 720, 2),
+    )
+
+
+def shallow(arch, layers=2):
+    """The published widths with fewer blocks: blocks do not add to the peak, but for the texts' keys and values."""
+    return dataclasses.replace(
+        arch,
+        video=dataclasses.replace(arch.video, num_layers=layers),
+        audio=dataclasses.replace(arch.audio, num_layers=layers),
+    )
+
+
+# -- the formulas against the code ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("latents", [(31, 44, 44, 157), (61, 60, 60, 314)])
+def test_the_denoise_takes_what_the_formula_says(dtype, latents):
+    frames, height, width, audio = latents
+    arch = shallow(Architecture())
+    with torch.device("meta"):
+        model = FusionTransformer(arch.video, arch.audio).to(dtype)
+    with torch.inference_mode(), torch.device("meta"), LiveMemory() as live:
+        rows = torch.empty(512, 4096, dtype=dtype)
+        text, _ = embed_texts(model, PromptEmbeds(positive=rows, video_negative=rows, audio_negative=rows))
+        grid = model.embed_grid((48, frames, height, width), audio, torch.device("meta"))
+        video = torch.empty(48, frames, height, width, dtype=dtype)
+        model(video, torch.empty(audio, 20, dtype=dtype), text, grid, model.embed_time(500.0, grid, False))
+    planned = denoise_activations(arch, frames * height * width // 4, dtype.itemsize)
+    assert live.peak == pytest.approx(planned, rel=0.05)
+
+
+@pytest.mark.parametrize("frames_per_pass", [4, 2, 1])
+@pytest.mark.parametrize("size", [(720, 720), (704, 1280)])
+def test_the_decode_takes_what_the_formula_says_however_long_the_clip(size, frames_per_pass):
+    height, width = size
+    with torch.device("meta"):
+        vae = VideoVAE(Architecture().video_vae).to(torch.bfloat16)
+    peaks = []
+    for frames in (3, 6):
+        with torch.inference_mode(), LiveMemory() as live:
+            latents = torch.empty(1, 48, frames, height // 16, width // 16, device="meta")
+            for _ in vae.decode_stream(latents, frames_per_pass):
+                pass
+        peaks.append(live.peak)
+    planned = decode_activations(Architecture(), height // 16 * 16, width // 16 * 16, 2, frames_per_pass)
+    assert peaks[0] == pytest.approx(planned, rel=0.05)
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.01)
+
+
+def test_the_first_frame_takes_what_the_formula_says():
+    with torch.device("meta"):
+        vae = VideoVAE(Architecture().video_vae).to(torch.bfloat16)
+    with torch.inference_mode(), LiveMemory() as live:
+        vae.encode(torch.empty(1, 3, 1, 960, 960, device="meta"))
+    assert live.peak == pytest.approx(encode_activations(Architecture(), 960, 960, 2), rel=0.05)
+
+
+def test_tiles_take_less_memory():
+    from ovi.models.tiling import Tiling
+
+    with torch.device("meta"):
+        vae = VideoVAE(Architecture().video_vae).to(torch.bfloat16)
+    peaks = []
+    for tiling in (None, Tiling(rows=2, columns=2), Tiling(rows=4, columns=4, overlap=4)):
+        with torch.inference_mode(), LiveMemory() as live:
+            for _ in vae.decode_stream(torch.empty(1, 48, 3, 60, 60, device="meta"), tiling=tiling):
+                pass
+        peaks.append(live.peak)
+    assert peaks[1] < 0.8 * peaks[0]
+    assert peaks[2] < peaks[1]
+
+
+# -- modes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget_gb", "host_gb", "mode"),
+    [
+        (80, 256, MemoryMode.RESIDENT),
+        (32, 256, MemoryMode.OFFLOADED),
+        (32, 16, MemoryMode.STAGED),
+    ],
+)
+def test_a_device_gets_the_fastest_mode_that_fits(budget_gb, host_gb, mode):
+    plan = plan_memory({DTYPE: demand()}, budget_gb * GB, host_gb * GB)
+    assert (plan.mode, plan.stages) == (mode, frozenset(Stage))
+    assert max(plan.peak.values()) <= budget_gb * GB
+
+
+def test_a_device_too_small_to_denoise_encodes_and_decodes():
+    plan = plan_memory({DTYPE: demand()}, 16 * GB, 0)
+    assert plan.stages == frozenset(Stage) - {Stage.DENOISE}
+
+
+def test_int8_is_taken_where_it_is_allowed_and_lets_a_device_do_more():
+    demands = {DTYPE: demand(), QINT8: demand(12_400_000_000)}
+    assert str(plan_memory(demands, 24 * GB, 0)) == "qint8 staged"
+    assert plan_memory(demands, 32 * GB, 0).weights is DTYPE
+    assert plan_memory({DTYPE: demand()}, 24 * GB, 0).weights is DTYPE
+
+
+def test_a_device_on_which_nothing_fits_is_refused_with_the_smallest_that_would_do():
+    with pytest.raises(MemoryTooSmall) as error:
+        plan_memory({DTYPE: demand()}, GB // 2, 0)
+    assert "0.50 GB is too small for any mode" in str(error.value)
+    assert f"all of them {-(-demand().staged // 10**7) / 100:.2f} GB" in str(error.value)
+
+
+def test_a_budget_too_small_for_a_stage_names_it_and_the_smallest_that_would_do():
+    with pytest.raises(MemoryTooSmall, match=r"denoise needs 2\d\.\d+ GB; the smallest that would do is 2\d\.\d+ GB"):
+        check_budget(demand(), 20 * GB)
+    check_budget(demand(), demand().staged)
+
+
+def test_activations_have_a_margin_for_kernels():
+    counted = denoise_activations(Architecture(), 31 * 45 * 45 // 4, 2)
+    planned = activations(Architecture(), MODEL_SPECS["720x720_5s"], 720, 720, 2)[Stage.DENOISE]
+    assert planned == pytest.approx(KERNEL_MARGIN * counted, rel=0.05)

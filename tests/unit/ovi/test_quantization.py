@@ -1,0 +1,136 @@
+"""The transformer in 8 bits: made once, kept, loaded again; and the published 8-bit floats."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ovi import OviPipeline
+from ovi.config import Architecture, SamplingParams
+from ovi.errors import CheckpointMismatch, CheckpointNotFound, InvalidRequest
+from ovi.types import PromptEmbeds
+from ovi.weights import quantization
+from ovi.weights.formats import FP8_FILE, WeightFormat
+from ovi.weights.quantization import load_transformer, quantize_to_file, quantized_path, transformer_bytes
+
+CPU, MODEL = torch.device("cpu"), "720x720_5s"
+DTYPE, QINT8, FP8 = WeightFormat.DTYPE, WeightFormat.QINT8, WeightFormat.FP8
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def ckpts(tiny_dir, tmp_path):
+    """The small checkpoint with an fp8 file in it: a plain cast."""
+    copy = shutil.copytree(tiny_dir, tmp_path / "ckpts")
+    weights = load_file(copy / "Ovi" / "model.safetensors")
+    save_file({key: tensor.to(torch.float8_e4m3fn) for key, tensor in weights.items()}, copy / FP8_FILE)
+    return copy
+
+
+def latents(ckpts, weights, dtype=torch.float32):
+    pipe = OviPipeline.from_pretrained(ckpts, MODEL, device="cpu", dtype=dtype, weights=weights)
+    generator = torch.Generator().manual_seed(0)
+    text_dim = pipe.architecture.video.text_dim
+    positive, negative = torch.randn(5, text_dim, generator=generator), torch.randn(3, text_dim, generator=generator)
+    embeds = PromptEmbeds(positive=positive, video_negative=negative, audio_negative=negative)
+    params = SamplingParams(video_frame_height_width=(64, 64), sample_steps=3, slg_layer=1)
+    return pipe.denoise(embeds, params).video
+
+
+@pytest.mark.parametrize(("weights", "tolerance"), [(QINT8, 0.05), (FP8, 0.3)])
+def test_a_clip_in_8_bits_is_close_and_not_equal(ckpts, weights, tolerance):
+    exact, narrow = latents(ckpts, DTYPE), latents(ckpts, weights)
+    error = (narrow - exact).square().mean().sqrt() / exact.std()
+    assert 0 < error < tolerance
+
+
+def test_it_is_quantized_once_saved_and_loaded_again(ckpts, monkeypatch):
+    first = latents(ckpts, QINT8)
+    path = quantized_path(ckpts / "Ovi" / "model.safetensors", torch.float32)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    monkeypatch.setattr(quantization, "quantize_to_file", None)
+    assert torch.equal(latents(ckpts, QINT8), first)
+
+
+def test_another_checkpoint_or_dtype_is_quantized_anew(ckpts):
+    file = ckpts / "Ovi" / "model.safetensors"
+    before = quantized_path(file, torch.float32)
+    assert quantized_path(file, torch.bfloat16) != before
+    os.utime(file, (1, 1))
+    assert quantized_path(file, torch.float32) != before
+
+
+def test_a_failed_quantization_leaves_no_file(ckpts, monkeypatch, tmp_path):
+    def fail(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(quantization, "save_file", fail)
+    with pytest.raises(OSError, match="No space left"):
+        quantize_to_file(ckpts, MODEL, torch.float32, tmp_path / "q" / "model.safetensors")
+    assert not list((tmp_path / "q").iterdir())
+
+
+def test_a_broken_quantized_file_is_told(ckpts):
+    path = quantized_path(ckpts / "Ovi" / "model.safetensors", torch.float32)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"broken")
+    with pytest.raises(CheckpointMismatch, match="delete it"):
+        load_transformer(ckpts, MODEL, CPU, torch.float32, QINT8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weights", list(WeightFormat))
+def test_the_weights_take_the_bytes_that_are_planned(ckpts, weights, dtype):
+    module = load_transformer(ckpts, MODEL, CPU, dtype, weights)
+    held = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    assert held == pytest.approx(transformer_bytes(Architecture.read(ckpts), dtype, weights), rel=2e-3)
+
+
+def test_8_bit_weights_halve_the_published_transformer():
+    sizes = {weights: transformer_bytes(Architecture(), torch.bfloat16, weights) / 1e9 for weights in WeightFormat}
+    assert sizes == {
+        DTYPE: pytest.approx(23.32, abs=0.01),
+        QINT8: pytest.approx(12.38, abs=0.01),
+        FP8: pytest.approx(12.37, abs=0.01),
+    }
+
+
+def test_fp8_is_stored_narrow_and_computed_wide(ckpts):
+    module = load_transformer(ckpts, MODEL, CPU, torch.bfloat16, FP8)
+    block = module.video_model.blocks[0]
+    assert block.self_attn.q.weight.dtype == torch.float8_e4m3fn
+    assert block.norm3.weight.dtype == module.dtype == torch.bfloat16
+    assert block.self_attn.q(torch.zeros(1, 2, 40, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_fp8_of_another_model_or_without_its_file_is_refused(tiny_dir):
+    with pytest.raises(InvalidRequest, match="expected model_name 720x720_5s, or qint8"):
+        OviPipeline.from_pretrained(tiny_dir, "960x960_10s", device="cpu", weights=FP8)
+    with pytest.raises(CheckpointNotFound, match="ovi-ray weights download --fp8"):
+        load_transformer(tiny_dir, MODEL, CPU, torch.float32, FP8)
+
+
+def test_products_of_many_rows_with_reloaded_int8_weights_do_not_crash(tiny_dir, tmp_path):
+    """Weights that are still mapped to the file crash the process: so this runs in one of its own."""
+    code = f"""
+        import torch
+        from ovi.weights.quantization import load_transformer
+        from ovi.weights.formats import WeightFormat
+        load = lambda: load_transformer({str(tiny_dir)!r}, {MODEL!r}, torch.device("cpu"), torch.bfloat16, WeightFormat.QINT8)
+        load()
+        layer = load().video_model.blocks[0].ffn[0]
+        print(tuple(layer(torch.randn(1024, layer.in_features, dtype=torch.bfloat16)).shape))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout.startswith("(1024,")

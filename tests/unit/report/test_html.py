@@ -1,0 +1,429 @@
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from ovi_ray.output.result_row import RESULTS_SCHEMA
+from ovi_ray.output.results import Ledger
+from ovi_ray.protocol.progress import WorkerTime
+from ovi_ray.report.html import MAX_TABLE_ROWS, PAGE_CLIPS, ReportSummary, write_report
+
+START = datetime(2026, 3, 1, 22, 0, tzinfo=UTC)
+NO_CONTENT = {"meta", "link", "source"}
+
+
+def clip(number=0, **changes):
+    clip_id = f"clip{number:05d}"
+    row = {
+        "clip_id": clip_id,
+        "row": number,
+        "repeat": 0,
+        "text_prompt": "A dog",
+        "prompt": "A dog",
+        "seed": 100 + number,
+        "model_name": "720x720_5s",
+        "sample_steps": 50,
+        "solver_name": "unipc",
+        "height": 704,
+        "width": 1280,
+        "status": "done",
+        "video_path": f"videos/{clip_id}.mp4",
+        "video_bytes": 2_500_000,
+        "worker": "gpu-0",
+        "decode_worker": "gpu-0",
+        "node": "node-a",
+        "device": "NVIDIA H200",
+        "attention_backend": "sdpa",
+        "dtype": "bfloat16",
+        "attempts": 1,
+        "encode_s": 0.5,
+        "denoise_s": 60.0,
+        "decode_s": 7.5,
+        "finished_at": START + timedelta(minutes=1),
+    }
+    return row | changes
+
+
+def failed(number=0, **changes):
+    return clip(
+        number,
+        **{"status": "failed", "error": "it broke", "video_path": None, "decode_worker": None, "decode_s": None}
+        | changes,
+    )
+
+
+def worker(**changes):
+    return WorkerTime(**{"worker": "gpu-0", "node": "node-a", "device": "NVIDIA H200", "held_s": 100.0} | changes)
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Write a report; gives a function that parses a page of it."""
+
+    def write(*rows, title="my job", **summary):
+        facts = {
+            "clips": len(rows),
+            "finished_before": 0,
+            "started_at": START,
+            "seconds": 3600.0,
+            "workers": (worker(),),
+        }
+        facts |= summary
+        table = pa.Table.from_pylist(list(rows), schema=RESULTS_SCHEMA)
+        batches = lambda names: table.select(names).to_batches(max_chunksize=7)  # noqa: E731
+        assert write_report(tmp_path, batches, title=title, summary=ReportSummary(**facts)) == tmp_path / "report.html"
+        return lambda name="report.html": Page((tmp_path / name).read_text(encoding="utf-8"))
+
+    return write
+
+
+class Page(HTMLParser):
+    """A page's elements, each with its attributes and its text; every element must be closed where it should be."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.html = html
+        self.elements = []
+        self._open = []
+        self.feed(html)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, "text": "", **dict(attrs)}
+        self.elements.append(element)
+        if tag not in NO_CONTENT:
+            self._open.append(element)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self._open:
+            element["text"] += data
+
+    def all(self, tag, **attributes):
+        return [e for e in self.elements if e["tag"] == tag and attributes.items() <= e.items()]
+
+    def texts(self, tag, **attributes):
+        return [" ".join(element["text"].split()) for element in self.all(tag, **attributes)]
+
+    @property
+    def figures(self):
+        return dict(zip(self.texts("dt"), self.texts("dd"), strict=True))
+
+    @property
+    def links(self):
+        return [e[name] for e in self.elements for name in ("href", "src", "poster") if name in e]
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_headline_counts_this_run_and_names_what_an_earlier_one_finished(report):
+    before = clip(0, finished_at=START - timedelta(hours=5))
+    page = report(before, clip(1), clip(2), failed(3), clips=6, finished_before=1, seconds=7200.0)()
+    figures = page.figures
+    assert figures["Done"] == "2of 6"
+    assert figures["Failed"] == "1"
+    assert figures["Finished before"] == "1left as they were"
+    assert figures["Not rendered"] == "2the same command goes on"
+    assert figures["Wall time"] == "2 h"
+    assert figures["Clips per hour"] == "1.00"
+    assert "Ended 2026-03-02 00:00 UTC · 720x720_5s in bfloat16" in page.texts("p")
+
+
+def test_numbers_that_are_nothing_special_are_left_out(report):
+    page = report(clip())()
+    assert not {"Finished before", "Not rendered"} & page.figures.keys()
+    assert not page.all("section", id="failures")
+    assert not page.all("dd", **{"class": "bad"})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.0, "0.00 s"),
+        (12.34, "12.3 s"),
+        (59.97, "1 min"),
+        (200, "3 min 20 s"),
+        (3600, "1 h"),
+        (26_000, "7 h 13 min"),
+        (86_460, "1 d"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_wall_time_is_told_in_its_two_largest_units(report, seconds, shown):
+    assert report(seconds=seconds)().figures["Wall time"] == shown
+
+
+def test_a_run_that_took_no_time_has_no_clips_per_hour(report):
+    assert report(seconds=0.0)().figures["Clips per hour"] == "–"
+
+
+def test_seconds_per_clip_are_of_the_clips_that_this_run_rendered(report):
+    earlier = clip(99, denoise_s=9999.0, finished_at=START - timedelta(hours=1))
+    page = report(earlier, *(clip(number, denoise_s=float(number + 1)) for number in range(10)))()
+    denoise, decode = page.texts("figcaption")
+    assert denoise == "denoise: median 5.50 s, nine of ten within 9.10 s, longest 10.0 s"
+    assert decode == "decode: median 7.50 s, nine of ten within 7.50 s, longest 7.50 s"
+    (histogram,) = page.all("svg", **{"class": "histogram"})  # where all took the same time there is nothing to draw
+    assert histogram["aria-label"] == "Histogram of 10 clips"
+    bars = page.all("rect", **{"class": "denoise", "height": "1.000"})
+    assert (bars[0]["x"], bars[-1]["x"]) == ("0", "39")
+
+
+# -- failures --------------------------------------------------------------------------------------------------------
+
+
+def test_failures_come_before_all_else_with_their_reason_and_row(report):
+    page = report(clip(0), failed(6, error="the image <b> cannot be read", attempts=3), failed(4, repeat=2))()
+    sections = [section["id"] for section in page.all("section")]
+    assert sections == ["failures", "workers", "timings", "clips"]
+    assert page.texts("td", **{"data-label": "Row"}) == ["5, repeat 2", "7"]
+    assert page.texts("td", **{"data-label": "Reason"}) == ["it broke", "the image <b> cannot be read"]
+    assert page.texts("td", **{"data-label": "Attempts"}) == ["1", "3"]
+    assert page.figures["Failed"] == "2"
+
+
+def test_a_failed_clips_traceback_opens_beside_its_reason_and_never_becomes_markup(report):
+    traceback = 'File "<string>", line 1\nRuntimeError: <b>boom</b> & more'
+    page = report(failed(0, traceback=traceback), failed(1))()
+    assert [element["text"] for element in page.all("pre")] == [traceback]
+    assert not page.all("b")
+
+
+def test_results_of_an_older_version_have_no_tracebacks(report, tmp_path):
+    folder = tmp_path / "old"
+    older = pa.Table.from_pylist([failed(0)], schema=RESULTS_SCHEMA).drop_columns(["traceback"])
+    ledger = Ledger(folder)
+    pa.parquet.write_table(older, folder / "results" / "part-00000000000000000001.parquet")
+    ledger.append(failed(1, traceback="boom"))
+    ledger.flush()
+    rows = ledger.read().to_pylist()
+    assert [row["traceback"] for row in rows] == [None, "boom"]
+    assert len(report(*rows)().all("pre")) == 1
+
+
+def test_a_failed_clip_has_no_video(report):
+    page = report(clip(0), failed(1))()
+    assert [article["id"] for article in page.all("article")] == ["clip00000"]
+    assert not any("clip00001" in link for link in page.links)
+
+
+def test_many_failures_are_cut_and_counted_by_reason(report):
+    rows = [failed(number, error="out of memory" if number % 3 else None) for number in range(MAX_TABLE_ROWS + 23)]
+    page = report(*rows)()
+    assert page.figures["Failed"] == "123"
+    assert len(page.texts("td", **{"data-label": "Row"})) == MAX_TABLE_ROWS
+    assert "and 23 more: see results/" in page.texts("p")
+    assert page.texts("li") == ["82 ×out of memory", "41 ×no reason was given"]
+
+
+def test_reasons_that_all_differ_are_not_told_twice(report):
+    assert not report(*(failed(number, error=f"reason {number}") for number in range(20)))().all("li")
+
+
+# -- workers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_is_listed_with_the_clips_and_backends_of_this_run(report):
+    page = report(
+        clip(0, worker="b"),
+        clip(1, worker="b", attention_backend="fa3"),
+        failed(2, worker="b"),
+        clip(3, worker="b", finished_at=START - timedelta(hours=1)),
+        workers=(worker(worker="b", node="node-z"),),
+    )()
+    assert page.texts("td", **{"data-label": "Node"}) == ["node-z"]
+    assert page.texts("td", **{"data-label": "Attention"}) == ["fa3, sdpa"]
+    assert page.texts("td", **{"data-label": "Clips"}) == ["2"]
+
+
+def test_a_bar_shows_what_a_worker_did_with_its_time(report):
+    busy = worker(held_s=200.0, encode_s=20.0, denoise_s=100.0, decode_s=40.0, load_s=10.0)
+    page = report(clip(), workers=(busy, worker(worker="gpu-1", held_s=50.0)))()
+    first, second = page.all("svg", **{"class": "bar"})
+    assert first["aria-label"] == "encode 10%, denoise 50%, decode 20%, load 5%"
+    assert second["aria-label"] == "idle"
+    assert page.texts("td", **{"data-label": "Clips"}) == ["1", "0"]
+    xs = [(rect["x"], rect["width"]) for rect in page.all("rect") if rect["height"] == "1"]
+    assert xs == [("0.00", "10.00"), ("10.00", "50.00"), ("60.00", "20.00"), ("80.00", "5.00")]
+
+
+def test_a_worker_that_did_two_things_at_once_was_busy_for_no_more_than_all_its_time(report):
+    page = report(workers=(worker(held_s=100.0, denoise_s=90.0, decode_s=60.0),))()
+    assert page.texts("td", **{"data-label": "Busy"})[0].endswith("100%")
+    assert page.figures["Device-hours"] == "0.031 worker, 100% busy"
+
+
+def test_many_workers_are_cut(report):
+    names = [f"w{number}" for number in range(MAX_TABLE_ROWS + 5)]
+    page = report(clip(), workers=tuple(worker(worker=name) for name in names))()
+    assert len(page.texts("td", **{"data-label": "Clips"})) == MAX_TABLE_ROWS
+    assert "and 5 more: see results/" in page.texts("p")
+
+
+# -- escaping and links ----------------------------------------------------------------------------------------------
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</bdi></summary></details><style>*{display:none}</style>",
+    "He says <S>Hello & goodbye<E> {{ 7 * 7 }} {% raw %} <AUDCAP>rain<ENDAUDCAP>",
+    "'single' \"double\" `back` &amp; &lt;b&gt;",
+    "🎬🐕 عربي \u202eevil\u202c עברית 日本語",
+    "first line\n\n  second line\t<!-- -->",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_text_is_shown_as_given_and_never_becomes_markup(report, text):
+    plain = report(clip(0), failed(1), title="my job")()
+    page = report(
+        clip(0, text_prompt=text, worker=text, device=text, node=text, image_path="a.png", solver_name=text),
+        failed(1, text_prompt=text, error=text, worker=text),
+        title=text,
+    )()
+    assert {element["tag"] for element in page.elements} == {element["tag"] for element in plain.elements}
+    assert not page.all("script")
+    assert not page.all("img")
+    assert [bdi["text"] for bdi in page.all("bdi")] == [text, text]
+    assert [bdi["dir"] for bdi in page.all("bdi")] == ["auto", "auto"]
+    assert page.all("title")[0]["text"] == page.all("h1")[0]["text"] == text
+    assert page.all("td", **{"data-label": "Reason"})[0]["text"] == text
+
+
+def test_links_are_relative_quoted_and_nothing_is_asked_of_a_network(report):
+    odd = 'a b#c?d%e"f'
+    rows = [clip(number, clip_id=f"{odd}{number}", video_path=f"videos/{odd}{number}.mp4") for number in range(250)]
+    page = report(*rows)()
+    for link in page.links:
+        if link != "data:,":  # an empty icon, so that a browser asks for none
+            assert not urlsplit(link).scheme, link
+            assert not urlsplit(link).netloc, link
+            assert not link.startswith("/"), link
+    assert "http" not in page.html
+    assert "url(" not in page.html
+    assert "@import" not in page.html
+    video, source = page.all("video")[0], page.all("source")[0]
+    assert urlsplit(video["poster"]).path == video["poster"]
+    assert unquote(video["poster"]) == f"posters/{odd}0.jpg"
+    assert unquote(source["src"]) == f"videos/{odd}0.mp4"
+
+
+# -- gallery ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_is_a_video_that_loads_nothing_until_it_is_played(report):
+    page = report(clip(7, repeat=1, text_prompt="A cat"))()
+    (video,) = page.all("video")
+    assert "controls" in video
+    assert (video["preload"], video["poster"]) == ("none", "posters/clip00007.jpg")
+    assert page.all("source")[0]["src"] == "videos/clip00007.mp4"
+    assert page.texts("article")[0].startswith("row 8, repeat 1 seed 107 1280×704 50 steps unipc 68.0 s A cat")
+    assert "2.50 MB" in page.texts("dd")
+
+
+def test_what_a_row_does_not_know_is_left_open(report):
+    nothing = dict.fromkeys(("video_bytes", "encode_s", "denoise_s", "decode_s", "worker", "decode_worker"))
+    page = report(clip(0, **nothing, node=None, device=None, attention_backend=None), workers=())()
+    assert page.texts("dd")[-6:] == ["videos/clip00000.mp4", "–", "720x720_5s, bfloat16", "–", "–", "–"]
+    assert not page.all("section", id="workers")
+    assert not page.all("section", id="timings")
+
+
+def test_clips_are_in_the_order_of_the_prompt_list(report):
+    page = report(clip(2), clip(0, repeat=1, clip_id="x"), clip(1), clip(0))()
+    assert [article["id"] for article in page.all("article")] == ["clip00000", "x", "clip00001", "clip00002"]
+
+
+@pytest.mark.parametrize(("clips", "pages"), [(PAGE_CLIPS, 1), (PAGE_CLIPS + 1, 2), (3 * PAGE_CLIPS - 1, 3)])
+def test_the_gallery_is_split_into_pages(report, tmp_path, clips, pages):
+    page_of = report(*(clip(number) for number in range(clips)))
+    names = ["report.html", *(f"report-{number}.html" for number in range(2, pages + 1))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    shown = [article["id"] for name in names for article in page_of(name).all("article")]
+    assert shown == [f"clip{number:05d}" for number in range(clips)]
+    for number, name in enumerate(names, 1):
+        page = page_of(name)
+        links = {link for link in page.links if link.startswith("report")}
+        assert links | {name} >= set(names)
+        assert page.texts("span", **{"aria-current": "page"}) == [str(number)] * (2 if pages > 1 else 0)
+        assert bool(page.all("section", id="workers")) == (number == 1)
+
+
+def test_a_gallery_of_very_many_clips_ends_and_says_how_many_more_there_are(report, tmp_path, monkeypatch):
+    monkeypatch.setattr("ovi_ray.report.html.PAGE_CLIPS", 2)
+    monkeypatch.setattr("ovi_ray.report.html.MAX_PAGES", 3)
+    page = report(*(clip(number) for number in range(9)))
+    assert page().figures["Done"] == "9of 9"
+    assert page("report-3.html").texts("h2") == ["Clips 5–6 of 9"]
+    assert "and 3 more: see videos/ and results/" in page("report-3.html").texts("p")
+    assert not (tmp_path / "report-4.html").exists()
+
+
+def test_a_long_gallery_links_to_neighbours_ends_and_tenths(report, monkeypatch):
+    monkeypatch.setattr("ovi_ray.report.html.PAGE_CLIPS", 2)
+    page = report(*(clip(number) for number in range(100)))("report-23.html")
+    top = [link for link in page.links if link.startswith("report")][1 : 1 + 14]
+    numbers = [1, 5, 10, 15, 20, 21, 22, 24, 25, 30, 35, 40, 45, 50]
+    assert top == ["report.html", *(f"report-{number}.html" for number in numbers[1:])]
+    assert "Clips 45–46 of 100" in page.texts("h2")
+
+
+def test_the_shape_of_most_clips_is_the_shape_of_all_frames(report):
+    page = report(clip(0), *(clip(number, width=720, height=720) for number in range(1, 4)))()
+    assert "aspect-ratio: 720 / 720" in page.html
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_pages_of_an_earlier_report_go_and_other_files_stay(report, tmp_path):
+    report(*(clip(number) for number in range(3 * PAGE_CLIPS)))
+    for name in ("report-draft.html", "report-2.html.bak", "results.html"):
+        (tmp_path / name).write_text("mine")
+    report(*(clip(number) for number in range(PAGE_CLIPS + 1)))
+    left = {"report.html", "report-2.html", "report-draft.html", "report-2.html.bak", "results.html"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one_and_no_remains(report, tmp_path, monkeypatch):
+    report(clip(), title="old")
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        report(clip(), title="new")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert "old" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_same_job_gives_the_same_bytes_whatever_the_order_of_its_rows(report, tmp_path):
+    rows = [clip(0, worker="b"), clip(1, worker="a", dtype="float32"), failed(2), clip(3, worker="c", node="x")]
+    report(*rows)
+    first = (tmp_path / "report.html").read_bytes()
+    report(*reversed(rows))
+    assert (tmp_path / "report.html").read_bytes() == first
+
+
+def test_a_job_without_a_finished_clip_has_a_page(report):
+    page = report(clips=3, workers=())()
+    assert page.figures["Done"] == "0of 3"
+    assert page.figures["Not rendered"] == "3the same command goes on"
+    assert "No clip is done." in page.texts("p")
+    assert [section["id"] for section in page.all("section")] == ["clips"]
+
+
+def test_a_start_without_a_time_zone_is_refused():
+    with pytest.raises(ValueError, match=r"started_at is .* expected a time with its time zone"):
+        ReportSummary(clips=1, finished_before=0, started_at=datetime(2026, 3, 1), seconds=1.0, workers=())
+
+
+def test_a_report_needs_neither_torch_nor_ray():
+    code = "import sys, ovi_ray.report.html; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

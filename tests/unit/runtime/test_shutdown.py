@@ -1,0 +1,47 @@
+"""A request to stop, made by signals."""
+
+import math
+import os
+import signal
+
+import pytest
+
+from ovi_ray.runtime.shutdown import Stop, stop_on_signals
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "is_bounded"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_the_first_signal_asks_and_the_second_ends(number, is_bounded):
+    stop = Stop()
+    with stop_on_signals(stop, grace_s=5.0), stop.watched():
+        send(number)
+        assert stop.reason == signal.Signals(number).name
+        assert (stop.deadline < math.inf) == is_bounded
+        with pytest.raises(KeyboardInterrupt):
+            send(number)
+
+
+def test_a_signal_while_no_driver_looks_ends_the_program_at_once():
+    stop = Stop()
+    with pytest.raises(KeyboardInterrupt), stop_on_signals(stop):
+        send(signal.SIGTERM)
+    assert stop.reason == "SIGTERM"
+
+
+def test_handlers_that_another_library_put_in_place_meanwhile_are_replaced(monkeypatch):
+    stop = Stop()
+    with stop_on_signals(stop):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with stop.watched():
+            send(signal.SIGTERM)
+    assert stop.is_asked
+
+
+def test_earlier_handlers_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_on_signals(Stop()):
+        pass
+    assert signal.getsignal(signal.SIGTERM) is before

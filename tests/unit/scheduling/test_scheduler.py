@@ -1,0 +1,469 @@
+"""The scheduler's rules, by example and over random clusters, jobs and orders of events."""
+
+import dataclasses
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from yardsticks.baseline_policies import MeanSpeed, StaticStriding
+
+from ovi.config import Component
+from ovi.stages import Stage
+from ovi_ray.scheduling.actions import Cancel, Drop, Finish, RunTask
+from ovi_ray.scheduling.config import Limits
+from ovi_ray.scheduling.device_profile import BF16_SIZES, INT8_SIZES, DeviceProfile, StageRates
+from ovi_ray.scheduling.events import TaskDone, TaskFailed, Tick, WorkerLost
+from ovi_ray.scheduling.policies.production import Production
+from ovi_ray.scheduling.scheduler import Scheduler
+from ovi_ray.scheduling.task import DataKind, FailureKind, Reason
+from ovi_ray.scheduling.workload import Workload
+from tests.support.scheduling import (
+    BIG,
+    ENCODER,
+    IMAGE,
+    LARGE,
+    MIDDLE,
+    SLOW,
+    SMALL,
+    SMALL_CARD,
+    CheckedCluster,
+    failed,
+    joins,
+    make_workload,
+    random_event,
+)
+
+
+def cluster_for(workload: Workload, **options: object) -> CheckedCluster:
+    return CheckedCluster(workload=workload, scheduler=Scheduler(workload, **options))  # type: ignore[arg-type]
+
+
+def run_stage(cluster: CheckedCluster, stage: Stage) -> RunTask:
+    """Complete tasks until one of `stage` with items runs; return it."""
+    for _ in range(200):
+        for run in cluster.running.values():
+            if run.task.stage is stage and run.task.items:
+                return run
+        worker, run = next(iter(cluster.running.items()))
+        cluster.send(TaskDone(worker=worker, task=run.task, seconds=1.0), after=1.0)
+    raise AssertionError(f"{stage} never ran")
+
+
+def fail(cluster: CheckedCluster, run: RunTask, kind: FailureKind, message: str = "boom") -> None:
+    cluster.send(TaskFailed(worker=run.worker, task=run.task, kind=kind, message=message), after=1.0)
+
+
+@pytest.mark.parametrize("policy", [Production(), StaticStriding(), MeanSpeed()])
+@pytest.mark.parametrize(
+    "devices",
+    [{"a": BIG}, {"a": BIG, "b": SMALL_CARD}, {"a": MIDDLE, "b": MIDDLE, "c": SLOW, "d": SMALL_CARD, "e": BIG}],
+)
+def test_every_policy_finishes_every_clip(policy, devices):
+    cluster = cluster_for(make_workload(30, kinds=(SMALL, IMAGE)), policy=policy)
+    cluster.send(*joins(**devices))
+    cluster.finish_all()
+    assert len(cluster.finished) == 30
+    assert not failed(cluster)
+
+
+def test_each_distinct_text_is_encoded_once():
+    cluster = cluster_for(make_workload(40, distinct_texts=5))
+    cluster.send(*joins(a=BIG, b=BIG))
+    cluster.finish_all()
+    encoded = [i for _, _, actions in cluster.log for a in actions
+               if isinstance(a, RunTask) and a.task.stage is Stage.ENCODE_TEXT for i in a.task.items]  # fmt: skip
+    assert sorted(encoded) == list(range(7))
+
+
+def test_everything_kept_is_dropped_in_the_end():
+    cluster = cluster_for(make_workload(12, kinds=(SMALL, IMAGE)))
+    cluster.send(*joins(a=BIG, b=SMALL_CARD))
+    cluster.finish_all()
+    assert not cluster.held
+
+
+def test_clips_with_latents_begin_at_decode():
+    cluster = cluster_for(make_workload(4, with_latents=(1, 3)))
+    cluster.send(*joins(a=BIG))
+    cluster.finish_all()
+    assert sorted(cluster.denoised) == [0, 2]
+    assert len(cluster.finished) == 4
+
+
+def test_an_empty_job_is_done():
+    assert Scheduler(make_workload(0)).done
+
+
+def test_bad_text_fails_every_clip_that_needs_it_and_no_other():
+    cluster = cluster_for(make_workload(6, distinct_texts=3))
+    cluster.send(*joins(a=BIG))
+    run = run_stage(cluster, Stage.ENCODE_TEXT)
+    cluster.send(TaskFailed(worker="a", task=run.task, kind=FailureKind.BAD_INPUT, message="not text", items=(1,)))
+    cluster.finish_all()
+    assert failed(cluster) == {1: "not text", 4: "not text"}
+
+
+def test_a_batch_with_a_bad_text_is_taken_apart_until_it_is_known_which_it_was():
+    cluster = cluster_for(make_workload(6))
+    cluster.send(*joins(a=BIG))
+    while not cluster.scheduler.done:
+        run = cluster.running["a"]
+        if run.task.stage is Stage.ENCODE_TEXT and 1 in run.task.items:
+            fail(cluster, run, FailureKind.BAD_INPUT, "not text")
+        else:
+            cluster.send(TaskDone(worker="a", task=run.task, seconds=1.0), after=1.0)
+    assert failed(cluster) == {1: "not text"}
+
+
+def test_bad_input_in_denoise_fails_its_clip_at_once():
+    cluster = cluster_for(make_workload(3))
+    cluster.send(*joins(a=BIG))
+    run = run_stage(cluster, Stage.DENOISE)
+    fail(cluster, run, FailureKind.BAD_INPUT, "size")
+    cluster.finish_all()
+    assert failed(cluster) == {run.task.items[0]: "size"}
+
+
+def test_an_error_is_retried_on_another_worker_and_given_up_after_three_attempts():
+    cluster = cluster_for(make_workload(1))
+    cluster.send(*joins(a=BIG, b=BIG, c=BIG))
+    workers = []
+    for attempt in (1, 2, 3):
+        run = run_stage(cluster, Stage.DENOISE)
+        assert run.task.attempt == attempt
+        workers.append(run.worker)
+        fail(cluster, run, FailureKind.ERROR)
+    assert len(set(workers)) == 3
+    assert failed(cluster) == {0: "boom"}
+
+
+def test_an_error_is_retried_on_the_only_worker():
+    cluster = cluster_for(make_workload(2))
+    cluster.send(*joins(a=BIG))
+    fail(cluster, run_stage(cluster, Stage.DENOISE), FailureKind.ERROR)
+    cluster.finish_all()
+    assert not failed(cluster)
+
+
+def test_a_decode_that_fails_costs_no_second_denoise():
+    cluster = cluster_for(make_workload(3))
+    cluster.send(*joins(a=BIG, b=BIG))
+    fail(cluster, run_stage(cluster, Stage.DECODE), FailureKind.ERROR)
+    fail(cluster, run_stage(cluster, Stage.DECODE), FailureKind.OUT_OF_MEMORY)
+    cluster.finish_all()
+    assert sorted(cluster.denoised) == [0, 1, 2]
+    assert not failed(cluster)
+
+
+def test_out_of_memory_is_retried_alone_and_then_on_a_larger_device():
+    cluster = cluster_for(make_workload(1))
+    cluster.send(*joins(small=MIDDLE, large=SLOW))
+    run = run_stage(cluster, Stage.DENOISE)
+    while run.worker == "large":  # whichever is first, in the end the larger one has it
+        fail(cluster, run, FailureKind.CANCELLED)
+        run = run_stage(cluster, Stage.DENOISE)
+    fail(cluster, run, FailureKind.OUT_OF_MEMORY)
+    again = run_stage(cluster, Stage.DENOISE)
+    assert again.components == frozenset({Component.TRANSFORMER})
+    if again.worker == "small":
+        fail(cluster, again, FailureKind.OUT_OF_MEMORY)
+        assert run_stage(cluster, Stage.DENOISE).worker == "large"
+    cluster.finish_all()
+    assert not failed(cluster)
+
+
+def test_a_lost_worker_is_not_charged_and_its_task_is_done_again():
+    cluster = cluster_for(make_workload(4), limits=Limits(max_crashes=3, max_attempts=1))
+    cluster.send(*joins(a=BIG, b=BIG))
+    for _ in range(2):
+        run = run_stage(cluster, Stage.DENOISE)
+        cluster.send(WorkerLost(worker=run.worker))
+        cluster.send(*joins(**{run.worker: BIG}))
+    cluster.finish_all()
+    assert not failed(cluster)
+
+
+def test_a_clip_that_was_alone_with_three_crashes_is_poison():
+    cluster = cluster_for(make_workload(3))
+    cluster.send(*joins(a=BIG))
+    for _ in range(3):
+        run_stage(cluster, Stage.DENOISE)
+        cluster.send(WorkerLost(worker="a"))
+        cluster.send(*joins(a=BIG))
+    cluster.finish_all()
+    assert list(failed(cluster)) == [0]
+    assert "poison" in failed(cluster)[0]
+
+
+def test_planned_departures_never_make_poison():
+    cluster = cluster_for(make_workload(1))
+    cluster.send(*joins(a=BIG))
+    for _ in range(5):
+        run_stage(cluster, Stage.DENOISE)
+        cluster.send(WorkerLost(worker="a", crashed=False))
+        cluster.send(*joins(a=BIG))
+    cluster.finish_all()
+    assert not failed(cluster)
+
+
+def test_a_preload_that_fails_is_not_tried_again_at_once():
+    cluster = cluster_for(make_workload(4))
+    cluster.send(*joins(a=BIG, b=BIG, c=SMALL_CARD))
+    preload = next(run for run in cluster.running.values() if not run.task.items)
+    assert preload.reason is Reason.PRELOAD
+    fail(cluster, preload, FailureKind.ERROR)
+    assert preload.worker not in cluster.running
+    cluster.finish_all()
+    assert not failed(cluster)
+
+
+def test_texts_that_no_clip_needs_any_more_are_not_encoded():
+    cluster = cluster_for(make_workload(3), limits=Limits(text_batch=1))
+    cluster.send(*joins(a=BIG))
+    for negative in (1, 2):  # the first clip's prompt, then a negative that all need
+        run = run_stage(cluster, Stage.ENCODE_TEXT)
+        if negative == 2:
+            fail(cluster, run, FailureKind.BAD_INPUT, "bad negative")
+        else:
+            cluster.send(TaskDone(worker="a", task=run.task, seconds=1.0), after=1.0)
+    cluster.finish_all()
+    assert len(failed(cluster)) == 3
+    encoded = [i for _, _, actions in cluster.log for a in actions
+               if isinstance(a, RunTask) and a.task.stage is Stage.ENCODE_TEXT for i in a.task.items]  # fmt: skip
+    assert encoded == [0, 3]
+
+
+def test_texts_that_were_together_in_a_crash_run_alone_afterwards():
+    cluster = cluster_for(make_workload(3))
+    cluster.send(*joins(a=BIG))
+    run_stage(cluster, Stage.ENCODE_TEXT)
+    cluster.send(WorkerLost(worker="a"))
+    cluster.send(*joins(a=BIG))
+    assert len(run_stage(cluster, Stage.ENCODE_TEXT).task.items) == 1
+    cluster.finish_all()
+    assert not failed(cluster)
+
+
+def test_what_fits_nowhere_fails_with_the_reason_and_the_rest_goes_on():
+    cluster = cluster_for(make_workload(4, kinds=(SMALL, LARGE)))
+    cluster.send(*joins(a=dataclasses.replace(MIDDLE, name="tight", memory_gb=15.0)))
+    cluster.finish_all()
+    assert set(failed(cluster)) == {1, 3}
+    assert "no device can run denoise of 960x960_10s" in failed(cluster)[1]
+
+
+def test_a_stage_without_a_device_says_which_and_why():
+    cluster = cluster_for(make_workload(2))
+    cluster.send(*joins(a=SMALL_CARD, b=ENCODER))
+    cluster.finish_all()
+    assert set(failed(cluster)) == {0, 1}
+    message = failed(cluster)[0]
+    assert "no device can run denoise" in message
+    assert "12gb has 10.8 GB and denoise needs" in message
+    assert "encoder does not run denoise" in message
+
+
+def test_patience_waits_for_a_device_that_may_come():
+    cluster = cluster_for(make_workload(2), limits=Limits(patience_s=100.0))
+    cluster.send(*joins(a=ENCODER))
+    assert not cluster.finished
+    assert cluster.wakes == [100.0]
+    cluster.send(*joins(b=BIG), after=50.0)
+    cluster.finish_all()
+    assert not failed(cluster)
+
+
+def test_latents_that_wait_are_bounded():
+    decoder = SMALL_CARD
+    denoiser = dataclasses.replace(BIG, name="denoiser", stages=frozenset(Stage) - {Stage.DECODE})
+    workload = make_workload(40)
+    cluster = cluster_for(workload, limits=Limits(max_latents=5))
+    cluster.send(*joins(a=denoiser, b=denoiser, c=denoiser, d=decoder))
+    most = 0
+    while not cluster.scheduler.done:
+        waiting = [w for w in sorted(cluster.running) if w != "d"] or ["d"]
+        cluster.send(TaskDone(worker=waiting[0], task=cluster.running[waiting[0]].task, seconds=1.0), after=1.0)
+        most = max(most, sum(key.kind is DataKind.LATENTS for key in cluster.held))
+    assert most <= 5
+
+
+def test_a_straggler_is_copied_and_the_first_result_wins():
+    cluster = cluster_for(make_workload(2), limits=Limits(straggler_copies=True))
+    cluster.send(*joins(fast=BIG, slow=BIG))
+    while cluster.scheduler.progress().stages[Stage.DENOISE].running < 2:
+        run = next(iter(cluster.running.values()))
+        cluster.send(TaskDone(worker=run.worker, task=run.task, seconds=1.0), after=1.0)
+    while "fast" in cluster.running:
+        cluster.send(TaskDone(worker="fast", task=cluster.running["fast"].task, seconds=30.0), after=30.0)
+    cluster.send(Tick(), after=cluster.wakes[-1] - cluster.now)
+    assert cluster.running["fast"].reason is Reason.STRAGGLER_COPY
+    actions = cluster.send(TaskDone(worker="fast", task=cluster.running["fast"].task, seconds=70.0), after=70.0)
+    assert [a.worker for a in actions if isinstance(a, Cancel)] == ["slow"]
+    cluster.finish_all()
+    assert len(cluster.finished) == 2
+
+
+def test_an_idle_worker_does_not_wait_for_ever_for_a_fast_one_that_hangs():
+    cluster = cluster_for(make_workload(9))
+    cluster.send(*joins(fast=BIG, slow=SLOW))
+    for _ in range(200):
+        if "slow" in cluster.running and cluster.running["slow"].task.stage is Stage.DENOISE:
+            break
+        if "fast" in cluster.running and len(cluster.denoised) < 8:
+            cluster.send(TaskDone(worker="fast", task=cluster.running["fast"].task, seconds=70.0), after=70.0)
+        elif "slow" in cluster.running:
+            cluster.send(TaskDone(worker="slow", task=cluster.running["slow"].task, seconds=200.0), after=200.0)
+        else:  # fast hangs
+            assert cluster.wakes
+            cluster.now = max(cluster.now, cluster.wakes.pop(0))
+            cluster.send(Tick())
+    assert "slow" in cluster.running
+
+
+def test_a_worker_that_keeps_failing_rests_while_others_go_on():
+    cluster = cluster_for(make_workload(20))
+    cluster.send(*joins(good=BIG, bad=BIG))
+    rested = False
+    for _ in range(400):
+        if cluster.scheduler.done:
+            break
+        worker, run = next(iter(cluster.running.items()))
+        if worker == "bad" and run.task.stage is Stage.DENOISE and run.task.items:
+            fail(cluster, run, FailureKind.ERROR)
+        else:
+            cluster.send(TaskDone(worker=worker, task=run.task, seconds=1.0), after=1.0)
+        rested = rested or cluster.scheduler.idle_reasons().get("bad") is Reason.RESTING
+    assert rested
+    assert not failed(cluster)
+
+
+def test_negative_embeddings_are_dropped_only_after_the_last_denoise():
+    cluster = cluster_for(make_workload(5))
+    cluster.send(*joins(a=BIG))
+    cluster.finish_all()
+    drops = [a.key.number for _, _, actions in cluster.log for a in actions
+             if isinstance(a, Drop) and a.key.kind is DataKind.TEXT]  # fmt: skip
+    assert set(drops[-3:]) >= {5, 6}
+
+
+def test_a_worker_that_joins_twice_is_refused():
+    cluster = cluster_for(make_workload(1))
+    cluster.send(*joins(a=BIG))
+    with pytest.raises(ValueError, match="'a' has joined already"):
+        cluster.scheduler.handle(joins(a=BIG), 0.0)
+
+
+def test_time_that_runs_backwards_is_refused():
+    scheduler = Scheduler(make_workload(1))
+    scheduler.handle([], 5.0)
+    with pytest.raises(ValueError, match="backwards"):
+        scheduler.handle([], 4.0)
+
+
+def test_limits_out_of_range_are_named():
+    with pytest.raises(ValueError, match="text_batch is 0"):
+        Limits(text_batch=0)
+
+
+def test_progress_counts_every_stage_and_tells_an_eta():
+    cluster = cluster_for(make_workload(4))
+    cluster.send(*joins(a=BIG))
+    run_stage(cluster, Stage.DECODE)
+    progress = cluster.scheduler.progress()
+    assert progress.stages[Stage.ENCODE_TEXT].done == 6
+    assert progress.stages[Stage.DECODE].running == 1
+    assert progress.eta_s is not None
+    assert progress.eta_s > 0
+    cluster.finish_all()
+    assert cluster.scheduler.progress().done == 4
+
+
+PROFILES = [BIG, MIDDLE, SMALL_CARD, SLOW, ENCODER]
+RATES = st.floats(0.01, 1000)
+RANDOM_PROFILES = st.builds(
+    DeviceProfile,
+    name=st.sampled_from(["x", "y"]),
+    memory_gb=st.floats(2, 100),
+    stages=st.frozensets(st.sampled_from(Stage), min_size=1),
+    sizes=st.sampled_from([BF16_SIZES, INT8_SIZES]),
+    rates=st.builds(StageRates, encode_text=RATES, encode_first_frame=RATES, denoise=RATES, decode=RATES),
+    load_gb_per_s=st.floats(0.1, 100),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    clips=st.integers(0, 25),
+    distinct=st.integers(1, 25),
+    devices=st.lists(st.sampled_from(PROFILES) | RANDOM_PROFILES, min_size=1, max_size=6),
+    late=st.lists(st.sampled_from(PROFILES) | RANDOM_PROFILES, max_size=4),
+    kinds=st.lists(st.sampled_from([SMALL, LARGE, IMAGE]), min_size=1, max_size=3, unique=True),
+    policy=st.sampled_from([Production(), StaticStriding(), MeanSpeed()]),
+    copies=st.booleans(),
+    latents=st.one_of(st.none(), st.integers(1, 5)),
+)
+def test_every_clip_ends_once_whatever_happens(seed, clips, distinct, devices, late, kinds, policy, copies, latents):
+    rng = random.Random(seed)
+    workload = make_workload(clips, kinds=tuple(kinds), distinct_texts=min(distinct, max(clips, 1)))
+    limits = Limits(straggler_copies=copies, max_latents=latents, rest_s=5.0)
+    cluster = cluster_for(workload, policy=policy, limits=limits)
+    spare = list(late)
+    if not cluster.scheduler.done:
+        cluster.send(*joins(**{f"w{i}": device for i, device in enumerate(devices)}))
+    for _ in range(6 * clips):
+        if cluster.scheduler.done:
+            break
+        cluster.send(*random_event(cluster, rng, spare), after=rng.uniform(0, 10))
+    if not cluster.scheduler.done:
+        cluster.send(*joins(last=BIG))
+        cluster.finish_all()
+    assert set(cluster.finished) == set(range(clips))
+    _assert_same_actions_again(cluster, policy, limits)
+
+
+def _assert_same_actions_again(cluster: CheckedCluster, policy, limits) -> None:
+    again = Scheduler(cluster.workload, policy=policy, limits=limits)
+    for now, events, actions in cluster.log:
+        assert tuple(again.handle(events, now)) == actions
+
+
+WAITS = (
+    Reason.NOTHING_READY,
+    Reason.FASTER_DEVICE_SOON,
+    Reason.NOT_WORTH_A_SWAP,
+    Reason.ENOUGH_AHEAD,
+    Reason.LATENTS_FULL,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    clips=st.integers(1, 30),
+    devices=st.lists(st.sampled_from([BIG, MIDDLE, SMALL_CARD, SLOW]), min_size=1, max_size=6),
+)
+def test_no_device_idles_beside_work_without_a_reason(clips, devices):
+    """While a worker waits with 'nothing ready', no queue holds anything that it could run."""
+    cluster = cluster_for(make_workload(clips))
+    cluster.send(*joins(**{f"w{i}": device for i, device in enumerate(devices)}))
+    for _ in range(500):
+        if cluster.scheduler.done:
+            break
+        stages = cluster.scheduler.progress().stages
+        for worker, reason in cluster.scheduler.idle_reasons().items():
+            able = [s for s in Stage if cluster.workers[worker].fits(s, SMALL) and stages[s].ready]
+            assert reason in WAITS
+            assert not able or reason is not Reason.NOTHING_READY
+            if reason is Reason.FASTER_DEVICE_SOON:
+                assert cluster.running
+        worker, run = min(cluster.running.items(), key=lambda item: item[0])
+        cluster.send(TaskDone(worker=worker, task=run.task, seconds=5.0), after=5.0)
+
+
+def test_finish_actions_come_once_for_each_clip_in_a_plain_run():
+    cluster = cluster_for(make_workload(7))
+    cluster.send(*joins(a=BIG))
+    cluster.finish_all()
+    ends = [a for _, _, actions in cluster.log for a in actions if isinstance(a, Finish)]
+    assert len(ends) == 7

@@ -1,0 +1,266 @@
+"""Checkpoint folders in a store: fetched once to each machine, again when they change, and complete or absent."""
+
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from ovi.config import MODEL_SPECS, Component
+from ovi.errors import CheckpointMismatch
+from ovi.weights import loading as checkpoints
+from ovi.weights.layout import ARCHITECTURE, TOKENIZER, model_files
+from ovi_ray.errors import InputError, StorageUnavailable
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.prepare import prepare
+from ovi_ray.protocol.messages import EncodeFirstFrame, Order, Preload
+from ovi_ray.scheduling.task import FailureKind
+from ovi_ray.storage.object_store import RemotePath
+from ovi_ray.storage.paths import to_location
+from ovi_ray.weights import cache as checkpoint_cache
+from ovi_ray.weights.cache import cache_folder, local_checkpoint, missing_files
+from ovi_ray.workers.actor import Worker, WorkerConfig
+
+MODEL = "720x720_5s"
+TRANSFORMER = "Ovi/model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of its own for each test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def ckpts(s3_bucket, tiny_dir):
+    """The small checkpoint in a store."""
+    folder = to_location(f"{s3_bucket}/ckpts")
+    for path in tiny_dir.rglob("*"):
+        if path.is_file():
+            (folder / path.relative_to(tiny_dir)).upload(path)
+    return folder
+
+
+def fetched(folder, *model_names):
+    told = []
+    local_checkpoint(folder, model_names, tell=told.append)
+    return [line.split()[1].removeprefix(f"{folder}/") for line in told]
+
+
+def problems_of(call):
+    with pytest.raises(InputError) as caught:
+        call()
+    return [str(problem) for problem in caught.value.problems]
+
+
+def job(ckpts, tmp_path, **options):
+    given = {"text_prompt": "a fox", "ckpt_dir": ckpts, "output_dir": tmp_path / "out", "dtype": "float32"}
+    return JobSpec.from_options(**given | options)
+
+
+def test_a_folder_on_a_disk_is_used_where_it_is(tiny_dir, cache):
+    assert local_checkpoint(tiny_dir, [MODEL]) == tiny_dir
+    assert not cache.exists()
+
+
+def test_what_a_model_needs_is_fetched_and_nothing_else(ckpts, tiny_dir):
+    folder = local_checkpoint(ckpts, [MODEL])
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file()}
+    assert files == {*model_files(MODEL_SPECS[MODEL]), ARCHITECTURE}
+    assert checkpoints.fingerprint(folder, MODEL) == checkpoints.fingerprint(tiny_dir, MODEL)
+
+
+def test_the_sizes_alone_need_no_weights(ckpts):
+    assert fetched(ckpts) == [ARCHITECTURE]
+
+
+def test_files_are_fetched_once_and_those_of_another_model_when_it_is_asked_for(ckpts):
+    assert len(fetched(ckpts, MODEL)) == 7
+    assert fetched(ckpts, MODEL) == []
+    assert fetched(ckpts, "960x960_5s") == ["Ovi/model_960x960.safetensors"]
+
+
+def test_a_file_that_changed_in_the_store_is_fetched_again(ckpts):
+    folder = local_checkpoint(ckpts, [MODEL])
+    content = (ckpts / TRANSFORMER).read_bytes()
+    time.sleep(1.1)  # a store tells times of change in seconds
+    (ckpts / TRANSFORMER).write_bytes(content[:-1] + b"\0")
+    (ckpts / TOKENIZER).write_bytes(b"another size")
+    assert fetched(ckpts, MODEL) == [TRANSFORMER, TOKENIZER]
+    assert (folder / TOKENIZER).read_bytes() == b"another size"
+
+
+def test_a_file_that_is_gone_from_the_store_is_gone_here(ckpts):
+    folder = local_checkpoint(ckpts, [MODEL])
+    (ckpts / TRANSFORMER).unlink()
+    assert missing_files(ckpts, MODEL) == [TRANSFORMER]
+    assert fetched(ckpts, MODEL) == []
+    assert not (folder / TRANSFORMER).exists()
+
+
+def test_a_copy_that_was_damaged_is_fetched_again(ckpts):
+    folder = local_checkpoint(ckpts, [MODEL])
+    (folder / TRANSFORMER).write_bytes(b"cut")
+    assert fetched(ckpts, MODEL) == [TRANSFORMER]
+
+
+FETCH = "import sys; from ovi_ray.weights.cache import *; from ovi_ray.storage.paths import to_location; "
+
+
+def test_processes_that_start_together_fetch_each_file_once(ckpts):
+    code = FETCH + f"local_checkpoint(to_location({str(ckpts)!r}), [{MODEL!r}], tell=print)"
+    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate()[0].splitlines() for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert sum(map(len, told)) == 7
+
+
+def test_a_process_that_is_killed_half_way_leaves_nothing_under_the_name(ckpts):
+    stopped = (
+        "import os, pathlib; from ovi_ray.storage.object_store import RemotePath\n"
+        "def half(source, local):\n"
+        "    local.write_bytes(source.read_bytes()[:10]); "
+        "os._exit(9) if source.name == 'model.safetensors' else local.write_bytes(source.read_bytes())\n"
+        "RemotePath.download = half\n"
+    )
+    code = FETCH + stopped + f"local_checkpoint(to_location({str(ckpts)!r}), [{MODEL!r}])"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    folder = cache_folder(ckpts)
+    assert list(folder.rglob("*.tmp-*model.safetensors"))
+    assert not (folder / TRANSFORMER).exists()
+    assert TRANSFORMER in fetched(ckpts, MODEL)
+    assert not list(folder.rglob("*.tmp-*"))
+    assert (folder / TRANSFORMER).read_bytes() == (ckpts / TRANSFORMER).read_bytes()
+
+
+def test_a_download_that_breaks_off_leaves_nothing_under_the_name(ckpts, monkeypatch):
+    monkeypatch.setattr(RemotePath, "download", lambda source, local: local.write_bytes(b"some"))
+    with pytest.raises(StorageUnavailable, match=r"4 of \d+ bytes arrived"):
+        local_checkpoint(ckpts, [MODEL])
+    assert not list(cache_folder(ckpts).rglob(ARCHITECTURE))
+
+
+def test_a_file_that_changes_while_it_is_fetched_is_not_taken_for_whole(ckpts, monkeypatch):
+    download = RemotePath.download
+
+    def change_and_download(source, local):
+        source.write_bytes(b"new")
+        download(source, local)
+
+    local_checkpoint(ckpts)
+    monkeypatch.setattr(RemotePath, "download", change_and_download)
+    with pytest.raises(StorageUnavailable, match="bytes arrived"):
+        local_checkpoint(ckpts, [MODEL])
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_told_before_they_are_fetched(ckpts, monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)._replace(free=checkpoint_cache.KEPT_FREE)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    (problem,) = problems_of(lambda: local_checkpoint(ckpts))
+    assert problem.startswith(f"{ckpts}: 0.0 GB of weights to fetch, and 1.1 GB are free in {cache_folder(ckpts)}")
+    assert "XDG_CACHE_HOME" in problem
+
+
+def test_a_cache_that_cannot_be_written_is_told(ckpts, cache):
+    cache.write_text("a file in the way")
+    (problem,) = problems_of(lambda: local_checkpoint(ckpts))
+    assert "a folder that cannot be written (Not a directory)" in problem
+
+
+def test_what_was_fetched_serves_while_the_store_does_not_answer(ckpts, monkeypatch):
+    folder = local_checkpoint(ckpts, [MODEL])
+
+    def stat(path):
+        raise StorageUnavailable(str(path))
+
+    monkeypatch.setattr(RemotePath, "stat", stat)
+    told = []
+    assert local_checkpoint(ckpts, [MODEL], tell=told.append) == folder
+    assert "does not answer" in told[0]
+    with pytest.raises(StorageUnavailable):
+        local_checkpoint(ckpts, ["960x960_5s"])
+
+
+def test_no_file_is_written_outside_the_cache_whatever_the_store_says(ckpts, cache):
+    (ckpts / ARCHITECTURE).write_bytes(b'{"models": {"720x720_5s": {"checkpoint": "../../../../evil"}}}')
+    with pytest.raises(CheckpointMismatch, match="a path in the checkpoint folder"):
+        local_checkpoint(ckpts, [MODEL])
+
+
+# -- workers -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_fetches_its_model_and_another_when_it_is_ordered(ckpts):
+    config = WorkerConfig(ckpt_dir=str(ckpts), model_name=MODEL, dtype="float32", device="cpu", num_threads=1)
+    worker = Worker(config)
+    folder = cache_folder(ckpts)
+    assert worker.describe().component_gb[Component.TRANSFORMER] < 0.1
+    assert not (folder / "Ovi/model_960x960.safetensors").exists()
+    components = frozenset({Component.TRANSFORMER})
+    report = worker.run(Order(number=1, work=Preload(), model_name="960x960_5s", components=components))
+    assert report.failure is None
+    assert (folder / "Ovi/model_960x960.safetensors").exists()
+
+
+def test_a_worker_encodes_a_first_frame_of_a_store(tiny_dir, s3_bucket, first_frame_path):
+    image = to_location(f"{s3_bucket}/frames/first.png")
+    image.upload(first_frame_path)
+    worker = Worker(
+        WorkerConfig(ckpt_dir=str(tiny_dir), model_name=MODEL, dtype="float32", device="cpu", num_threads=1)
+    )
+    latents = []
+    for path in (image, first_frame_path, image.with_name("gone.png")):
+        work = EncodeFirstFrame(image_path=str(path), height=32, width=96)
+        order = Order(number=1, work=work, model_name=MODEL, components=frozenset({Component.VIDEO_VAE}))
+        report, latent = worker.run(order)
+        latents.append(latent)
+    assert np.array_equal(latents[0].arrays["latent"], latents[1].arrays["latent"])
+    assert (report.failure.kind, latent) == (FailureKind.BAD_INPUT, None)
+    assert "gone.png" in report.failure.message
+
+
+# -- before a job ----------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_has_the_same_id_whether_its_weights_lie_in_a_store_or_on_a_disk(ckpts, tiny_dir, tmp_path):
+    told = []
+    there = prepare(job(ckpts, tmp_path), tell=told.append)
+    here = prepare(job(tiny_dir, tmp_path))
+    assert there.manifest == here.manifest
+    assert there.job.ckpt_dir == ckpts
+    assert len(told) == 6  # all but what is read for the sizes
+
+
+def test_missing_weights_are_named_where_they_should_be_and_no_others_are_fetched(ckpts, tmp_path):
+    (ckpts / TRANSFORMER).unlink()
+    told = []
+    problems = problems_of(lambda: prepare(job(ckpts, tmp_path), tell=told.append))
+    assert problems == [
+        f"{ckpts}/{TRANSFORMER}: no such file; expected a file of model {MODEL}, where `ovi-ray weights download` puts it"
+        " in a folder on a disk"
+    ]
+    assert told == []
+
+
+def test_broken_weights_are_named_by_their_uri(ckpts, tmp_path):
+    (ckpts / TRANSFORMER).write_bytes(b"broken")
+    (problem,) = problems_of(lambda: prepare(job(ckpts, tmp_path)))
+    assert problem.startswith(f"{ckpts}/{TRANSFORMER}: truncated or not a checkpoint (6 bytes")
+
+
+def test_a_bad_row_is_told_before_anything_large_is_fetched(ckpts, tmp_path):
+    (tmp_path / "p.csv").write_text("text_prompt,seed\na fox,x\n")
+    told = []
+    options = {"text_prompt": None, "prompts": tmp_path / "p.csv"}
+    (problem,) = problems_of(lambda: prepare(job(ckpts, tmp_path, **options), tell=told.append))
+    assert "row 1" in problem
+    assert told == []
+
+
+def test_a_broken_architecture_is_named_by_its_uri(ckpts, tmp_path):
+    (ckpts / ARCHITECTURE).write_bytes(b"{")
+    problems = problems_of(lambda: prepare(job(ckpts, tmp_path)))
+    assert problems[0].startswith(f"{ckpts}/{ARCHITECTURE}: ")
