@@ -25,7 +25,7 @@ from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, Manifest
 from ovi_ray.output.job_files import FAILED_COLUMNS, write_failed
 from ovi_ray.output.parquet_log import Fragments
 from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS
-from ovi_ray.output.results import Ledger
+from ovi_ray.output.results import Results
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.html import ReportSummary, write_report
 
@@ -94,7 +94,7 @@ def _batch(numbers: np.ndarray) -> pa.Table:
 
 def write(folder: Path, clips: int) -> None:
     """The rows and the videos."""
-    fragments, videos = Fragments(Ledger(folder).results, RESULTS_SCHEMA), folder / VIDEOS
+    fragments, videos = Fragments(Results(folder).results, RESULTS_SCHEMA), folder / VIDEOS
     for table in made_up_rows(clips):
         fragments.append(table)
         for clip_id in table.filter(pc.equal(table.column("status"), "done")).column("clip_id").to_pylist():
@@ -111,7 +111,7 @@ def wanted(clips: int) -> pa.Array:
 
 def open_again(folder: Path, clips: int) -> None:
     """What a run does first: see what is finished."""
-    finished = Ledger(folder).resume(wanted(clips)).finished
+    finished = Results(folder).resume(wanted(clips)).finished
     expected = clips - -(-clips // FAILED_SHARE)
     if len(finished) != expected:
         raise SystemExit(f"{len(finished)} clips are finished; expected {expected}")
@@ -124,7 +124,7 @@ def report(folder: Path, clips: int) -> None:
     manifest = Manifest(table=pa.table({"clip_id": ids, **others}))
     workers = tuple(WorkerTime(worker=f"w{n}", node="node-a", device="NVIDIA H200", held_s=9.0) for n in range(WORKERS))
     summary = ReportSummary(clips=clips, finished_before=0, started_at=STARTED, seconds=3600.0, workers=workers)
-    ledger = Ledger(folder)
+    ledger = Results(folder)
     write_failed(folder, manifest, ledger.batches(FAILED_COLUMNS))
     write_report(folder, ledger.batches, title="scale", summary=summary)
 

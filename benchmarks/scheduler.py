@@ -27,7 +27,7 @@ def rows_for(scenario: Scenario, cluster: str, *, named: bool) -> list[dict[str,
     bound = bound_of(scenario)
     rows = []
     for policy in POLICIES:
-        outcome = simulate(scenario.workload, scenario.devices, policy=policy, limits=scenario.limits)
+        outcome = simulate(scenario.workload, scenario.devices, policy=policy, config=scenario.config)
         row: dict[str, Any] = {"scenario": scenario.name} if named else {}
         row |= {"cluster": cluster, "policy": policy.name, "clips": scenario.workload.clips}
         row |= {"makespan_s": round(outcome.makespan_s, 1), "bound_s": round(bound, 1)}

@@ -5,7 +5,7 @@ OviRayError
  ├── OutputError            the output folder cannot be used as it is
  │    ├── OutputInUse       another driver renders into it now
  │    ├── OutputOfOtherJob  it holds the clips of another job
- │    └── LedgerTooNew      a newer version of this program wrote its results
+ │    └── ResultsTooNew      a newer version of this program wrote its results
  ├── ClusterError   Ray cannot be started or joined, or has not what the job asks for
  ├── WorkersLost    no worker is left and none comes back; what is finished is kept
  ├── StorageUnavailable  a store cannot be reached, or refuses; also an OSError
@@ -100,7 +100,7 @@ class OutputOfOtherJob(OutputError):
     """The output folder holds clips, and none of them is of this job."""
 
 
-class LedgerTooNew(OutputError):
+class ResultsTooNew(OutputError):
     """A newer version of this program wrote the results."""
 
 

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 from ovi_ray.errors import OutputError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
-from ovi_ray.inputs.task_table import JobPlan
-from ovi_ray.output.intermediates import CHECKPOINT_S, Keep
+from ovi_ray.inputs.task_table import TaskTable
+from ovi_ray.output.intermediates import CHECKPOINT_S, Intermediates
 from ovi_ray.output.job_files import FAILED_COLUMNS, check_owner, write_failed, write_job
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.recovery import Judgement, adopt, judge
-from ovi_ray.output.results import Ledger
+from ovi_ray.output.results import Results
 from ovi_ray.prepare import PreparedJob
 from ovi_ray.protocol.progress import Observer, WorkerTime
 from ovi_ray.report.html import ReportSummary, write_report
@@ -106,8 +106,8 @@ class _Run:
         self._options = options
         self._stop = stop
         self._tell = tell
-        self._ledger = Ledger(prepared.job.output_dir)
-        self._keep = Keep(
+        self._ledger = Results(prepared.job.output_dir)
+        self._keep = Intermediates(
             output_dir=prepared.job.output_dir, for_good=options.keep_latents, checkpoint_s=options.checkpoint_s
         )
         self._started, self._started_at = time.monotonic(), datetime.now(UTC)
@@ -124,7 +124,7 @@ class _Run:
         finished_before = len(self._manifest) - len(missing)
         try:
             if len(missing):
-                self._render(JobPlan.of(missing), observer, explain)
+                self._render(TaskTable.of(missing), observer, explain)
         finally:
             self._try_to_report(finished_before)
         return JobResult(
@@ -187,7 +187,7 @@ class _Run:
 
     # -- doing it --------------------------------------------------------------------------------------------------
 
-    def _render(self, plan: JobPlan, observer: Observer | None, explain: Explain | None) -> None:
+    def _render(self, plan: TaskTable, observer: Observer | None, explain: Explain | None) -> None:
         with ray_session(self._job):
             executor = Executor(placements(self._job), silence_s=self._options.silence_s)
             driver = Driver(

@@ -8,7 +8,7 @@ import numpy as np
 
 from ovi.stages import Stage
 from ovi_ray.inputs.cluster_profile import ClusterProfile
-from ovi_ray.scheduling.config import Limits
+from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.policies.base import Policy
 from ovi_ray.scheduling.workload import NO_FRAME, ClipKind, Workload
 from ovi_ray.simulation.lower_bound import makespan_bound
@@ -50,7 +50,7 @@ class Scenario:
     name: str
     workload: Workload
     devices: tuple[VirtualDevice, ...]
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    config: SchedulerConfig = dataclasses.field(default_factory=SchedulerConfig)
     whole_clips: bool = False
     """So few clips that the bound must count whole ones."""
 
@@ -77,7 +77,7 @@ def bound_of(scenario: Scenario) -> float:
 
 def measure(scenario: Scenario, policy: Policy) -> Measured:
     """Simulate a scenario under a policy."""
-    outcome = simulate(scenario.workload, scenario.devices, policy=policy, limits=scenario.limits)
+    outcome = simulate(scenario.workload, scenario.devices, policy=policy, config=scenario.config)
     return Measured(outcome=outcome, bound_s=bound_of(scenario))
 
 
@@ -174,6 +174,6 @@ def tails(profile: ClusterProfile) -> list[Scenario]:
     stuck = _changed(devices, lambda _, d: d.name == fast, slowdowns=((100.0, 20.0),))
     for copies in (False, True):
         name = f"tail: 20 clips, a device almost stops, copies {'on' if copies else 'off'}"
-        limits = Limits(straggler_copies=copies)
-        found.append(Scenario(name=name, workload=make_workload(20), devices=stuck, limits=limits, whole_clips=True))
+        config = SchedulerConfig(straggler_copies=copies)
+        found.append(Scenario(name=name, workload=make_workload(20), devices=stuck, config=config, whole_clips=True))
     return found

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ovi_ray.scheduling.workload import Workload
     from ovi_ray.simulation.forecast import Forecast
 
-MAX_LIMITS_SHOWN = 5
+MAX_BOTTLENECKS_SHOWN = 5
 
 
 def plan(
@@ -83,12 +83,12 @@ def plan(
 def _workload(prompts: str, options: dict[str, Any]) -> "Workload":
     """The job's clips, at the published sizes: a plan needs neither weights nor an output folder."""
     from ovi_ray.inputs.manifest import build_manifest
-    from ovi_ray.inputs.task_table import JobPlan, workload_of
+    from ovi_ray.inputs.task_table import TaskTable, workload_of
 
     with tempfile.TemporaryDirectory() as nowhere:
         job = read_job(prompts, {**options, "ckpt_dir": Path(nowhere), "output_dir": Path(nowhere)})
         manifest = build_manifest(job, Architecture(), weights=lambda name: name, numerics=job.dtype)
-    return workload_of(JobPlan.of(manifest))
+    return workload_of(TaskTable.of(manifest))
 
 
 def _actuals(output_dir: Location) -> "Actuals":
@@ -105,7 +105,7 @@ def _as_json(told: "Forecast", actuals: "Actuals | None") -> dict[str, Any]:
         **facts,
         "clips_per_hour": told.clips_per_hour,
         "classes": [asdict(part) for part in told.classes],
-        "limits": [asdict(limit) for limit in told.limits],
+        "bottlenecks": [asdict(bottleneck) for bottleneck in told.bottlenecks],
         "actual": None if actuals is None else {**asdict(actuals), "clips_per_hour": actuals.clips_per_hour},
     }
 
@@ -122,8 +122,11 @@ def _show(told: "Forecast", actuals: "Actuals | None", console: Console) -> None
     if told.cost is not None:
         console.print(f"cost {told.cost:.2f} {told.currency}", highlight=False)
     console.print(_class_table(told))
-    for limit in told.limits[:MAX_LIMITS_SHOWN]:
-        console.print(f"limit: {limit.what}; {limit.change} would end it {limit.sooner:.0%} sooner", highlight=False)
+    for bottleneck in told.bottlenecks[:MAX_BOTTLENECKS_SHOWN]:
+        console.print(
+            f"bottleneck: {bottleneck.what}; {bottleneck.change} would end it {bottleneck.sooner:.0%} sooner",
+            highlight=False,
+        )
     if actuals is not None:
         _show_actuals(told, actuals, console)
 

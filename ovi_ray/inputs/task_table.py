@@ -57,9 +57,9 @@ class ClipTask:
     prompt: str
     """In the model's tag form."""
     texts: tuple[int, int, int]
-    """Numbers of the prompt, the video negative and the audio negative in `JobPlan.texts`."""
+    """Numbers of the prompt, the video negative and the audio negative in `TaskTable.texts`."""
     first_frame: int | None
-    """Number in `JobPlan.first_frames`."""
+    """Number in `TaskTable.first_frames`."""
     image_path: str | None
     height: int
     """Pixels of the frames."""
@@ -70,7 +70,7 @@ class ClipTask:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
-class JobPlan:
+class TaskTable:
     """The tasks of a job, in columns."""
 
     clips: pa.Table
@@ -85,7 +85,7 @@ class JobPlan:
     """[N] the first frame of each clip in `first_frames`, -1 for none."""
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "JobPlan":
+    def of(cls, manifest: Manifest) -> "TaskTable":
         """The plan of every clip of a manifest."""
         texts, clip_texts = _distinct_texts(manifest.table)
         first_frames, clip_first_frame = _distinct_first_frames(manifest.table)
@@ -167,7 +167,7 @@ def _content_id(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:_ID_DIGITS]
 
 
-def workload_of(plan: JobPlan, with_latents: pa.Array | None = None) -> Workload:
+def workload_of(plan: TaskTable, with_latents: pa.Array | None = None) -> Workload:
     """The plan as the scheduler sees it: clips of the same cost share a kind.
 
     `with_latents` are ids of clips, of this plan or not, whose latents are kept: those of the plan begin at decode.
@@ -192,7 +192,7 @@ def workload_of(plan: JobPlan, with_latents: pa.Array | None = None) -> Workload
     )
 
 
-def _places(plan: JobPlan, ids: pa.Array | None) -> IntArray:
+def _places(plan: TaskTable, ids: pa.Array | None) -> IntArray:
     if ids is None or not len(ids):
         return np.zeros(0, np.int32)
     is_there = pc.is_in(plan.clips.column("clip_id"), value_set=ids)

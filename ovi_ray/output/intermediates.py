@@ -19,7 +19,7 @@ _SUFFIX = ".safetensors"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Keep:
+class Intermediates:
     """Where the latents of a job are kept, and for how long."""
 
     output_dir: Location

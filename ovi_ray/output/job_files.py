@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from ovi_ray.errors import InputError, LedgerTooNew, OutputOfOtherJob
+from ovi_ray.errors import InputError, OutputOfOtherJob, ResultsTooNew
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.output.parquet_log import FORMAT
@@ -28,10 +28,12 @@ FAILED_COLUMNS = ("clip_id", "status", "error")
 
 
 def check_owner(output_dir: Location, manifest: Manifest, finished: pa.Array) -> None:
-    """Raises OutputOfOtherJob when the folder holds finished clips and nothing of this manifest, LedgerTooNew as named."""
+    """Raises OutputOfOtherJob when the folder holds finished clips and nothing of this manifest, ResultsTooNew as named."""
     job = read_job_file(output_dir)
     if int(job.get("format", 0)) > FORMAT:
-        raise LedgerTooNew(f"{output_dir / JOB_FILE} has format {job['format']}: update ovi-ray, or give another --out")
+        raise ResultsTooNew(
+            f"{output_dir / JOB_FILE} has format {job['format']}: update ovi-ray, or give another --out"
+        )
     if not len(finished):
         return
     ids = manifest.table.column("clip_id")

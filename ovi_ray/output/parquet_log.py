@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet
 
-from ovi_ray.errors import LedgerTooNew
+from ovi_ray.errors import ResultsTooNew
 from ovi_ray.storage.diagnostics import storage_error
 from ovi_ray.storage.paths import BATCH_ROWS, Location, list_files, local_copy, remove_unfinished, rename, written
 
@@ -53,7 +53,7 @@ class Fragments:
     def batches(self, path: Location, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Rows of a file, a bounded number at a time; columns that it lacks are null.
 
-        Raises LedgerTooNew, or pa.ArrowException and OSError for a file that is corrupt or unreadable.
+        Raises ResultsTooNew, or pa.ArrowException and OSError for a file that is corrupt or unreadable.
         """
         names = self.schema.names if columns is None else list(columns)
         with local_copy(path) as local, pa.parquet.ParquetFile(local) as file:
@@ -65,7 +65,7 @@ class Fragments:
     def read(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[int], list[Corrupt]]:
         """All rows in order, how many of them each of `paths()` holds, and the files that cannot be read.
 
-        Raises LedgerTooNew, and OSError where storage cannot be reached: such a file is not corrupt.
+        Raises ResultsTooNew, and OSError where storage cannot be reached: such a file is not corrupt.
         """
         names = self.schema.names if columns is None else list(columns)
         found: list[pa.RecordBatch] = []
@@ -188,7 +188,7 @@ def _level(path: Location) -> int:
 def _check_format(path: Location, schema: pa.Schema) -> None:
     version = int((schema.metadata or {}).get(FORMAT_KEY, b"1"))
     if version > FORMAT:
-        raise LedgerTooNew(
+        raise ResultsTooNew(
             f"{path} has format {version} and this version of ovi-ray reads up to {FORMAT}: update ovi-ray, or give"
             " another --out"
         )

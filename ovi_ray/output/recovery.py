@@ -13,9 +13,9 @@ from ovi.errors import MediaError
 from ovi.geometry import num_frames
 from ovi.media.probe import MediaInfo, probe
 from ovi_ray.inputs.manifest import Manifest
-from ovi_ray.inputs.task_table import ClipTask, JobPlan
+from ovi_ray.inputs.task_table import ClipTask, TaskTable
 from ovi_ray.output.result_row import RENDERED, result_row
-from ovi_ray.output.results import Ledger
+from ovi_ray.output.results import Results
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location, local_copy
 
@@ -33,17 +33,17 @@ class Judgement:
     """What is wrong with it."""
 
 
-def judge(manifest: Manifest, clip_ids: pa.Array, ledger: Ledger) -> Iterator[Judgement]:
+def judge(manifest: Manifest, clip_ids: pa.Array, ledger: Results) -> Iterator[Judgement]:
     """Read the videos of those of the ids that the manifest has: whole clips have both streams, every frame and their id."""
     is_among = pc.is_in(manifest.table.column("clip_id"), value_set=clip_ids)
-    plan = JobPlan.of(Manifest(table=manifest.table.filter(is_among)))
+    plan = TaskTable.of(Manifest(table=manifest.table.filter(is_among)))
     with ThreadPoolExecutor(PROBES) as pool:
         for start in range(0, len(plan), 1000):  # never all of a million at once
             clips = [plan.clip(index) for index in range(start, min(start + 1000, len(plan)))]
             yield from pool.map(lambda clip: _judge(clip, ledger.video_path(clip.clip_id)), clips)
 
 
-def adopt(judgements: Iterable[Judgement], ledger: Ledger, dtype: str) -> int:
+def adopt(judgements: Iterable[Judgement], ledger: Results, dtype: str) -> int:
     """Write the rows of whole videos and remove the others, which are rendered again. Gives the number of rows."""
     count = 0
     for judgement in judgements:

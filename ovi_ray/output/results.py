@@ -39,7 +39,7 @@ class Found:
     """What the user should know."""
 
 
-class Ledger:
+class Results:
     """A job's results in its output folder. One process writes at a time."""
 
     def __init__(self, output_dir: Location) -> None:
@@ -62,26 +62,26 @@ class Ledger:
         return self.posters / f"{clip_id}.jpg"
 
     def read(self) -> pa.Table:
-        """All rows that are written, the last one of each clip. Raises LedgerTooNew."""
+        """All rows that are written, the last one of each clip. Raises ResultsTooNew."""
         return pa.Table.from_batches(self.batches(RESULTS_SCHEMA.names), RESULTS_SCHEMA)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of all rows that are written, the last one of each clip, a bounded number at a time.
 
-        Raises LedgerTooNew.
+        Raises ResultsTooNew.
         """
         ids, counts, _ = self._fragments.read(["clip_id"])
         yield from self._fragments.kept(_marks(len(ids), _last_places(ids.column("clip_id"))), counts, columns)
 
     def done_ids(self) -> pa.StringArray:
-        """Ids of the clips whose last row says done. Raises LedgerTooNew."""
+        """Ids of the clips whose last row says done. Raises ResultsTooNew."""
         table, _, _ = self._fragments.read(["clip_id", "status"])
         table = table.take(_last_places(table.column("clip_id")))
         done = pc.equal(table.column("status"), ClipStatus.DONE)
         return table.column("clip_id").filter(done).combine_chunks()
 
     def resume(self, wanted: pa.Array | pa.ChunkedArray | None = None) -> Found:
-        """What is finished, for a run that renders the rest of the clips `wanted` (ids; None for all). Raises LedgerTooNew.
+        """What is finished, for a run that renders the rest of the clips `wanted` (ids; None for all). Raises ResultsTooNew.
 
         Leaves one row for each clip: none that says done where the video is gone or has another size, and none that says
         failed of a clip that is not wanted. A file of rows that cannot be read is set aside; the videos of its clips are

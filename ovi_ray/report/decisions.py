@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
-from ovi_ray.scheduling.task import ClipStatus, HealthChange
+from ovi_ray.scheduling.task import BreakerChange, ClipStatus
 
 
 class Explainer:
@@ -30,7 +30,7 @@ def explain(action: Action) -> str:
             return f"{worker}: stop {task.stage} {_items(task.items)}, because {reason}"
         case Finish(clip=clip, status=status, error=error):
             return f"clip {clip} {status}{f': {error}' if status is ClipStatus.FAILED else ''}"
-        case HealthChange():
+        case BreakerChange():
             return str(action)
         case Drop() | WakeAt():
             return ""

@@ -26,7 +26,7 @@ from ovi_ray.storage.paths import Location, list_files, write_bytes
 
 REPORT = "report.html"
 Batches = Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
-"""Gives some columns of the results, a bounded number of rows at a time: `Ledger.batches`."""
+"""Gives some columns of the results, a bounded number of rows at a time: `Results.batches`."""
 
 PAGE_CLIPS = 200
 MAX_PAGES = 500  # whoever wants more clips than that asks the results

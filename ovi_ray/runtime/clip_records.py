@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ovi.stages import Stage
-from ovi_ray.inputs.task_table import ClipTask, JobPlan
+from ovi_ray.inputs.task_table import ClipTask, TaskTable
 from ovi_ray.output.result_row import result_row
 from ovi_ray.protocol.messages import Failure, Report, WorkerInfo
 from ovi_ray.scheduling.actions import Finish
@@ -18,7 +18,7 @@ TRACEBACK_CHARS = 20_000  # its end, where the error is
 class ClipFacts:
     """The facts of the clips of one run; those of a clip are dropped with its row."""
 
-    def __init__(self, plan: JobPlan, dtype: str) -> None:
+    def __init__(self, plan: TaskTable, dtype: str) -> None:
         self._plan = plan
         self._dtype = dtype
         self._of: dict[int, dict[str, Any]] = {}

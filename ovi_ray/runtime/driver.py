@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from ovi.stages import Stage
 from ovi_ray.errors import JobStopped, WorkersLost
-from ovi_ray.inputs.task_table import JobPlan, workload_of
-from ovi_ray.output.intermediates import Keep
-from ovi_ray.output.results import Ledger
+from ovi_ray.inputs.task_table import TaskTable, workload_of
+from ovi_ray.output.intermediates import Intermediates
+from ovi_ray.output.results import Results
 from ovi_ray.protocol.messages import Cause, Report, WorkerInfo
 from ovi_ray.protocol.progress import ClipEnded, JobSnapshot, Observer, RunningTask, WorkerTime
 from ovi_ray.runtime.clip_records import ClipFacts
@@ -24,11 +24,11 @@ from ovi_ray.runtime.requests import TaskOrders
 from ovi_ray.runtime.shutdown import Stop
 from ovi_ray.runtime.storage_pause import StoragePause
 from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
-from ovi_ray.scheduling.config import Limits
+from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.events import DataLost, Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.progress import Progress
 from ovi_ray.scheduling.scheduler import Scheduler
-from ovi_ray.scheduling.task import ClipStatus, DataKey, DataKind, HealthChange, HealthReason, HealthState, Task
+from ovi_ray.scheduling.task import BreakerChange, BreakerReason, BreakerState, ClipStatus, DataKey, DataKind, Task
 
 POLL_S = 0.5
 SHOW_S = 0.5
@@ -43,24 +43,24 @@ class Driver:
 
     def __init__(
         self,
-        plan: JobPlan,
+        plan: TaskTable,
         executor: Executor,
-        ledger: Ledger,
+        ledger: Results,
         *,
         dtype: str,
-        keep: Keep | None = None,
+        keep: Intermediates | None = None,
         stop: Stop | None = None,
         tell: Tell = lambda text: None,
         observer: Observer | None = None,
         explain: Explain | None = None,
-        limits: Limits | None = None,
+        config: SchedulerConfig | None = None,
     ) -> None:
         """`tell` gets what the user should know; `observer` gets snapshots of the job, `explain` every decision."""
         self._plan = plan
         self._executor = executor
         self._ledger = ledger
         self._dtype = dtype
-        self._keep = keep or Keep(output_dir=ledger.output_dir)
+        self._keep = keep or Intermediates(output_dir=ledger.output_dir)
         self._stop = stop or Stop()
         self._tell = tell
         self._observer = observer
@@ -68,7 +68,7 @@ class Driver:
         self._orders = TaskOrders(plan=plan, ledger=ledger, keep=self._keep, dtype=dtype)
         self._pause = StoragePause(ledger.output_dir, tell)
         workload = workload_of(plan, self._keep.with_latents())
-        self._scheduler = Scheduler(workload, limits=limits or Limits(patience_s=PATIENCE_S))
+        self._scheduler = Scheduler(workload, config=config or SchedulerConfig(patience_s=PATIENCE_S))
         self._infos: dict[str, WorkerInfo] = {}
         self._joined_at: dict[str, float] = {}
         self._times: dict[str, WorkerTime] = {}
@@ -251,12 +251,12 @@ class Driver:
                     self._finish(action)
                 case WakeAt(time=at):
                     self._wake_at = at
-                case HealthChange():
+                case BreakerChange():
                     self._tell_health(action)
 
-    def _tell_health(self, change: HealthChange) -> None:
+    def _tell_health(self, change: BreakerChange) -> None:
         """A worker is out or back; that it was tried in vain again and again is for `explain` alone."""
-        if change.state is HealthState.PROBE or change.reason is HealthReason.PROBE_FAILED:
+        if change.state is BreakerState.HALF_OPEN or change.reason is BreakerReason.PROBE_FAILED:
             return
         info = self._infos[change.worker]
         self._tell(f"{change} ({info.device} on {info.node})")

@@ -6,10 +6,10 @@ from typing import Any
 
 from ovi.geometry import num_frames
 from ovi.stages import Stage
-from ovi_ray.inputs.task_table import ClipTask, JobPlan
-from ovi_ray.output.intermediates import Keep
+from ovi_ray.inputs.task_table import ClipTask, TaskTable
+from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.result_row import RENDERED
-from ovi_ray.output.results import Ledger
+from ovi_ray.output.results import Results
 from ovi_ray.protocol.messages import Decode, Denoise, EncodeFirstFrame, EncodeTexts, Preload, Work
 from ovi_ray.scheduling.task import DataKey, DataKind, Task
 
@@ -31,9 +31,9 @@ class TaskOrder:
 class TaskOrders:
     """The orders of one job."""
 
-    plan: JobPlan
-    ledger: Ledger
-    keep: Keep
+    plan: TaskTable
+    ledger: Results
+    keep: Intermediates
     dtype: str
 
     def order(self, task: Task, facts: Mapping[str, Any], *, has_latents: bool) -> TaskOrder:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ovi.config import Component
-from ovi_ray.scheduling.task import ClipStatus, DataKey, HealthChange, Reason, Task
+from ovi_ray.scheduling.task import BreakerChange, ClipStatus, DataKey, Reason, Task
 
 # --- actions
 
@@ -53,4 +53,4 @@ class WakeAt:
     time: float
 
 
-Action = RunTask | Cancel | Drop | Finish | WakeAt | HealthChange
+Action = RunTask | Cancel | Drop | Finish | WakeAt | BreakerChange

@@ -48,12 +48,12 @@ def balance(
     whole = np.zeros((len(needed), variables + 1))
     whole[position, np.arange(variables)] = 1.0
     used = np.flatnonzero(capacity > 0)
-    limits = np.zeros((len(used), variables + 1))
-    limits[np.searchsorted(used, rows), np.arange(variables)] = load[rows, columns] / scale / capacity[rows]
-    limits[:, -1] = -1.0
+    config = np.zeros((len(used), variables + 1))
+    config[np.searchsorted(used, rows), np.arange(variables)] = load[rows, columns] / scale / capacity[rows]
+    config[:, -1] = -1.0
     result = linprog(
         np.append(np.zeros(variables), 1.0),
-        A_ub=limits,
+        A_ub=config,
         b_ub=-committed[used] / scale / capacity[used],
         A_eq=whole,
         b_eq=np.ones(len(needed)),

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from ovi.stages import Stage
-from ovi_ray.scheduling.task import HealthReason
+from ovi_ray.scheduling.task import BreakerReason
 
 _IN_A_ROW = 3  # different tasks
 _REFUTED = 1.5  # tasks that others finished; each success of the place's own since halves the sum
@@ -54,14 +54,14 @@ class Health:
             self.rests = 0
         return not self.trial
 
-    def verdict(self) -> HealthReason | None:
+    def verdict(self) -> BreakerReason | None:
         """Why it should be taken out; None for a place that may go on."""
         if self.trial and any(self.failed.values()):
-            return HealthReason.PROBE_FAILED
+            return BreakerReason.PROBE_FAILED
         if any(tasks >= _REFUTED for tasks in self.refuted.values()):
-            return HealthReason.REFUTED
+            return BreakerReason.REFUTED
         if any(len(tasks) >= _IN_A_ROW for tasks in self.failed.values()):
-            return HealthReason.IN_A_ROW
+            return BreakerReason.IN_A_ROW
         return None
 
     def rest(self, now: float, first_s: float, longest_s: float) -> float:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Limits:
+class SchedulerConfig:
     """Bounds and patience of a scheduler. Raises ValueError, naming the field, for one that is out of range."""
 
     max_latents: int | None = None

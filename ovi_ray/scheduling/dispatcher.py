@@ -12,7 +12,7 @@ import numpy as np
 from ovi.stages import Stage
 from ovi_ray.scheduling.actions import Action, RunTask, WakeAt
 from ovi_ray.scheduling.allocation_lp import FloatArray
-from ovi_ray.scheduling.config import Limits
+from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.idle_workers import GroupKey, IdleGroups
 from ovi_ray.scheduling.job_state import Board, ClipState
 from ovi_ray.scheduling.policies.base import Candidate, Decision, Policy, Snapshot
@@ -44,13 +44,19 @@ class Matcher:
     """The scheduler's choosing half: the loop of decisions over idle workers and ready tasks."""
 
     def __init__(
-        self, board: Board, fleet: Fleet, failures: FailureBook, policy: Policy, limits: Limits, out: list[Action]
+        self,
+        board: Board,
+        fleet: Fleet,
+        failures: FailureBook,
+        policy: Policy,
+        config: SchedulerConfig,
+        out: list[Action],
     ) -> None:
         self._board = board
         self._fleet = fleet
         self._failures = failures
         self._policy = policy
-        self._limits = limits
+        self._config = config
         self._out = out
         self._idle = IdleGroups(fleet)
         self._planner = Planner(board, fleet, policy)
@@ -109,7 +115,7 @@ class Matcher:
                 self._idle_again(self._fleet.workers[number])
         self._decide(now)
         self._preload(now)
-        if self._limits.straggler_copies:
+        if self._config.straggler_copies:
             self._copy_stragglers(now)
         return self._fleet.busy > 0
 
@@ -193,9 +199,9 @@ class Matcher:
         texts = len(board.text_queue)
         if texts:
             hungry = ready + board.texts.running < self._planner.denoisers
-            if hungry or texts >= self._limits.text_batch:
-                batch = min(texts, self._limits.text_batch)
-                kind, tasks = self._planner.text_kind(), -(-texts // self._limits.text_batch)
+            if hungry or texts >= self._config.text_batch:
+                batch = min(texts, self._config.text_batch)
+                kind, tasks = self._planner.text_kind(), -(-texts // self._config.text_batch)
                 units = batch * self._planner.mean_tokens
                 work.append(_Work(Stage.ENCODE_TEXT, kind, tasks, units, hungry, not hungry))
         hungry = ready + board.frames.running < self._planner.denoisers
@@ -211,7 +217,7 @@ class Matcher:
 
     @property
     def _max_latents(self) -> int:
-        return self._limits.max_latents or 2 * len(self._fleet.workers) + 8
+        return self._config.max_latents or 2 * len(self._fleet.workers) + 8
 
     def _room_for_latents(self) -> bool:
         return self._board.new_latents + self._board.totals[ClipState.DENOISING] < self._max_latents
@@ -261,7 +267,7 @@ class Matcher:
         """A batch; a text that failed before goes alone."""
         board, failures = self._board, self._failures
         items: list[int] = []
-        while len(items) < self._limits.text_batch and board.text_queue:
+        while len(items) < self._config.text_batch and board.text_queue:
             suspect = failures and failures.is_suspect((Stage.ENCODE_TEXT, board.text_queue[0]))
             if suspect and items:
                 break
@@ -310,7 +316,7 @@ class Matcher:
         board, planner = self._board, self._planner
         if not board.totals[ClipState.UNSEEN]:
             return
-        gb = self._limits.embeddings_gb + _EMBEDDINGS_GB_PER_WORKER * len(self._fleet.workers)
+        gb = self._config.embeddings_gb + _EMBEDDINGS_GB_PER_WORKER * len(self._fleet.workers)
         ahead = max(2 * planner.denoisers, int(gb / (_EMBEDDING_GB_PER_TOKEN * planner.mean_tokens)))
         left = {kind: board.unseen(kind) for kind in self._kinds if planner.placeable[kind]}
         total = sum(left.values())

@@ -1,7 +1,7 @@
 """What goes into the scheduler and what comes out. Pure, frozen values.
 
 In:  WorkerJoined, WorkerLost, TaskDone, TaskFailed, DataLost, Tick.
-Out: RunTask, Cancel, Drop, Finish, WakeAt, HealthChange.
+Out: RunTask, Cancel, Drop, Finish, WakeAt, BreakerChange.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,7 @@
                 case Drop():     ...   # release action.key from the object store
                 case Finish():   ...   # write the clip's row
                 case WakeAt():   ...   # send Tick() at that time if nothing happens before
-                case HealthChange(): ...  # tell the user what became of a worker
+                case BreakerChange(): ...  # tell the user what became of a worker
         actions = scheduler.handle(events, now)
 
 One worker runs one task at a time. The same events at the same times give the same actions. Each clip gets exactly one
@@ -25,7 +25,7 @@ from collections.abc import Iterable
 
 from ovi.stages import Stage
 from ovi_ray.scheduling.actions import Action, WakeAt
-from ovi_ray.scheduling.config import Limits
+from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.cost_model import CostModel
 from ovi_ray.scheduling.dispatcher import Matcher
 from ovi_ray.scheduling.events import DataLost, Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
@@ -34,7 +34,7 @@ from ovi_ray.scheduling.policies.base import Policy
 from ovi_ray.scheduling.policies.production import Production
 from ovi_ray.scheduling.progress import Progress, StageProgress
 from ovi_ray.scheduling.retry_tracker import FailureBook
-from ovi_ray.scheduling.task import FailureKind, HealthChange, HealthReason, HealthState, Reason, Task
+from ovi_ray.scheduling.task import BreakerChange, BreakerReason, BreakerState, FailureKind, Reason, Task
 from ovi_ray.scheduling.worker_pool import Fleet, WorkerState
 from ovi_ray.scheduling.workload import Workload
 
@@ -51,17 +51,17 @@ class Scheduler:
         *,
         costs: CostModel | None = None,
         policy: Policy | None = None,
-        limits: Limits | None = None,
+        config: SchedulerConfig | None = None,
     ) -> None:
         self.workload = workload
-        self.limits = limits or Limits()
+        self.config = config or SchedulerConfig()
         self.costs = costs or CostModel(workload.kinds)
         self.board = Board(workload)
         self.fleet = Fleet(self.costs)
-        self.failures = FailureBook(max_attempts=self.limits.max_attempts, max_crashes=self.limits.max_crashes)
+        self.failures = FailureBook(max_attempts=self.config.max_attempts, max_crashes=self.config.max_crashes)
         self._out: list[Action] = []
         self.board.out = self._out
-        self._matcher = Matcher(self.board, self.fleet, self.failures, policy or Production(), self.limits, self._out)
+        self._matcher = Matcher(self.board, self.fleet, self.failures, policy or Production(), self.config, self._out)
         self._now = float("-inf")
         self._stuck_since: float | None = None
 
@@ -121,7 +121,7 @@ class Scheduler:
         self.fleet.learn(worker, task.stage, event.seconds)
         if worker.health.works(task.stage):
             self.failures.on_trial.discard(worker.number)
-            self._tell(worker.name, HealthState.WELL, HealthReason.PROBE_DONE)
+            self._tell(worker.name, BreakerState.CLOSED, BreakerReason.PROBE_DONE)
         for item in task.items:
             self._item_done(task.stage, item, worker)
             if self.failures:
@@ -202,7 +202,7 @@ class Scheduler:
                 self._return(task.stage, item)
             else:
                 deaths = (
-                    f"{self.limits.max_crashes} workers died, one after the other, while each was at its {task.stage}"
+                    f"{self.config.max_crashes} workers died, one after the other, while each was at its {task.stage}"
                 )
                 self._give_up(
                     task.stage, item, f"poison: {deaths}; it is left out, so that other clips can be finished"
@@ -266,12 +266,12 @@ class Scheduler:
         reason = worker.health.verdict()
         if reason is None or not self._others_go_on(worker, stage):
             return False
-        rest_s = worker.health.rest(self._now, self.limits.rest_s, self.limits.longest_rest_s)
+        rest_s = worker.health.rest(self._now, self.config.rest_s, self.config.longest_rest_s)
         self.failures.excuse(worker.place)
         if worker.number in self.fleet.workers:
             self._matcher.worker_gone(worker)
             self.fleet.take_out(worker)
-        self._tell(worker.name, HealthState.OUT, reason, rest_s=rest_s, last_failure=worker.health.last_failure)
+        self._tell(worker.name, BreakerState.OPEN, reason, rest_s=rest_s, last_failure=worker.health.last_failure)
         self._out.append(WakeAt(time=worker.health.rest_until_s))
         return True
 
@@ -288,12 +288,12 @@ class Scheduler:
         for worker in [w for w in self.fleet.resting.values() if w.rest_until_s <= self._now]:
             self.fleet.let_in(worker)
             self._give_work(worker)
-            self._tell(worker.name, HealthState.PROBE, HealthReason.RESTED)
+            self._tell(worker.name, BreakerState.HALF_OPEN, BreakerReason.RESTED)
 
     def _tell(
-        self, worker: str, state: HealthState, reason: HealthReason, *, rest_s: float = 0.0, last_failure: str = ""
+        self, worker: str, state: BreakerState, reason: BreakerReason, *, rest_s: float = 0.0, last_failure: str = ""
     ) -> None:
-        change = HealthChange(worker=worker, state=state, reason=reason, rest_s=rest_s, last_failure=last_failure)
+        change = BreakerChange(worker=worker, state=state, reason=reason, rest_s=rest_s, last_failure=last_failure)
         self._out.append(change)
 
     # --- when nothing can go on
@@ -313,8 +313,8 @@ class Scheduler:
             return
         if self._stuck_since is None:
             self._stuck_since = self._now
-        if self._now < self._stuck_since + self.limits.patience_s:
-            self._out.append(WakeAt(time=self._stuck_since + self.limits.patience_s))
+        if self._now < self._stuck_since + self.config.patience_s:
+            self._out.append(WakeAt(time=self._stuck_since + self.config.patience_s))
             return
         self._fail_what_fits_nowhere()
 

@@ -80,15 +80,15 @@ class ClipStatus(StrEnum):
     FAILED = "failed"
 
 
-class HealthState(StrEnum):
+class BreakerState(StrEnum):
     """What becomes of a worker."""
 
-    OUT = "is taken out"
-    PROBE = "is tried again"
-    WELL = "is back in full"
+    OPEN = "is taken out"
+    HALF_OPEN = "is tried again"
+    CLOSED = "is back in full"
 
 
-class HealthReason(StrEnum):
+class BreakerReason(StrEnum):
     """Why."""
 
     IN_A_ROW = "it failed three tasks in a row while others can go on"
@@ -99,12 +99,12 @@ class HealthReason(StrEnum):
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class HealthChange:
+class BreakerChange:
     """A worker is taken out, tried again, or trusted again: for the user to know; nothing is to be done about it."""
 
     worker: str
-    state: HealthState
-    reason: HealthReason
+    state: BreakerState
+    reason: BreakerReason
     rest_s: float = 0.0
     """Seconds without tasks, if it is taken out."""
     last_failure: str = ""

@@ -35,7 +35,7 @@ class ClassForecast:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Limit:
+class Bottleneck:
     """Something that would end the job sooner."""
 
     what: str
@@ -58,7 +58,7 @@ class Forecast:
     bound_s: float
     """Seconds before which no schedule could end."""
     classes: tuple[ClassForecast, ...]
-    limits: tuple[Limit, ...]
+    bottlenecks: tuple[Bottleneck, ...]
     """What holds the job up, the worst first."""
     cost: float | None
     """Of all classes; None when one has no price."""
@@ -87,21 +87,21 @@ def forecast(workload: Workload, cluster: ClusterProfile, *, keep_spans: bool = 
         eta_s=outcome.makespan_s,
         bound_s=bound_s,
         classes=classes,
-        limits=limits_of(workload, cluster, bound_s),
+        bottlenecks=bottlenecks_of(workload, cluster, bound_s),
         cost=None if None in costs else sum(cost for cost in costs if cost is not None),
         currency=cluster.currency,
         spans=outcome.spans,
     )
 
 
-def limits_of(workload: Workload, cluster: ClusterProfile, bound_s: float) -> tuple[Limit, ...]:
+def bottlenecks_of(workload: Workload, cluster: ClusterProfile, bound_s: float) -> tuple[Bottleneck, ...]:
     """What would end the job sooner: a stage twice as fast on a class, or one more device of a class."""
     devices = virtual_devices(cluster)
-    limits = [
-        Limit(what=what, change=change, sooner=1 - makespan_bound(workload, changed) / bound_s)
+    bottlenecks = [
+        Bottleneck(what=what, change=change, sooner=1 - makespan_bound(workload, changed) / bound_s)
         for what, change, changed in _changes(devices, cluster)
     ]
-    return tuple(sorted((x for x in limits if x.sooner >= WORTH_TELLING), key=lambda x: (-x.sooner, x.what)))
+    return tuple(sorted((x for x in bottlenecks if x.sooner >= WORTH_TELLING), key=lambda x: (-x.sooner, x.what)))
 
 
 def _changes(

@@ -15,7 +15,7 @@ from ovi.config import Component
 from ovi.stages import Stage
 from ovi_ray.inputs.cluster_profile import ClusterProfile
 from ovi_ray.scheduling.actions import Action, Cancel, Finish, RunTask, WakeAt
-from ovi_ray.scheduling.config import Limits
+from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.cost_model import CostModel
 from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile, operations, text_operations
 from ovi_ray.scheduling.events import Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
@@ -279,11 +279,11 @@ def simulate(
     *,
     policy: Policy | None = None,
     costs: CostModel | None = None,
-    limits: Limits | None = None,
+    config: SchedulerConfig | None = None,
     keep_spans: bool = False,
 ) -> Outcome:
     """Run a job on a virtual cluster to its end. Raises SimulationError where the scheduler breaks a rule."""
-    scheduler = Scheduler(workload, costs=costs, policy=policy, limits=limits)
+    scheduler = Scheduler(workload, costs=costs, policy=policy, config=config)
     cluster = VirtualCluster(workload, devices, keep_spans=keep_spans)
     ended = {ClipStatus.DONE: 0, ClipStatus.FAILED: 0}
     now = 0.0

@@ -15,7 +15,7 @@ from ovi_ray import render as render_module
 from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.output.lock import output_lock
-from ovi_ray.output.results import Ledger
+from ovi_ray.output.results import Results
 from ovi_ray.prepare import prepare
 from ovi_ray.protocol.messages import Decode, Denoise
 from ovi_ray.render import RenderOptions, render
@@ -70,7 +70,7 @@ def out(request, tmp_path):
 
 
 def rows(out):
-    return Ledger(out).read().sort_by("row").to_pylist()
+    return Results(out).read().sort_by("row").to_pylist()
 
 
 def lose_rows(out):

@@ -44,7 +44,7 @@ def test_the_plan_is_told_in_words(prompts):
     text = plan(prompts, "--cluster", PROFILES / "c.yaml").stdout
     assert "3 clips, 5 distinct texts" in text
     assert "nvidia-24gb" in text
-    assert "limit: denoise on nvidia-24gb; twice as fast would end it" in text
+    assert "bottleneck: denoise on nvidia-24gb; twice as fast would end it" in text
 
 
 def test_a_timeline_is_written(prompts, tmp_path):

@@ -11,7 +11,7 @@ from ovi.prompts import clean
 from ovi.stages import Stage
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
-from ovi_ray.inputs.task_table import NO_FIRST_FRAME, JobPlan
+from ovi_ray.inputs.task_table import NO_FIRST_FRAME, TaskTable
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def plan_of(tmp_path):
         path = tmp_path / "prompts.jsonl"
         path.write_text("\n".join(json.dumps(row) for row in rows))
         job = JobSpec(prompts=path, ckpt_dir=tmp_path, output_dir=tmp_path, **options)
-        return JobPlan.of(build_manifest(job, Architecture(), weights=lambda _: "w", numerics="n"))
+        return TaskTable.of(build_manifest(job, Architecture(), weights=lambda _: "w", numerics="n"))
 
     return plan_of
 

@@ -8,7 +8,7 @@ import torch
 
 from ovi.errors import MediaError
 from ovi_ray.errors import LatentsUnusable
-from ovi_ray.output.intermediates import Keep
+from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.storage.diagnostics import storage_error, write_problem
 from ovi_ray.storage.object_store import TEMPORARY
 from ovi_ray.workers.tensor_files import load_tensors, save_tensors
@@ -16,7 +16,7 @@ from ovi_ray.workers.tensor_files import load_tensors, save_tensors
 
 @pytest.fixture
 def keep(tmp_path):
-    keep = Keep(output_dir=tmp_path)
+    keep = Intermediates(output_dir=tmp_path)
     keep.prepare()
     return keep
 
@@ -39,7 +39,7 @@ def test_what_is_left_of_finished_clips_is_removed(keep):
 
 def test_latents_that_are_kept_for_good_outlive_their_video_but_checkpoints_do_not(tmp_path, keep):
     put(keep, "a")
-    Keep(output_dir=tmp_path, for_good=True).committed("a")
+    Intermediates(output_dir=tmp_path, for_good=True).committed("a")
     assert left(keep) == ["a"]
     assert keep.with_latents().to_pylist() == ["a"]
 

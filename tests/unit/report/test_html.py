@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from ovi_ray.output.result_row import RESULTS_SCHEMA
-from ovi_ray.output.results import Ledger
+from ovi_ray.output.results import Results
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.html import MAX_TABLE_ROWS, PAGE_CLIPS, ReportSummary, write_report
 
@@ -201,7 +201,7 @@ def test_a_failed_clips_traceback_opens_beside_its_reason_and_never_becomes_mark
 def test_results_of_an_older_version_have_no_tracebacks(report, tmp_path):
     folder = tmp_path / "old"
     older = pa.Table.from_pylist([failed(0)], schema=RESULTS_SCHEMA).drop_columns(["traceback"])
-    ledger = Ledger(folder)
+    ledger = Results(folder)
     pa.parquet.write_table(older, folder / "results" / "part-00000000000000000001.parquet")
     ledger.append(failed(1, traceback="boom"))
     ledger.flush()

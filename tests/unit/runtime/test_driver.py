@@ -14,9 +14,9 @@ from ovi.stages import Stage
 from ovi_ray.errors import JobStopped, WorkersLost
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
-from ovi_ray.inputs.task_table import JobPlan, workload_of
-from ovi_ray.output.intermediates import Keep
-from ovi_ray.output.results import Ledger
+from ovi_ray.inputs.task_table import TaskTable, workload_of
+from ovi_ray.output.intermediates import Intermediates
+from ovi_ray.output.results import Results
 from ovi_ray.protocol.messages import Cause, Decode, Denoise, EncodeFirstFrame, EncodeTexts
 from ovi_ray.report.decisions import explain
 from ovi_ray.runtime import storage_pause as storage
@@ -24,7 +24,7 @@ from ovi_ray.runtime.clip_records import TRACEBACK_CHARS
 from ovi_ray.runtime.device_profiles import device_profile
 from ovi_ray.runtime.driver import Driver
 from ovi_ray.runtime.shutdown import Stop
-from ovi_ray.scheduling.config import Limits
+from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.events import TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKind, FailureKind, Task
 from ovi_ray.workers.actor import failure_kind
@@ -36,12 +36,12 @@ def make_plan(tmp_path, prompts=("a fox", "a dog"), **options):
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(f'{{"text_prompt": "{prompt}"}}\n' for prompt in prompts), encoding="utf-8")
     job = JobSpec.from_options(prompts=path, ckpt_dir=tmp_path, output_dir=tmp_path / "out", sample_steps=4, **options)
-    return JobPlan.of(build_manifest(job, Architecture(), weights=lambda name: "w", numerics="float32"))
+    return TaskTable.of(build_manifest(job, Architecture(), weights=lambda name: "w", numerics="float32"))
 
 
 def run(tmp_path, executor, **options):
     plan = make_plan(tmp_path, **options)
-    ledger = Ledger(tmp_path / "out")
+    ledger = Results(tmp_path / "out")
     driver = Driver(plan, executor, ledger, dtype="float32")
     driver.run()
     return driver, ledger.read().sort_by("row").to_pylist()
@@ -122,7 +122,7 @@ def test_when_no_worker_is_left_the_rows_so_far_are_kept_and_the_reason_is_told(
 
     with pytest.raises(WorkersLost, match=r"no worker is left.*killed"):
         run(tmp_path, FakeExecutor(script=script))
-    assert len(Ledger(tmp_path / "out").read()) <= 1
+    assert len(Results(tmp_path / "out").read()) <= 1
 
 
 def test_data_is_released_when_nothing_needs_it(tmp_path):
@@ -145,7 +145,7 @@ def test_decisions_are_explained_and_progress_is_shown(tmp_path):
     Driver(
         plan,
         FakeExecutor(),
-        Ledger(tmp_path / "out"),
+        Results(tmp_path / "out"),
         dtype="float32",
         observer=snapshots.append,
         explain=lambda now, action: decisions.append(action),
@@ -163,7 +163,7 @@ def test_clips_of_the_same_cost_share_a_kind(tmp_path):
         plan.clips.schema.get_field_index("sample_steps"), "sample_steps", pa.array([4, 8, 4], pa.int32())
     )
     workload = workload_of(
-        JobPlan(
+        TaskTable(
             clips=longer,
             texts=plan.texts,
             clip_texts=plan.clip_texts,
@@ -248,7 +248,7 @@ def test_an_image_that_goes_bad_before_its_encode_fails_its_clips_at_once_and_no
         return None
 
     executor = FakeExecutor(workers=("w0", "w1"), script=script)
-    ledger = Ledger(tmp_path / "out")
+    ledger = Results(tmp_path / "out")
     Driver(plan, executor, ledger, dtype="float32").run()
     rows = ledger.read().sort_by("row").to_pylist()
     assert [row["status"] for row in rows] == ["failed", "done", "done", "failed"]
@@ -263,7 +263,7 @@ def make_plan_with_images(tmp_path, images):
     ]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     job = JobSpec.from_options(prompts=path, ckpt_dir=tmp_path, output_dir=tmp_path / "out", sample_steps=4)
-    return JobPlan.of(build_manifest(job, Architecture(), weights=lambda name: "w", numerics="float32"))
+    return TaskTable.of(build_manifest(job, Architecture(), weights=lambda name: "w", numerics="float32"))
 
 
 def test_the_user_learns_when_a_worker_is_taken_out_and_that_it_is_back(tmp_path):
@@ -276,7 +276,7 @@ def test_the_user_learns_when_a_worker_is_taken_out_and_that_it_is_back(tmp_path
         return None
 
     plan = make_plan(tmp_path, prompts=tuple(f"prompt {number}" for number in range(20)))
-    ledger = Ledger(tmp_path / "out")
+    ledger = Results(tmp_path / "out")
     driver = Driver(
         plan,
         FakeExecutor(workers=("w0", "w1"), script=script),
@@ -284,7 +284,7 @@ def test_the_user_learns_when_a_worker_is_taken_out_and_that_it_is_back(tmp_path
         dtype="float32",
         tell=told.append,
         explain=lambda now, action: decisions.append(explain(action)),
-        limits=Limits(rest_s=0.0),
+        config=SchedulerConfig(rest_s=0.0),
     )
     driver.run()
     assert set(ledger.read().column("status").to_pylist()) == {"done"}
@@ -299,7 +299,7 @@ def test_the_user_learns_when_a_worker_is_taken_out_and_that_it_is_back(tmp_path
 
 
 def keep_latents_of(plan, tmp_path, index):
-    keep = Keep(output_dir=tmp_path / "out")
+    keep = Intermediates(output_dir=tmp_path / "out")
     keep.prepare()
     path = keep.latents_path(plan.clip(index).clip_id)
     path.write_bytes(b"latents")
@@ -318,8 +318,8 @@ def test_a_clip_whose_latents_are_kept_begins_at_decode_and_they_go_when_its_vid
 def test_latents_are_kept_for_good_when_asked(tmp_path):
     plan = make_plan(tmp_path)
     path = keep_latents_of(plan, tmp_path, 0)
-    keep = Keep(output_dir=tmp_path / "out", for_good=True)
-    Driver(plan, FakeExecutor(), Ledger(tmp_path / "out"), dtype="float32", keep=keep).run()
+    keep = Intermediates(output_dir=tmp_path / "out", for_good=True)
+    Driver(plan, FakeExecutor(), Results(tmp_path / "out"), dtype="float32", keep=keep).run()
     assert path.exists()
 
 
@@ -334,7 +334,7 @@ def test_broken_latents_are_told_and_made_again(tmp_path):
 
     executor = FakeExecutor(script=script)
     executor.causes = {1: Cause.LATENTS}
-    Driver(plan, executor, Ledger(tmp_path / "out"), dtype="float32", tell=told.append).run()
+    Driver(plan, executor, Results(tmp_path / "out"), dtype="float32", tell=told.append).run()
     assert told == ["latents: broken; the clip is denoised again"]
     assert not path.exists()
     denoised = sorted(task.items for _, task, work in executor.orders if isinstance(work, Denoise))
@@ -349,7 +349,7 @@ def test_a_full_disk_pauses_the_job_with_a_message_and_costs_nothing(tmp_path, m
     executor = FakeExecutor(script=failing(Stage.DECODE, FailureKind.CANCELLED, times=2, message="disk full"))
     executor.causes = {1: Cause.STORAGE, 2: Cause.STORAGE}
     plan = make_plan(tmp_path)
-    ledger = Ledger(tmp_path / "out")
+    ledger = Results(tmp_path / "out")
     Driver(plan, executor, ledger, dtype="float32", tell=told.append).run()
     rows = ledger.read().to_pylist()
     assert [(row["status"], row["attempts"]) for row in rows] == [("done", 1), ("done", 1)]
@@ -358,7 +358,7 @@ def test_a_full_disk_pauses_the_job_with_a_message_and_costs_nothing(tmp_path, m
 
 
 def test_rows_that_cannot_be_written_hold_the_end_of_the_job_back(tmp_path, monkeypatch):
-    told, ledger = [], Ledger(tmp_path / "out")
+    told, ledger = [], Results(tmp_path / "out")
     tries = itertools.count()
     flush = ledger.flush
 
@@ -369,7 +369,7 @@ def test_rows_that_cannot_be_written_hold_the_end_of_the_job_back(tmp_path, monk
 
     monkeypatch.setattr(ledger, "flush", failing_flush)
     Driver(make_plan(tmp_path), FakeExecutor(), ledger, dtype="float32", tell=told.append).run()
-    assert len(Ledger(tmp_path / "out").read()) == 2
+    assert len(Results(tmp_path / "out").read()) == 2
     assert "No space left on device" in told[0]
 
 
@@ -384,7 +384,7 @@ def test_a_stop_saves_the_denoise_that_runs_and_starts_nothing(tmp_path):
 
     executor = FakeExecutor(script=script)
     with pytest.raises(JobStopped, match="SIGINT"):
-        Driver(make_plan(tmp_path), executor, Ledger(tmp_path / "out"), dtype="float32", stop=stop).run()
+        Driver(make_plan(tmp_path), executor, Results(tmp_path / "out"), dtype="float32", stop=stop).run()
     assert [(task.stage, save) for _, task, save in executor.stops] == [(Stage.DENOISE, True)]
     assert not any(isinstance(work, Decode) for _, _, work in executor.orders)
     assert not stop.is_watched
@@ -401,5 +401,5 @@ def test_a_stop_waits_no_longer_than_its_grace(tmp_path):
 
     with pytest.raises(JobStopped):
         Driver(
-            make_plan(tmp_path), FakeExecutor(script=script), Ledger(tmp_path / "out"), dtype="float32", stop=stop
+            make_plan(tmp_path), FakeExecutor(script=script), Results(tmp_path / "out"), dtype="float32", stop=stop
         ).run()

@@ -2,23 +2,23 @@
 
 from ovi.stages import Stage
 from ovi_ray.report.decisions import explain
-from ovi_ray.scheduling.config import Limits
+from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.events import TaskDone, TaskFailed, Tick, WorkerLost
 from ovi_ray.scheduling.scheduler import Scheduler
-from ovi_ray.scheduling.task import FailureKind, HealthChange, HealthReason, HealthState, Reason
+from ovi_ray.scheduling.task import BreakerChange, BreakerReason, BreakerState, FailureKind, Reason
 from ovi_ray.simulation.virtual_cluster import VirtualDevice, simulate
 from tests.support.scheduling import BIG, ENCODER, CheckedCluster, failed, joins, make_workload
 
 
-def cluster_of(clips=30, *, devices, **limits):
+def cluster_of(clips=30, *, devices, **config):
     workload = make_workload(clips)
-    cluster = CheckedCluster(workload=workload, scheduler=Scheduler(workload, limits=Limits(**limits)))
+    cluster = CheckedCluster(workload=workload, scheduler=Scheduler(workload, config=SchedulerConfig(**config)))
     cluster.send(*joins(**devices))
     return cluster
 
 
 def changes(cluster):
-    return [action for _, _, actions in cluster.log for action in actions if isinstance(action, HealthChange)]
+    return [action for _, _, actions in cluster.log for action in actions if isinstance(action, BreakerChange)]
 
 
 def states(cluster):
@@ -83,8 +83,8 @@ def test_a_device_that_fails_clips_which_others_finish_is_taken_out_with_the_rea
     assert is_out(cluster, "bad") is False  # it is at work on something else
     end(cluster, "bad", FailureKind.ERROR)
     (out,) = changes(cluster)
-    assert (out.worker, out.state, out.rest_s) == ("bad", HealthState.OUT, 60.0)
-    assert out.reason is HealthReason.REFUTED
+    assert (out.worker, out.state, out.rest_s) == ("bad", BreakerState.OPEN, 60.0)
+    assert out.reason is BreakerReason.REFUTED
     assert explain(out) == (
         "bad is taken out for 60 s, because it failed tasks that others finished; the last failure: the device is broken"
     )
@@ -102,7 +102,7 @@ def test_a_device_that_fails_faster_than_others_finish_is_taken_out_after_three_
             cluster.send(TaskFailed(worker="bad", task=run.task, kind=FailureKind.ERROR), after=0.1)
         else:
             cluster.send(TaskDone(worker="bad", task=run.task, seconds=0.1), after=0.1)
-    assert states(cluster) == [(HealthState.OUT, HealthReason.IN_A_ROW)]
+    assert states(cluster) == [(BreakerState.OPEN, BreakerReason.IN_A_ROW)]
     assert len({task.items for task in tries_of(cluster, "bad")}) == 3
 
 
@@ -110,10 +110,10 @@ def test_a_probe_that_goes_well_lets_the_device_back_in_full():
     cluster = cluster_of(devices={"good": BIG, "bad": BIG})
     run_until(cluster, lambda: is_out(cluster, "bad"), sick=("bad",))
     failures = len(tries_of(cluster, "bad"))
-    run_until(cluster, lambda: changes(cluster)[-1].state is HealthState.WELL, seconds=5.0)
+    run_until(cluster, lambda: changes(cluster)[-1].state is BreakerState.CLOSED, seconds=5.0)
     assert states(cluster)[1:] == [
-        (HealthState.PROBE, HealthReason.RESTED),
-        (HealthState.WELL, HealthReason.PROBE_DONE),
+        (BreakerState.HALF_OPEN, BreakerReason.RESTED),
+        (BreakerState.CLOSED, BreakerReason.PROBE_DONE),
     ]
     cluster.finish_all()
     assert len(tries_of(cluster, "bad")) > failures + 1
@@ -123,11 +123,14 @@ def test_a_probe_that_goes_well_lets_the_device_back_in_full():
 def test_each_probe_that_fails_makes_the_rest_longer_up_to_a_bound():
     cluster = cluster_of(60, devices={"good": BIG, "bad": BIG}, longest_rest_s=200.0)
     run_until(
-        cluster, lambda: len([s for s in states(cluster) if s[0] is HealthState.OUT]) == 4, sick=("bad",), seconds=10.0
+        cluster,
+        lambda: len([s for s in states(cluster) if s[0] is BreakerState.OPEN]) == 4,
+        sick=("bad",),
+        seconds=10.0,
     )
-    rests = [change.rest_s for change in changes(cluster) if change.state is HealthState.OUT]
+    rests = [change.rest_s for change in changes(cluster) if change.state is BreakerState.OPEN]
     assert rests == [60.0, 120.0, 200.0, 200.0]
-    assert {change.reason for change in changes(cluster)[2::2]} == {HealthReason.PROBE_FAILED}
+    assert {change.reason for change in changes(cluster)[2::2]} == {BreakerReason.PROBE_FAILED}
 
 
 def test_no_clip_is_charged_for_what_fails_on_a_sick_device():
@@ -150,7 +153,7 @@ def test_success_at_another_stage_is_no_sign_of_health():
     run_until(cluster, lambda: is_out(cluster, "bad"), sick=("bad",), stages=(Stage.DECODE,))
     while not cluster.scheduler.done:
         step(cluster, sick=("bad",), stages=(Stage.DECODE,))
-    assert HealthState.WELL not in {change.state for change in changes(cluster)}
+    assert BreakerState.CLOSED not in {change.state for change in changes(cluster)}
     assert not failed(cluster)
 
 
@@ -190,7 +193,7 @@ def test_workers_that_follow_each_other_at_a_place_share_what_is_held_against_it
         worker = next(worker for worker in cluster.running if worker.startswith("w0"))
         cluster.send(WorkerLost(worker=worker), after=1.0)
         cluster.send(*joins(**{f"w0.{life}": BIG}), after=1.0)
-    assert changes(cluster)[0].state is HealthState.OUT
+    assert changes(cluster)[0].state is BreakerState.OPEN
     cluster.finish_all()
     assert not failed(cluster)
 
@@ -257,4 +260,4 @@ def test_a_device_that_is_sick_for_a_while_is_probed_seldom_and_takes_part_again
     afterwards = [span for span in denoises if span.start_s >= sick_until and span.end_s - span.start_s > 60]
     assert 3 <= len(while_sick) <= 12
     assert len(afterwards) > 20
-    assert afterwards[0].start_s < sick_until + Limits().longest_rest_s + 10
+    assert afterwards[0].start_s < sick_until + SchedulerConfig().longest_rest_s + 10

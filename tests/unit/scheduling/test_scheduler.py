@@ -11,7 +11,7 @@ from yardsticks.baseline_policies import MeanSpeed, StaticStriding
 from ovi.config import Component
 from ovi.stages import Stage
 from ovi_ray.scheduling.actions import Cancel, Drop, Finish, RunTask
-from ovi_ray.scheduling.config import Limits
+from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.device_profile import BF16_SIZES, INT8_SIZES, DeviceProfile, StageRates
 from ovi_ray.scheduling.events import TaskDone, TaskFailed, Tick, WorkerLost
 from ovi_ray.scheduling.policies.production import Production
@@ -174,7 +174,7 @@ def test_out_of_memory_is_retried_alone_and_then_on_a_larger_device():
 
 
 def test_a_lost_worker_is_not_charged_and_its_task_is_done_again():
-    cluster = cluster_for(make_workload(4), limits=Limits(max_crashes=3, max_attempts=1))
+    cluster = cluster_for(make_workload(4), config=SchedulerConfig(max_crashes=3, max_attempts=1))
     cluster.send(*joins(a=BIG, b=BIG))
     for _ in range(2):
         run = run_stage(cluster, Stage.DENOISE)
@@ -219,7 +219,7 @@ def test_a_preload_that_fails_is_not_tried_again_at_once():
 
 
 def test_texts_that_no_clip_needs_any_more_are_not_encoded():
-    cluster = cluster_for(make_workload(3), limits=Limits(text_batch=1))
+    cluster = cluster_for(make_workload(3), config=SchedulerConfig(text_batch=1))
     cluster.send(*joins(a=BIG))
     for negative in (1, 2):  # the first clip's prompt, then a negative that all need
         run = run_stage(cluster, Stage.ENCODE_TEXT)
@@ -265,7 +265,7 @@ def test_a_stage_without_a_device_says_which_and_why():
 
 
 def test_patience_waits_for_a_device_that_may_come():
-    cluster = cluster_for(make_workload(2), limits=Limits(patience_s=100.0))
+    cluster = cluster_for(make_workload(2), config=SchedulerConfig(patience_s=100.0))
     cluster.send(*joins(a=ENCODER))
     assert not cluster.finished
     assert cluster.wakes == [100.0]
@@ -278,7 +278,7 @@ def test_latents_that_wait_are_bounded():
     decoder = SMALL_CARD
     denoiser = dataclasses.replace(BIG, name="denoiser", stages=frozenset(Stage) - {Stage.DECODE})
     workload = make_workload(40)
-    cluster = cluster_for(workload, limits=Limits(max_latents=5))
+    cluster = cluster_for(workload, config=SchedulerConfig(max_latents=5))
     cluster.send(*joins(a=denoiser, b=denoiser, c=denoiser, d=decoder))
     most = 0
     while not cluster.scheduler.done:
@@ -289,7 +289,7 @@ def test_latents_that_wait_are_bounded():
 
 
 def test_a_straggler_is_copied_and_the_first_result_wins():
-    cluster = cluster_for(make_workload(2), limits=Limits(straggler_copies=True))
+    cluster = cluster_for(make_workload(2), config=SchedulerConfig(straggler_copies=True))
     cluster.send(*joins(fast=BIG, slow=BIG))
     while cluster.scheduler.progress().stages[Stage.DENOISE].running < 2:
         run = next(iter(cluster.running.values()))
@@ -363,7 +363,7 @@ def test_time_that_runs_backwards_is_refused():
 
 def test_limits_out_of_range_are_named():
     with pytest.raises(ValueError, match="text_batch is 0"):
-        Limits(text_batch=0)
+        SchedulerConfig(text_batch=0)
 
 
 def test_progress_counts_every_stage_and_tells_an_eta():
@@ -407,8 +407,8 @@ RANDOM_PROFILES = st.builds(
 def test_every_clip_ends_once_whatever_happens(seed, clips, distinct, devices, late, kinds, policy, copies, latents):
     rng = random.Random(seed)
     workload = make_workload(clips, kinds=tuple(kinds), distinct_texts=min(distinct, max(clips, 1)))
-    limits = Limits(straggler_copies=copies, max_latents=latents, rest_s=5.0)
-    cluster = cluster_for(workload, policy=policy, limits=limits)
+    config = SchedulerConfig(straggler_copies=copies, max_latents=latents, rest_s=5.0)
+    cluster = cluster_for(workload, policy=policy, config=config)
     spare = list(late)
     if not cluster.scheduler.done:
         cluster.send(*joins(**{f"w{i}": device for i, device in enumerate(devices)}))
@@ -420,11 +420,11 @@ def test_every_clip_ends_once_whatever_happens(seed, clips, distinct, devices, l
         cluster.send(*joins(last=BIG))
         cluster.finish_all()
     assert set(cluster.finished) == set(range(clips))
-    _assert_same_actions_again(cluster, policy, limits)
+    _assert_same_actions_again(cluster, policy, config)
 
 
-def _assert_same_actions_again(cluster: CheckedCluster, policy, limits) -> None:
-    again = Scheduler(cluster.workload, policy=policy, limits=limits)
+def _assert_same_actions_again(cluster: CheckedCluster, policy, config) -> None:
+    again = Scheduler(cluster.workload, policy=policy, config=config)
     for now, events, actions in cluster.log:
         assert tuple(again.handle(events, now)) == actions
 

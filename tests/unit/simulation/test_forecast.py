@@ -61,14 +61,14 @@ def test_what_limits_the_job_is_named_first():
         denoiser=devices(stages=["encode_text", "denoise"]),
         decoder=devices(count=1, stages=["decode"], tflops={"decode": 5}),
     )
-    worst = forecast(workload(), slow_decode).limits[:2]
-    assert {limit.what for limit in worst} == {"decode on decoder", "devices of class decoder"}
-    assert [limit.sooner for limit in worst] == pytest.approx([0.5, 0.5], abs=0.05)
+    worst = forecast(workload(), slow_decode).bottlenecks[:2]
+    assert {bottleneck.what for bottleneck in worst} == {"decode on decoder", "devices of class decoder"}
+    assert [bottleneck.sooner for bottleneck in worst] == pytest.approx([0.5, 0.5], abs=0.05)
 
 
 def test_one_more_device_is_weighed_too():
-    limits = forecast(workload(), cluster()).limits
-    more = next(limit for limit in limits if limit.change == "one more")
+    bottlenecks = forecast(workload(), cluster()).bottlenecks
+    more = next(bottleneck for bottleneck in bottlenecks if bottleneck.change == "one more")
     assert more.what == "devices of class gpu"
     assert more.sooner == pytest.approx(1 / 3, abs=0.03)
 
