@@ -16,6 +16,7 @@ from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.prepare import prepare
 from ovi_ray.runtime import placement as cluster
 from ovi_ray.runtime.placement import VENDORS, Placement, placements
+from ovi_ray.runtime.ray_session import examine_cluster
 from ovi_ray.workers.actor import WorkerConfig
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
@@ -141,7 +142,7 @@ def test_nodes_without_a_label_get_workers_too():
 
 def test_doctor_examines_every_node_of_a_cluster(mixed_cluster, tiny_dir):
     ray.shutdown()
-    reports = cluster.examine_cluster(mixed_cluster.address, str(tiny_dir), "720x720_5s", allow_inexact=False)
+    reports = examine_cluster(mixed_cluster.address, str(tiny_dir), "720x720_5s", allow_inexact=False)
     assert len(reports) == 3
     for report in reports:
         assert report.devices[0].attention["video_self"].chosen in ("sdpa_flash", "sdpa_math")
