@@ -33,7 +33,7 @@ from ovi import OviPipeline
 from ovi.config import Component, SamplingParams, TextEncoderConfig, VideoVAEConfig
 from ovi.media.video import frames_to_uint8
 from ovi.memory.plan import MemoryMode, plan_memory
-from ovi.stages import STAGE_COMPONENTS, Stage
+from ovi.stages import STAGES, Stage
 from ovi.types import Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat
 from ovi.weights.tiny import tiny_architecture, write_tiny_checkpoint
@@ -108,7 +108,7 @@ class Renderer:
         self.latents: dict[int, Latents] = {}
 
     def run(self, stage: Stage, clip: int) -> None:
-        self.hold(STAGE_COMPONENTS[stage])
+        self.hold(STAGES[stage].components)
         if stage is Stage.ENCODE_TEXT:
             positive, negative = self.pipe.encode_text([f"a fox number {clip} in the snow", "blur"])
             self.embeds[clip] = PromptEmbeds(positive=positive, video_negative=negative, audio_negative=negative)
@@ -153,7 +153,7 @@ def measure(case: Case) -> list[Row]:
         steps.sort(key=lambda step: step[1])
     found: dict[Stage, list[tuple[float, float]]] = {stage: [] for stage in stages}
     for stage, clip in steps:
-        renderer.put_away(STAGE_COMPONENTS[stage])
+        renderer.put_away(STAGES[stage].components)
         found[stage].append(meter.measure(lambda stage=stage, clip=clip: renderer.run(stage, clip)))  # type: ignore[misc]
     return [
         {

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ovi.stages import Stage
-from ovi_ray.scheduling.policies.base import STAGE_RANK, Candidate, Cluster, Decision, Plan, Snapshot, Worker
+from ovi.stages import STAGES, Stage
+from ovi_ray.scheduling.policies.base import Candidate, Cluster, Decision, Plan, Snapshot, Worker
 from ovi_ray.scheduling.task import Reason
 
 
@@ -51,7 +51,7 @@ class MeanSpeed:
 
     def group(self, worker: Worker, plan: Plan) -> int:
         """Workers of one role are alike."""
-        return sum(1 << STAGE_RANK[stage] for stage in plan.roles.get(worker.number, ()))
+        return sum(1 << STAGES[stage].order for stage in plan.roles.get(worker.number, ()))
 
     def plan(self, cluster: Cluster) -> Plan:
         """Pools for denoise and for the rest, in proportion to the work at the mean speed of all devices."""
@@ -93,5 +93,5 @@ def _first_allowed(snapshot: Snapshot, allowed: Callable[[Candidate], bool]) -> 
     eligible = [c for c in snapshot.candidates if allowed(c)]
     if not eligible:
         return Decision(candidate=None, reason=Reason.OWN_SHARE_DONE)
-    best = min(eligible, key=lambda c: (not c.urgent, -STAGE_RANK[c.stage], c.kind, c.worker))
+    best = min(eligible, key=lambda c: (not c.urgent, -STAGES[c.stage].order, c.kind, c.worker))
     return Decision(candidate=best, reason=Reason.ONLY_WORK)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from ovi.config import Architecture, Component, ModelSpec
 from ovi.errors import MemoryTooSmall
 from ovi.geometry import num_video_tokens
-from ovi.stages import STAGE_COMPONENTS, Stage
+from ovi.stages import STAGES, Stage
 from ovi.weights.formats import WeightFormat
 
 KERNEL_MARGIN = 1.10  # workspaces of convolutions and matrix products, and what the allocator rounds up
@@ -46,7 +46,7 @@ class MemoryDemand:
 
     def of(self, stage: Stage) -> int:
         """Of a stage with nothing else there."""
-        return sum(self.components[c] for c in STAGE_COMPONENTS[stage]) + self.activations[stage]
+        return sum(self.components[c] for c in STAGES[stage].components) + self.activations[stage]
 
     @property
     def resident(self) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from ovi.stages import TIME_GROUPS
 from ovi_ray.output.result_row import RESULTS_SCHEMA
 from ovi_ray.output.results import POSTERS
 from ovi_ray.protocol.progress import WorkerTime
@@ -33,7 +34,7 @@ MAX_PAGES = 500  # whoever wants more clips than that asks the results
 MAX_TABLE_ROWS = 100
 MAX_REASONS = 5
 BINS = 40
-STAGES = ("encode", "denoise", "decode", "load")
+STAGES = (*TIME_GROUPS, "load")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

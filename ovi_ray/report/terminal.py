@@ -10,19 +10,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ovi.stages import Stage
+from ovi.stages import STAGES
 from ovi_ray.protocol.progress import ClipEnded, JobSnapshot, RunningTask
 from ovi_ray.scheduling.progress import Progress
 from ovi_ray.scheduling.task import ClipStatus
 
 PLAIN_EVERY_S = 30.0
 _MAX_WORKERS_SHOWN = 16
-_STAGE_NAMES = {
-    Stage.ENCODE_TEXT: "texts",
-    Stage.ENCODE_FIRST_FRAME: "first frames",
-    Stage.DENOISE: "denoise",
-    Stage.DECODE: "decode",
-}
 
 
 class ProgressDisplay:
@@ -77,7 +71,7 @@ def _headline(snapshot: JobSnapshot) -> Text:
 
 def _stages(progress: Progress) -> str:
     parts = [
-        f"{_STAGE_NAMES[stage]} {state.done}/{state.total}" for stage, state in progress.stages.items() if state.total
+        f"{STAGES[stage].label} {state.done}/{state.total}" for stage, state in progress.stages.items() if state.total
     ]
     return "  ".join(parts)
 
@@ -98,7 +92,7 @@ def _doing(running: RunningTask | None) -> str:
     what = running.clip_id or f"{len(running.task.items)} texts"
     if running.activity is None or not running.activity.done:
         return f"{running.task.stage} {what}"
-    unit = "step" if running.task.stage is Stage.DENOISE else "frame"
+    unit = STAGES[running.task.stage].progress_unit
     total = f"/{running.activity.total}" if running.activity.total else ""
     return f"{running.task.stage} {what}, {unit} {running.activity.done}{total}"
 

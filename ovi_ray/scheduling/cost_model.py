@@ -10,8 +10,8 @@ Memory is in GB of 1e9 bytes, work in TFLOP (a multiply-add is two), times in se
 import math
 
 from ovi.config import Component
-from ovi.stages import Stage
-from ovi_ray.scheduling.device_profile import COMPONENTS, STAGES, DeviceProfile, operations, text_operations
+from ovi.stages import STAGES, Stage
+from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile
 from ovi_ray.scheduling.workload import ClipKind
 
 
@@ -71,13 +71,13 @@ class CostModel:
         return self._index[profile]
 
     def _prior(self, profile: DeviceProfile, stage: Stage) -> list[float]:
-        if stage is Stage.ENCODE_TEXT:
-            return [text_operations(1) / (profile.rates.encode_text * profile.speed)]
-        return [profile.prior_seconds(stage, operations(stage, kind)) for kind in self.kinds]
+        spec, rate = STAGES[stage], profile.rates.of(stage) * profile.speed
+        overhead_s = 0.0 if spec.batched else profile.task_overhead_s  # a batch has it once, not once a token
+        return [spec.tflop(kind) / rate + overhead_s for kind in self.kinds]
 
     def seconds(self, device: int, stage: Stage, kind: int) -> float:
         """Expected seconds of one task on a typical device of a class; for texts, of one token in a batch."""
-        if stage is Stage.ENCODE_TEXT:
+        if STAGES[stage].batched:
             kind = 0
         seconds = self._priors[device][stage][kind] * self._stage_corrections[device][stage].factor
         own = self._kind_corrections.get((device, stage, kind))
@@ -112,7 +112,7 @@ class CostModel:
     def task_seconds(self, device: int, worker: int, stage: Stage, kind: int, units: float = 1.0) -> float:
         """Expected seconds of a task on one worker; `units` are tokens for texts."""
         seconds = self.seconds(device, stage, kind) * units
-        if stage is Stage.ENCODE_TEXT:
+        if STAGES[stage].batched:
             seconds += self.profiles[device].task_overhead_s
         return seconds * self.worker_factor(worker)
 
@@ -125,7 +125,7 @@ class CostModel:
         expected = self.task_seconds(device, worker, stage, kind, units)
         if not self.learn or seconds <= 0 or expected <= 0:
             return
-        if stage is Stage.ENCODE_TEXT:
+        if STAGES[stage].batched:
             kind = 0
         shared = self._stage_corrections[device][stage]
         own = self._kind_corrections.setdefault((device, stage, kind), _Correction(0.05, 1e-4))

@@ -8,11 +8,10 @@ import math
 from dataclasses import dataclass, field
 
 from ovi.config import Component
-from ovi.stages import STAGE_COMPONENTS, Stage
+from ovi.stages import STAGES, Activations, Stage
 from ovi_ray.scheduling.workload import ClipKind
 
 COMPONENTS = tuple(Component)
-STAGES = tuple(Stage)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -61,9 +60,10 @@ class ActivationSizes:
 
     def of(self, stage: Stage, kind: ClipKind | None) -> float:
         """GB for a stage of a kind of clip; `kind` does not matter for texts."""
-        if stage is Stage.ENCODE_TEXT or kind is None:
+        grows_with = STAGES[stage].activations
+        if kind is None or grows_with is Activations.CONSTANT:
             return self.encode_text
-        if stage is Stage.DENOISE:
+        if grows_with is Activations.VIDEO_TOKENS:
             return self.denoise_per_thousand_tokens * kind.video_tokens / 1000
         return self.vae_per_thousand_tokens * kind.frame_tokens / 1000
 
@@ -106,7 +106,7 @@ class DeviceProfile:
 
     def needed_gb(self, stage: Stage, kind: ClipKind | None, resident: frozenset[Component] | None = None) -> float:
         """GB that a stage of a kind takes with `resident` loaded (by default only what the stage needs)."""
-        components = STAGE_COMPONENTS[stage] if resident is None else resident
+        components = STAGES[stage].components if resident is None else resident
         return sum(self.sizes.of(c) for c in COMPONENTS if c in components) + self.activations.of(stage, kind)
 
     def why_not(self, stage: Stage, kind: ClipKind | None) -> str:
@@ -125,19 +125,3 @@ class DeviceProfile:
     def prior_seconds(self, stage: Stage, operations: float) -> float:
         """Seconds for an amount of work in TFLOP, before anything is measured."""
         return operations / (self.rates.of(stage) * self.speed) + self.task_overhead_s
-
-
-def text_operations(tokens: int) -> float:
-    """TFLOP to encode trimmed texts of so many tokens together."""
-    return 0.0094 * tokens
-
-
-def operations(stage: Stage, kind: ClipKind) -> float:
-    """TFLOP of one first-frame encode, denoise or decode. Within 2% of the operations counted on the modules."""
-    if stage is Stage.ENCODE_FIRST_FRAME:
-        return 0.0048 * kind.frame_tokens
-    if stage is Stage.DECODE:
-        return 0.0745 * kind.video_tokens
-    tokens = kind.video_tokens
-    one_pass = 2.0 + 0.010125 * tokens + 3.72e-7 * tokens * tokens
-    return 2 * kind.sample_steps * one_pass  # with and without the prompt

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ovi.stages import DataKind as DataKind
 from ovi.stages import Stage
 
 
@@ -41,14 +42,6 @@ class Task:
     """Text numbers (a batch), one first-frame number, or one clip."""
     attempt: int = 1
     """1 for the first try."""
-
-
-class DataKind(StrEnum):
-    """What the object store keeps between stages."""
-
-    TEXT = "text"
-    FIRST_FRAME = "first_frame"
-    LATENTS = "latents"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ovi.config import Component
-from ovi.stages import STAGE_COMPONENTS, Stage
+from ovi.stages import STAGES, Stage, stages_of
 from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.allocation_lp import FloatArray
 from ovi_ray.scheduling.circuit_breaker import Health
 from ovi_ray.scheduling.cost_model import CostModel
-from ovi_ray.scheduling.device_profile import COMPONENTS, STAGES, DeviceProfile
+from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile
 from ovi_ray.scheduling.events import WorkerJoined
 from ovi_ray.scheduling.policies.base import Worker
 
@@ -214,7 +214,7 @@ class Fleet:
 
     def missing_stages(self, kind: int) -> list[Stage]:
         """The stages of a kind that no present worker can run."""
-        stages = [s for s in STAGES if s is not Stage.ENCODE_FIRST_FRAME or self.costs.kinds[kind].has_image]
+        stages = stages_of(has_image=self.costs.kinds[kind].has_image)
         return [s for s in stages if not any(self._fits[device][s][kind] for device in self.devices())]
 
     def devices(self) -> list[int]:
@@ -242,7 +242,7 @@ class Fleet:
         self, device: int, resident: frozenset[Component], held: str, stage: Stage, kind: int, *, alone: bool = False
     ) -> Swap:
         profile, clip = self.costs.profiles[device], self.costs.kinds[kind]
-        needed = STAGE_COMPONENTS[stage]
+        needed = STAGES[stage].components
         wrong_model = stage is Stage.DENOISE and held != clip.model_name
         keepable = resident - {Component.TRANSFORMER} if wrong_model else resident
         kept = needed
@@ -311,4 +311,4 @@ class Fleet:
             self.costs.seconds(d, stage, kind) if self._fits[d][stage][kind] else np.inf for d in range(len(self._fits))
         ]
         work = np.array(by_class)[self._device[self._alive]] * self.factors()
-        return self.available(now) + self._loads(STAGE_COMPONENTS[stage]) + work
+        return self.available(now) + self._loads(STAGES[stage].components) + work

@@ -16,9 +16,9 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from ovi.config import Component
-from ovi.stages import Stage
+from ovi.stages import STAGES, Stage
 from ovi_ray.scheduling.allocation_lp import FloatArray
-from ovi_ray.scheduling.device_profile import DeviceProfile, operations, text_operations
+from ovi_ray.scheduling.device_profile import DeviceProfile
 from ovi_ray.scheduling.workload import NO_FRAME, TEXTS_PER_CLIP, Workload
 from ovi_ray.simulation.virtual_cluster import VirtualDevice
 
@@ -48,9 +48,10 @@ class _Group:
         kind = workload.kinds[job.kind]
         if not self.device.profile.fits(job.stage, kind):
             return math.inf
-        if job.stage is Stage.ENCODE_TEXT:
-            return text_operations(1) / (self.truth.rates.encode_text * self.truth.speed)
-        return self.truth.prior_seconds(job.stage, operations(job.stage, kind))
+        spec = STAGES[job.stage]
+        if spec.batched:
+            return spec.tflop(kind) / (self.truth.rates.of(job.stage) * self.truth.speed)
+        return self.truth.prior_seconds(job.stage, spec.tflop(kind))
 
     def load_seconds(self, needs: str) -> float:
         """Of what a job needs."""

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ovi.config import Component
-from ovi.stages import Stage
+from ovi.stages import STAGES, TEXT_TFLOP_PER_TOKEN, Stage
 from ovi_ray.inputs.cluster_profile import ClusterProfile
 from ovi_ray.scheduling.actions import Action, Cancel, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.cost_model import CostModel
-from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile, operations, text_operations
+from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile
 from ovi_ray.scheduling.events import Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.policies.base import Policy
 from ovi_ray.scheduling.scheduler import Scheduler
@@ -228,10 +228,10 @@ class VirtualCluster:
             return 0.0
         if kind is None:
             tokens = int(self.workload.text_tokens[list(task.items)].sum())
-            return truth.prior_seconds(Stage.ENCODE_TEXT, text_operations(tokens))
+            return truth.prior_seconds(Stage.ENCODE_TEXT, TEXT_TFLOP_PER_TOKEN * tokens)
         key = (id(truth), task.stage, kind)
         if key not in self._seconds:
-            self._seconds[key] = truth.prior_seconds(task.stage, operations(task.stage, self.workload.kinds[kind]))
+            self._seconds[key] = truth.prior_seconds(task.stage, STAGES[task.stage].tflop(self.workload.kinds[kind]))
         return self._seconds[key]
 
     def _kind(self, task: Task) -> int | None:

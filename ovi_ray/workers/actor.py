@@ -22,7 +22,7 @@ from ovi.media.video import VideoWriter, frames_to_uint8, write_poster
 from ovi.memory.plan import MemoryMode
 from ovi.memory.release import release_memory
 from ovi.sampling.denoise import DenoiseState
-from ovi.stages import STAGE_COMPONENTS, Stage
+from ovi.stages import STAGES, Stage
 from ovi.types import Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat
 from ovi_ray.devices.memory import component_sizes, plan_device
@@ -225,7 +225,7 @@ class Worker:
         """Denoise and, where memory does not suffice, again alone on the device."""
 
         def attempt(rung: Rung) -> Latents:
-            self._make_room(rung, STAGE_COMPONENTS[Stage.DENOISE])
+            self._make_room(rung, STAGES[Stage.DENOISE].components)
             return self._denoise(order, work.params, inputs, keeper)
 
         rung, latents = descend(DENOISE_LADDER, attempt, _out_of_memory)
@@ -292,7 +292,7 @@ class Worker:
         return _Done(facts={**facts, **decoded}, notes=tuple(_rung_note(work.clip_id, "decoded", rung)))
 
     def _decode(self, work: Decode, latents: Latents, rung: Rung) -> Facts:
-        self._make_room(rung, STAGE_COMPONENTS[Stage.DECODE])
+        self._make_room(rung, STAGES[Stage.DECODE].components)
         pipeline = self._pipeline.on_cpu() if rung.on_cpu else self._pipeline
         audio = pipeline.decode_audio(latents.audio)
         with uploaded(to_location(work.video_path)) as path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ovi.config import Component
-from ovi.stages import STAGE_COMPONENTS, Stage
+from ovi.stages import STAGES, Stage
 from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.device_profile import INT8_SIZES, DeviceProfile, StageRates
 from ovi_ray.scheduling.events import DataLost, Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
@@ -174,7 +174,7 @@ class CheckedCluster:
         task, device = run.task, self.workers[run.worker]
         assert run.worker not in self.running, "two tasks on one device"
         assert task.stage in device.stages
-        assert STAGE_COMPONENTS[task.stage] <= run.components
+        assert STAGES[task.stage].components <= run.components
         assert (run.model_name != "") == (Component.TRANSFORMER in run.components)
         kind = None
         if task.items and task.stage in (Stage.DENOISE, Stage.DECODE):

@@ -17,8 +17,6 @@ from ovi.stages import Stage
 from ovi_ray.scheduling.allocation_lp import FloatArray
 from ovi_ray.scheduling.task import Reason
 
-STAGE_RANK = {Stage.ENCODE_TEXT: 0, Stage.ENCODE_FIRST_FRAME: 1, Stage.DENOISE: 2, Stage.DECODE: 3}
-
 
 class Candidate(NamedTuple):
     """Something that an idle worker could do now."""

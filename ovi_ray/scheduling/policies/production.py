@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ovi.stages import Stage
+from ovi.stages import STAGES, Stage
 from ovi_ray.scheduling.allocation_lp import FloatArray, balance
 from ovi_ray.scheduling.policies.base import (
-    STAGE_RANK,
     Candidate,
     Cluster,
     Decision,
@@ -83,7 +82,7 @@ class Production:
         use *= c.work_s / (c.work_s + c.swap_s / min(c.waiting, self.swap_batch))
         if c.stage is Stage.DECODE:
             use *= self.low_latents + self.latents_slope * snapshot.latents_fill
-        return not c.urgent, -use, c.swap_s + c.work_s, STAGE_RANK[c.stage], c.kind, c.worker
+        return not c.urgent, -use, c.swap_s + c.work_s, STAGES[c.stage].order, c.kind, c.worker
 
 
 def _reason(best: Candidate, snapshot: Snapshot, otherwise: Reason) -> Reason:

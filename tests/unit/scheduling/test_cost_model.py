@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovi.config import Component
-from ovi.stages import Stage
+from ovi.stages import STAGES, Stage
 from ovi_ray.scheduling.cost_model import CostModel
-from ovi_ray.scheduling.device_profile import INT8_SIZES, DeviceProfile, StageRates, operations, text_operations
+from ovi_ray.scheduling.device_profile import INT8_SIZES, DeviceProfile, StageRates
 from ovi_ray.scheduling.workload import ClipKind, Workload
 
 
@@ -35,16 +35,16 @@ def measure(costs: CostModel, device: int, worker: int, seconds: list[float], st
     ],
 )
 def test_operations_are_those_counted_on_the_modules(kind, denoise, decode):
-    assert operations(Stage.DENOISE, kind) == pytest.approx(denoise, rel=0.02)
-    assert operations(Stage.DECODE, kind) == pytest.approx(decode, rel=0.05)
+    assert STAGES[Stage.DENOISE].tflop(kind) == pytest.approx(denoise, rel=0.02)
+    assert STAGES[Stage.DECODE].tflop(kind) == pytest.approx(decode, rel=0.05)
 
 
 def test_a_trimmed_prompt_of_128_tokens_costs_1_2_tflop():
-    assert text_operations(128) == pytest.approx(1.2, rel=0.01)
+    assert 128 * STAGES[Stage.ENCODE_TEXT].tflop(make_kind()) == pytest.approx(1.2, rel=0.01)
 
 
 def test_steps_count_in_proportion():
-    assert operations(Stage.DENOISE, make_kind(steps=100)) == 2 * operations(Stage.DENOISE, make_kind(steps=50))
+    assert STAGES[Stage.DENOISE].tflop(make_kind(steps=100)) == 2 * STAGES[Stage.DENOISE].tflop(make_kind(steps=50))
 
 
 def test_a_small_card_decodes_and_encodes_but_does_not_denoise():

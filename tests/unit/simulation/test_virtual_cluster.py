@@ -12,7 +12,7 @@ from yardsticks.baseline_policies import MeanSpeed, StaticStriding
 from yardsticks.integral_bound import integral_bound
 from yardsticks.scenarios import MIXED_KINDS, Scenario, make_workload, measure, scenarios, tails
 
-from ovi.stages import Stage
+from ovi.stages import STAGES, Stage
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.scheduling.policies.production import Production
 from ovi_ray.simulation.lower_bound import makespan_bound
@@ -126,14 +126,11 @@ def best_by_exhaustion(clips: int, here: list[VirtualDevice]) -> float:
     """The best end over every assignment of denoises, each decoded at once on any device, none of it overlapping."""
     from yardsticks.scenarios import KIND_5S
 
-    from ovi.stages import STAGE_COMPONENTS
-    from ovi_ray.scheduling.device_profile import operations
-
     def load(device, stage):
-        return sum(device.profile.load_seconds(c) for c in STAGE_COMPONENTS[stage])
+        return sum(device.profile.load_seconds(c) for c in STAGES[stage].components)
 
     def work(device, stage):
-        return device.profile.prior_seconds(stage, operations(stage, KIND_5S))
+        return device.profile.prior_seconds(stage, STAGES[stage].tflop(KIND_5S))
 
     best = math.inf
     able = [i for i, d in enumerate(here) if d.profile.fits(Stage.DENOISE, KIND_5S)]
