@@ -1,7 +1,6 @@
 """Everything that can be known to be wrong before a model loads, told at once."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ovi.config import Architecture
 from ovi.errors import CheckpointError
@@ -64,7 +63,7 @@ def _profile_problems(job: JobSpec) -> list[Problem]:
 
 def _unfetched_problems(job: JobSpec) -> list[Problem]:
     """What is wrong with the job's model; in a store, what can be told of it without fetching it."""
-    if isinstance(job.ckpt_dir, Path):
+    if job.ckpt_dir.is_local:
         return checkpoint_problems(job.ckpt_dir, job.model_name, job.weights)
     return missing_file_problems(job.ckpt_dir, job.model_name, job.weights)
 

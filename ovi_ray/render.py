@@ -21,7 +21,7 @@ from ovi_ray.inputs.task_table import TaskTable
 from ovi_ray.output.intermediates import CHECKPOINT_S, Intermediates
 from ovi_ray.output.job_files import FAILED_COLUMNS, check_owner, write_failed, write_job
 from ovi_ray.output.lock import output_lock
-from ovi_ray.output.recovery import Judgement, adopt, judge
+from ovi_ray.output.recovery import VideoCheck, check_videos, recover_rows
 from ovi_ray.output.results import Results
 from ovi_ray.prepare import PreparedJob
 from ovi_ray.protocol.progress import Observer, WorkerTime
@@ -108,7 +108,7 @@ class _Run:
         self._tell = tell
         self._ledger = Results(prepared.job.output_dir)
         self._keep = Intermediates(
-            output_dir=prepared.job.output_dir, for_good=options.keep_latents, checkpoint_s=options.checkpoint_s
+            output_dir=prepared.job.output_dir, keep_latents=options.keep_latents, checkpoint_s=options.checkpoint_s
         )
         self._started, self._started_at = time.monotonic(), datetime.now(UTC)
         self._done = self._failed = 0
@@ -149,14 +149,14 @@ class _Run:
         for note in found.notes:
             self._tell(note)
         if self._options.overwrite:
-            for clip_id in ids.filter(pc.is_in(ids, value_set=self._keep.known())).to_pylist():
-                self._keep.forget(clip_id)
+            for clip_id in ids.filter(pc.is_in(ids, value_set=self._keep.clip_ids())).to_pylist():
+                self._keep.remove(clip_id)
             return self._manifest
         if self._options.verify and self._remove_broken(found.finished):
             found = self._ledger.resume(wanted=ids)
         if self._adopt(found.videos):
             found = self._ledger.resume(wanted=ids)
-        self._keep.sweep(found.finished)
+        self._keep.remove_all_committed(found.finished)
         is_finished, has_failed = (pc.is_in(ids, value_set=those) for those in (found.finished, found.failed))
         table = self._manifest.table
         # What failed comes last: clips that kill their workers must not keep the others from being rendered.
@@ -164,14 +164,14 @@ class _Run:
         return Manifest(table=pa.concat_tables(parts), notes=self._manifest.notes)
 
     def _remove_broken(self, finished: pa.Array) -> int:
-        broken = [judgement for judgement in judge(self._manifest, finished, self._ledger) if judgement.info is None]
-        for judgement in broken:
-            self._tell(f"{judgement.problem}: it is rendered again")
-            self._ledger.video_path(judgement.clip.clip_id).unlink(missing_ok=True)
+        broken = [check for check in check_videos(self._manifest, finished, self._ledger) if check.info is None]
+        for check in broken:
+            self._tell(f"{check.problem}: it is rendered again")
+            self._ledger.video_path(check.clip.clip_id).unlink(missing_ok=True)
         return len(broken)
 
     def _adopt(self, videos: pa.Array) -> int:
-        adopted = adopt(self._told(videos), self._ledger, self._job.numerics)
+        adopted = recover_rows(self._told(videos), self._ledger, self._job.numerics)
         if adopted:
             one = adopted == 1
             self._tell(
@@ -179,11 +179,11 @@ class _Run:
             )
         return adopted
 
-    def _told(self, videos: pa.Array) -> Iterator[Judgement]:
-        for judgement in judge(self._manifest, videos, self._ledger):
-            if judgement.problem:
-                self._tell(f"{judgement.problem}: it is rendered again")
-            yield judgement
+    def _told(self, videos: pa.Array) -> Iterator[VideoCheck]:
+        for check in check_videos(self._manifest, videos, self._ledger):
+            if check.problem:
+                self._tell(f"{check.problem}: it is rendered again")
+            yield check
 
     # -- doing it --------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN
 from ovi_ray.inputs.rows import META_PREFIX, OVERRIDES
 from ovi_ray.output.job_files import ERROR_COLUMN, FAILED, JOB_FILE, MANIFEST, read_job_file
 from ovi_ray.prepare import PreparedJob, prepare
-from ovi_ray.storage.paths import Location, to_location, written
+from ovi_ray.storage.paths import Location, PathOrUri, atomic_write, to_location
 
 _LIST = ".retry.parquet"
 _PLACE = ("row", "repeat")
@@ -30,20 +30,21 @@ class Retry:
     """That failed."""
 
 
-def prepare_retry(output_dir: Location, changes: Mapping[str, Any]) -> Retry:
+def prepare_retry(output_dir: PathOrUri, changes: Mapping[str, Any]) -> Retry:
     """Check the clips that failed in an output folder for another try.
 
     `changes`, by field of the job (None: not given), hold for all of these clips, whatever their rows said; a changed clip
     takes the place of the one that failed. Raises InputError, also where nothing has failed.
     """
+    folder = to_location(output_dir)
     given = {name: value for name, value in changes.items() if value is not None}
-    manifest, failed = _read(output_dir, MANIFEST), _read(output_dir, FAILED)
-    job = _job(output_dir, failed, given)
+    manifest, failed = _read(folder, MANIFEST), _read(folder, FAILED)
+    job = _job(folder, failed, given)
     tried = prepare(job).manifest
     is_failed = pc.is_in(manifest.column("clip_id"), value_set=failed.column("clip_id"))
     clips = _in_place(tried.table, failed)
     table = pa.concat_tables([manifest.filter(pc.invert(is_failed)), clips], promote_options="default")
-    asked = job.model_copy(update=_source(output_dir))
+    asked = job.model_copy(update=_source(folder))
     return Retry(
         prepared=PreparedJob(job=asked, manifest=Manifest(table=table, notes=tried.notes)), clips=failed.num_rows
     )
@@ -84,7 +85,7 @@ def _write_list(output_dir: Location, failed: pa.Table, given: Mapping[str, Any]
         if name in inputs or (name.startswith(META_PREFIX) and name != ERROR_COLUMN)
     ]
     path = output_dir / _LIST
-    with written(path) as local:
+    with atomic_write(path) as local:
         pa.parquet.write_table(failed.select(names), local)
     return path
 

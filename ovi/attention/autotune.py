@@ -6,7 +6,6 @@ errs, hangs or disagrees is kept with its reason, and is not tried again until o
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ovi.attention.subprocess_trial import Job, measure_apart
 from ovi.attention.target import AttentionTarget
 from ovi.attention.types import AttentionBackend, AttentionPlan, AttentionShape, Site
 from ovi.errors import AttentionUnavailable
+from ovi.files import atomic_writer, user_cache_folder
 
 Measure = Callable[[AttentionTarget, Sequence[Job]], list[Trial]]
 CANDIDATES = tuple(backend for backend in BACKENDS if backend is not AttentionBackend.SDPA)
@@ -44,8 +44,7 @@ class TrialCache:
     @classmethod
     def default(cls) -> Self:
         """In the user's cache folder."""
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return cls(Path(root) / "ovi-ray" / "attention.json")
+        return cls(user_cache_folder() / "attention.json")
 
     def get(self, target: AttentionTarget, job: Job) -> Trial | None:
         """The trial of a backend on a shape, or None when it was never made with these versions."""
@@ -55,11 +54,10 @@ class TrialCache:
     def put(self, target: AttentionTarget, trials: Mapping[Job, Trial]) -> None:
         """Remember trials."""
         rows = {_key(target, job): dataclasses.asdict(trial) for job, trial in trials.items()}
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._read() | rows, indent=1), encoding="utf-8")
-            temporary.replace(self.path)
+            with atomic_writer(self.path) as unfinished:
+                unfinished.write_text(json.dumps(self._read() | rows, indent=1), encoding="utf-8")
         except OSError:  # a read-only home
             return
 

@@ -11,7 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from uuid import uuid4
 
 import av
 import numpy as np
@@ -24,9 +23,9 @@ from torch import Tensor
 
 from ovi.config import FRAMES_PER_SECOND, SAMPLE_RATE
 from ovi.errors import MediaError
+from ovi.files import atomic_writer, unfinished_path
 from ovi.media.probe import media_errors, probe
 
-PARTIAL_PREFIX = ".tmp-"  # of a file being written; a process that was killed leaves one, which is safe to delete
 AUDIO_BIT_RATE = 96_000  # the most that AAC allows for 16 kHz mono
 AAC_FRAME = 1024  # samples that AAC codes together
 JPEG_QUALITY = 92
@@ -49,13 +48,11 @@ def write_poster(path: str | Path, frame: NDArray[np.uint8]) -> None:
     Raises MediaError when it cannot be written.
     """
     path = Path(path)
-    partial = _partial_path(path)
     try:
         image_format = Image.registered_extensions().get(path.suffix.lower())
-        Image.fromarray(frame).save(partial, format=image_format, quality=JPEG_QUALITY)
-        partial.replace(path)
+        with atomic_writer(path) as unfinished:
+            Image.fromarray(frame).save(unfinished, format=image_format, quality=JPEG_QUALITY)
     except (OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
         raise MediaError(f"{path}: the poster cannot be written: {error}") from error
 
 
@@ -91,7 +88,7 @@ class VideoWriter:
         against size, and the loss (0 none, 18 hardly visible). `threads` of the encoder, 0 for one per core.
         """
         self.path = Path(path)
-        self._partial = _partial_path(self.path)
+        self._partial = unfinished_path(self.path)
         self._audio = None if audio is None else np.clip(np.asarray(audio, dtype=np.float32).reshape(-1), -1, 1)
         self._sample_rate = sample_rate
         self._fps = fps
@@ -205,7 +202,3 @@ class VideoWriter:
             raise MediaError(f"{self.path}: {info.num_frames} frames were written; expected {expected}")
         if (info.sample_rate is None) != (self._audio is None):
             raise MediaError(f"{self.path}: the sound was not written")
-
-
-def _partial_path(path: Path) -> Path:
-    return path.with_name(f"{PARTIAL_PREFIX}{uuid4().hex[:8]}.{path.name}")

@@ -5,7 +5,6 @@ weights, and the embeddings and the head cost the most accuracy for the least me
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from ovi.config import Architecture, Component
 from ovi.errors import CheckpointMismatch, CheckpointNotFound
+from ovi.files import atomic_writer, user_cache_folder
 from ovi.models.fusion import FusionTransformer
 from ovi.weights import loading as checkpoints
 from ovi.weights.formats import FP8_FILE, WeightFormat, check_format
@@ -79,13 +79,12 @@ def _load_qint8(
 
 def quantized_path(checkpoint: Path, dtype: torch.dtype) -> Path:
     """Where the quantized form of a checkpoint file is kept: in the user's cache folder, under what the file is now."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     identity = str(checkpoint.resolve())
     if checkpoint.exists():
         status = checkpoint.stat()
         identity += f" {status.st_size} {status.st_mtime_ns}"
     digest = hashlib.sha256(f"{identity} {dtype}".encode()).hexdigest()[:20]
-    return Path(root) / "ovi-ray" / "qint8" / f"{checkpoint.stem}-{digest}.safetensors"
+    return user_cache_folder() / "qint8" / f"{checkpoint.stem}-{digest}.safetensors"
 
 
 def quantize_to_file(ckpt_dir: str | Path, model_name: str, dtype: torch.dtype, path: Path) -> None:
@@ -95,12 +94,8 @@ def quantize_to_file(ckpt_dir: str | Path, model_name: str, dtype: torch.dtype, 
     module = checkpoints.load_component(ckpt_dir, Component.TRANSFORMER, model_name, torch.device("cpu"), dtype)
     qint8_layers.quantize_blocks(module)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file({key: tensor.contiguous() for key, tensor in module.state_dict().items()}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_writer(path) as unfinished:
+        save_file({key: tensor.contiguous() for key, tensor in module.state_dict().items()}, unfinished)
 
 
 # -- fp8 -------------------------------------------------------------------------------------------------------------

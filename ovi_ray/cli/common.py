@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -28,7 +27,7 @@ def read_job(prompts: str, options: Mapping[str, Any]) -> JobSpec:
     path = location(prompts, "PROMPTS")
     if path.suffix.lower() in (".yaml", ".yml"):
         return JobSpec.from_yaml(path, options)
-    is_prompt = " " in prompts.strip() and isinstance(path, Path) and not _exists(path)
+    is_prompt = " " in prompts.strip() and path.is_local and not _exists(path)
     source = {"text_prompt": prompts} if is_prompt else {"prompts": prompts}
     return JobSpec.from_options(**source, **options)
 
@@ -54,7 +53,7 @@ def plain_errors(console: Console) -> Iterator[None]:
         ) from None
 
 
-def _exists(path: Path) -> bool:
+def _exists(path: Location) -> bool:
     try:
         return path.exists()
     except OSError:  # a prompt longer than a path can be

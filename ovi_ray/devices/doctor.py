@@ -20,7 +20,7 @@ from ovi.weights.formats import WeightFormat
 from ovi_ray.devices.attention import attention_target, model_shapes
 from ovi_ray.devices.memory import memory_demand
 from ovi_ray.devices.probe import GB, Device, Findings, host_memory_gb, node_labels, probe
-from ovi_ray.storage.paths import Location, to_location
+from ovi_ray.storage.paths import PathOrUri, to_location
 from ovi_ray.weights.cache import local_checkpoint
 
 CPU_TOKENS = 1024  # queries and keys that a CPU is measured on: the real ones would take minutes
@@ -78,7 +78,7 @@ class Instruments:
 
 
 def examine_node(
-    ckpt_dir: str | Location,
+    ckpt_dir: PathOrUri,
     model_name: str,
     *,
     allow_inexact: bool = False,
@@ -87,11 +87,10 @@ def examine_node(
 ) -> NodeReport:
     """Probe and measure every device of this node. Raises CheckpointMismatch for an unusable `architecture.json`."""
     findings = findings or probe()
-    ckpt_dir = local_checkpoint(to_location(ckpt_dir))
+    folder = local_checkpoint(to_location(ckpt_dir))
     instruments = instruments or Instruments(product_rate=measure_product_rate)
     reports = tuple(
-        _examine(device, ckpt_dir, model_name, findings.driver, allow_inexact, instruments)
-        for device in findings.devices
+        _examine(device, folder, model_name, findings.driver, allow_inexact, instruments) for device in findings.devices
     )
     return NodeReport(
         node=socket.gethostname(),

@@ -25,7 +25,7 @@ from ovi_ray.scheduling.device_profile import (
 )
 from ovi_ray.scheduling.workload import ClipKind
 from ovi_ray.storage.diagnostics import plain_reason
-from ovi_ray.storage.paths import Location, to_location
+from ovi_ray.storage.paths import PathOrUri, to_location
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -145,7 +145,7 @@ def _fits_nowhere(stage: Stage, kind: ClipKind, profiles: Iterable[DeviceProfile
     )
 
 
-def read_profile(path: str | Location) -> ClusterProfile:
+def read_profile(path: PathOrUri) -> ClusterProfile:
     """The profile in a YAML file. Raises InputError with everything that is wrong with it."""
     try:
         raw = yaml.safe_load(to_location(path).read_text(encoding="utf-8"))

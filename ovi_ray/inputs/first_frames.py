@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -16,7 +15,6 @@ from ovi.geometry import MAX_IMAGE_PIXELS
 from ovi_ray.inputs.params import shape_problem
 from ovi_ray.inputs.text_files import readable_problem, unreadable
 from ovi_ray.storage.diagnostics import is_unreachable
-from ovi_ray.storage.object_store import RemotePath
 from ovi_ray.storage.paths import Location
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
@@ -49,7 +47,7 @@ class ImageRefusal:
 def inspect_images(paths: Iterable[Location]) -> dict[Location, ImageFacts | ImageRefusal]:
     """Look at each distinct image once, many at a time: Pillow decodes, and stores answer, outside the interpreter's lock."""
     distinct = list(dict.fromkeys(paths))
-    is_remote = any(isinstance(path, RemotePath) for path in distinct)
+    is_remote = any(not path.is_local for path in distinct)
     with warnings.catch_warnings(), ThreadPoolExecutor(_FETCHES if is_remote else os.cpu_count()) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, with the row named
         return dict(zip(distinct, pool.map(_Inspection().of, distinct), strict=True))
@@ -65,19 +63,19 @@ class _Inspection:
 
     def __init__(self) -> None:
         self._decoding = threading.Semaphore(os.cpu_count() or 1)  # a large image takes hundreds of megabytes
-        self._down: set[RemotePath] = set()  # buckets that do not answer: asking once an image would take hours
+        self._down: set[str] = set()  # buckets that do not answer: asking once an image would take hours
 
     def of(self, path: Location) -> ImageFacts | ImageRefusal:
-        if isinstance(path, Path) and (found := readable_problem(path)):
+        if path.is_local and (found := readable_problem(path)):
             return ImageRefusal(found=found, expected=_ANY_FILE)
-        if isinstance(path, RemotePath) and path.bucket in self._down:
+        if not path.is_local and path.bucket in self._down:
             return ImageRefusal(found="a file of a store that does not answer", expected=_ANY_FILE)
         try:
             if (size := path.stat().st_size) > MAX_IMAGE_BYTES:  # a weight file, say, would fill the memory
                 return ImageRefusal(found=f"a file of {size:,} bytes", expected=f"at most {MAX_IMAGE_BYTES:,} bytes")
             content = path.read_bytes()
         except OSError as error:
-            if isinstance(path, RemotePath) and is_unreachable(error):
+            if not path.is_local and is_unreachable(error):
                 self._down.add(path.bucket)
             return ImageRefusal(found=unreadable(path, error), expected=_ANY_FILE)
         with self._decoding:

@@ -3,7 +3,6 @@
 Everything that is wrong with it is told at once, each with its file and line or its option.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +25,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ovi.attention import AttentionBackend
 from ovi.config import SamplingParams, SolverName
+from ovi.files import UNFINISHED_PREFIX
 from ovi.weights.formats import FP8_MODEL, WeightFormat
 from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.inputs.first_frames import ImageRefusal, inspect_image
@@ -33,8 +33,8 @@ from ovi_ray.inputs.params import DEFAULT_PARAMS, PARAM_FIELDS, did_you_mean, pa
 from ovi_ray.inputs.prompt_lists import READERS
 from ovi_ray.inputs.text_files import read_lines, readable_problem
 from ovi_ray.storage.diagnostics import plain_reason
-from ovi_ray.storage.object_store import TEMPORARY, RemotePath, is_uri
-from ovi_ray.storage.paths import Location, resolve_path, to_location
+from ovi_ray.storage.paths import Location, PathOrUri, resolve_path, to_location
+from ovi_ray.storage.uris import is_uri
 
 COMMAND_LINE = "command line"
 _PATHS = ("prompts", "image_path", "ckpt_dir", "output_dir", "cluster")
@@ -65,7 +65,7 @@ class DeviceKind(StrEnum):
 def _to_location(value: object) -> Location:
     if isinstance(value, ValueError):  # what was found wrong when the path was made
         raise value
-    if isinstance(value, Location) or (isinstance(value, str) and value.strip()):
+    if isinstance(value, Location | Path) or (isinstance(value, str) and value.strip()):
         return to_location(value)
     raise PydanticCustomError("path_type", "not a path")  # the field's description says what would be right
 
@@ -122,12 +122,12 @@ class JobSpec(BaseModel):
     )
 
     @classmethod
-    def from_yaml(cls, path: Location, overrides: Mapping[str, Any] | None = None) -> Self:
+    def from_yaml(cls, path: PathOrUri, overrides: Mapping[str, Any] | None = None) -> Self:
         """Read a job file; `overrides`, by field, are options of the command line (None: not given).
 
         Paths in the file are relative to its folder. Raises InputError with everything that is wrong.
         """
-        given = _read_yaml(path)
+        given = _read_yaml(to_location(path))
         options = _from_options(overrides or {})
         if {"prompts", "text_prompt"} & options.keys():
             given.pop("prompts", None)
@@ -241,7 +241,7 @@ class _Given:
 
 def _from_options(options: Mapping[str, Any]) -> dict[str, _Given]:
     return {
-        key: _Given(value=value, file=COMMAND_LINE, folder=Path.cwd(), label=_option(key))
+        key: _Given(value=value, file=COMMAND_LINE, folder=to_location(Path.cwd()), label=_option(key))
         for key, value in options.items()
         if value is not None
     }
@@ -314,13 +314,13 @@ def _names_a_list(item: _Given) -> bool:
     if is_uri(item.value) or Path(item.value).suffix.lower() in READERS:
         return True
     try:
-        return isinstance(item.folder, Path) and (item.folder / item.value).is_file()
+        return item.folder.is_local and (item.folder / item.value).is_file()
     except (OSError, ValueError):  # longer than a path can be, or with a NUL
         return False
 
 
 def _resolve(key: str, item: _Given) -> Any:
-    if key not in _PATHS or not isinstance(item.value, str | Location) or not str(item.value).strip():
+    if key not in _PATHS or not isinstance(item.value, str | Path | Location) or not str(item.value).strip():
         return item.value
     try:
         return resolve_path(item.value, item.folder)
@@ -331,7 +331,7 @@ def _resolve(key: str, item: _Given) -> Any:
 def _problem(details: ErrorDetails, given: Mapping[str, _Given], source: str) -> Problem:
     key = str(details["loc"][0])
     label = _option(key) if source == COMMAND_LINE else key
-    item = given.get(key) or _Given(value=None, file=source, folder=Path(), label=label)
+    item = given.get(key) or _Given(value=None, file=source, folder=to_location(Path()), label=label)
     if details["type"] == "extra_forbidden":
         known = [*JobSpec.model_fields, *_ALIASES]
         hint = did_you_mean(key, known) or f"; the keys are {', '.join(sorted(known))}"
@@ -371,13 +371,10 @@ def _not_a_folder(folder: Location) -> str | None:
 def _cannot_write(folder: Location) -> str | None:
     """Why no file can be written in `folder`, found by trying; the folder is made."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(folder, RemotePath):
-            probe = folder / f"{TEMPORARY}{uuid4().hex[:8]}.probe"
-            probe.write_bytes(b"")
-            probe.unlink()
-        else:
-            tempfile.TemporaryFile(dir=folder).close()
+        folder.mkdir()
+        probe = folder / f"{UNFINISHED_PREFIX}{uuid4().hex[:8]}.probe"
+        probe.write_bytes(b"")
+        probe.unlink(missing_ok=True)
     except OSError as error:
         return plain_reason(error)
     except ValueError as error:  # a NUL in the path

@@ -20,7 +20,7 @@ from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN, PromptList, read_prompt_list, read_table
 from ovi_ray.inputs.rows import META_PREFIX, Rows, resolve_rows
-from ovi_ray.storage.paths import Location, written
+from ovi_ray.storage.paths import PathOrUri, atomic_write, to_location
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -83,20 +83,21 @@ class Manifest:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def write(self, path: Location) -> None:
+    def write(self, path: PathOrUri) -> None:
         """Write as Parquet, or as an Arrow IPC file for any other suffix. The file is complete or absent."""
         table = self.table.replace_schema_metadata({_NOTES: json.dumps(self.notes)})
-        with written(path) as local:
-            if path.suffix == ".parquet":
+        target = to_location(path)
+        with atomic_write(target) as local:
+            if target.suffix == ".parquet":
                 pa.parquet.write_table(table, local)
             else:
                 with pa.ipc.new_file(str(local), table.schema) as writer:
                     writer.write_table(table)
 
     @classmethod
-    def read(cls, path: Location) -> Self:
+    def read(cls, path: PathOrUri) -> Self:
         """Read what `write` wrote. Raises InputError for a file that is not a manifest."""
-        table = read_table(path)
+        table = read_table(to_location(path))
         if not set(MANIFEST_SCHEMA.names) <= set(table.column_names):
             raise InputError([Problem(file=str(path), value="another table", expected="a manifest of this program")])
         notes = json.loads((table.schema.metadata or {}).get(_NOTES, b"[]"))
@@ -128,7 +129,7 @@ def read_prompts(job: JobSpec) -> PromptList:
     if job.prompts is not None:
         return read_prompt_list(job.prompts)
     columns = {PROMPT_COLUMN: [job.text_prompt]}
-    return PromptList(file="the job's prompt", folder=Path.cwd(), columns=columns, rows=range(1, 2))
+    return PromptList(file="the job's prompt", folder=to_location(Path.cwd()), columns=columns, rows=range(1, 2))
 
 
 def clip_id(content: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.storage.diagnostics import plain_reason
-from ovi_ray.storage.object_store import RemotePath
 from ovi_ray.storage.paths import Location, local_copy
 
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -36,7 +35,7 @@ def readable(path: Location, expected: str = "a file that can be read") -> Itera
     Raises InputError, which says what was found and what was `expected`.
     """
     with ExitStack() as fetched:
-        found = readable_problem(path) if isinstance(path, Path) else None
+        found = readable_problem(path) if path.is_local else None
         try:
             local = fetched.enter_context(local_copy(path))
         except OSError as error:
@@ -53,8 +52,8 @@ def readable_problem(path: Location) -> str | None:
             return unreadable(path, FileNotFoundError())
         if not path.is_file():
             return "a folder" if path.is_dir() else "not a regular file"
-        if isinstance(path, Path):
-            path.open("rb").close()
+        if (local := path.local_path) is not None:
+            local.open("rb").close()
     except OSError as error:
         return unreadable(path, error)
     return None
@@ -64,15 +63,10 @@ def unreadable(path: Location, error: OSError) -> str:
     """What `path` is, such as "a file that does not exist", after an attempt to read it."""
     if not isinstance(error, FileNotFoundError):
         return f"a file that cannot be read ({plain_reason(error)})"
-    if isinstance(path, RemotePath):
-        try:
-            if path.is_dir():
-                return "a folder"
-            if not path.bucket.exists():
-                return "a file of a bucket that does not exist"
-        except OSError:  # that nothing is there was told; no more need be
-            pass
-    return "a file that does not exist"
+    try:
+        return "a folder" if not path.is_local and path.is_dir() else "a file that does not exist"
+    except OSError as failure:  # such as a bucket that does not exist
+        return f"a file that cannot be read ({plain_reason(failure)})"
 
 
 def _check_mark(path: Location, local: Path) -> None:

@@ -1,7 +1,7 @@
-"""What lies in an output folder beside the results: the job that it belongs to, its manifest, and the clips that failed.
+"""Files of an output folder beside the results: the job and its manifest, and the list of failed clips.
 
-A folder belongs to the jobs whose clips are in it. A list that grew, shrank or changed in part goes on where it stood: it has
-clips in common with what is there. A job that has none in common with the finished clips that are there is refused.
+A folder belongs to every job that has a clip in common with it, so a list that grew, shrank or changed in part continues. A job
+that has no clip in common with the finished ones in the folder is refused.
 """
 
 import json
@@ -18,7 +18,7 @@ from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.output.parquet_log import FORMAT
 from ovi_ray.output.result_row import RESULTS_SCHEMA
 from ovi_ray.scheduling.task import ClipStatus
-from ovi_ray.storage.paths import Location, write_bytes
+from ovi_ray.storage.paths import Location
 
 MANIFEST = "manifest.parquet"
 JOB_FILE = "job.json"
@@ -28,7 +28,10 @@ FAILED_COLUMNS = ("clip_id", "status", "error")
 
 
 def check_owner(output_dir: Location, manifest: Manifest, finished: pa.Array) -> None:
-    """Raises OutputOfOtherJob when the folder holds finished clips and nothing of this manifest, ResultsTooNew as named."""
+    """Raises OutputOfOtherJob when the folder has finished clips but none of this manifest, and ResultsTooNew.
+
+    `finished` are the ids of the finished clips.
+    """
     job = read_job_file(output_dir)
     if int(job.get("format", 0)) > FORMAT:
         raise ResultsTooNew(
@@ -46,14 +49,14 @@ def check_owner(output_dir: Location, manifest: Manifest, finished: pa.Array) ->
 
 
 def write_job(output_dir: Location, job: JobSpec, manifest: Manifest) -> None:
-    """Write the manifest and what the job was started with."""
+    """Write the manifest and the job file."""
     manifest.write(output_dir / MANIFEST)
     content = {"format": FORMAT, "clips": len(manifest), "job": job.model_dump(mode="json")}
-    write_bytes(output_dir / JOB_FILE, json.dumps(content, indent=1).encode())
+    (output_dir / JOB_FILE).write_bytes(json.dumps(content, indent=1).encode())
 
 
 def read_job_file(output_dir: Location) -> Mapping[str, Any]:
-    """What `write_job` wrote of the job; empty where there is none, or a broken one. Raises OSError."""
+    """The content of the job file; empty where there is none, or a broken one. Raises OSError."""
     try:
         content = json.loads((output_dir / JOB_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -62,9 +65,9 @@ def read_job_file(output_dir: Location) -> Mapping[str, Any]:
 
 
 def write_failed(output_dir: Location, manifest: Manifest, results: Iterable[pa.RecordBatch]) -> int:
-    """Write the manifest's rows of the clips that failed, with the reason: a list that can be rendered. Gives their number.
+    """Write the manifest's rows of the failed clips, with the reason, as a prompt list. Returns the number of rows.
 
-    `results` are those of all clips, with `FAILED_COLUMNS`. Without a failure there is no file.
+    `results` are those of all clips, with `FAILED_COLUMNS`. Without a failure, a list of an earlier run is removed.
     """
     path = output_dir / FAILED
     schema = pa.schema([RESULTS_SCHEMA.field(name) for name in FAILED_COLUMNS])
@@ -83,9 +86,10 @@ def write_failed(output_dir: Location, manifest: Manifest, results: Iterable[pa.
 
 
 def _manifest_ids(output_dir: Location) -> list[pa.Array]:
+    """Ids in the manifest of the last run, in chunks; none where it is missing or broken: the finished clips decide then."""
     try:
         table = Manifest.read(output_dir / MANIFEST).table
-    except (InputError, OSError, pa.ArrowException):  # none, or broken: the finished clips decide
+    except (InputError, OSError, pa.ArrowException):
         return []
     return list(table.column("clip_id").chunks)
 

@@ -1,120 +1,111 @@
-"""What a driver writes where its output lies to have it alone: a locked file on a disk, an object in a store.
+"""The lease of an output folder: what a driver writes there to have it alone, and renews to show that it is alive.
 
-Times are the storage's own, on both sides of every comparison: the clocks of two machines may differ by minutes.
+FileLease    on a disk: a locked file whose time of change is the heartbeat, for machines that do not see the lock
+ObjectLease  in an object store: one object, created if absent and renewed by compare-and-swap, so exactly one driver has it
+ClaimLease   in HDFS, which has neither: one file a driver, each written before the others are listed
+
+Times are those of the storage, on both sides of every comparison: the clocks of two machines may differ by minutes.
 """
 
 import fcntl
-import json
 import os
-import socket
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, Self
+from typing import IO, Protocol
 from uuid import uuid4
 
 from ovi_ray.errors import OutputInUse
-from ovi_ray.storage.object_store import RemotePath
-from ovi_ray.storage.paths import list_files
+from ovi_ray.output.owner import Owner
+from ovi_ray.storage.paths import Location, list_files
+from ovi_ray.storage.store import ConditionalStore, PreconditionFailed
 
 LOCK = ".driver.lock"
-STALE_S = 60.0  # of silence, after which a driver on another machine is taken for dead
+"""Name of the lease file on a disk, and of the folder of the lease in a store."""
+_LEASE = "lease.json"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Owner:
-    """A driver, told from every other one there ever was."""
+class LeaseConfig:
+    """Times of a lease, in seconds."""
 
-    host: str = field(default_factory=socket.gethostname)
-    pid: int = field(default_factory=os.getpid)
-    machine: str = field(default_factory=lambda: _machine())
-    born: str = field(default_factory=lambda: _born(os.getpid()))
-    token: str = field(default_factory=lambda: uuid4().hex)
-
-    def to_json(self) -> str:
-        """What `from_json` reads."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self | None:
-        """None for what is no owner: a lock that was released, or is half written."""
-        try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError):
-            return None
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it ran on this machine since that was started."""
-        return self.machine == _machine()
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether it is known to have ended."""
-        return self.is_here and _born(self.pid) != self.born
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+    heartbeat_s: float = 5.0
+    """Between two renewals."""
+    stale_s: float = 60.0
+    """Without a renewal, after which a driver on another machine counts as dead."""
+    watch_s: float = 1.0
+    """Between two looks of a driver that waits for a lease whose owner may be dead."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Sighting:
-    """Another driver's claim, which may be that of a dead one."""
+    """Another driver's lease. Its owner may be dead."""
 
     owner: Owner
-    beat_at: float
-    """When its owner last touched it."""
+    version: str
+    """Changes with every renewal."""
     silent_s: float
-    """Seconds since then."""
+    """Seconds since the last renewal."""
 
 
-class Claim(Protocol):
-    """What one driver has, or wants, of an output location. All methods raise OSError."""
+class Lease(Protocol):
+    """One driver's claim to an output folder. All methods raise OSError."""
 
-    def take(self) -> Sighting | None:
-        """Have it, unless another driver may: gives that one. Raises OutputInUse where it is certain."""
+    def acquire(self) -> Sighting | None:
+        """Take the lease; a sighting where another driver has it. Raises OutputInUse where that one is certainly alive."""
 
-    def beat(self) -> bool:
-        """Show that the owner is alive; false when the location is another's by now."""
+    def renew(self) -> bool:
+        """Show that the owner is alive; false when another driver has the lease by now."""
 
     def release(self) -> None:
-        """Let the next driver in."""
+        """Give the lease up, unless another driver has it by now."""
 
 
-class FileClaim:
-    """A file that is locked, and touched for machines that do not see the lock."""
+def lease_of(folder: Location, config: LeaseConfig) -> Lease:
+    """The kind of lease that suits the storage of a folder."""
+    if (path := folder.local_path) is not None:
+        return FileLease(path, config)
+    if (store := folder.conditional_store) is not None:
+        return ObjectLease(folder, store, config)
+    return ClaimLease(folder, config)
 
-    def __init__(self, folder: Path) -> None:
+
+class FileLease:
+    """See the module."""
+
+    def __init__(self, folder: Path, config: LeaseConfig) -> None:
         self._folder = folder
+        self._config = config
         self._owner = Owner()
         self._file: IO[str] = (folder / LOCK).open("a+", encoding="utf-8")
 
-    def take(self) -> Sighting | None:
-        """See Claim."""
+    def acquire(self) -> Sighting | None:
+        """See Lease."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputInUse(refusal(str(self._folder), self._read())) from None
-        except OSError:  # a file system without locks: the beats alone decide
+            raise OutputInUse(in_use_message(str(self._folder), self._read(), self._config)) from None
+        except OSError:  # a file system without locks: the heartbeat alone decides
             pass
         other = self._read()
         if other is not None and not other.is_dead:
-            beat_at = os.fstat(self._file.fileno()).st_mtime
-            sighting = _sighting(str(self._folder), other, beat_at, now=self._now())
+            renewed_at = os.fstat(self._file.fileno()).st_mtime
+            silent_s = self._now() - renewed_at
+            sighting = _sighting(str(self._folder), other, str(renewed_at), silent_s, self._config)
             if sighting is not None:
                 return sighting
         self._write(self._owner.to_json())
         return None
 
-    def beat(self) -> bool:
-        """See Claim."""
+    def renew(self) -> bool:
+        """See Lease."""
         if self._read() != self._owner:
             return False
         os.utime(self._file.fileno())
         return True
 
     def release(self) -> None:
-        """See Claim."""
+        """See Lease."""
         with suppress(OSError):
             if self._read() == self._owner:
                 self._write("")
@@ -141,87 +132,143 @@ class FileClaim:
         os.fsync(self._file.fileno())
 
 
-class StoreClaim:
-    """An object beside those of other drivers. Each is written before the others are listed, so of two that come at the
-    same time one sees the other at least, and both may be refused, but never neither.
-    """
+class ObjectLease:
+    """See the module. A released lease stays as an empty object: removing it could remove the next driver's."""
 
-    def __init__(self, folder: RemotePath) -> None:
+    def __init__(self, folder: Location, store: ConditionalStore, config: LeaseConfig) -> None:
         self._folder = folder
+        self._store = store
+        self._config = config
         self._owner = Owner()
-        self._object = folder / LOCK / f"{self._owner.token}.json"
+        self._lease = folder / LOCK / _LEASE
+        self._version = ""
+        """Of the lease while this driver has it."""
 
-    def take(self) -> Sighting | None:
-        """See Claim."""
+    def acquire(self) -> Sighting | None:
+        """See Lease."""
+        while True:  # each further round, another driver has changed the lease since it was read
+            with suppress(PreconditionFailed):
+                self._version = self._store.create(self._lease.key, self._content())
+                return None
+            with suppress(FileNotFoundError, PreconditionFailed):
+                content, version = self._store.read_version(self._lease.key)
+                sighting = self._examine(content, version)
+                if sighting is None:
+                    self._version = self._store.replace(self._lease.key, self._content(), version)
+                return sighting
+
+    def renew(self) -> bool:
+        """See Lease."""
+        try:
+            self._version = self._store.replace(self._lease.key, self._content(), self._version)
+            return True
+        except (PreconditionFailed, FileNotFoundError):
+            return self._recover_version()
+
+    def release(self) -> None:
+        """See Lease."""
+        if self._version:
+            with suppress(PreconditionFailed, FileNotFoundError):
+                self._store.replace(self._lease.key, b"", self._version)
+
+    def _examine(self, content: bytes, version: str) -> Sighting | None:
+        owner = _owner_in(content)
+        if owner is None or owner == self._owner or owner.is_dead:
+            return None
+        silent_s = self._now() - self._lease.stat().st_mtime
+        return _sighting(str(self._folder), owner, version, silent_s, self._config)
+
+    def _recover_version(self) -> bool:
+        """The version of the lease if it is this driver's after all: the answer to an earlier renewal was lost."""
+        try:
+            content, version = self._store.read_version(self._lease.key)
+        except FileNotFoundError:
+            return False
+        if _owner_in(content) != self._owner:
+            return False
+        self._version = version
+        return True
+
+    def _content(self) -> bytes:
+        """The owner, and a text that makes each renewal another version: S3 derives versions from the content."""
+        return f"{self._owner.to_json()}\n{uuid4().hex}\n".encode()
+
+    def _now(self) -> float:
+        """The time by the clock of the store."""
+        probe = self._folder / LOCK / f"clock-{self._owner.token}"
+        try:
+            probe.write_bytes(b"")
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+class ClaimLease:
+    """See the module. Of two drivers that start together one sees the other at least: both may be refused, never neither."""
+
+    def __init__(self, folder: Location, config: LeaseConfig) -> None:
+        self._folder = folder
+        self._config = config
+        self._owner = Owner()
+        self._claim = folder / LOCK / f"{self._owner.token}.json"
+
+    def acquire(self) -> Sighting | None:
+        """See Lease."""
+        (self._folder / LOCK).mkdir()
         self._write()
-        now = self._object.stat().st_mtime
+        now = self._claim.stat().st_mtime
         for name in list_files(self._folder / LOCK, ".json").column("name").to_pylist():
             other = self._folder / LOCK / name
-            if other == self._object:
+            if other == self._claim:
                 continue
-            sighting = self._judge(other, now)
+            sighting = self._examine(other, now)
             if sighting is not None:
-                self._object.unlink(missing_ok=True)
+                self._claim.unlink(missing_ok=True)
                 return sighting
             other.unlink(missing_ok=True)
         return None
 
-    def beat(self) -> bool:
-        """See Claim."""
-        if not self._object.exists():
+    def renew(self) -> bool:
+        """See Lease."""
+        if not self._claim.exists():
             return False
         self._write()
         return True
 
     def release(self) -> None:
-        """See Claim."""
-        self._object.unlink(missing_ok=True)
+        """See Lease."""
+        self._claim.unlink(missing_ok=True)
 
-    def _judge(self, other: RemotePath, now: float) -> Sighting | None:
-        """None for the claim of a driver that is dead, or that has gone meanwhile."""
+    def _examine(self, other: Location, now: float) -> Sighting | None:
         try:
-            owner, beat_at = Owner.from_json(other.read_text()), other.stat().st_mtime
+            owner, renewed_at = _owner_in(other.read_bytes()), other.stat().st_mtime
         except FileNotFoundError:
             return None
         if owner is None or owner.is_dead:
             return None
-        return _sighting(str(self._folder), owner, beat_at, now=now)
+        return _sighting(str(self._folder), owner, str(renewed_at), now - renewed_at, self._config)
 
     def _write(self) -> None:
-        self._object.write_bytes(self._owner.to_json().encode())
+        self._claim.write_bytes(self._owner.to_json().encode())
 
 
-def _sighting(output: str, owner: Owner, beat_at: float, *, now: float) -> Sighting | None:
-    """A driver that is not known to be dead; None where it was silent for too long."""
-    if now - beat_at >= STALE_S:
-        return None
-    if owner.is_here:
-        raise OutputInUse(refusal(output, owner))
-    return Sighting(owner=owner, beat_at=beat_at, silent_s=now - beat_at)
-
-
-def refusal(output: str, owner: Owner | None) -> str:
-    """What to tell the second driver."""
+def in_use_message(output: str, owner: Owner | None, config: LeaseConfig) -> str:
+    """What a driver that is refused tells the user."""
     return (
         f"{output} is in use: {owner or 'another driver'} renders into it now. Wait for it, stop it, or give another"
-        f" --out. (Should its machine be gone, it is free after {STALE_S:.0f} s.)"
+        f" --out. (If its machine is gone, the folder is free after {config.stale_s:.0f} s.)"
     )
 
 
-def _machine() -> str:
-    """This machine since it was started, and its process numbers: those of a container are its own."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115  (no path)
-    except OSError:  # not Linux
-        return socket.gethostname()
+def _owner_in(content: bytes) -> Owner | None:
+    """The owner in the first line of a lease; None for a released one."""
+    return Owner.from_json(content.decode(errors="replace").partition("\n")[0])
 
 
-def _born(pid: int) -> str:
-    """When a process was started, in the kernel's ticks; empty where there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    state, *fields = stat.rpartition(")")[2].split()
-    return "" if state in "ZX" else fields[18]
+def _sighting(output: str, owner: Owner, version: str, silent_s: float, config: LeaseConfig) -> Sighting | None:
+    """A driver that is not known to be dead; None where the lease is stale. Raises OutputInUse for one on this machine."""
+    if silent_s >= config.stale_s:
+        return None
+    if owner.is_here:
+        raise OutputInUse(in_use_message(output, owner, config))
+    return Sighting(owner=owner, version=version, silent_s=silent_s)

@@ -1,13 +1,15 @@
-"""A table that grows on disk: Parquet files of one schema in a folder, read in the order in which they were written.
+"""An append-only table: Parquet files of one schema in a folder, read in the order in which they were written.
 
 A file is complete or absent. Many small files are merged into few large ones, always neighbours, so the order stays. A
-crash while files are replaced leaves rows twice, never less than once: whoever needs each row once takes the last.
+crash while files are replaced leaves rows twice, never less than once: readers that need each row once take the last.
 """
 
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,31 +17,35 @@ import pyarrow.parquet
 
 from ovi_ray.errors import ResultsTooNew
 from ovi_ray.storage.diagnostics import storage_error
-from ovi_ray.storage.paths import BATCH_ROWS, Location, list_files, local_copy, remove_unfinished, rename, written
+from ovi_ray.storage.paths import BATCH_ROWS, Location, atomic_write, list_files, local_copy, remove_unfinished
 
 FORMAT = 2  # of the files; 1 had no number
 FORMAT_KEY = b"ovi_ray.format"
-MERGE_FILES = 32  # neighbours of one size class that are merged into one of the next
-REWRITTEN = 9  # size class of a file that holds all that there was
+MERGE_FILES = 32
+"""Neighbours of one level that are merged into one file of the next."""
+REWRITTEN_LEVEL = 9
+"""Level of a file that holds all rows there were."""
 _SUFFIX = ".parquet"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Corrupt:
+class CorruptFile:
     """A file that cannot be read."""
 
     path: Location
     reason: str
 
 
-class Fragments:
+class ParquetLog:
     """The files of one table. One process writes at a time; any number read."""
 
-    def __init__(self, folder: Location, schema: pa.Schema) -> None:
+    def __init__(self, folder: Location, schema: pa.Schema, *, merge_files: int = MERGE_FILES) -> None:
         self.folder = folder
         self.schema = schema.with_metadata({FORMAT_KEY: str(FORMAT).encode()})
+        self._merge_files = merge_files
         self._last_stamp = max((_stamp(path) for path in self.paths()), default=0)
-        self._merging: threading.Thread | None = None
+        self._merge: Future[None] | None = None
 
     def paths(self) -> list[Location]:
         """Files of the table, oldest first."""
@@ -51,19 +57,19 @@ class Fragments:
         self._write(self._next_path(), table.to_batches())
 
     def batches(self, path: Location, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Rows of a file, a bounded number at a time; columns that it lacks are null.
+        """Rows of a file, at most `BATCH_ROWS` at a time; columns that it lacks are null.
 
         Raises ResultsTooNew, or pa.ArrowException and OSError for a file that is corrupt or unreadable.
         """
         names = self.schema.names if columns is None else list(columns)
         with local_copy(path) as local, pa.parquet.ParquetFile(local) as file:
             _check_format(path, file.schema_arrow)
-            there = [name for name in names if name in file.schema_arrow.names]
-            for batch in file.iter_batches(BATCH_ROWS, columns=there):
+            present = [name for name in names if name in file.schema_arrow.names]
+            for batch in file.iter_batches(BATCH_ROWS, columns=present):
                 yield self._completed(batch, names)
 
-    def read(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[int], list[Corrupt]]:
-        """All rows in order, how many of them each of `paths()` holds, and the files that cannot be read.
+    def read(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[int], list[CorruptFile]]:
+        """All rows in order, the number of rows in each of `paths()`, and the files that cannot be read.
 
         Raises ResultsTooNew, and OSError where storage cannot be reached: such a file is not corrupt.
         """
@@ -73,24 +79,25 @@ class Fragments:
         for path in self.paths():
             try:
                 batches = list(self.batches(path, names))
-            except FileNotFoundError:  # merged away meanwhile: its rows are in another file now
+            except FileNotFoundError:  # merged meanwhile: its rows are in another file now
                 return self.read(columns)
             except (pa.ArrowException, OSError) as error:
                 if storage_error(error):
                     raise
                 batches = []
-                corrupt.append(Corrupt(path=path, reason=str(error)))
+                corrupt.append(CorruptFile(path=path, reason=str(error)))
             counts.append(sum(map(len, batches)))
             found += batches
         schema = self._schema_of(names)
         return pa.Table.from_batches([batch.cast(schema) for batch in found], schema), counts, corrupt
 
-    def kept(
+    def select(
         self, keep: pa.BooleanArray, counts: Sequence[int], columns: Sequence[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """The rows that `keep` marks, a bounded number at a time; `keep` and `counts` go by what `read` gave.
+        """The rows that `keep` marks, at most `BATCH_ROWS` at a time.
 
-        Raises what `batches` does, and ValueError where there are more or fewer files by now.
+        `keep` has a value for each row that `read` returned, and `counts` are those of `read`. Raises what `batches` does,
+        and ValueError where the number of files has changed since.
         """
         schema = self._schema_of(columns)
         start = 0
@@ -102,48 +109,65 @@ class Fragments:
                 start += len(batch)
 
     def rewrite(self, keep: pa.BooleanArray, counts: Sequence[int]) -> None:
-        """Leave one file with the rows that `keep` marks, streamed; `keep` and `counts` go by what `read` gave."""
+        """Leave one file with the rows that `keep` marks, streamed. For `keep` and `counts` see `select`."""
         old = self.paths()
-        self._write(self._next_path(level=REWRITTEN), self.kept(keep, counts))
+        self._write(self._next_path(level=REWRITTEN_LEVEL), self.select(keep, counts))
         for path in old:  # only now: a crash in between leaves rows twice
-            path.unlink()
+            path.unlink(missing_ok=True)
 
-    def set_aside(self, corrupt: Corrupt) -> Location:
-        """Hide a file that cannot be read from every reader, and keep it for whoever wants to look at it."""
-        return rename(corrupt.path, f".corrupt-{corrupt.path.name}")
+    def set_aside(self, corrupt: CorruptFile) -> Location:
+        """Hide a corrupt file from every reader, but keep it for inspection. Returns its new path."""
+        return corrupt.path.rename(f".corrupt-{corrupt.path.name}")
 
-    def sweep(self) -> None:
+    def remove_unfinished(self) -> None:
         """Remove what a killed process left half written."""
         remove_unfinished(self.folder)
 
     # -- merging ---------------------------------------------------------------------------------------------------
 
     def merge_in_background(self) -> None:
-        """Start merging small files if there are many and no merge is under way."""
-        if self._merging is not None and self._merging.is_alive():
+        """Start merging small files if there are enough and no merge is under way.
+
+        A merge that storage or a corrupt file prevents is logged and tried again with the next call: no row depends on it.
+        Any other exception of the last merge is raised here, or by `wait`.
+        """
+        if self._merge is not None and not self._merge.done():
             return
+        self._settle_merge()
         group = self._next_merge()
-        if group:
-            self._merging = threading.Thread(target=self._merge, args=(group,), name="ledger-merge", daemon=True)
-            self._merging.start()
+        if not group:
+            return
+        self._merge = Future()
+        threading.Thread(target=self._run_merge, args=(group, self._merge), name="results-merge", daemon=True).start()
 
     def wait(self) -> None:
-        """Wait until no merge is under way."""
-        if self._merging is not None:
-            self._merging.join()
+        """Wait until no merge is under way. Raises as `merge_in_background` does."""
+        self._settle_merge()
+
+    def _settle_merge(self) -> None:
+        merge, self._merge = self._merge, None
+        error = merge.exception() if merge is not None else None
+        if isinstance(error, pa.ArrowException | OSError):
+            _log.warning("Small files in %s could not be merged and stay as they are: %s", self.folder, error)
+        elif error is not None:
+            raise error
 
     def _next_merge(self) -> list[Location]:
-        """Neighbours of one size class, when there are enough."""
+        """Neighbours of one level, when there are enough."""
         groups = (list(group) for _, group in itertools.groupby(self.paths(), key=_level))
-        return next((group for group in groups if len(group) >= MERGE_FILES), [])
+        return next((group for group in groups if len(group) >= self._merge_files), [])
 
-    def _merge(self, group: Sequence[Location]) -> None:
+    def _run_merge(self, group: Sequence[Location], outcome: Future[None]) -> None:
+        try:
+            self._merge_files_of(group)
+            outcome.set_result(None)
+        except BaseException as error:  # `_settle_merge` decides
+            outcome.set_exception(error)
+
+    def _merge_files_of(self, group: Sequence[Location]) -> None:
         last = group[-1]
         merged = self._path(_stamp(last), _level(last) + 1)
-        try:
-            self._write(merged, (batch for path in group for batch in self.batches(path)))
-        except (pa.ArrowException, OSError):  # a full disk or a broken file: nothing is lost by not merging
-            return
+        self._write(merged, (batch for path in group for batch in self.batches(path)))
         for path in group:
             path.unlink(missing_ok=True)
 
@@ -160,14 +184,13 @@ class Fragments:
         return pa.RecordBatch.from_arrays(columns, names=list(names))
 
     def _write(self, path: Location, batches: Iterable[pa.RecordBatch]) -> None:
-        with written(path) as local, pa.parquet.ParquetWriter(local, self.schema) as writer:
+        with atomic_write(path) as local, pa.parquet.ParquetWriter(local, self.schema) as writer:
             for batch in batches:
                 writer.write_batch(batch.cast(self.schema))
 
     def _next_path(self, level: int = 0) -> Location:
-        self._last_stamp = max(
-            time.time_ns(), self._last_stamp + 1
-        )  # a clock that runs backwards must not reorder rows
+        """A path after all others, even when the clock went back."""
+        self._last_stamp = max(time.time_ns(), self._last_stamp + 1)
         return self._path(self._last_stamp, level)
 
     def _path(self, stamp: int, level: int) -> Location:
@@ -175,12 +198,13 @@ class Fragments:
 
 
 def _stamp(path: Location) -> int:
+    """Nanoseconds since the epoch at which the last rows of a file were written."""
     digits = path.stem.split("-")[1]
     return int(digits) if digits.isdigit() else 0
 
 
 def _level(path: Location) -> int:
-    """How often its rows were merged."""
+    """How often the rows of a file were merged."""
     parts = path.stem.split("-")
     return int(parts[2]) if len(parts) > 2 else 0
 

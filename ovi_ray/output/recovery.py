@@ -1,4 +1,4 @@
-"""Videos judged by what is in them: those without a row are taken over instead of rendered twice, broken ones told apart."""
+"""Checks existing videos against their clips, and rebuilds the result rows that are missing."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,52 +19,53 @@ from ovi_ray.output.results import Results
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location, local_copy
 
-PROBES = 8  # videos read at the same time: most of it is waiting for the storage
+_PROBES = 8  # videos that are read at a time: most of it is waiting for storage
+_CLIPS = 1000  # held at a time, of perhaps a million
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Judgement:
-    """What a clip's video turned out to be."""
+class VideoCheck:
+    """The outcome of reading a clip's video to its end."""
 
     clip: ClipTask
     info: MediaInfo | None
-    """What it holds; None where that is not the whole clip."""
+    """Its streams; None where the video is not the whole clip."""
     problem: str
-    """What is wrong with it."""
+    """Why the video cannot be used; "" where it can."""
 
 
-def judge(manifest: Manifest, clip_ids: pa.Array, ledger: Results) -> Iterator[Judgement]:
-    """Read the videos of those of the ids that the manifest has: whole clips have both streams, every frame and their id."""
+def check_videos(manifest: Manifest, clip_ids: pa.Array, results: Results) -> Iterator[VideoCheck]:
+    """Check the videos of `clip_ids`, those in the manifest: both streams, every frame, and the id of the clip."""
     is_among = pc.is_in(manifest.table.column("clip_id"), value_set=clip_ids)
-    plan = TaskTable.of(Manifest(table=manifest.table.filter(is_among)))
-    with ThreadPoolExecutor(PROBES) as pool:
-        for start in range(0, len(plan), 1000):  # never all of a million at once
-            clips = [plan.clip(index) for index in range(start, min(start + 1000, len(plan)))]
-            yield from pool.map(lambda clip: _judge(clip, ledger.video_path(clip.clip_id)), clips)
+    tasks = TaskTable.of(Manifest(table=manifest.table.filter(is_among)))
+    with ThreadPoolExecutor(_PROBES) as pool:
+        for start in range(0, len(tasks), _CLIPS):
+            clips = [tasks.clip(index) for index in range(start, min(start + _CLIPS, len(tasks)))]
+            yield from pool.map(lambda clip: _check(clip, results.video_path(clip.clip_id)), clips)
 
 
-def adopt(judgements: Iterable[Judgement], ledger: Results, dtype: str) -> int:
-    """Write the rows of whole videos and remove the others, which are rendered again. Gives the number of rows."""
+def recover_rows(checks: Iterable[VideoCheck], results: Results, dtype: str) -> int:
+    """Write the rows of whole videos and remove the other videos, which are rendered again. Returns the number of rows."""
     count = 0
-    for judgement in judgements:
-        path = ledger.video_path(judgement.clip.clip_id)
-        if judgement.info is None:
+    for check in checks:
+        path = results.video_path(check.clip.clip_id)
+        if check.info is None:
             path.unlink(missing_ok=True)
         else:
-            ledger.append(_row(judgement.clip, judgement.info, path, dtype))
+            results.append(_row(check.clip, check.info, path, dtype))
             count += 1
-    ledger.flush()
+    results.flush()
     return count
 
 
-def _judge(clip: ClipTask, path: Location) -> Judgement:
+def _check(clip: ClipTask, path: Location) -> VideoCheck:
     try:
         with local_copy(path) as local:
             info = probe(local)
     except MediaError as error:
-        return Judgement(clip=clip, info=None, problem=str(error))
+        return VideoCheck(clip=clip, info=None, problem=str(error))
     problem = _problem(clip, info)
-    return Judgement(clip=clip, info=None if problem else info, problem=problem and f"{path}: {problem}")
+    return VideoCheck(clip=clip, info=None if problem else info, problem=problem and f"{path}: {problem}")
 
 
 def _problem(clip: ClipTask, info: MediaInfo) -> str:
@@ -74,11 +75,12 @@ def _problem(clip: ClipTask, info: MediaInfo) -> str:
     if info.sample_rate is None:
         return "it has no sound"
     if info.parameters.get("clip_id") != clip.clip_id:
-        return f"it is of clip {info.parameters.get('clip_id')}"
+        return f"it belongs to clip {info.parameters.get('clip_id')}"
     return ""
 
 
 def _row(clip: ClipTask, info: MediaInfo, path: Location, dtype: str) -> dict[str, Any]:
+    """The row of a clip from its video, whose metadata say how it was rendered."""
     status = path.stat()
     facts = {
         **info.parameters.get(RENDERED, {}),

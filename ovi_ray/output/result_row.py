@@ -1,4 +1,4 @@
-"""The row of a clip that ended. Pure."""
+"""The row of a clip that is done or failed."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -53,7 +53,7 @@ _PARAM_COLUMNS = ("seed", "sample_steps", "solver_name")
 def result_row(
     clip: ClipTask, facts: Mapping[str, Any], *, status: ClipStatus, finished_at: datetime, error: str = ""
 ) -> dict[str, Any]:
-    """A row of the ledger. `facts` are its other columns, as far as they are known; what is no column is left out."""
+    """The row of a clip. `facts` are its other columns, as far as known; keys that are no column are left out."""
     return {
         "attempts": 0,
         **{name: value for name, value in facts.items() if name in RESULTS_SCHEMA.names},

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.errors import InputError, Problem
-from ovi_ray.output.parquet_log import Fragments
+from ovi_ray.output.parquet_log import ParquetLog
 from ovi_ray.output.result_row import RESULTS_SCHEMA
 from ovi_ray.output.results import RESULTS
 from ovi_ray.scheduling.task import ClipStatus
-from ovi_ray.storage.paths import Location
+from ovi_ray.storage.paths import PathOrUri, to_location
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -31,9 +31,9 @@ class Actuals:
         return self.clips * 3600 / self.seconds if self.seconds else 0.0
 
 
-def read_actuals(output_dir: Location) -> Actuals:
+def read_actuals(output_dir: PathOrUri) -> Actuals:
     """What the results in an output folder say. Raises InputError for a folder without any."""
-    results, _, _ = Fragments(output_dir / RESULTS, RESULTS_SCHEMA).read()
+    results, _, _ = ParquetLog(to_location(output_dir) / RESULTS, RESULTS_SCHEMA).read()
     if not len(results):
         expected = "the output folder of a job that has rendered clips"
         raise InputError([Problem(file=str(output_dir), value="no results", expected=expected)])

@@ -23,7 +23,7 @@ from ovi_ray.output.result_row import RESULTS_SCHEMA
 from ovi_ray.output.results import POSTERS
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.scheduling.task import ClipStatus
-from ovi_ray.storage.paths import Location, list_files, write_bytes
+from ovi_ray.storage.paths import Location, PathOrUri, list_files, to_location
 
 REPORT = "report.html"
 Batches = Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
@@ -56,12 +56,13 @@ class ReportSummary:
             raise ValueError(f"started_at is {self.started_at!r}; expected a time with its time zone")
 
 
-def write_report(output_dir: Location, results: Batches, *, title: str, summary: ReportSummary) -> Location:
+def write_report(output_dir: PathOrUri, results: Batches, *, title: str, summary: ReportSummary) -> Location:
     """Write the report of a job into its output folder and return its first page.
 
     `results` gives columns of the ledger, each clip once, of a million clips perhaps: of all of them only narrow columns are
     held, and of few of them Python objects are made. Pages of an earlier report that this one no longer has are removed.
     """
+    folder = to_location(output_dir)
     videos = _first_rows(results, ClipStatus.DONE, MAX_PAGES * PAGE_CLIPS)
     total = _number_with(results, ClipStatus.DONE)
     pages = max(1, -(-len(videos) // PAGE_CLIPS))
@@ -71,9 +72,9 @@ def write_report(output_dir: Location, results: Batches, *, title: str, summary:
         gallery = _Gallery.of(videos, page=page, pages=pages, total=total)
         shown = overview if page == 1 else None
         html = template.render(title=title, overview=shown, gallery=gallery)
-        write_bytes(output_dir / _page_name(page), html.encode())
-    _remove_stale(output_dir, pages)
-    return output_dir / REPORT
+        (folder / _page_name(page)).write_bytes(html.encode())
+    _remove_stale(folder, pages)
+    return folder / REPORT
 
 
 # -- what the pages show -----------------------------------------------------------------------------------------------

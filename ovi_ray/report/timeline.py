@@ -1,7 +1,6 @@
 """A picture of a job over time: a lane a device, a bar a run of tasks of one stage. SVG, alone or in a page."""
 
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import jinja2
 import markupsafe
 
+from ovi.files import atomic_writer
 from ovi.stages import Stage
 from ovi_ray.simulation.virtual_cluster import Span
 
@@ -62,9 +62,8 @@ def write_timeline(path: Path, spans: Sequence[Span], *, title: str) -> None:
     svg = timeline_svg(spans, title=title)
     if path.suffix.lower() in (".html", ".htm"):
         svg = _PAGE.format(title=markupsafe.escape(title), svg=svg)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(svg, encoding="utf-8")
-    partial.replace(path)
+    with atomic_writer(path) as unfinished:
+        unfinished.write_text(svg, encoding="utf-8")
 
 
 def timeline_svg(spans: Sequence[Span], *, title: str) -> str:

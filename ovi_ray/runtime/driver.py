@@ -284,7 +284,7 @@ class Driver:
         except OSError as error:
             self._pause.note(error.strerror or str(error), self._now())
         if action.status is ClipStatus.DONE:
-            self._keep.committed(clip.clip_id)
+            self._keep.remove_committed(clip.clip_id)
         if self._observer is not None:
             ended = {"clip_id": clip.clip_id, "row": clip.row, "video_path": row["video_path"]}
             self._ended.append(ClipEnded(**ended, status=action.status, error=action.error))

@@ -1,4 +1,4 @@
-"""Files by path or URI: reading, atomic writes, listing, and why an operation failed.
+"""Files by path or URI: one `Location` value over a `Store` for local disks, object stores and HDFS, with atomic writes.
 
-May import `ovi_ray.errors`; neither torch nor ray.
+May import `ovi.files` and `ovi_ray.errors`; neither torch nor ray.
 """

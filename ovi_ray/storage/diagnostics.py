@@ -1,63 +1,50 @@
-"""Why a store failed, in plain words: what it says itself is a code that few know. Pure."""
+"""Why storage failed, in plain words, and whether it is full or out of reach."""
 
 import errno
 import os
 from contextlib import suppress
 
 from ovi_ray.errors import StorageUnavailable
-from ovi_ray.storage.paths import Location, write_bytes
+from ovi_ray.storage.paths import Location
 
-_UNREACHABLE = ("no answer for", "NETWORK_CONNECTION", "Connection refused", "Couldn't connect", "Could not resolve")
+PROBE_BYTES = 1 << 20
+"""Size of the file that `write_problem` tries to write, about that of a small video: a nearly full disk must fail."""
+
+_UNREACHABLE = ("no answer for", "error sending request", "Connection refused", "operation timed out", "timed out")
 _REASONS = (
     (
-        ("NO_SUCH_BUCKET", "bucket does not exist", "Bucket '"),
+        ("NoSuchBucket", "bucket does not exist", "The specified container does not exist"),
         "there is no such bucket: create it, or correct the name",
     ),
     (
-        ("configured region", "PermanentRedirect", "HTTP status 301"),
+        ("PermanentRedirect", "Received redirect without LOCATION", "AuthorizationHeaderMalformed", "301 Moved"),
         "the bucket is in another region: set AWS_DEFAULT_REGION, or put ?region=... after the URI",
+    ),
+    (
+        ("169.254.169.254", "metadata.google.internal", "Missing credentials"),
+        "the store asks for credentials, and there are none or they have expired",
     ),
     (
         _UNREACHABLE,
         "the store does not answer: is its address right (AWS_ENDPOINT_URL, or ?endpoint_override=... after the URI)?",
     ),
     (
-        ("INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN_ID", "UNRECOGNIZED_CLIENT"),
+        ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "UnrecognizedClient"),
         "the store does not know these credentials",
     ),
     (
-        ("ExpiredToken", "REQUEST_EXPIRED", "access token", "MISSING_AUTHENTICATION_TOKEN"),
+        ("ExpiredToken", "RequestExpired", "access token", "MissingAuthenticationToken", "401 Unauthorized"),
         "the store asks for credentials, and there are none or they have expired",
     ),
     (
-        ("ACCESS_DENIED", "HTTP status 403", "PERMISSION_DENIED", "Permission denied"),
+        ("AccessDenied", "403 Forbidden", "lacked the necessary privileges", "Permission denied"),
         "access is denied: there are no credentials, or they do not allow it",
     ),
     (("libjvm", "libhdfs"), "HDFS needs Java and Hadoop: set JAVA_HOME, HADOOP_HOME and CLASSPATH"),
 )
+"""What marks an error in the text of a store or its client, and the reason in plain words; the first match counts."""
 
-
-def plain_reason(error: OSError) -> str:
-    """What is wrong, and what would mend it where that is known; else what the system or the store says."""
-    if error.strerror and error.__cause__ is None:
-        return error.strerror
-    said = _said(error)
-    known = next((reason for marks, reason in _REASONS if any(mark in said for mark in marks)), None)
-    return known or said.partition("\n")[0] or type(error).__name__
-
-
-def is_unreachable(error: OSError) -> bool:
-    """Whether nothing in the store could be reached now, rather than this one file."""
-    return any(mark in _said(error) for mark in _UNREACHABLE)
-
-
-def _said(error: OSError) -> str:
-    """What the store said, without the URI; what was said of a store that said nothing."""
-    return str(error.__cause__ or "") or str(error)
-
-
-PROBE_BYTES = 1 << 20  # about a small video: a disk with a few bytes left is full
-_ERRNOS = frozenset(
+_STORAGE_ERRNOS = frozenset(
     {
         errno.ENOSPC,
         errno.EDQUOT,
@@ -74,26 +61,45 @@ _ERRNOS = frozenset(
 )
 
 
+def plain_reason(error: OSError) -> str:
+    """What is wrong, and how to fix it where that is known; else what the system or the store says."""
+    if error.strerror and error.__cause__ is None:
+        return error.strerror
+    text = _text(error)
+    known = next((reason for marks, reason in _REASONS if any(mark in text for mark in marks)), None)
+    return known or text.partition("\n")[0] or type(error).__name__
+
+
+def is_unreachable(error: OSError) -> bool:
+    """Whether the store as a whole cannot be reached now, rather than this one file."""
+    return any(mark in _text(error) for mark in _UNREACHABLE)
+
+
 def storage_error(error: BaseException | None) -> str:
-    """What an exception, or one that caused it, says of storage that is full or out of reach; empty for any other."""
+    """Why storage is full or out of reach, if that caused an exception; "" for any other exception."""
     while error is not None:
         if isinstance(error, StorageUnavailable):
             return str(error)
         number = getattr(error, "errno", None)
-        if number in _ERRNOS:
+        if number in _STORAGE_ERRNOS:
             return os.strerror(number)
         error = error.__cause__ or error.__context__
     return ""
 
 
 def write_problem(folder: Location) -> str:
-    """Why nothing can be written into a folder now, found by trying; empty when it can."""
+    """Why nothing can be written into a folder now, found by trying; "" when it can."""
     probe = folder / f".probe.{os.getpid()}"
     try:
-        write_bytes(probe, bytes(PROBE_BYTES))
+        probe.write_bytes(bytes(PROBE_BYTES))
     except OSError as error:
         return error.strerror or str(error)
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
     return ""
+
+
+def _text(error: OSError) -> str:
+    """What the store or its client says, which does not contain the URI; else the error's own text."""
+    return str(error.__cause__ or "") or str(error)

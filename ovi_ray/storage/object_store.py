@@ -1,304 +1,226 @@
-"""Files in object stores and distributed file systems, through pyarrow.fs, used as `pathlib.Path` is for files on disks.
+"""Object stores (S3 and its compatibles, Google Cloud Storage, Azure) through obstore.
 
-Credentials come from where each store's own tools take them: environment variables, profiles, the machine's role.
-
-A store that hangs is one that cannot be reached: Arrow waits for an answer for ever (it has no timeout on Linux), so each
-question is asked in a thread of its own, and given up after a while.
+obstore retries, times out and sends large files in parts. An object appears when its last byte has arrived, so no write
+needs a temporary name and a rename.
 """
 
-import functools
-import io
 import os
 import posixpath
-import re
-import shutil
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal, Self, TypeVar, overload
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pyarrow import ArrowException, fs
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from ovi_ray.errors import StorageUnavailable
+from ovi_ray.storage.store import FileEntry, FileKind, FileStat, PreconditionFailed, Timeouts
 
-OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "abfss")
-SCHEMES = (*OBJECT_STORES, "hdfs", "viewfs")
-TEMPORARY = ".tmp-"  # begins the names of files that are being written
-_URI = re.compile(rf"({'|'.join(SCHEMES)})://([^/?]*)/*([^?]*)\??(.*)", re.DOTALL)
-_OPTIONS = {
-    "s3": "allow_delayed_open=true",  # a small file is one request, not three
-    "gs": "retry_limit_seconds=60",  # by itself it asks a server that does not answer for a quarter of an hour
-    "gcs": "retry_limit_seconds=60",
-}
-ANSWER_S = 30.0  # for one answer of a store, however small
-LIST_S = 900.0  # for the names in a folder: a store gives a thousand at a time
-SLOWEST = 256 << 10  # bytes a second of the slowest connection that will do
-_CHUNK = 8 << 20
-_CHUNK_S = ANSWER_S + _CHUNK / SLOWEST
-_CONNECTIONS = 8  # that fetch parts of one file: one alone makes 36 GB of weights take a quarter of an hour
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from obstore.store import ObjectStore as Client
+
+CHUNK_BYTES = 8 << 20
+"""Largest object that is sent in one request, and the size of the parts of a larger one."""
+_CONNECTIONS = 8  # that fetch parts of one file: one alone takes a quarter of an hour for 36 GB of weights
+_LAST_CHARACTER = "\U0010ffff"
 
 
-def is_uri(text: str) -> bool:
-    """Whether a text names a file in a store, rather than on a disk."""
-    return text.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+class Connect(Protocol):
+    """Opens a client of one bucket."""
+
+    def __call__(self, request_s: float) -> "Client":
+        """A client that gives each request `request_s` seconds. Raises OSError for options that cannot be used."""
 
 
-@dataclass(kw_only=True, slots=True, frozen=True)
-class RemoteStat:
-    """What a store says of a file."""
+class ObjectStore:
+    """One bucket. It is a `ConditionalStore`. Connects with the first request.
 
-    st_size: int
-    st_mtime: float
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class RemotePath:
-    """A file or folder in a store. Methods mean what they mean in `pathlib.Path`.
-
-    All of them raise FileNotFoundError where a file that is needed is not there, and StorageUnavailable where the store
-    cannot be reached or refuses.
+    Lists must come in the order of the keys, which holds for all supported stores but the directory buckets of S3 Express.
     """
 
-    scheme: str
-    authority: str
-    """Bucket or name node."""
-    key: str
-    """Path in it, without a slash at its ends."""
-    query: str = ""
-    """Options of pyarrow's, such as region=eu-west-1."""
+    def __init__(self, root: str, connect: Connect, *, options: str = "", timeouts: Timeouts | None = None) -> None:
+        self._root = root
+        self._options = options
+        self._connect = connect
+        self._timeouts = timeouts or Timeouts()
 
-    @classmethod
-    def parse(cls, uri: str) -> Self:
-        """The path that a URI such as s3://bucket/folder names. Raises ValueError that says what would be right."""
-        match = _URI.fullmatch(uri)
-        if match is None:
-            raise ValueError(f"a URI such as s3://bucket/folder ({', '.join(SCHEMES)})")
-        scheme, authority, key, query = match.groups()
-        if "@" in authority and scheme not in ("abfs", "abfss"):  # these name a container so
-            raise ValueError(
-                "a URI without credentials, which reports would show: set them as the store's tools take them"
-            )
-        if not authority and scheme in OBJECT_STORES:
-            raise ValueError(f"a URI with a bucket, such as {scheme}://bucket/folder")
-        if any(part in (".", "..") for part in key.split("/")):
-            raise ValueError("a URI without . and .. in its path")
-        return cls(scheme=scheme, authority=authority, key=key.rstrip("/"), query=query)
+    def uri(self, key: str) -> str:
+        """See Store."""
+        return f"{self._root}/{key}{'?' if self._options else ''}{self._options}"
 
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}/{self.key}{'?' if self.query else ''}{self.query}"
+    def join(self, key: str, name: str) -> str:
+        """See Store."""
+        return relative_key(key, name)
 
-    def __truediv__(self, name: str | Path) -> Self:
-        return replace(self, key=posixpath.normpath(posixpath.join(self.key, str(name))).lstrip("/"))
+    def bucket(self) -> str:
+        """See Store."""
+        return self.uri("")
 
-    # -- its name --------------------------------------------------------------------------------------------------
+    def local_path(self, key: str) -> None:
+        """See Store."""
+        return
 
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return posixpath.basename(self.key)
-
-    @property
-    def suffix(self) -> str:
-        """The end of the name from its last dot."""
-        return Path(self.name).suffix
-
-    @property
-    def stem(self) -> str:
-        """The name without the suffix."""
-        return Path(self.name).stem
-
-    @property
-    def parent(self) -> Self:
-        """The folder that it is in."""
-        return replace(self, key=posixpath.dirname(self.key))
-
-    @property
-    def bucket(self) -> Self:
-        """The bucket that it is in, or the root of its file system."""
-        return replace(self, key="")
-
-    def with_name(self, name: str) -> Self:
-        """The neighbour of that name."""
-        return self.parent / name
-
-    def absolute(self) -> Self:
-        """Itself: a URI is never relative."""
-        return self
-
-    # -- what is there ---------------------------------------------------------------------------------------------
-
-    def exists(self) -> bool:
-        """Whether there is such a file, or anything in such a folder."""
-        return self._info().type != fs.FileType.NotFound
-
-    def is_file(self) -> bool:
-        """Whether there is such a file."""
-        return self._info().type == fs.FileType.File
-
-    def is_dir(self) -> bool:
-        """Whether there is anything in such a folder."""
-        return self._info().type == fs.FileType.Directory
-
-    def stat(self) -> RemoteStat:
-        """Size and time of the last change of a file."""
-        info = self._info()
-        if info.type != fs.FileType.File:
-            raise FileNotFoundError(f"{self}: no such file")
-        return RemoteStat(st_size=info.size, st_mtime=info.mtime_ns / 1e9)
-
-    def files(self) -> list[tuple[str, int]]:
-        """Names and sizes of the files in a folder, in order; none where there is no such folder."""
-        infos = self._ask(lambda store, path: store.get_file_info(fs.FileSelector(path, allow_not_found=True)), LIST_S)
-        return sorted((info.base_name, info.size) for info in infos if info.type == fs.FileType.File)
-
-    # -- reading ---------------------------------------------------------------------------------------------------
-
-    @overload
-    def open(self, mode: Literal["rb"]) -> IO[bytes]: ...
-    @overload
-    def open(self, mode: Literal["r"] = "r", *, encoding: str, newline: str | None = None) -> IO[str]: ...
-    def open(self, mode: str = "r", *, encoding: str | None = None, newline: str | None = None) -> Any:
-        """A small file to read from: all of it is fetched. Files are written whole, by `upload` and `write_bytes`."""
-        content = io.BytesIO(self.read_bytes())
-        return content if mode == "rb" else io.TextIOWrapper(content, encoding=encoding, newline=newline)
-
-    def read_bytes(self) -> bytes:
-        """All of a file."""
-        source = self._ask(lambda store, path: store.open_input_file(path))
-        return b"".join(iter(lambda: self._ask(lambda store, path: source.read(_CHUNK), _CHUNK_S), b""))
-
-    def read_text(self, encoding: str = "utf-8") -> str:
-        """All of a text."""
-        return self.read_bytes().decode(encoding)
-
-    def download(self, local: Path) -> None:
-        """Copy a file to a disk."""
-        source = self._ask(lambda store, path: store.open_input_file(path))
-
-        def fetch(offset: int) -> None:
-            content = self._ask(lambda store, path: source.read_at(_CHUNK, offset), _CHUNK_S)
-            _write_at(target, content, offset)
-
-        with local.open("wb", buffering=0) as target, ThreadPoolExecutor(_CONNECTIONS) as pool:
-            list(pool.map(fetch, range(0, source.size(), _CHUNK)))
-
-    # -- writing ---------------------------------------------------------------------------------------------------
-
-    def upload(self, local: Path) -> None:
-        """Put a local file here. It is complete under its name when this returns, and until then what it was before."""
-        self._write(lambda: local.open("rb"), local.stat().st_size)
-
-    def write_bytes(self, content: bytes) -> None:
-        """Put some bytes here, as `upload` does."""
-        self._write(lambda: io.BytesIO(content), len(content))
-
-    def unlink(self, missing_ok: bool = False) -> None:
-        """Remove a file."""
+    def kind(self, key: str) -> FileKind:
+        """See Store."""
         try:
-            self._ask(lambda store, path: store.delete_file(path))
+            self.stat(key)
+            return FileKind.FILE
         except FileNotFoundError:
-            if not missing_ok:
-                raise
+            return FileKind.FOLDER if self._has_files(key) else FileKind.MISSING
 
-    def replace(self, target: Self) -> Self:
-        """Move a file to another name of the same store; what was there is gone."""
-        if not self._is_object:
-            target.unlink(missing_ok=True)  # a distributed file system moves onto nothing that is there
-        self._ask(lambda store, path: store.move(path, target._in_store()[1]))
-        return target
+    def stat(self, key: str) -> FileStat:
+        """See Store."""
+        if not key:
+            raise FileNotFoundError(f"{self.uri(key)}: no such file")
+        with self._errors(key):
+            found = obstore.head(self._small, key)
+        return FileStat(st_size=found["size"], st_mtime=found["last_modified"].timestamp())
 
-    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
-        """Make a folder, where there are such things: an object store has none."""
-        if not self._is_object:
-            self._ask(lambda store, path: store.create_dir(path, recursive=parents or exist_ok))
+    def list(self, key: str) -> Iterator[FileEntry]:
+        """See Store. Streams by pages; the content of subfolders is skipped, not read."""
+        prefix = f"{key}/" if key else ""
+        offset: str | None = None
+        while True:
+            for found in self._objects_after(key, offset):
+                name = found["path"].removeprefix(prefix)
+                if "/" in name:
+                    offset = f"{prefix}{name.partition('/')[0]}/{_LAST_CHARACTER}"
+                    break
+                yield FileEntry(name=name, size=found["size"])
+            else:
+                return
 
-    @property
-    def _is_object(self) -> bool:
-        """Whether files come to be all at once, when the last of them is sent."""
-        return self.scheme in OBJECT_STORES
+    def read(self, key: str) -> bytes:
+        """See Store. One request for a small file, parallel ones for the parts of a large one."""
+        with self._errors(key):
+            first = obstore.get(self._large, key)
+            if first.meta["size"] <= CHUNK_BYTES:
+                return bytes(first.bytes())
+            return b"".join(content for _, content in self._parts(key, first.meta))
 
-    def _write(self, source: Callable[[], IO[bytes]], size: int) -> None:
-        if self._is_object:
-            self._send(source, size)
+    def download(self, key: str, target: Path) -> None:
+        """See Store. As `read`, written to the disk part by part."""
+        with target.open("wb", buffering=0) as file, self._errors(key):
+            first = obstore.get(self._large, key)
+            if first.meta["size"] <= CHUNK_BYTES:
+                _write_at(file.fileno(), bytes(first.bytes()), 0)
+                return
+            for offset, content in self._parts(key, first.meta):
+                _write_at(file.fileno(), content, offset)
+
+    def write(self, key: str, content: bytes) -> None:
+        """See Store."""
+        with self._errors(key):
+            obstore.put(self._large, key, content, chunk_size=CHUNK_BYTES)
+
+    def upload(self, key: str, source: Path) -> None:
+        """See Store."""
+        with self._errors(key):
+            obstore.put(self._large, key, source, chunk_size=CHUNK_BYTES)
+
+    def delete(self, key: str) -> None:
+        """See Store."""
+        try:
+            with self._errors(key):
+                obstore.delete(self._small, key)
+        except FileNotFoundError:
             return
-        aside = self.with_name(f"{TEMPORARY}{uuid4().hex[:8]}.{self.name}")
+
+    def rename(self, key: str, new_key: str) -> None:
+        """See Store."""
+        with self._errors(key):
+            obstore.rename(self._large, key, new_key)
+
+    def make_folder(self, key: str) -> None:
+        """See Store."""
+
+    # -- conditional writes ----------------------------------------------------------------------------------------
+
+    def create(self, key: str, content: bytes) -> str:
+        """See ConditionalStore."""
+        with self._errors(key):
+            return _version(obstore.put(self._small, key, content, mode="create", use_multipart=False))
+
+    def read_version(self, key: str) -> tuple[bytes, str]:
+        """See ConditionalStore."""
+        with self._errors(key):
+            found = obstore.get(self._small, key)
+            return bytes(found.bytes()), _version(found.meta)
+
+    def replace(self, key: str, content: bytes, version: str) -> str:
+        """See ConditionalStore."""
+        with self._errors(key):
+            return _version(obstore.put(self._small, key, content, mode={"e_tag": version}, use_multipart=False))
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _small(self) -> "Client":
+        """For requests with little content."""
+        return self._connect(self._timeouts.answer_s)
+
+    @cached_property
+    def _large(self) -> "Client":
+        """For requests that carry up to `CHUNK_BYTES`."""
+        return self._connect(self._timeouts.transfer_s(CHUNK_BYTES))
+
+    def _has_files(self, key: str) -> bool:
+        return next(self._objects_after(key, None), None) is not None or not key
+
+    def _objects_after(self, key: str, offset: str | None) -> Iterator[Any]:
+        """The objects under a prefix, at any depth, in the order of their keys."""
+        with self._errors(key):
+            for page in obstore.list(self._small, key or None, offset=offset, chunk_size=1000):
+                yield from page
+
+    def _parts(self, key: str, meta: Any) -> Iterator[tuple[int, bytes]]:
+        """Offset and content of each part of a large object, all of the same version."""
+
+        def fetch(offset: int) -> tuple[int, bytes]:
+            end = min(offset + CHUNK_BYTES, meta["size"])
+            options: GetOptions = {"range": (offset, end), "if_match": meta["e_tag"]}
+            try:
+                return offset, bytes(obstore.get(self._large, key, options=options).bytes())
+            except PreconditionError as error:
+                raise StorageUnavailable(f"{self.uri(key)}: it changed while it was read") from error
+
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            yield from pool.map(fetch, range(0, meta["size"], CHUNK_BYTES))
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        """Translate what obstore raises, naming the URI."""
         try:
-            aside._send(source, size)
-            aside.replace(self)
-        finally:
-            aside.unlink(missing_ok=True)
-
-    def _send(self, source: Callable[[], IO[bytes]], size: int) -> None:
-        sent = self._ask(lambda store, path: _copy_in(source, store, path), ANSWER_S + size / SLOWEST)
-        if sent != size:  # a stream that broke off was closed as if it were complete
-            self.unlink(missing_ok=True)
-            raise StorageUnavailable(f"{self}: {sent} of {size} bytes arrived")
-
-    # -- the store -------------------------------------------------------------------------------------------------
-
-    def _info(self) -> fs.FileInfo:
-        return self._ask(lambda store, path: store.get_file_info(path))
-
-    def _ask(self, question: Callable[[fs.FileSystem, str], _T], limit_s: float = ANSWER_S) -> _T:
-        """What the file system answers, given itself and the path in it.
-
-        What it raises becomes StorageUnavailable with the URI named, as does silence for `limit_s`.
-        """
-        try:
-            return _answer(lambda: question(*self._in_store()), limit_s)
+            yield
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self}: no such file") from error
-        except TimeoutError as error:
-            raise StorageUnavailable(f"{self}: no answer for {limit_s:.0f} s") from error
-        except (OSError, ArrowException) as error:
-            raise StorageUnavailable(f"{self}: {str(error).partition(chr(10))[0]}") from error
-
-    def _in_store(self) -> tuple[fs.FileSystem, str]:
-        store, root = _file_system(self.scheme, self.authority, self.query)
-        return store, f"{root.rstrip('/')}/{self.key}" if self.key else root
+            if "NoSuchBucket" in str(error):
+                raise StorageUnavailable(f"{self.uri(key)}: the bucket does not exist") from error
+            raise FileNotFoundError(f"{self.uri(key)}: no such file") from error
+        except (AlreadyExistsError, PreconditionError) as error:
+            raise PreconditionFailed(f"{self.uri(key)}: another process wrote it meanwhile") from error
+        except (BaseError, ValueError) as error:  # ValueError: a key that the store cannot hold
+            raise StorageUnavailable(f"{self.uri(key)}: {str(error).partition(chr(10))[0]}") from error
 
 
-def _copy_in(source: Callable[[], IO[bytes]], store: fs.FileSystem, path: str) -> int:
-    """Send a file; gives the size that the store then tells.
-
-    It opens the file itself: one that is given up and ends later must not find it closed, for what it had sent by then would
-    be taken for the whole.
-    """
-    with source() as content, store.open_output_stream(path) as target:
-        shutil.copyfileobj(content, target, _CHUNK)
-    return int(store.get_file_info(path).size)
+def relative_key(key: str, name: str) -> str:
+    """The key of `name` relative to a folder's. Raises ValueError where that leaves the bucket."""
+    joined = posixpath.normpath(posixpath.join(key, name)).lstrip("/")
+    if joined.startswith(".."):
+        raise ValueError("a path that stays in the bucket")
+    return "" if joined == "." else joined
 
 
-def _write_at(target: IO[bytes], content: bytes, offset: int) -> None:
+def _version(meta: Any) -> str:
+    if not meta["e_tag"]:
+        raise StorageUnavailable("the store returned no ETag, which conditional writes need")
+    return str(meta["e_tag"])
+
+
+def _write_at(descriptor: int, content: bytes, offset: int) -> None:
     done = 0
     while done < len(content):
-        done += os.pwrite(target.fileno(), content[done:], offset + done)
-
-
-def _answer(question: Callable[[], _T], limit_s: float) -> _T:
-    """What `question` returns or raises; TimeoutError when it is not back in time, and then it is left alone."""
-    answer: Future[_T] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(question())
-        except BaseException as error:  # whatever it is, it is the caller's
-            answer.set_exception(error)
-
-    threading.Thread(target=ask, name="store", daemon=True).start()
-    return answer.result(limit_s)
-
-
-@functools.cache
-def _file_system(scheme: str, authority: str, query: str) -> tuple[fs.FileSystem, str]:
-    """A store's file system, which keeps its connections, and the path of its root."""
-    default = _OPTIONS.get(scheme, "")
-    options = query if default.partition("=")[0] in query else "&".join(filter(None, (query, default)))
-    found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(
-        f"{scheme}://{authority}/{'?' if options else ''}{options}"
-    )
-    return found
+        done += os.pwrite(descriptor, content[done:], offset + done)

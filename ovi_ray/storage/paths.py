@@ -1,156 +1,180 @@
-"""Where files lie: on a disk (`pathlib.Path`) or in a store (`RemotePath`), and how each is written whole or not at all."""
+"""`Location`, the path of a file or folder on a disk or in a store, and what is done with one."""
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from uuid import uuid4
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
 import pyarrow as pa
 
-from ovi_ray.storage.object_store import SCHEMES, TEMPORARY, RemotePath, is_uri
-
-Location = Path | RemotePath
+from ovi.files import UNFINISHED_PREFIX, atomic_writer
+from ovi_ray.storage.local_store import LocalStore
+from ovi_ray.storage.scratch import scratch_folder
+from ovi_ray.storage.store import ConditionalStore, FileEntry, FileKind, FileStat, Store
+from ovi_ray.storage.uris import SCHEMES, is_uri, open_uri
 
 FILES = pa.schema([("name", pa.string()), ("size", pa.int64())])
 BATCH_ROWS = 64 * 1024
-_SCRATCH = "ovi-ray-scratch"
+_LOCAL = LocalStore()
 
 
-def to_location(given: str | Location) -> Location:
-    """The path on a disk, or in a store, that a text names. Raises ValueError for a URI that cannot be used."""
-    if isinstance(given, RemotePath):
+@dataclass(slots=True, frozen=True, repr=False)
+class Location:
+    """A file or folder: a store and a key in it. Methods have the names and the meaning that they have in `pathlib`.
+
+    Those that ask the store raise FileNotFoundError where a file that is needed is missing, and OSError; StorageUnavailable
+    is the OSError of stores that cannot be reached or refuse.
+    """
+
+    store: Store
+    key: str
+
+    def __str__(self) -> str:
+        return self.store.uri(self.key)
+
+    def __repr__(self) -> str:
+        return f"Location({str(self)!r})"
+
+    def __truediv__(self, name: object) -> Self:
+        return type(self)(self.store, self.store.join(self.key, str(name)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return to_location, (str(self),)  # a store holds connections
+
+    # -- the name --------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.key).name
+
+    @property
+    def suffix(self) -> str:
+        """The end of the name from its last dot on."""
+        return PurePosixPath(self.key).suffix
+
+    @property
+    def stem(self) -> str:
+        """The name without the suffix."""
+        return PurePosixPath(self.key).stem
+
+    @property
+    def parent(self) -> Self:
+        """The folder that it is in."""
+        parent = str(PurePosixPath(self.key).parent)
+        return type(self)(self.store, "" if parent == "." and not self.is_local else parent)
+
+    def with_name(self, name: str) -> Self:
+        """The neighbour of that name."""
+        return self.parent / name
+
+    def absolute(self) -> Self:
+        """The same file, whatever the working directory becomes."""
+        local = self.local_path
+        return self if local is None else type(self)(self.store, str(local.absolute()))
+
+    # -- where it is -----------------------------------------------------------------------------------------------
+
+    @property
+    def local_path(self) -> Path | None:
+        """The path on a disk of this machine; None for a file in a store, which `local_copy` fetches."""
+        return self.store.local_path(self.key)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on a disk of this machine."""
+        return self.local_path is not None
+
+    @property
+    def bucket(self) -> str:
+        """The URI of the bucket or file system that it is in; "" for a local disk."""
+        return self.store.bucket()
+
+    @property
+    def conditional_store(self) -> ConditionalStore | None:
+        """The store, if it has conditional writes."""
+        return self.store if isinstance(self.store, ConditionalStore) else None
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether there is such a file or folder."""
+        return self.store.kind(self.key) is not FileKind.MISSING
+
+    def is_file(self) -> bool:
+        """Whether there is such a file."""
+        return self.store.kind(self.key) is FileKind.FILE
+
+    def is_dir(self) -> bool:
+        """Whether there is such a folder; in an object store, whether a file is in it."""
+        return self.store.kind(self.key) is FileKind.FOLDER
+
+    def stat(self) -> FileStat:
+        """Size and time of change of a file."""
+        return self.store.stat(self.key)
+
+    def files(self) -> Iterator[FileEntry]:
+        """The files directly in a folder, in no particular order; none for a missing folder."""
+        return self.store.list(self.key)
+
+    # -- content ---------------------------------------------------------------------------------------------------
+
+    def read_bytes(self) -> bytes:
+        """The content of a file."""
+        return self.store.read(self.key)
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """The content of a text file."""
+        return self.read_bytes().decode(encoding)
+
+    def write_bytes(self, content: bytes) -> None:
+        """Create or replace a file, atomically."""
+        self.store.write(self.key, content)
+
+    def download(self, target: Path) -> None:
+        """Copy a file to a local path. An incomplete `target` may remain when it raises."""
+        self.store.download(self.key, target)
+
+    def upload(self, source: Path) -> None:
+        """Create or replace a file from a local one, atomically."""
+        self.store.upload(self.key, source)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove a file."""
+        if not missing_ok:
+            self.stat()
+        self.store.delete(self.key)
+
+    def rename(self, name: str) -> Self:
+        """Give a file another name in its folder, and return the new path."""
+        target = self.with_name(name)
+        self.store.rename(self.key, target.key)
+        return target
+
+    def mkdir(self) -> None:
+        """Create the folder and its parents, unless they exist or the store has no folders."""
+        self.store.make_folder(self.key)
+
+
+PathOrUri = str | Path | Location
+"""What public functions take; `to_location` makes a `Location` of it."""
+
+
+def to_location(given: PathOrUri) -> Location:
+    """The location that a path or URI names. Raises ValueError, which says what would be right."""
+    if isinstance(given, Location):
         return given
-    return RemotePath.parse(given) if isinstance(given, str) and is_uri(given) else Path(given)
+    if isinstance(given, str) and is_uri(given):
+        return Location(*open_uri(given))
+    return Location(_LOCAL, str(Path(given)))
 
 
-@contextmanager
-def written(target: Location) -> Iterator[Path]:
-    """A local path to write a file at: complete and safe as `target` if the block ends well, else `target` is as before.
-
-    Raises OSError, which StorageUnavailable is one of.
-    """
-    if isinstance(target, RemotePath):
-        with uploaded(target) as local:
-            yield local
-        return
-    aside = target.with_name(f"{TEMPORARY}{uuid4().hex[:8]}.{target.name}")
-    try:
-        yield aside
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())  # the name must not outlive a crash that the content does not
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-@contextmanager
-def uploaded(target: Location) -> Iterator[Path]:
-    """As `written`, for a writer whose files are whole or absent by themselves: on a disk it writes `target` itself."""
-    if isinstance(target, Path):
-        yield target
-        return
-    with _scratch() as folder:
-        yield folder / target.name
-        target.upload(folder / target.name)
-
-
-def write_bytes(target: Location, content: bytes) -> None:
-    """Write a small file, as `written` does."""
-    if isinstance(target, RemotePath):
-        target.write_bytes(content)
-        return
-    with written(target) as path:
-        path.write_bytes(content)
-
-
-def rename(source: Location, name: str) -> Location:
-    """Give a file another name in its folder. Raises OSError."""
-    if isinstance(source, RemotePath):
-        return source.replace(source.with_name(name))
-    return source.replace(source.with_name(name))
-
-
-@contextmanager
-def local_copy(source: Location) -> Iterator[Path]:
-    """A local path to read a file at: its own, or that of a copy that is there for the time of the block.
-
-    Raises FileNotFoundError and StorageUnavailable for a file of a store.
-    """
-    if isinstance(source, Path):
-        yield source
-        return
-    with _scratch() as folder:
-        source.download(folder / source.name)
-        yield folder / source.name
-
-
-def list_files(folder: Location, suffix: str) -> pa.Table:
-    """Names and sizes (`FILES`) of the files in a folder that end so, hidden ones left out; none without the folder."""
-    return pa.Table.from_batches(_batches(_entries(folder), suffix), FILES)
-
-
-def remove_unfinished(folder: Location) -> None:
-    """Remove what killed processes left half written. An object store never shows such files."""
-    if isinstance(folder, Path) and folder.is_dir():
-        with os.scandir(folder) as entries:  # `glob` would make a list of a million names
-            unfinished = [entry.path for entry in entries if TEMPORARY in entry.name]
-        for path in unfinished:
-            Path(path).unlink(missing_ok=True)
-
-
-def remove_old_scratch() -> None:
-    """Remove the copies of processes that were killed on this machine."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}-{_process_namespace()}-*"):
-        pid = path.name.split("-")[-2]
-        if Path("/proc/self").exists() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    prefix = f"{_SCRATCH}-{_process_namespace()}-{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
-        yield Path(folder)
-
-
-def _process_namespace() -> int:
-    """Tells containers apart that share a folder for temporary files and number their processes alike."""
-    try:
-        return Path("/proc/self/ns/pid").stat().st_ino
-    except OSError:  # not Linux
-        return 0
-
-
-def _entries(folder: Location) -> Iterator[tuple[str, int]]:
-    if isinstance(folder, RemotePath):
-        yield from folder.files()
-    elif folder.is_dir():
-        with os.scandir(folder) as entries:
-            yield from ((entry.name, entry.stat().st_size) for entry in entries if entry.is_file())
-
-
-def _batches(entries: Iterator[tuple[str, int]], suffix: str) -> Iterator[pa.RecordBatch]:
-    """A bounded number of Python objects at a time."""
-    names: list[str] = []
-    sizes: list[int] = []
-    for name, size in entries:
-        if name.startswith(".") or not name.endswith(suffix):
-            continue
-        names.append(name)
-        sizes.append(size)
-        if len(names) == BATCH_ROWS:
-            yield pa.record_batch([names, sizes], schema=FILES)
-            names, sizes = [], []
-    yield pa.record_batch([names, sizes], schema=FILES)
-
-
-def resolve_path(given: str | Location, folder: Location) -> Location:
-    """`given`, relative to `folder`; `~` is the user's home. Raises ValueError for a URI that cannot be used."""
-    if isinstance(given, RemotePath) or is_uri(str(given)):
+def resolve_path(given: PathOrUri, folder: Location) -> Location:
+    """`given`, relative to `folder`; `~` is the user's home. Raises ValueError, which says what would be right."""
+    if isinstance(given, Location) or is_uri(str(given)):
         return to_location(given)
     if scheme := re.match(r"\w[\w+.-]*://", str(given)):
         raise ValueError(f"a path, or a URI of a kind that can be read ({', '.join(SCHEMES)}), not {scheme[0]}")
@@ -158,7 +182,72 @@ def resolve_path(given: str | Location, folder: Location) -> Location:
         path = Path(given).expanduser()
     except RuntimeError:  # `~name` of a user that does not exist: a file may be called so
         path = Path(given)
-    found = path if path.is_absolute() else folder / str(path)
-    if isinstance(found, RemotePath) and found.key.startswith(".."):
-        raise ValueError("a path that stays in the bucket")
-    return found
+    return to_location(path) if path.is_absolute() else folder / path
+
+
+@contextmanager
+def local_copy(source: Location) -> Iterator[Path]:
+    """A local path to read a file at: its own, or that of a copy that exists for the time of the block.
+
+    Raises FileNotFoundError and StorageUnavailable for a file in a store; nothing is checked of a local one.
+    """
+    if (local := source.local_path) is not None:
+        yield local
+        return
+    with scratch_folder() as folder:
+        copy = folder / (source.name or "copy")
+        source.download(copy)
+        yield copy
+
+
+@contextmanager
+def atomic_write(target: Location) -> Iterator[Path]:
+    """Yield a local path to write to; when the block succeeds, the file is complete as `target`. Raises OSError."""
+    if (local := target.local_path) is None:
+        with staged_file(target) as staged:
+            yield staged
+        return
+    with atomic_writer(local) as unfinished:
+        yield unfinished
+
+
+@contextmanager
+def staged_file(target: Location) -> Iterator[Path]:
+    """As `atomic_write`, for writers that are atomic themselves: on a disk they write `target` directly."""
+    if (local := target.local_path) is not None:
+        yield local
+        return
+    with scratch_folder() as folder:
+        yield folder / target.name
+        target.upload(folder / target.name)
+
+
+def list_files(folder: Location, suffix: str) -> pa.Table:
+    """Names and sizes (`FILES`) of the files in a folder with a suffix, hidden ones left out; none without the folder."""
+    return pa.Table.from_batches(_batches(folder.files(), suffix), FILES)
+
+
+def remove_unfinished(folder: Location) -> None:
+    """Remove what killed processes left half written. Object stores never show such files."""
+    path = folder.local_path
+    if path is None or not path.is_dir():
+        return
+    with os.scandir(path) as entries:  # `glob` would make a list of a million names
+        unfinished = [entry.path for entry in entries if entry.name.startswith(UNFINISHED_PREFIX)]
+    for name in unfinished:
+        Path(name).unlink(missing_ok=True)
+
+
+def _batches(entries: Iterator[FileEntry], suffix: str) -> Iterator[pa.RecordBatch]:
+    """A bounded number of Python objects at a time."""
+    names: list[str] = []
+    sizes: list[int] = []
+    for entry in entries:
+        if entry.name.startswith(".") or not entry.name.endswith(suffix):
+            continue
+        names.append(entry.name)
+        sizes.append(entry.size)
+        if len(names) == BATCH_ROWS:
+            yield pa.record_batch([names, sizes], schema=FILES)
+            names, sizes = [], []
+    yield pa.record_batch([names, sizes], schema=FILES)

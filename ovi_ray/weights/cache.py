@@ -1,114 +1,146 @@
-"""Checkpoint folders that lie in a store, fetched to this machine: each file once, by one process at a time. Pure.
+"""The cache of checkpoint folders in stores: each file is fetched to this machine once, by one process at a time.
 
     $XDG_CACHE_HOME/ovi-ray/checkpoints/<hash of the URI>/    in the published layout
         Ovi/model.safetensors            complete or absent
-        Ovi/.model.safetensors.source    what the store said of it when it was fetched
+        Ovi/.model.safetensors.source    its size and time of change in the store when it was fetched
 
-A file whose size or time of change is another in the store is fetched again. Where the store does not answer, a model that
-was fetched before is used as it is.
+A file whose size or time of change differs in the store is fetched again. While the store does not answer, a model that was
+fetched before is used.
 """
 
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ovi.config import Architecture
 from ovi.errors import CheckpointMismatch
+from ovi.files import atomic_writer, user_cache_folder
 from ovi.weights.formats import WeightFormat, in_format
 from ovi.weights.layout import ARCHITECTURE, model_files
 from ovi_ray.errors import InputError, Problem, StorageUnavailable
-from ovi_ray.storage.object_store import RemotePath
-from ovi_ray.storage.paths import Location, remove_unfinished, write_bytes, written
+from ovi_ray.storage.paths import Location, PathOrUri, remove_unfinished, to_location
 
-HASH_DIGITS = 16
-KEPT_FREE = 1 << 30  # bytes that a download leaves on the disk
-GB = 1e9
+_HASH_DIGITS = 16
+_GB = 1e9
 
 Tell = Callable[[str], None]
+FREE_BYTES = 1 << 30
+"""Bytes that a download leaves free on the disk, by default."""
 
 
 def local_checkpoint(
-    ckpt_dir: Location,
+    ckpt_dir: PathOrUri,
     model_names: Iterable[str] = (),
     weights: WeightFormat = WeightFormat.DTYPE,
     *,
     tell: Tell = lambda text: None,
+    free_bytes: int = FREE_BYTES,
 ) -> Path:
-    """A folder on this machine that has what these models need of a checkpoint folder; without a model, its architecture.
+    """A folder on this machine with the files of a checkpoint folder that some models need, and its `architecture.json`.
 
-    A file that is missing in the store is missing there too. Raises StorageUnavailable where the store does not give them,
-    InputError where they do not fit on the disk, InvalidRequest for a model that does not exist or not in that format, and
-    CheckpointMismatch for an unusable `architecture.json`.
+    A file that is missing in the store is missing there too. `free_bytes` are left free on the disk of the cache.
+
+    Raises StorageUnavailable where the store fails, InputError where the files do not fit on the disk, InvalidRequest for a
+    model that does not exist or not in that format, and CheckpointMismatch for an unusable `architecture.json`.
     """
-    if isinstance(ckpt_dir, Path):
-        return ckpt_dir
-    folder = cache_folder(ckpt_dir)
-    with _alone(folder):
-        _bring_up_to_date(ckpt_dir, folder, [ARCHITECTURE], tell)
-        files = dict.fromkeys(file for name in model_names for file in _files(ckpt_dir, folder, name, weights))
-        _bring_up_to_date(ckpt_dir, folder, list(files), tell)
+    source = to_location(ckpt_dir)
+    if (local := source.local_path) is not None:
+        return local
+    folder = cache_folder(source)
+    cache = _Cache(source=source, folder=folder, free_bytes=free_bytes, tell=tell)
+    with _exclusive(folder):
+        cache.update([ARCHITECTURE])
+        files = dict.fromkeys(file for name in model_names for file in _files(source, folder, name, weights))
+        cache.update(list(files))
     return folder
 
 
-def missing_files(ckpt_dir: RemotePath, model_name: str, weights: WeightFormat = WeightFormat.DTYPE) -> list[str]:
-    """The files of a model that are not in a store, as far as it answers. Raises what `local_checkpoint` does."""
+def missing_files(ckpt_dir: Location, model_name: str, weights: WeightFormat = WeightFormat.DTYPE) -> list[str]:
+    """The files of a model that are missing in a store; none while it does not answer. Raises what `local_checkpoint` does."""
     files = _files(ckpt_dir, local_checkpoint(ckpt_dir), model_name, weights)
     try:
         return [file for file in files if not (ckpt_dir / file).is_file()]
-    except StorageUnavailable:  # not even that is known
+    except StorageUnavailable:
         return []
 
 
-def cache_folder(ckpt_dir: RemotePath) -> Path:
-    """Where the files of a checkpoint folder in a store are kept on this machine."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = hashlib.sha256(str(ckpt_dir).encode()).hexdigest()[:HASH_DIGITS]
-    return Path(root) / "ovi-ray" / "checkpoints" / name
+def cache_folder(ckpt_dir: Location) -> Path:
+    """The cache of a checkpoint folder in a store on this machine."""
+    name = hashlib.sha256(str(ckpt_dir).encode()).hexdigest()[:_HASH_DIGITS]
+    return user_cache_folder() / "checkpoints" / name
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time work on a cache folder. A lock goes with its process, however that ends."""
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Let one process at a time work on a cache folder. The lock ends with its process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("wb")
     except OSError as error:
         found = f"a folder that cannot be written ({error.strerror})"
-        expected = "a folder for weights from a store: XDG_CACHE_HOME names another"
+        expected = "a cache folder for weights from a store: set XDG_CACHE_HOME to one that can be written"
         raise InputError([Problem(file=str(folder), value=found, expected=expected)]) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _bring_up_to_date(ckpt_dir: RemotePath, folder: Path, files: list[str], tell: Tell) -> None:
-    try:
-        stale = {file: facts for file in files if (facts := _facts(ckpt_dir / file)) != _recorded(folder / file)}
-    except StorageUnavailable:
-        if all(file == ARCHITECTURE or _recorded(folder / file) for file in files):
-            tell(f"{ckpt_dir} does not answer: the weights that were fetched before are used")
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Cache:
+    """The cached copy of one checkpoint folder. The caller holds its lock."""
+
+    source: Location
+    folder: Path
+    free_bytes: int
+    tell: Tell
+
+    def update(self, files: list[str]) -> None:
+        """Fetch those files that are not cached or that changed, and remove those that are gone from the store."""
+        try:
+            stale = {file: facts for file in files if (facts := _facts(self.source / file)) != self._recorded(file)}
+        except StorageUnavailable:
+            if not all(file == ARCHITECTURE or self._recorded(file) for file in files):
+                raise
+            self.tell(f"{self.source} does not answer: the weights that were fetched before are used")
             return
-        raise
-    for file in stale:
-        (folder / file).unlink(missing_ok=True)
-        _record_of(folder / file).unlink(missing_ok=True)
-    there = {file: facts for file, facts in stale.items() if facts}
-    for parent in {(folder / file).parent for file in there}:
-        parent.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(parent)  # of processes that were killed: this one has the lock
-    _check_room(ckpt_dir, folder, sum(facts["size"] for facts in there.values()))
-    for file, facts in there.items():
-        tell(f"fetching {ckpt_dir / file} ({facts['size'] / 1e6:,.0f} MB)")
-        _fetch(ckpt_dir / file, folder / file, facts)
+        for file in stale:
+            (self.folder / file).unlink(missing_ok=True)
+            _record_of(self.folder / file).unlink(missing_ok=True)
+        self._fetch_all({file: facts for file, facts in stale.items() if facts})
+
+    def _fetch_all(self, files: dict[str, dict[str, float]]) -> None:
+        for parent in {(self.folder / file).parent for file in files}:
+            parent.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(to_location(parent))
+        self._check_room(sum(facts["size"] for facts in files.values()))
+        for file, facts in files.items():
+            self.tell(f"fetching {self.source / file} ({facts['size'] / 1e6:,.0f} MB)")
+            _fetch(self.source / file, self.folder / file, facts)
+
+    def _check_room(self, needed: float) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if needed and needed + self.free_bytes > free:
+            found = f"{needed / _GB:.1f} GB of weights to fetch, and {free / _GB:.1f} GB are free in {self.folder}"
+            expected = "room for them: set XDG_CACHE_HOME to a folder on a larger disk"
+            raise InputError([Problem(file=str(self.source), value=found, expected=expected)])
+
+    def _recorded(self, file: str) -> dict[str, float]:
+        """The facts of the file in the store when it was fetched; empty where it is not cached completely."""
+        local = self.folder / file
+        try:
+            facts = json.loads(_record_of(local).read_text(encoding="utf-8"))
+            return facts if local.stat().st_size == facts["size"] else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
 
-def _facts(source: RemotePath) -> dict[str, float]:
-    """What tells a file of a store from what it was before; nothing for one that is not there."""
+def _facts(source: Location) -> dict[str, float]:
+    """Size and time of change of a file in a store, which tell its versions apart; empty for a missing file."""
     try:
         status = source.stat()
     except FileNotFoundError:
@@ -116,23 +148,15 @@ def _facts(source: RemotePath) -> dict[str, float]:
     return {"size": status.st_size, "mtime": status.st_mtime}
 
 
-def _recorded(local: Path) -> dict[str, float]:
-    """The facts of the file that was fetched; nothing where it is not there, or not wholly."""
-    try:
-        facts = json.loads(_record_of(local).read_text(encoding="utf-8"))
-        return facts if local.stat().st_size == facts["size"] else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
 def _record_of(local: Path) -> Path:
     return local.with_name(f".{local.name}.source")
 
 
-def _fetch(source: RemotePath, local: Path, facts: dict[str, float]) -> None:
-    # The record first: a file without one would stay when it is removed from the store.
-    write_bytes(_record_of(local), json.dumps(facts).encode())
-    with suppress(FileNotFoundError), written(local) as target:  # removed from the store just now: it is missing
+def _fetch(source: Location, local: Path, facts: dict[str, float]) -> None:
+    # The record comes first: a file without one would stay when it is removed from the store.
+    with atomic_writer(_record_of(local)) as record:
+        record.write_text(json.dumps(facts), encoding="utf-8")
+    with suppress(FileNotFoundError), atomic_writer(local) as target:  # removed from the store just now: it is missing
         source.download(target)
         if (size := target.stat().st_size) != facts["size"]:
             raise StorageUnavailable(f"{source}: {size} of {facts['size']} bytes arrived")
@@ -140,16 +164,8 @@ def _fetch(source: RemotePath, local: Path, facts: dict[str, float]) -> None:
             raise StorageUnavailable(f"{source}: it changed while it was fetched")
 
 
-def _check_room(ckpt_dir: RemotePath, folder: Path, needed: float) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed and needed + KEPT_FREE > free:
-        found = f"{needed / GB:.1f} GB of weights to fetch, and {free / GB:.1f} GB are free in {folder}"
-        expected = "room for them: XDG_CACHE_HOME names a folder on another disk"
-        raise InputError([Problem(file=str(ckpt_dir), value=found, expected=expected)])
-
-
-def _files(ckpt_dir: RemotePath, folder: Path, model_name: str, weights: WeightFormat) -> list[str]:
-    """What a model needs. `architecture.json` may name other files: none is ever written outside the cache folder."""
+def _files(ckpt_dir: Location, folder: Path, model_name: str, weights: WeightFormat) -> list[str]:
+    """The files that a model needs. Raises CheckpointMismatch where `architecture.json` names one outside the folder."""
     files = model_files(in_format(Architecture.read(folder).spec(model_name), weights))
     for file in files:
         if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:

@@ -5,7 +5,6 @@ from ovi.weights import loading as checkpoints
 from ovi.weights.formats import WeightFormat
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.storage.diagnostics import plain_reason
-from ovi_ray.storage.object_store import RemotePath
 from ovi_ray.storage.paths import Location
 from ovi_ray.weights.cache import Tell, local_checkpoint, missing_files
 
@@ -17,24 +16,24 @@ def checkpoint_problems(
     *,
     tell: Tell = lambda text: None,
 ) -> list[Problem]:
-    """What is wrong with the files of a model. Those in a store are fetched, unless one is missing."""
+    """Problems with the files of a model. Files in a store are fetched first, unless one is missing."""
     try:
-        if isinstance(ckpt_dir, RemotePath) and (missing := missing_file_problems(ckpt_dir, model_name, weights)):
+        if not ckpt_dir.is_local and (missing := missing_file_problems(ckpt_dir, model_name, weights)):
             return missing
         folder = local_checkpoint(ckpt_dir, [model_name], weights, tell=tell)
         statuses = checkpoints.check_model(folder, model_name, weights)
     except InvalidRequest as error:
         return [Problem(file=str(ckpt_dir), field="weights", value=str(weights), expected=str(error))]
-    except OSError as error:  # the store's, or the disk is full after all
+    except OSError as error:  # the store failed, or the disk is full
         return [store_problem(error, ckpt_dir)]
     except InputError as error:
         return list(error.problems)
     return [checkpoint_problem(status.error, ckpt_dir / status.path) for status in statuses if status.error is not None]
 
 
-def missing_file_problems(ckpt_dir: RemotePath, model_name: str, weights: WeightFormat) -> list[Problem]:
-    """A problem for each file of a model that is not in an object store."""
-    expected = f"a file of model {model_name}, where `ovi-ray weights download` puts it in a folder on a disk"
+def missing_file_problems(ckpt_dir: Location, model_name: str, weights: WeightFormat) -> list[Problem]:
+    """A problem for each file of a model that is missing in a store."""
+    expected = f"a file of model {model_name}, at the path that `ovi-ray weights download` gives it on a disk"
     return [
         Problem(file=str(ckpt_dir / file), value="no such file", expected=expected)
         for file in missing_files(ckpt_dir, model_name, weights)

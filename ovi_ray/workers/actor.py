@@ -44,7 +44,8 @@ from ovi_ray.protocol.messages import (
 from ovi_ray.scheduling.device_profile import DeviceProfile
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.diagnostics import storage_error
-from ovi_ray.storage.paths import remove_old_scratch, to_location, uploaded
+from ovi_ray.storage.paths import staged_file, to_location
+from ovi_ray.storage.scratch import remove_old_scratch
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.workers.denoise_checkpoint import DenoiseKeeper
 from ovi_ray.workers.first_frame import first_frame_file
@@ -295,7 +296,7 @@ class Worker:
         self._make_room(rung, STAGES[Stage.DECODE].components)
         pipeline = self._pipeline.on_cpu() if rung.on_cpu else self._pipeline
         audio = pipeline.decode_audio(latents.audio)
-        with uploaded(to_location(work.video_path)) as path:
+        with staged_file(to_location(work.video_path)) as path:
             self._write_video(work, path, audio, pipeline.decode_video(latents.video, rung.tiling))
             size = path.stat().st_size
         return {"num_frames": work.num_frames, "num_samples": len(audio), "video_bytes": size}
@@ -317,7 +318,7 @@ class Worker:
             for chunk in chunks:
                 frames = frames_to_uint8(chunk)
                 if num_frames <= work.num_frames // 2 < num_frames + len(frames):
-                    with uploaded(to_location(work.poster_path)) as poster:
+                    with staged_file(to_location(work.poster_path)) as poster:
                         write_poster(poster, frames[work.num_frames // 2 - num_frames])
                 writer.write(frames)
                 num_frames += len(frames)

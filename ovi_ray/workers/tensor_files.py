@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ovi_ray.errors import LatentsUnusable
-from ovi_ray.storage.paths import Location, local_copy, write_bytes
+from ovi_ray.storage.paths import Location, local_copy
 
 Facts = dict[str, Any]
 
@@ -22,7 +22,7 @@ def save_tensors(path: Location, tensors: dict[str, Tensor], *, clip_id: str, fa
     """Write a file. It is complete and on disk under its name when this returns. Raises OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"clip_id": clip_id, "facts": json.dumps(facts)}
-    write_bytes(path, safetensors.torch.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)}))
+    path.write_bytes(safetensors.torch.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)}))
 
 
 def load_tensors(path: Location, *, clip_id: str) -> tuple[dict[str, Tensor], Facts]:

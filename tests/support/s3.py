@@ -1,6 +1,8 @@
-"""A real S3 server for tests: moto's, a process of its own on this machine."""
+"""An S3 server for tests: moto's, in a process of its own on this machine."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,16 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
-from pyarrow import fs
-
-START_S = 30.0
+PATIENCE_S = 300.0
 _ask = build_opener(ProxyHandler({})).open  # never through a proxy
 
 
 class S3Server:
-    """A running server. Any credentials do."""
+    """A running server. It accepts any credentials."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, pid: int) -> None:
+        self._pid = pid
         self.endpoint = f"http://127.0.0.1:{port}"
         self.environment = {
             "AWS_ENDPOINT_URL": self.endpoint,
@@ -31,67 +32,73 @@ class S3Server:
         self._buckets = 0
 
     def new_bucket(self) -> str:
-        """The URI of an empty bucket, for whoever has the server's environment."""
+        """The URI of a new bucket, for processes with `environment`."""
         self._buckets += 1
         name = f"bucket-{self._buckets}"
-        store = fs.S3FileSystem(
-            access_key="test", secret_key="test", endpoint_override=self.endpoint, allow_bucket_creation=True
-        )
-        store.create_dir(name)
+        _ask(Request(f"{self.endpoint}/{name}", method="PUT"), timeout=PATIENCE_S).close()
         return f"s3://{name}"
 
     def requests(self, method: str = "GET") -> list[str]:
-        """Paths of the objects that were asked for since `forget_requests`."""
+        """Paths of the objects that were requested since `forget_requests`."""
         lines = self._admin("recorder/download-recording", "GET").splitlines()
         asked = [json.loads(line) for line in lines if line.strip()]
         return [request["url"].split("/", 3)[3] for request in asked if request["method"] == method]
 
     def forget_requests(self) -> None:
-        """Count from now."""
+        """Start a new recording for `requests`."""
         self._admin("recorder/reset-recording", "POST")
         self._admin("recorder/start-recording", "POST")
 
     @contextmanager
     def refusing_credentials(self) -> Iterator[None]:
-        """For the time of the block no credentials do."""
+        """For the time of the block the server refuses all credentials."""
         self._admin("reset-auth", "POST", b"0")
         try:
             yield
         finally:
             self._admin("reset-auth", "POST", b"inf")
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """For the time of the block the server accepts connections and never answers."""
+        os.kill(self._pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._pid, signal.SIGCONT)
+
     def _admin(self, path: str, method: str, content: bytes | None = None) -> str:
         headers = {"Content-Type": "text/plain"}
         request = Request(f"{self.endpoint}/moto-api/{path}", data=content, headers=headers, method=method)
-        with _ask(request, timeout=5) as answer:
+        with _ask(request, timeout=PATIENCE_S) as answer:
             return answer.read().decode()
 
 
 @contextmanager
 def running_s3(folder: Path) -> Iterator[S3Server]:
-    """A server for the time of the block; `folder` takes what it writes."""
+    """A server for the time of the block; `folder` gets its log."""
     port = free_port()
     command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
     with (folder / "s3.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:
-        server = S3Server(port)
+        server = S3Server(port, process.pid)
         _wait_for(server, process, folder / "s3.log")
         yield server
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port of loopback on which nothing listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def _wait_for(server: S3Server, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + START_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             _ask(server.endpoint, timeout=1).close()

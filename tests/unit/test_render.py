@@ -22,7 +22,7 @@ from ovi_ray.render import RenderOptions, render
 from ovi_ray.retry import prepare_retry
 from ovi_ray.scheduling.events import TaskFailed
 from ovi_ray.scheduling.task import FailureKind
-from ovi_ray.storage.paths import list_files, local_copy, to_location, written
+from ovi_ray.storage.paths import atomic_write, list_files, local_copy, to_location
 from tests.support.fake_executor import FakeExecutor
 
 
@@ -30,7 +30,7 @@ class RenderingExecutor(FakeExecutor):
     """Its decodes write real videos."""
 
     def decode(self, work):
-        with written(to_location(work.video_path)) as path:
+        with atomic_write(to_location(work.video_path)) as path:
             with VideoWriter(path, audio=np.zeros(6656, np.float32), parameters=work.parameters) as writer:
                 writer.write(np.zeros((work.num_frames, 32, 32, 3), np.uint8))
             return {"num_frames": work.num_frames, "video_bytes": path.stat().st_size}
@@ -66,7 +66,7 @@ def start(monkeypatch, tiny_dir, tmp_path, out):
 @pytest.fixture(params=["disk", "store"])
 def out(request, tmp_path):
     """An output location of each kind: all that follows is true of both."""
-    return tmp_path / "out" if request.param == "disk" else to_location(request.getfixturevalue("s3_bucket")) / "out"
+    return to_location(tmp_path if request.param == "disk" else request.getfixturevalue("s3_bucket")) / "out"
 
 
 def rows(out):

@@ -45,7 +45,7 @@ def test_the_published_keys_are_read(write_job, tmp_path):
     assert (job.params.solver_name, job.params.shift, job.params.seed) == (SolverName.DPMPP, 4.0, 7)
     assert (job.params.video_frame_height_width, job.params.slg_layer) == ((512, 992), 9)
     assert (job.params.video_negative_prompt, job.params.audio_negative_prompt) == ("", "echo")
-    assert job.prompts == tmp_path / "prompts.csv"
+    assert job.prompts.local_path == tmp_path / "prompts.csv"
     assert job.text_prompt is None
 
 
@@ -54,8 +54,8 @@ def test_paths_are_relative_to_the_job_file_and_options_to_the_working_directory
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     job = JobSpec.from_yaml(write_job(), {"output_dir": "here"})
-    assert job.ckpt_dir == tmp_path / "ckpts"
-    assert job.output_dir == elsewhere / "here"
+    assert job.ckpt_dir.local_path == tmp_path / "ckpts"
+    assert job.output_dir.local_path == elsewhere / "here"
 
 
 def test_options_override_the_job_file_even_where_it_is_wrong(write_job):

@@ -1,22 +1,19 @@
-"""What is kept of clips under way, and storage that fails."""
-
-import errno
+"""Intermediate files of clips that are not finished."""
 
 import pyarrow as pa
 import pytest
 import torch
 
-from ovi.errors import MediaError
+from ovi.files import UNFINISHED_PREFIX
 from ovi_ray.errors import LatentsUnusable
 from ovi_ray.output.intermediates import Intermediates
-from ovi_ray.storage.diagnostics import storage_error, write_problem
-from ovi_ray.storage.object_store import TEMPORARY
+from ovi_ray.storage.paths import to_location
 from ovi_ray.workers.tensor_files import load_tensors, save_tensors
 
 
 @pytest.fixture
 def keep(tmp_path):
-    keep = Intermediates(output_dir=tmp_path)
+    keep = Intermediates(output_dir=to_location(tmp_path))
     keep.prepare()
     return keep
 
@@ -28,24 +25,24 @@ def put(keep, *clip_ids):
 
 
 def left(keep):
-    return sorted(path.name.partition(".")[0] for path in keep.output_dir.rglob("*.safetensors"))
+    return sorted(path.name.partition(".")[0] for path in keep.output_dir.local_path.rglob("*.safetensors"))
 
 
 def test_what_is_left_of_finished_clips_is_removed(keep):
     put(keep, "a", "b")
-    keep.sweep(pa.array(["a", "z"]))
+    keep.remove_all_committed(pa.array(["a", "z"]))
     assert left(keep) == ["b", "b"]
 
 
 def test_latents_that_are_kept_for_good_outlive_their_video_but_checkpoints_do_not(tmp_path, keep):
     put(keep, "a")
-    Intermediates(output_dir=tmp_path, for_good=True).committed("a")
+    Intermediates(output_dir=to_location(tmp_path), keep_latents=True).remove_committed("a")
     assert left(keep) == ["a"]
     assert keep.with_latents().to_pylist() == ["a"]
 
 
 def test_half_written_files_are_neither_seen_nor_kept(keep):
-    half = keep.latents_path("a").with_name(f"{TEMPORARY}0badcafe.a.safetensors")
+    half = keep.latents_path("a").with_name(f"{UNFINISHED_PREFIX}0badcafe.a.safetensors")
     half.write_bytes(b"half")
     assert keep.with_latents().to_pylist() == []
     keep.prepare()
@@ -55,47 +52,33 @@ def test_half_written_files_are_neither_seen_nor_kept(keep):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
 def test_tensors_come_back_bit_for_bit_with_their_facts(tmp_path, dtype):
     tensors = {"a": torch.arange(7).to(dtype), "b": torch.ones((), dtype=dtype)}
-    save_tensors(tmp_path / "x", tensors, clip_id="c", facts={"denoise_s": 1.5})
-    read, facts = load_tensors(tmp_path / "x", clip_id="c")
+    save_tensors(to_location(tmp_path / "x"), tensors, clip_id="c", facts={"denoise_s": 1.5})
+    read, facts = load_tensors(to_location(tmp_path / "x"), clip_id="c")
     assert facts == {"denoise_s": 1.5}
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
 
 
 def test_every_flipped_byte_of_a_file_is_found(tmp_path):
-    path = tmp_path / "x"
+    path = to_location(tmp_path / "x")
     save_tensors(path, {"a": torch.arange(9.0)}, clip_id="c", facts={"device": "cpu"})
     whole = path.read_bytes()
     for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        (tmp_path / "x").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(LatentsUnusable):
             load_tensors(path, clip_id="c")
 
 
 @pytest.mark.parametrize("length", [0, 4, 100])
 def test_a_truncated_file_is_refused(tmp_path, length):
-    save_tensors(tmp_path / "x", {"a": torch.arange(9.0)}, clip_id="c", facts={})
+    save_tensors(to_location(tmp_path / "x"), {"a": torch.arange(9.0)}, clip_id="c", facts={})
     (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:length])
     with pytest.raises(LatentsUnusable):
-        load_tensors(tmp_path / "x", clip_id="c")
+        load_tensors(to_location(tmp_path / "x"), clip_id="c")
 
 
 def test_latents_of_another_clip_and_latents_that_are_gone_are_refused(tmp_path):
-    save_tensors(tmp_path / "x", {"a": torch.arange(9.0)}, clip_id="c", facts={})
+    save_tensors(to_location(tmp_path / "x"), {"a": torch.arange(9.0)}, clip_id="c", facts={})
     with pytest.raises(LatentsUnusable, match="of clip c, not of d"):
-        load_tensors(tmp_path / "x", clip_id="d")
+        load_tensors(to_location(tmp_path / "x"), clip_id="d")
     with pytest.raises(LatentsUnusable):
-        load_tensors(tmp_path / "nowhere", clip_id="c")
-
-
-def test_storage_is_told_from_other_failures_through_what_caused_them():
-    full = MediaError("x")
-    full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-    assert storage_error(full) == "No space left on device"
-    assert storage_error(OSError(errno.ENOENT, "No such file")) == ""
-    assert storage_error(MediaError("x")) == ""
-
-
-def test_a_folder_that_can_be_written_has_no_problem_and_one_that_is_gone_has(tmp_path):
-    assert write_problem(tmp_path) == ""
-    assert not list(tmp_path.iterdir())
-    assert write_problem(tmp_path / "gone") == "No such file or directory"
+        load_tensors(to_location(tmp_path / "nowhere"), clip_id="c")

@@ -1,165 +1,240 @@
-"""One driver at a time on an output folder."""
+"""One driver at a time in an output folder."""
 
-import json
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ovi_ray.errors import OutputInUse
-from ovi_ray.output import lease as claims
-from ovi_ray.output import lock as lock_module
-from ovi_ray.output.lease import LOCK, Owner
+from ovi_ray.output.lease import LOCK, LeaseConfig, lease_of
 from ovi_ray.output.lock import output_lock
-from ovi_ray.storage.paths import list_files, to_location
+from ovi_ray.output.owner import Owner
+from ovi_ray.storage.paths import to_location
+from tests.support.stores import hdfs_folder, memory_folder
 
+PATIENCE_S = 300.0
+FAST = LeaseConfig(heartbeat_s=0.05, stale_s=PATIENCE_S, watch_s=0.05)
+"""Renews and looks often; no owner is taken for dead."""
 HOLD = "import sys, time; from ovi_ray.storage.paths import to_location; from ovi_ray.output.lock import output_lock\n"
-HOLD += "with output_lock(to_location(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+HOLD += "with output_lock(to_location(sys.argv[1])): print('held', flush=True); time.sleep(1e6)"
 
 
-@pytest.fixture
-def holder(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
+@contextlib.contextmanager
+def held_elsewhere(folder):
+    """Another process that holds the lock."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
-@pytest.fixture
-def fast(monkeypatch):
-    """Seconds become hundredths."""
-    monkeypatch.setattr(claims, "STALE_S", 1.0)
-    monkeypatch.setattr(lock_module, "WATCH_S", 0.05)
-    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.05)
+def owner_elsewhere():
+    return Owner(host="elsewhere", pid=7, machine="elsewhere")
 
 
-def write_owner(tmp_path, *, host, age_s=0.0):
-    path = tmp_path / LOCK
-    path.write_text(Owner(host=host, pid=7, machine=host).to_json(), encoding="utf-8")
-    os.utime(path, (time.time() - age_s, time.time() - age_s))
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
-def test_a_second_driver_is_refused_with_who_has_the_folder_and_what_to_do(tmp_path, holder):
-    with pytest.raises(OutputInUse, match=rf"process {holder.pid} on .*another --out"), output_lock(tmp_path):
+# -- every kind of storage ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["local", "memory", "hdfs", pytest.param("s3", marks=pytest.mark.s3)])
+def folder(request, tmp_path):
+    match request.param:
+        case "local":
+            found = to_location(tmp_path / "out")
+        case "memory":
+            found = memory_folder("out")
+        case "hdfs":
+            found = hdfs_folder(tmp_path)
+        case "s3":
+            found = to_location(request.getfixturevalue("s3_bucket")) / "out"
+    found.mkdir()
+    return found
+
+
+def lease_file(folder):
+    """Where the lease of a driver elsewhere lies."""
+    if folder.is_local:
+        return folder / LOCK
+    (folder / LOCK).mkdir()
+    return folder / LOCK / ("other.json" if folder.conditional_store is None else "lease.json")
+
+
+def lease_from_elsewhere(folder, owner):
+    """The lease of a driver on another machine, as it is after a renewal."""
+    if not folder.is_local:
+        lease_file(folder).write_bytes(f"{owner.to_json()}\n{time.monotonic_ns()}\n".encode())
+        return
+    path = lease_file(folder).local_path
+    if not path.exists() or path.read_text() != owner.to_json():
+        path.write_text(owner.to_json())  # in place, as a driver writes it: the lock is on the open file
+    os.utime(path)
+
+
+def test_a_second_driver_is_refused_with_who_has_the_folder_and_what_to_do(folder):
+    with (
+        output_lock(folder),
+        pytest.raises(OutputInUse, match=rf"process {os.getpid()} on .*another --out"),
+        output_lock(folder),
+    ):
         pass
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_dead_drivers_lock_is_free_at_once(tmp_path, holder, how):
-    holder.send_signal(how)
-    holder.wait()
-    with output_lock(tmp_path):
-        assert json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["pid"] == os.getpid()
+def test_a_released_folder_can_be_taken_again(folder):
+    for _ in range(3):
+        with output_lock(folder) as lock:
+            assert not lock.is_lost
 
 
-def test_a_frozen_driver_keeps_its_lock(tmp_path, holder):
-    holder.send_signal(signal.SIGSTOP)
-    with pytest.raises(OutputInUse), output_lock(tmp_path):
-        pass
+def test_of_two_drivers_that_start_together_at_most_one_has_the_folder_and_in_stores_exactly_one(folder):
+    for _ in range(5):
+        leases = [lease_of(folder, FAST) for _ in range(2)]
+        start = threading.Barrier(2)
+
+        def acquire(lease, start=start):
+            start.wait()
+            with contextlib.suppress(OutputInUse):
+                return lease.acquire() is None
+            return False
+
+        with ThreadPoolExecutor(2) as pool:
+            won = list(pool.map(acquire, leases))
+        assert sum(won) == 1 or (folder.conditional_store is None and not folder.is_local and sum(won) == 0)
+        for lease in leases:
+            lease.release()
 
 
-def test_a_driver_on_another_machine_is_alive_while_it_touches_the_lock(tmp_path, fast):
-    write_owner(tmp_path, host="elsewhere")
-    beats = threading.Timer(0.3, lambda: os.utime(tmp_path / LOCK))
-    beats.start()
-    told = []
-    with pytest.raises(OutputInUse, match="process 7 on elsewhere"), output_lock(tmp_path, tell=told.append):
-        pass
-    beats.join()
+def test_a_driver_elsewhere_that_renews_its_lease_is_alive(folder):
+    owner, told = owner_elsewhere(), []
+    lease_from_elsewhere(folder, owner)
+    renewals = threading.Event()
+
+    def renew():
+        while not renewals.wait(0.1):
+            lease_from_elsewhere(folder, owner)
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        with (
+            pytest.raises(OutputInUse, match="process 7 on elsewhere"),
+            output_lock(folder, tell=told.append, config=FAST),
+        ):
+            pass
+    finally:
+        renewals.set()
+        thread.join()
     assert len(told) == 1
-    assert "waiting" in told[0]
+    assert "process 7 on elsewhere has used" in told[0]
 
 
-def test_a_driver_on_another_machine_that_has_just_gone_silent_is_waited_for(tmp_path, fast):
-    write_owner(tmp_path, host="elsewhere")
-    started = time.monotonic()
-    with output_lock(tmp_path):
-        assert time.monotonic() - started >= 0.8
-
-
-def test_a_driver_on_another_machine_that_was_silent_for_long_is_dead(tmp_path):
-    write_owner(tmp_path, host="elsewhere", age_s=claims.STALE_S * 2)
-    with output_lock(tmp_path) as lock:
+def test_a_driver_elsewhere_that_has_just_gone_silent_is_waited_for(folder):
+    lease_from_elsewhere(folder, owner_elsewhere())
+    told = []
+    config = LeaseConfig(heartbeat_s=0.05, stale_s=3.0, watch_s=0.05)  # stores tell times in whole seconds
+    with output_lock(folder, tell=told.append, config=config) as lock:
+        assert len(told) == 1
         assert not lock.is_lost
 
 
-def test_a_released_lock_can_be_taken_again(tmp_path):
-    for _ in range(2):
-        with output_lock(tmp_path) as lock:
-            assert not lock.is_lost
+def test_a_driver_elsewhere_that_was_silent_for_long_is_dead(folder):
+    lease_from_elsewhere(folder, owner_elsewhere())
+    told = []
+    with output_lock(folder, tell=told.append, config=LeaseConfig(stale_s=0.0)) as lock:
+        assert not lock.is_lost
+    assert told == []
 
 
-def test_a_lock_is_touched_and_its_loss_to_another_driver_is_noticed(tmp_path, fast):
-    with output_lock(tmp_path) as lock:
-        os.utime(tmp_path / LOCK, (1, 1))
-        time.sleep(0.3)
-        assert (tmp_path / LOCK).stat().st_mtime > time.time() - 60
-        write_owner(tmp_path, host="elsewhere")
-        time.sleep(0.3)
+def test_of_two_that_take_over_a_dead_drivers_lease_in_a_store_exactly_one_has_it(folder):
+    if folder.conditional_store is None:
+        pytest.skip("a promise of stores with conditional writes")
+    for _ in range(5):
+        lease_from_elsewhere(folder, Owner(born="long ago"))  # of this machine, and ended
+        leases = [lease_of(folder, FAST) for _ in range(4)]
+        start = threading.Barrier(4)
+
+        def acquire(lease, start=start):
+            start.wait()
+            with contextlib.suppress(OutputInUse):
+                return lease.acquire() is None
+            return False
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(acquire, leases)) == 1
+
+
+def test_a_driver_that_was_taken_for_dead_notices(folder):
+    lost = threading.Event()
+    with output_lock(folder, on_lost=lost.set, config=FAST) as lock:
+        if folder.is_local or folder.conditional_store is not None:
+            lease_from_elsewhere(folder, owner_elsewhere())
+        else:
+            for entry in list((folder / LOCK).files()):
+                (folder / LOCK / entry.name).unlink(missing_ok=True)
+        assert lost.wait(PATIENCE_S)
         assert lock.is_lost
 
 
-# -- in a store --------------------------------------------------------------------------------------------------------
+def test_a_driver_that_lost_its_lease_leaves_it_to_the_next_one(folder):
+    if folder.conditional_store is None:
+        pytest.skip("a promise of stores with conditional writes")
+    lease = lease_of(folder, FAST)
+    assert lease.acquire() is None
+    lease_from_elsewhere(folder, owner_elsewhere())
+    lease.release()
+    assert b"elsewhere" in lease_file(folder).read_bytes()
 
 
-@pytest.fixture
-def store(s3_bucket):
-    return to_location(s3_bucket) / "out"
+# -- processes ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def store_holder(store):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(store)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
-
-
-def claim_from_elsewhere(store):
-    other = store / LOCK / "other.json"
-    other.write_bytes(Owner(host="elsewhere", pid=7, machine="elsewhere").to_json().encode())
-    return other
-
-
-def test_in_a_store_a_second_driver_is_refused_and_a_dead_one_is_not_in_the_way(store, store_holder):
-    with pytest.raises(OutputInUse, match=rf"process {store_holder.pid} on .*another --out"), output_lock(store):
-        pass
-    store_holder.kill()
-    store_holder.wait()
-    for _ in range(2):
-        with output_lock(store) as lock:
-            assert not lock.is_lost
-    assert not len(list_files(store / LOCK, ""))
-
-
-def test_in_a_store_a_driver_elsewhere_that_falls_silent_is_waited_for_and_one_that_beats_is_not(
-    store, fast, monkeypatch
-):
-    monkeypatch.setattr(claims, "STALE_S", 2.5)  # a store tells times in whole seconds
-    other = claim_from_elsewhere(store)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_dead_drivers_lock_is_free_at_once(tmp_path, how):
     told = []
-    with output_lock(store, tell=told.append):
-        assert not other.exists()
-    assert len(told) == 1
-    assert "process 7 on elsewhere has used s3://" in told[0]
-
-    claim_from_elsewhere(store)
-    beat = threading.Timer(1.1, claim_from_elsewhere, [store])
-    beat.start()
-    with pytest.raises(OutputInUse, match="process 7 on elsewhere"), output_lock(store):
-        pass
-    beat.join()
+    with held_elsewhere(tmp_path) as holder:
+        with pytest.raises(OutputInUse, match=rf"process {holder.pid} on"), output_lock(to_location(tmp_path)):
+            pass
+        holder.send_signal(how)
+        holder.wait()
+        with output_lock(to_location(tmp_path), tell=told.append):
+            assert Owner.from_json((tmp_path / LOCK).read_text()).pid == os.getpid()
+    assert told == []
 
 
-def test_in_a_store_a_driver_that_was_taken_for_dead_notices(store, fast):
-    lost = threading.Event()
-    with output_lock(store, on_lost=lost.set):
-        (claim,) = list_files(store / LOCK, ".json").column("name").to_pylist()
-        (store / LOCK / claim).unlink()
-        assert lost.wait(10)
+def test_a_dead_drivers_lease_in_a_store_is_free_at_once(s3_bucket):
+    store, told = to_location(s3_bucket) / "out", []
+    with held_elsewhere(store) as holder:
+        with pytest.raises(OutputInUse, match=rf"process {holder.pid} on"), output_lock(store):
+            pass
+        holder.kill()
+        holder.wait()
+        with output_lock(store, tell=told.append) as lock:
+            assert not lock.is_lost
+    assert told == []
+
+
+def test_a_frozen_driver_keeps_its_lock(tmp_path):
+    with held_elsewhere(tmp_path) as holder:
+        holder.send_signal(signal.SIGSTOP)
+        with pytest.raises(OutputInUse), output_lock(to_location(tmp_path)):
+            pass
+
+
+def test_a_lock_on_a_disk_is_touched(tmp_path):
+    with output_lock(to_location(tmp_path), config=FAST):
+        os.utime(tmp_path / LOCK, (1, 1))
+        wait_until(lambda: (tmp_path / LOCK).stat().st_mtime > 1)

@@ -27,6 +27,7 @@ from ovi_ray.runtime.shutdown import Stop
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.events import TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKind, FailureKind, Task
+from ovi_ray.storage.paths import to_location
 from ovi_ray.workers.actor import failure_kind
 from ovi_ray.workers.first_frame import first_frame_file
 from tests.support.fake_executor import HANGS, FakeExecutor, info
@@ -299,7 +300,7 @@ def test_the_user_learns_when_a_worker_is_taken_out_and_that_it_is_back(tmp_path
 
 
 def keep_latents_of(plan, tmp_path, index):
-    keep = Intermediates(output_dir=tmp_path / "out")
+    keep = Intermediates(output_dir=to_location(tmp_path / "out"))
     keep.prepare()
     path = keep.latents_path(plan.clip(index).clip_id)
     path.write_bytes(b"latents")
@@ -318,7 +319,7 @@ def test_a_clip_whose_latents_are_kept_begins_at_decode_and_they_go_when_its_vid
 def test_latents_are_kept_for_good_when_asked(tmp_path):
     plan = make_plan(tmp_path)
     path = keep_latents_of(plan, tmp_path, 0)
-    keep = Intermediates(output_dir=tmp_path / "out", for_good=True)
+    keep = Intermediates(output_dir=to_location(tmp_path / "out"), keep_latents=True)
     Driver(plan, FakeExecutor(), Results(tmp_path / "out"), dtype="float32", keep=keep).run()
     assert path.exists()
 

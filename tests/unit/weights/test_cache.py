@@ -1,6 +1,5 @@
 """Checkpoint folders in a store: fetched once to each machine, again when they change, and complete or absent."""
 
-import shutil
 import subprocess
 import sys
 import time
@@ -17,11 +16,10 @@ from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.prepare import prepare
 from ovi_ray.protocol.messages import EncodeFirstFrame, Order, Preload
 from ovi_ray.scheduling.task import FailureKind
-from ovi_ray.storage.object_store import RemotePath
 from ovi_ray.storage.paths import to_location
-from ovi_ray.weights import cache as checkpoint_cache
 from ovi_ray.weights.cache import cache_folder, local_checkpoint, missing_files
 from ovi_ray.workers.actor import Worker, WorkerConfig
+from tests.support.stores import overridden
 
 MODEL = "720x720_5s"
 TRANSFORMER = "Ovi/model.safetensors"
@@ -62,7 +60,7 @@ def job(ckpts, tmp_path, **options):
 
 
 def test_a_folder_on_a_disk_is_used_where_it_is(tiny_dir, cache):
-    assert local_checkpoint(tiny_dir, [MODEL]) == tiny_dir
+    assert local_checkpoint(to_location(tiny_dir), [MODEL]) == tiny_dir
     assert not cache.exists()
 
 
@@ -120,11 +118,12 @@ def test_processes_that_start_together_fetch_each_file_once(ckpts):
 
 def test_a_process_that_is_killed_half_way_leaves_nothing_under_the_name(ckpts):
     stopped = (
-        "import os, pathlib; from ovi_ray.storage.object_store import RemotePath\n"
-        "def half(source, local):\n"
-        "    local.write_bytes(source.read_bytes()[:10]); "
-        "os._exit(9) if source.name == 'model.safetensors' else local.write_bytes(source.read_bytes())\n"
-        "RemotePath.download = half\n"
+        "import os; from ovi_ray.storage.object_store import ObjectStore\n"
+        "def half(store, key, target):\n"
+        "    content = store.read(key)\n"
+        "    target.write_bytes(content[:10])\n"
+        "    os._exit(9) if key.endswith('/model.safetensors') else target.write_bytes(content)\n"
+        "ObjectStore.download = half\n"
     )
     code = FETCH + stopped + f"local_checkpoint(to_location({str(ckpts)!r}), [{MODEL!r}])"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
@@ -136,32 +135,32 @@ def test_a_process_that_is_killed_half_way_leaves_nothing_under_the_name(ckpts):
     assert (folder / TRANSFORMER).read_bytes() == (ckpts / TRANSFORMER).read_bytes()
 
 
-def test_a_download_that_breaks_off_leaves_nothing_under_the_name(ckpts, monkeypatch):
-    monkeypatch.setattr(RemotePath, "download", lambda source, local: local.write_bytes(b"some"))
+def test_a_download_that_breaks_off_leaves_nothing_under_the_name(ckpts):
+    broken = overridden(ckpts, download=lambda key, target: target.write_bytes(b"some"))
     with pytest.raises(StorageUnavailable, match=r"4 of \d+ bytes arrived"):
-        local_checkpoint(ckpts, [MODEL])
+        local_checkpoint(broken, [MODEL])
     assert not list(cache_folder(ckpts).rglob(ARCHITECTURE))
 
 
-def test_a_file_that_changes_while_it_is_fetched_is_not_taken_for_whole(ckpts, monkeypatch):
-    download = RemotePath.download
-
-    def change_and_download(source, local):
-        source.write_bytes(b"new")
-        download(source, local)
+def test_a_file_that_changes_while_it_is_fetched_is_not_taken_for_whole(ckpts):
+    def change_and_download(key, target):
+        ckpts.store.write(key, b"new")
+        ckpts.store.download(key, target)
 
     local_checkpoint(ckpts)
-    monkeypatch.setattr(RemotePath, "download", change_and_download)
     with pytest.raises(StorageUnavailable, match="bytes arrived"):
-        local_checkpoint(ckpts, [MODEL])
+        local_checkpoint(overridden(ckpts, download=change_and_download), [MODEL])
 
 
-def test_weights_that_do_not_fit_on_the_disk_are_told_before_they_are_fetched(ckpts, monkeypatch, tmp_path):
-    usage = shutil.disk_usage(tmp_path)._replace(free=checkpoint_cache.KEPT_FREE)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    (problem,) = problems_of(lambda: local_checkpoint(ckpts))
-    assert problem.startswith(f"{ckpts}: 0.0 GB of weights to fetch, and 1.1 GB are free in {cache_folder(ckpts)}")
-    assert "XDG_CACHE_HOME" in problem
+def test_weights_that_do_not_fit_on_the_disk_are_told_before_they_are_fetched(ckpts):
+    told = []
+    with pytest.raises(InputError) as caught:
+        local_checkpoint(ckpts, free_bytes=1 << 60, tell=told.append)
+    (problem,) = caught.value.problems
+    assert problem.file == str(ckpts)
+    assert problem.value.startswith("0.0 GB of weights to fetch, and ")
+    assert problem.value.endswith(f" GB are free in {cache_folder(ckpts)}")
+    assert told == []
 
 
 def test_a_cache_that_cannot_be_written_is_told(ckpts, cache):
@@ -170,18 +169,18 @@ def test_a_cache_that_cannot_be_written_is_told(ckpts, cache):
     assert "a folder that cannot be written (Not a directory)" in problem
 
 
-def test_what_was_fetched_serves_while_the_store_does_not_answer(ckpts, monkeypatch):
+def test_what_was_fetched_serves_while_the_store_does_not_answer(ckpts):
     folder = local_checkpoint(ckpts, [MODEL])
 
-    def stat(path):
-        raise StorageUnavailable(str(path))
+    def stat(key):
+        raise StorageUnavailable(key)
 
-    monkeypatch.setattr(RemotePath, "stat", stat)
+    silent = overridden(ckpts, stat=stat)
     told = []
-    assert local_checkpoint(ckpts, [MODEL], tell=told.append) == folder
+    assert local_checkpoint(silent, [MODEL], tell=told.append) == folder
     assert "does not answer" in told[0]
     with pytest.raises(StorageUnavailable):
-        local_checkpoint(ckpts, ["960x960_5s"])
+        local_checkpoint(silent, ["960x960_5s"])
 
 
 def test_no_file_is_written_outside_the_cache_whatever_the_store_says(ckpts, cache):
@@ -239,8 +238,8 @@ def test_missing_weights_are_named_where_they_should_be_and_no_others_are_fetche
     told = []
     problems = problems_of(lambda: prepare(job(ckpts, tmp_path), tell=told.append))
     assert problems == [
-        f"{ckpts}/{TRANSFORMER}: no such file; expected a file of model {MODEL}, where `ovi-ray weights download` puts it"
-        " in a folder on a disk"
+        f"{ckpts}/{TRANSFORMER}: no such file; expected a file of model {MODEL}, at the path that `ovi-ray weights"
+        " download` gives it on a disk"
     ]
     assert told == []
 

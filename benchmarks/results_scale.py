@@ -1,9 +1,9 @@
-"""What the results of a large job cost: seconds and memory to open them again, and to write the report of them.
+"""Time and memory that the results of a large job take to write, to resume from and to report.
 
-python benchmarks/ledger_scale.py --clips 1000000 [--json]
+python benchmarks/results_scale.py --clips 1000000 [--json]
 
-Rows are made up and videos are empty files, in a temporary folder. Each phase runs in a process of its own, so that its
-peak memory is its own. What a process takes that has only imported the package is told beside it.
+Rows are synthetic and videos are empty files, in a temporary folder. Each phase runs in a process of its own, so that its
+peak memory is its own. The phase `import` is the baseline: a process that has only imported the package.
 """
 
 import argparse
@@ -23,11 +23,12 @@ import pyarrow.compute as pc
 
 from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, Manifest
 from ovi_ray.output.job_files import FAILED_COLUMNS, write_failed
-from ovi_ray.output.parquet_log import Fragments
+from ovi_ray.output.parquet_log import ParquetLog
 from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS
 from ovi_ray.output.results import Results
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.html import ReportSummary, write_report
+from ovi_ray.storage.paths import to_location
 
 BATCH_ROWS = 64 * 1024
 STARTED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -36,8 +37,8 @@ FAILED_SHARE = 1000  # one clip in so many
 PROMPT = "A fox runs through fresh snow and says, <S>how cold it is today, number {number:09d}<E>. " * 4
 
 
-def made_up_rows(clips: int) -> Iterator[pa.Table]:
-    """Rows of the ledger, a bounded number at a time."""
+def synthetic_rows(clips: int) -> Iterator[pa.Table]:
+    """Result rows, at most `BATCH_ROWS` at a time."""
     for start in range(0, clips, BATCH_ROWS):
         yield _batch(np.arange(start, min(start + BATCH_ROWS, clips)))
 
@@ -93,10 +94,11 @@ def _batch(numbers: np.ndarray) -> pa.Table:
 
 
 def write(folder: Path, clips: int) -> None:
-    """The rows and the videos."""
-    fragments, videos = Fragments(Results(folder).results, RESULTS_SCHEMA), folder / VIDEOS
-    for table in made_up_rows(clips):
-        fragments.append(table)
+    """Write the rows and the videos."""
+    results, videos = Results(to_location(folder)), folder / VIDEOS
+    log = ParquetLog(results.results, RESULTS_SCHEMA)
+    for table in synthetic_rows(clips):
+        log.append(table)
         for clip_id in table.filter(pc.equal(table.column("status"), "done")).column("clip_id").to_pylist():
             (videos / f"{clip_id}.mp4").touch()
 
@@ -110,27 +112,28 @@ def wanted(clips: int) -> pa.Array:
 
 
 def open_again(folder: Path, clips: int) -> None:
-    """What a run does first: see what is finished."""
-    finished = Results(folder).resume(wanted(clips)).finished
+    """What a run does first: find out what is finished."""
+    finished = Results(to_location(folder)).resume(wanted(clips)).finished
     expected = clips - -(-clips // FAILED_SHARE)
     if len(finished) != expected:
         raise SystemExit(f"{len(finished)} clips are finished; expected {expected}")
 
 
 def report(folder: Path, clips: int) -> None:
-    """What a run does last."""
+    """What a run does last: write the list of failed clips and the report."""
     ids = wanted(clips)
     others = {field.name: pa.nulls(clips, field.type) for field in MANIFEST_SCHEMA if field.name != "clip_id"}
     manifest = Manifest(table=pa.table({"clip_id": ids, **others}))
     workers = tuple(WorkerTime(worker=f"w{n}", node="node-a", device="NVIDIA H200", held_s=9.0) for n in range(WORKERS))
     summary = ReportSummary(clips=clips, finished_before=0, started_at=STARTED, seconds=3600.0, workers=workers)
-    ledger = Results(folder)
-    write_failed(folder, manifest, ledger.batches(FAILED_COLUMNS))
-    write_report(folder, ledger.batches, title="scale", summary=summary)
+    output_dir = to_location(folder)
+    results = Results(output_dir)
+    write_failed(output_dir, manifest, results.batches(FAILED_COLUMNS))
+    write_report(output_dir, results.batches, title="scale", summary=summary)
 
 
 def nothing(folder: Path, clips: int) -> None:
-    """Imports alone."""
+    """Only import the package."""
 
 
 PHASES: dict[str, Callable[[Path, int], None]] = {
@@ -142,7 +145,7 @@ PHASES: dict[str, Callable[[Path, int], None]] = {
 
 
 def measure_phase(name: str, folder: Path, clips: int) -> dict[str, float]:
-    """Seconds of a phase, those of them that the processor worked, and the peak memory of this process."""
+    """Wall and processor seconds of a phase, and the peak memory of this process in MiB."""
     begin, begin_cpu = time.perf_counter(), time.process_time()
     PHASES[name](folder, clips)
     seconds, cpu = time.perf_counter() - begin, time.process_time() - begin_cpu
@@ -153,7 +156,7 @@ def measure_phase(name: str, folder: Path, clips: int) -> dict[str, float]:
 def measure(clips: int) -> dict[str, float]:
     """Every phase, each in a process of its own."""
     found: dict[str, float] = {"clips": clips}
-    with tempfile.TemporaryDirectory(prefix="ledger-scale-") as folder:
+    with tempfile.TemporaryDirectory(prefix="results-scale-") as folder:
         for name in PHASES:
             command = [sys.executable, __file__, "--clips", str(clips), "--phase", name, "--folder", folder]
             found |= json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)

@@ -1,0 +1,38 @@
+"""Files on a local disk: the atomic writer, and the folder for cached data."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import platformdirs
+
+UNFINISHED_PREFIX = ".tmp-"
+"""Starts the name of a file that is being written. A process that was killed may leave one; it is safe to delete."""
+
+
+def unfinished_path(target: Path) -> Path:
+    """A new name beside `target` for a file that is renamed to `target` once it is complete."""
+    return target.with_name(f"{UNFINISHED_PREFIX}{uuid4().hex[:8]}.{target.name}")
+
+
+@contextmanager
+def atomic_writer(target: Path) -> Iterator[Path]:
+    """Yield a path to write to; it replaces `target` when the block succeeds and is removed when it raises.
+
+    The content is flushed to the disk before the rename, so a crash never leaves an incomplete `target`. Raises OSError.
+    """
+    unfinished = unfinished_path(target)
+    try:
+        yield unfinished
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def user_cache_folder() -> Path:
+    """The user's cache folder for this program: $XDG_CACHE_HOME/ovi-ray, or ~/.cache/ovi-ray, on Linux."""
+    return platformdirs.user_cache_path("ovi-ray", appauthor=False)

@@ -1,0 +1,82 @@
+"""Files on a local or mounted disk."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ovi.files import atomic_writer
+from ovi_ray.storage.store import FileEntry, FileKind, FileStat
+
+
+class LocalStore:
+    """The file systems of this machine. Keys are paths, relative or absolute, as the user wrote them."""
+
+    def uri(self, key: str) -> str:
+        """See Store."""
+        return key
+
+    def join(self, key: str, name: str) -> str:
+        """See Store. An absolute `name` is taken as it is."""
+        return str(Path(key) / name)
+
+    def bucket(self) -> str:
+        """See Store."""
+        return ""
+
+    def local_path(self, key: str) -> Path:
+        """See Store."""
+        return Path(key)
+
+    def kind(self, key: str) -> FileKind:
+        """See Store."""
+        path = Path(key)
+        if path.is_file():
+            return FileKind.FILE
+        if path.is_dir():
+            return FileKind.FOLDER
+        return FileKind.OTHER if path.exists() else FileKind.MISSING
+
+    def stat(self, key: str) -> FileStat:
+        """See Store."""
+        status = Path(key).stat()
+        return FileStat(st_size=status.st_size, st_mtime=status.st_mtime)
+
+    def list(self, key: str) -> Iterator[FileEntry]:
+        """See Store. Streams: a folder may hold a million files."""
+        if not Path(key).is_dir():
+            return
+        with os.scandir(key) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    yield FileEntry(name=entry.name, size=entry.stat().st_size)
+
+    def read(self, key: str) -> bytes:
+        """See Store."""
+        return Path(key).read_bytes()
+
+    def download(self, key: str, target: Path) -> None:
+        """See Store."""
+        shutil.copyfile(key, target)
+
+    def write(self, key: str, content: bytes) -> None:
+        """See Store."""
+        with atomic_writer(Path(key)) as unfinished:
+            unfinished.write_bytes(content)
+
+    def upload(self, key: str, source: Path) -> None:
+        """See Store."""
+        with atomic_writer(Path(key)) as unfinished:
+            shutil.copyfile(source, unfinished)
+
+    def delete(self, key: str) -> None:
+        """See Store."""
+        Path(key).unlink(missing_ok=True)
+
+    def rename(self, key: str, new_key: str) -> None:
+        """See Store."""
+        Path(key).replace(new_key)
+
+    def make_folder(self, key: str) -> None:
+        """See Store."""
+        Path(key).mkdir(parents=True, exist_ok=True)
