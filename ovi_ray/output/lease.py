@@ -2,7 +2,7 @@
 
 FileLease    on a disk: a locked file whose time of change is the heartbeat, for machines that do not see the lock
 ObjectLease  in an object store: one object, created if absent and renewed by compare-and-swap, so exactly one driver has it
-ClaimLease   in HDFS, which has neither: one file a driver, each written before the others are listed
+ClaimLease   in HDFS and other stores that have neither: one file a driver, each written before the others are listed
 
 Times are those of the storage, on both sides of every comparison: the clocks of two machines may differ by minutes.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Protocol
 from uuid import uuid4
 
-from ovi_ray.errors import OutputInUse
+from ovi_ray.errors import OutputInUse, StorageUnavailable
 from ovi_ray.output.owner import Owner
 from ovi_ray.storage.paths import Location, list_files
 from ovi_ray.storage.store import ConditionalStore, PreconditionFailed
@@ -65,9 +65,28 @@ def lease_of(folder: Location, config: LeaseConfig) -> Lease:
     """The kind of lease that suits the storage of a folder."""
     if (path := folder.local_path) is not None:
         return FileLease(path, config)
-    if (store := folder.conditional_store) is not None:
+    store = folder.conditional_store
+    if store is not None and _honours_conditions(folder, store):
         return ObjectLease(folder, store, config)
     return ClaimLease(folder, config)
+
+
+def _honours_conditions(folder: Location, store: ConditionalStore) -> bool:
+    """Whether the server has conditional writes, found by trying: some S3 servers refuse them, and others ignore them."""
+    probe = folder / LOCK / f"probe-{uuid4().hex}"
+    try:
+        store.create(probe.key, b"1")
+        store.create(probe.key, b"2")
+        return False
+    except PreconditionFailed:
+        return True
+    except StorageUnavailable as error:
+        if "NotImplemented" in str(error.__cause__):
+            return False
+        raise
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 class FileLease:

@@ -138,15 +138,15 @@ def _s3_config(bucket: str, options: Mapping[str, str]) -> Any:
     if "region" in options:
         config["region"] = options["region"]
     elif not (endpoint or any(os.environ.get(f"AWS_{name}") for name in ("REGION", "DEFAULT_REGION", "ENDPOINT_URL"))):
-        config["region"] = _region_of(bucket)
+        config["region"] = region_of(bucket)
     return config
 
 
-def _region_of(bucket: str) -> str:
-    """The region of a bucket on Amazon S3, which tells it without credentials; us-east-1 where it does not."""
-    request = Request(f"https://s3.amazonaws.com/{bucket}", method="HEAD")
+def region_of(bucket: str, server: str = "https://s3.amazonaws.com") -> str:
+    """The region of a bucket, which Amazon S3 tells without credentials; us-east-1 where it does not."""
+    request = Request(f"{server}/{bucket}", method="HEAD")  # noqa: S310  (no scheme from a user)
     try:
-        with urlopen(request, timeout=_CONNECT_S) as answer:  # noqa: S310  (always https)
+        with urlopen(request, timeout=_CONNECT_S) as answer:  # noqa: S310
             headers = answer.headers
     except HTTPError as error:  # 403 or a redirect, which carry the header too
         headers = error.headers

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
+import boto3
+
 PATIENCE_S = 300.0
 _ask = build_opener(ProxyHandler({})).open  # never through a proxy
 
@@ -31,11 +33,19 @@ class S3Server:
         }
         self._buckets = 0
 
-    def new_bucket(self) -> str:
+    def new_bucket(self, region: str = "us-east-1") -> str:
         """The URI of a new bucket, for processes with `environment`."""
         self._buckets += 1
         name = f"bucket-{self._buckets}"
-        _ask(Request(f"{self.endpoint}/{name}", method="PUT"), timeout=PATIENCE_S).close()
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=region,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+        elsewhere = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        client.create_bucket(Bucket=name, **elsewhere)
         return f"s3://{name}"
 
     def requests(self, method: str = "GET") -> list[str]:

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ovi_ray.errors import OutputInUse
+from ovi_ray.errors import OutputInUse, StorageUnavailable
 from ovi_ray.output.lease import LOCK, LeaseConfig, lease_of
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.owner import Owner
 from ovi_ray.storage.paths import to_location
-from tests.support.stores import hdfs_folder, memory_folder
+from tests.support.stores import hdfs_folder, memory_folder, overridden
 
 PATIENCE_S = 300.0
 FAST = LeaseConfig(heartbeat_s=0.05, stale_s=PATIENCE_S, watch_s=0.05)
@@ -64,6 +64,14 @@ def folder(request, tmp_path):
             found = to_location(request.getfixturevalue("s3_bucket")) / "out"
     found.mkdir()
     return found
+
+
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.s3)])
+def object_folder(request):
+    """An output folder in a store with conditional writes."""
+    if request.param == "memory":
+        return memory_folder("out")
+    return to_location(request.getfixturevalue("s3_bucket")) / "out"
 
 
 def lease_file(folder):
@@ -159,9 +167,8 @@ def test_a_driver_elsewhere_that_was_silent_for_long_is_dead(folder):
     assert told == []
 
 
-def test_of_two_that_take_over_a_dead_drivers_lease_in_a_store_exactly_one_has_it(folder):
-    if folder.conditional_store is None:
-        pytest.skip("a promise of stores with conditional writes")
+def test_of_some_that_take_over_a_dead_drivers_lease_in_a_store_exactly_one_has_it(object_folder):
+    folder = object_folder
     for _ in range(5):
         lease_from_elsewhere(folder, Owner(born="long ago"))  # of this machine, and ended
         leases = [lease_of(folder, FAST) for _ in range(4)]
@@ -189,14 +196,29 @@ def test_a_driver_that_was_taken_for_dead_notices(folder):
         assert lock.is_lost
 
 
-def test_a_driver_that_lost_its_lease_leaves_it_to_the_next_one(folder):
-    if folder.conditional_store is None:
-        pytest.skip("a promise of stores with conditional writes")
+def test_a_driver_that_lost_its_lease_leaves_it_to_the_next_one(object_folder):
+    folder = object_folder
     lease = lease_of(folder, FAST)
     assert lease.acquire() is None
     lease_from_elsewhere(folder, owner_elsewhere())
     lease.release()
     assert b"elsewhere" in lease_file(folder).read_bytes()
+
+
+@pytest.mark.parametrize("refusal", [None, StorageUnavailable("x")])
+def test_a_store_that_ignores_or_refuses_conditional_writes_has_one_driver_at_a_time_too(refusal):
+    store = memory_folder("out")
+
+    def create(key, content):
+        if refusal is not None:
+            raise refusal from OSError("501 <Code>NotImplemented</Code>")
+        store.store.write(key, content)
+        return "1"
+
+    folder = overridden(store, create=create, replace=lambda key, content, version: create(key, content))
+    for _ in range(2):
+        with output_lock(folder), pytest.raises(OutputInUse), output_lock(folder):
+            pass
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from ovi_ray.storage.object_store import ObjectStore
 from ovi_ray.storage.paths import Location, remove_unfinished, resolve_path, to_location
 from ovi_ray.storage.scratch import remove_old_scratch
 from ovi_ray.storage.store import Timeouts
-from ovi_ray.storage.uris import connector
+from ovi_ray.storage.uris import connector, region_of
 from tests.support.s3 import free_port
 from tests.support.stores import hdfs_folder, overridden
 
@@ -110,6 +110,12 @@ def test_options_of_a_uri_name_the_server_and_the_region(s3_bucket, s3_server, m
     path = to_location(f"{s3_bucket}/a?region=eu-west-1&scheme=http&endpoint_override={server}")
     path.write_bytes(b"x")
     assert path.read_bytes() == b"x"
+
+
+def test_the_region_of_a_bucket_is_asked_of_the_server(s3_server):
+    bucket = s3_server.new_bucket(region="eu-west-1").removeprefix("s3://")
+    assert region_of(bucket, s3_server.endpoint) == "eu-west-1"
+    assert region_of(bucket, f"http://127.0.0.1:{free_port()}") == "us-east-1"
 
 
 def quick(bucket: str, options: str = "", *, answer_s: float = 1.0) -> Location:
