@@ -101,5 +101,5 @@ def write_problem(folder: Location) -> str:
 
 
 def _text(error: OSError) -> str:
-    """What the store or its client says, which does not contain the URI; else the error's own text."""
+    """What the store or its client says, with the details that `StorageUnavailable` leaves out; else the error's own text."""
     return str(error.__cause__ or "") or str(error)
