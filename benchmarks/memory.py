@@ -146,7 +146,8 @@ def measure(case: Case) -> list[Row]:
     warm_up(case.device)
     meter, renderer = Meter(case.device), Renderer(case)
     demand = memory_demand(case.ckpt_dir, MODEL, DTYPE, case.weights, (SIDE, SIDE))
-    plan = plan_memory({case.weights: demand}, sys.maxsize if case.mode is MemoryMode.RESIDENT else demand.staged, 0)
+    budget = sys.maxsize if case.mode is MemoryMode.RESIDENT else demand.staged
+    plan = plan_memory({case.weights: demand}, budget=budget, host=0)
     stages = (Stage.ENCODE_TEXT, Stage.DENOISE, Stage.DECODE)
     steps = [(stage, clip) for stage in stages for clip in range(case.clips)]
     if not case.batched:

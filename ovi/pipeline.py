@@ -46,14 +46,15 @@ class OviPipeline:
 
     def __init__(
         self,
+        *,
         ckpt_dir: Path,
         spec: ModelSpec,
         architecture: Architecture,
         device: torch.device,
         dtype: torch.dtype,
         attention_backend: AttentionBackend,
-        allow_inexact: bool = False,
-        weights: WeightFormat = WeightFormat.DTYPE,
+        allow_inexact: bool,
+        weights: WeightFormat,
     ) -> None:
         self.ckpt_dir = ckpt_dir
         self.spec = spec
@@ -88,7 +89,14 @@ class OviPipeline:
         spec = architecture.spec(model_name)
         check_format(weights, spec)
         return cls(
-            Path(ckpt_dir), spec, architecture, torch.device(device), dtype, attention_backend, allow_inexact, weights
+            ckpt_dir=Path(ckpt_dir),
+            spec=spec,
+            architecture=architecture,
+            device=torch.device(device),
+            dtype=dtype,
+            attention_backend=attention_backend,
+            allow_inexact=allow_inexact,
+            weights=weights,
         )
 
     # -- components ------------------------------------------------------------------------------------------------
@@ -136,10 +144,17 @@ class OviPipeline:
                 self._offloaded[component] = offload_to_cpu(self._components.pop(component))
 
     def on_cpu(self) -> Self:
-        """The same model on the CPU, with nothing loaded."""
-        device = torch.device("cpu")
-        choices = (self.attention_backend, self.allow_inexact, self.weights)
-        return type(self)(self.ckpt_dir, self.spec, self.architecture, device, self.dtype, *choices)
+        """A pipeline for the same model on the CPU, with nothing loaded."""
+        return type(self)(
+            ckpt_dir=self.ckpt_dir,
+            spec=self.spec,
+            architecture=self.architecture,
+            device=torch.device("cpu"),
+            dtype=self.dtype,
+            attention_backend=self.attention_backend,
+            allow_inexact=self.allow_inexact,
+            weights=self.weights,
+        )
 
     def _load(self, component: Component) -> nn.Module:
         if component in self._offloaded:

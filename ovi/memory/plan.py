@@ -75,13 +75,13 @@ class MemoryPlan:
         return str(self.mode) if self.weights is WeightFormat.DTYPE else f"{self.weights} {self.mode}"
 
 
-def plan_memory(demands: Mapping[WeightFormat, MemoryDemand], budget: int, host: int) -> MemoryPlan:
+def plan_memory(demands: Mapping[WeightFormat, MemoryDemand], *, budget: int, host: int) -> MemoryPlan:
     """The fastest memory mode for a device with `budget` bytes, next to `host` bytes of host memory.
 
     `demands` holds the permitted weight formats in order of preference. A later format is chosen only if it lets the
     device run more stages. Raises MemoryTooSmall, naming the smallest sufficient budget, when no stage fits.
     """
-    plans = [_plan(weights, demand, budget, host) for weights, demand in demands.items()]
+    plans = [_plan(weights, demand, budget=budget, host=host) for weights, demand in demands.items()]
     best = max(plans, key=lambda plan: len(plan.stages))  # the first among equals
     if not best.stages:
         smallest = min(demand.of(stage) for demand in demands.values() for stage in Stage)
@@ -89,8 +89,8 @@ def plan_memory(demands: Mapping[WeightFormat, MemoryDemand], budget: int, host:
     return best
 
 
-def _plan(weights: WeightFormat, demand: MemoryDemand, budget: int, host: int) -> MemoryPlan:
-    mode = _mode(demand, budget, host)
+def _plan(weights: WeightFormat, demand: MemoryDemand, *, budget: int, host: int) -> MemoryPlan:
+    mode = _mode(demand, budget=budget, host=host)
     everything = sum(demand.components.values())
     resident = {stage: everything + demand.activations[stage] for stage in Stage}
     peak = resident if mode is MemoryMode.RESIDENT else {stage: demand.of(stage) for stage in Stage}
@@ -98,7 +98,7 @@ def _plan(weights: WeightFormat, demand: MemoryDemand, budget: int, host: int) -
     return MemoryPlan(mode=mode, weights=weights, peak=peak, stages=stages, budget=budget)
 
 
-def _mode(demand: MemoryDemand, budget: int, host: int) -> MemoryMode:
+def _mode(demand: MemoryDemand, *, budget: int, host: int) -> MemoryMode:
     if demand.resident <= budget:
         return MemoryMode.RESIDENT
     return MemoryMode.OFFLOADED if sum(demand.components.values()) <= host else MemoryMode.STAGED

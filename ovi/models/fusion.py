@@ -66,12 +66,14 @@ class FusionTransformer(nn.Module):
 
     def embed_grid(self, video_shape: tuple[int, ...], audio_length: int, device: torch.device) -> Grid:
         """Positions for video latents of `video_shape` (48, F, h, w) and `audio_length` audio latents."""
-        patch, config = self.video_model.config.patch_size, self.audio_model.config
-        frames, height, width = (size // step for size, step in zip(video_shape[1:], patch, strict=True))
+        video, audio = self.video_model.config, self.audio_model.config
+        frames, height, width = (size // step for size, step in zip(video_shape[1:], video.patch_size, strict=True))
         return Grid(
             video_shape=(frames, height, width),
-            video=video_rotation(frames, height, width, self.video_model.config.head_dim, device),
-            audio=audio_rotation(audio_length, config.head_dim, config.temporal_rope_scaling_factor, device),
+            video=video_rotation(frames, height, width, head_dim=video.head_dim, device=device),
+            audio=audio_rotation(
+                audio_length, head_dim=audio.head_dim, scale=audio.temporal_rope_scaling_factor, device=device
+            ),
         )
 
     def embed_time(self, t: float, grid: Grid, first_frame_is_clean: bool) -> TimeContext:
@@ -104,14 +106,14 @@ class FusionTransformer(nn.Module):
         """
         v = self.video_model.patch_embedding(video.unsqueeze(0)).flatten(2).transpose(1, 2)  # B L C
         a = self.audio_model.patch_embedding(audio.unsqueeze(0))  # B L' C
-        # One loop in one frame: a helper that returned new tokens would keep the old ones alive in its caller.
+        # Not split into a function per block: the caller's variables would keep the tokens before the block alive.
         for index, (video_block, audio_block) in enumerate(self._blocks()):
             if index == skip_layer:
                 continue
             v_modulation, a_modulation = video_block.modulation_at(time.video), audio_block.modulation_at(time.audio)
             a = audio_block.apply_self_attention(a, a_modulation, rotation=grid.audio, backend=attention.audio_self)
             v = video_block.apply_self_attention(v, v_modulation, rotation=grid.video, backend=attention.video_self)
-            a_before = a  # the video attends to the audio as it was before the audio attended to the video
+            a_before = a  # the video attends to the audio as it was before the audio's own cross-attention
             a = audio_block.apply_cross_attention(
                 a,
                 text=text.audio[index],

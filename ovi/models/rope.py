@@ -27,7 +27,7 @@ class Rotation:
         )
 
 
-def video_rotation(frames: int, height: int, width: int, head_dim: int, device: torch.device) -> Rotation:
+def video_rotation(frames: int, height: int, width: int, *, head_dim: int, device: torch.device) -> Rotation:
     """Rotation of video tokens in (frame, row, column) order.
 
     Of the D head channels, D - 4*(D//6) encode the frame, 2*(D//6) the row and 2*(D//6) the column.
@@ -39,7 +39,7 @@ def video_rotation(frames: int, height: int, width: int, head_dim: int, device: 
     return Rotation.from_angles(torch.cat([f, h, w], dim=-1).flatten(0, 2), device)
 
 
-def audio_rotation(length: int, head_dim: int, scale: float, device: torch.device) -> Rotation:
+def audio_rotation(length: int, *, head_dim: int, scale: float, device: torch.device) -> Rotation:
     """Rotation of audio tokens by `scale` positions per token; only the channels that encode the frame are rotated."""
     temporal, _ = _split_head(head_dim)
     return Rotation.from_angles(_angles(length, temporal) * scale, device)

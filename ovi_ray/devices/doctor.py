@@ -138,7 +138,7 @@ def memory_plans(device: Device, ckpt_dir: str | Path, model_name: str) -> dict[
     for weights in (WeightFormat.DTYPE, WeightFormat.QINT8):
         demand = memory_demand(ckpt_dir, model_name, torch.bfloat16, weights)
         try:
-            plans[weights] = plan_memory({weights: demand}, int(device.usable_gb * GB), host)
+            plans[weights] = plan_memory({weights: demand}, budget=int(device.usable_gb * GB), host=host)
         except MemoryTooSmall:
             continue
     return plans

@@ -55,4 +55,4 @@ def plan_device(pipeline: OviPipeline, *, memory_gb: float | None, host_gb: floa
     demand = memory_demand(pipeline.ckpt_dir, pipeline.spec.name, pipeline.dtype, pipeline.weights)
     budget = memory_gb or describe_device(pipeline.device).usable_gb
     host = 0.0 if pipeline.device.type == "cpu" else (host_gb or host_memory_gb())
-    return plan_memory({pipeline.weights: demand}, int(budget * GB), int(host * GB))
+    return plan_memory({pipeline.weights: demand}, budget=int(budget * GB), host=int(host * GB))

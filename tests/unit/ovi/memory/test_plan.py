@@ -127,30 +127,30 @@ def test_tiled_decodes_need_less_memory():
     ],
 )
 def test_a_device_gets_the_fastest_mode_that_fits(budget_gb, host_gb, mode):
-    plan = plan_memory({DTYPE: demand()}, budget_gb * GB, host_gb * GB)
+    plan = plan_memory({DTYPE: demand()}, budget=budget_gb * GB, host=host_gb * GB)
     assert (plan.mode, plan.stages) == (mode, frozenset(Stage))
     assert max(plan.peak.values()) <= budget_gb * GB
 
 
 def test_a_device_too_small_to_denoise_encodes_and_decodes():
-    plan = plan_memory({DTYPE: demand()}, 16 * GB, 0)
+    plan = plan_memory({DTYPE: demand()}, budget=16 * GB, host=0)
     assert plan.stages == frozenset(Stage) - {Stage.DENOISE}
 
 
 def test_int8_is_chosen_if_it_is_allowed_and_lets_a_device_run_more_stages():
     demands = {DTYPE: demand(), QINT8: demand(12_400_000_000)}
-    plan = plan_memory(demands, 24 * GB, 0)
+    plan = plan_memory(demands, budget=24 * GB, host=0)
     assert (plan.weights, plan.mode, str(plan)) == (QINT8, MemoryMode.STAGED, "qint8 staged")
-    assert plan_memory(demands, 32 * GB, 0).weights is DTYPE
-    assert plan_memory({DTYPE: demand()}, 24 * GB, 0).weights is DTYPE
+    assert plan_memory(demands, budget=32 * GB, host=0).weights is DTYPE
+    assert plan_memory({DTYPE: demand()}, budget=24 * GB, host=0).weights is DTYPE
 
 
 def test_a_device_on_which_nothing_fits_is_refused_with_the_smallest_sufficient_budget():
     with pytest.raises(MemoryTooSmall) as raised:
-        plan_memory({DTYPE: demand()}, GB // 2, 0)
-    assert plan_memory({DTYPE: demand()}, raised.value.needed, 0).stages
+        plan_memory({DTYPE: demand()}, budget=GB // 2, host=0)
+    assert plan_memory({DTYPE: demand()}, budget=raised.value.needed, host=0).stages
     with pytest.raises(MemoryTooSmall):
-        plan_memory({DTYPE: demand()}, raised.value.needed - 1, 0)
+        plan_memory({DTYPE: demand()}, budget=raised.value.needed - 1, host=0)
 
 
 def test_a_budget_too_small_for_a_stage_is_refused_with_the_stage_and_the_smallest_sufficient_budget():
