@@ -1,9 +1,8 @@
-"""Which attention backend is fastest at each place of the model, and how exact is each?
+"""Speed and accuracy of every attention backend at each site of the model.
 
-Measures every backend on the shapes of a clip, against a float32 reference, as `--attention auto` does. Nothing is taken
-from the cache.
+Benchmarks the backends on the shapes of a clip against a float32 reference, as `--attention auto` does, without its cache.
 
-    python benchmarks/attention.py                     # the published model's shapes, on a CPU cut to 1,024 tokens
+    python benchmarks/attention.py                     # the published model's shapes; on a CPU at most 1,024 tokens
     python benchmarks/attention.py --device cuda --model-name 960x960_10s --allow-inexact
     python benchmarks/attention.py --json > attention.json
 """
@@ -30,13 +29,13 @@ def measure(arguments: argparse.Namespace) -> dict[Site, Choice]:
     shapes = model_shapes(arguments.ckpt_dir, arguments.model_name)
     tokens = arguments.tokens or (CPU_TOKENS if target.vendor == "cpu" else None)
     if tokens:
-        shapes = {site: cut(shape, tokens) for site, shape in shapes.items()}
+        shapes = {site: limit(shape, tokens) for site, shape in shapes.items()}
     with tempfile.TemporaryDirectory() as folder:
         cache = TrialCache(Path(folder) / "attention.json")
         return choose(target, shapes, allow_inexact=arguments.allow_inexact, cache=cache)
 
 
-def cut(shape: AttentionShape, tokens: int) -> AttentionShape:
+def limit(shape: AttentionShape, tokens: int) -> AttentionShape:
     lengths = {name: min(getattr(shape, name), tokens) for name in ("query_length", "key_length")}
     return dataclasses.replace(shape, **lengths)
 
@@ -70,9 +69,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     parser.add_argument("--model-name", default="720x720_5s")
-    parser.add_argument("--ckpt-dir", type=Path, default=Path("ckpts"), help="whose sizes; by default the published")
-    parser.add_argument("--tokens", type=int, help=f"cut longer sequences to so many; on a CPU {CPU_TOKENS}")
-    parser.add_argument("--allow-inexact", action="store_true", help="try backends that quantize too")
+    parser.add_argument("--ckpt-dir", type=Path, default=Path("ckpts"), help="checkpoint folder that sets the sizes")
+    parser.add_argument("--tokens", type=int, help=f"limit of queries and keys; default on a CPU {CPU_TOKENS}")
+    parser.add_argument("--allow-inexact", action="store_true", help="also try backends that quantize")
     parser.add_argument("--json", action="store_true", help="print a list of trials instead of a table")
     return parser.parse_args()
 

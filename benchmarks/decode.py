@@ -1,15 +1,14 @@
-"""Does decoding a longer clip take more memory, or more work a frame?
+"""Memory and work of a decode, by length of the clip.
 
-Decodes random latents of several lengths with the video VAE, each in a fresh process, in two ways: `streamed`, where
-every chunk is turned into 8-bit frames and dropped, and `collected`, which is how the published code does it: chunk
-after chunk is appended to one growing tensor.
+Decodes random latents of several lengths with the video VAE, each in a new process, in two ways: `streamed` converts each
+chunk to 8-bit frames and drops it; `collected` appends each chunk to one growing tensor, like the published code.
 
     python benchmarks/decode.py                        # a narrow VAE on the CPU, about six minutes
     python benchmarks/decode.py --device cuda          # the real VAE in bfloat16 at 960x960
     python benchmarks/decode.py --json > decode.json
 
-Peak memory is what the decode adds to the process with its weights loaded: resident memory on the CPU, allocated
-memory on a GPU. FLOPs are counted on meta tensors, a multiply-add as two.
+Peak memory is what the decode adds to a process with loaded weights: resident memory on the CPU, allocated memory on a
+GPU. FLOPs are counted on meta tensors; a multiply-add counts as two.
 """
 
 import argparse
@@ -31,6 +30,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ovi.config import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAEConfig
+from ovi.geometry import num_frames
 from ovi.media.video import frames_to_uint8
 from ovi.models.video_vae import VideoVAE
 
@@ -45,17 +45,18 @@ class Case:
     way: str
     latent_frames: int
     height: int
-    """Of the latents."""
+    """In latents."""
     width: int
+    """In latents."""
     dec_dim: int
-    """Width of the decoder; 256 is the published one."""
+    """Base width of the decoder; the published one is 256."""
     frames_per_pass: int
     device: str
     threads: int
 
     @property
     def num_frames(self) -> int:
-        return TEMPORAL_STRIDE * (self.latent_frames - 1) + 1
+        return num_frames(self.latent_frames)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,13 +65,13 @@ class Case:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Measurement:
-    """What one decode took."""
+    """Memory and time of one decode."""
 
     case: Case
     peak_mib: float
     seconds: float
     cpu_seconds: float
-    """Of all threads; steadier than `seconds` on a machine that does other work too."""
+    """CPU time of all threads; less noisy than `seconds` on a busy machine."""
     flops: int
 
     @property
@@ -100,7 +101,7 @@ def measure(case: Case) -> Measurement:
     torch.manual_seed(0)
     vae = VideoVAE(VideoVAEConfig(dec_dim=case.dec_dim, dim=8)).to(case.device, case.dtype)
     latents = make_latents(case, case.device)
-    for _ in vae.decode_stream(latents[:, :, :1, :4, :4]):  # what the first call allocates for good is no part of it
+    for _ in vae.decode_stream(latents[:, :, :1, :4, :4]):  # exclude what the first call allocates permanently
         pass
     baseline = memory(case.device, peak=False)
     start, cpu_start = time.perf_counter(), time.process_time()
@@ -139,7 +140,7 @@ def count_flops(case: Case) -> int:
 
 
 def memory(device: str, *, peak: bool) -> int:
-    """Bytes in use now, or the most there were since the last call without `peak`."""
+    """Bytes in use, or the peak since the last call with `peak=False`."""
     if device == "cpu":
         if peak:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -157,10 +158,10 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def measure_in_a_fresh_process(case: Case) -> Measurement:
-    """The peak of a process never falls, so each case needs its own."""
+def measure_in_new_process(case: Case) -> Measurement:
+    """Measure a case in its own process, because the peak memory of a process never falls."""
     command = [sys.executable, __file__, "--case", json.dumps(dataclasses.asdict(case))]
-    # Return freed memory to the system at once, so that resident memory is what the decode really holds.
+    # Return freed memory to the system at once, so that resident memory is what the decode holds.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(MIB), "MALLOC_TRIM_THRESHOLD_": str(MIB)}
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     result = json.loads(output)
@@ -202,12 +203,12 @@ def summarise(measurements: list[Measurement]) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--latent-frames", type=int, nargs="+", default=[31, 41, 51, 61], metavar="F")
-    parser.add_argument("--height", type=int, help="of the latents, pixels / 16; default 16, on a GPU 60")
-    parser.add_argument("--width", type=int, help="of the latents; default 16, on a GPU 60")
-    parser.add_argument("--dec-dim", type=int, help="width of the decoder; default 32, on a GPU the published 256")
+    parser.add_argument("--height", type=int, help="in latents (pixels / 16); default 16, on a GPU 60")
+    parser.add_argument("--width", type=int, help="in latents; default 16, on a GPU 60")
+    parser.add_argument("--dec-dim", type=int, help="base width of the decoder; default 32, on a GPU 256")
     parser.add_argument("--frames-per-pass", type=int, default=TEMPORAL_STRIDE, choices=(1, 2, 4))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print a list of measurements instead of a table")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -224,7 +225,7 @@ def main() -> None:
     on_cpu = arguments.device == "cpu"
     side = 16 if on_cpu else 960 // SPATIAL_STRIDE
     measurements = [
-        measure_in_a_fresh_process(
+        measure_in_new_process(
             Case(
                 way=way,
                 latent_frames=latent_frames,

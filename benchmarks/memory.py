@@ -1,16 +1,16 @@
-"""What does each mode take at its peak, stage by stage, against the plan; and what do its swaps cost?
+"""Peak memory of each memory mode and stage against the plan, and the cost of swapping components.
 
-Renders a few clips with a scaled model in each mode, a fresh process each: every text is encoded, then every clip denoised,
-then every clip decoded, so a mode that holds one stage at a time swaps three times, however many clips there are.
-`per clip` swaps for every clip, which is how the published code offloads.
+Renders a few clips with a scaled model in each mode, each in a new process. All texts are encoded, then all clips
+denoised, then all decoded, so a mode that holds one stage at a time swaps three times for any number of clips. `per clip`
+swaps for every clip, like the published code's offloading.
 
     python benchmarks/memory.py                        # a model of 0.8 GB on the CPU, a few minutes
     python benchmarks/memory.py --device cuda          # the same on a GPU, the offloaded mode too
     python benchmarks/memory.py --json > memory.json
 
-Measured is what a stage's peak adds to the process without any weights: resident memory on the CPU, allocated memory on a
-GPU. Memory is in MiB; a mapped file counts while its pages are there. `load` is the reading of the transformer: its peak
-shows that the weights are in memory once.
+Measured memory is what a stage's peak adds to a process without weights: resident memory on the CPU, allocated memory on
+a GPU, in MiB. A mapped file counts while its pages are resident. `load` reads only the transformer: its peak shows that a
+load holds the weights once.
 """
 
 import argparse
@@ -42,20 +42,20 @@ from ovi_ray.devices.memory import memory_demand
 MIB = 2**20
 MODEL = "720x720_5s"
 SIDE = 128  # pixels
-DECODED = 2  # latent frames of a clip: a longer decode takes longer, not more memory
-DTYPE = torch.float32  # a CPU computes bfloat16 through copies in float32, which would be measured too
+DECODED_FRAMES = 2  # latent frames that are decoded; a longer decode takes more time, not more memory
+DTYPE = torch.float32  # a CPU computes bfloat16 through float32 copies, which would be measured too
 PARAMS = SamplingParams(video_frame_height_width=(SIDE, SIDE), sample_steps=1, slg_layer=1)
 Row = dict[str, object]
 
 
 @dataclasses.dataclass(kw_only=True, slots=True, frozen=True)
 class Case:
-    """One way to hold the model."""
+    """One memory mode to measure."""
 
     mode: MemoryMode
     weights: WeightFormat
     batched: bool
-    """Whether a stage is done for all clips before the next."""
+    """Whether each stage runs for all clips before the next stage starts."""
     clips: int
     device: str
     ckpt_dir: str
@@ -67,7 +67,7 @@ class Case:
 
 
 class Meter:
-    """Peak memory and time of a piece of work."""
+    """Measures peak memory and time."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -87,7 +87,7 @@ class Meter:
 
     def _reset(self) -> None:
         if self.device == "cpu":
-            Path("/proc/self/clear_refs").write_text("5")  # the peak falls to what is resident now
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current resident size
         else:
             torch.cuda.reset_peak_memory_stats()
 
@@ -117,11 +117,11 @@ class Renderer:
         else:
             latents = self.latents[clip]
             self.pipe.decode_audio(latents.audio)
-            for chunk in self.pipe.decode_video(latents.video[:, :DECODED]):
+            for chunk in self.pipe.decode_video(latents.video[:, :DECODED_FRAMES]):
                 frames_to_uint8(chunk)
 
-    def put_away(self, needed: frozenset[Component]) -> None:
-        """Make room for components that are not there."""
+    def make_room(self, needed: frozenset[Component]) -> None:
+        """Make room for the needed components, if they are not loaded."""
         if needed <= self.pipe.loaded:
             return
         self.swaps += 1
@@ -134,7 +134,7 @@ class Renderer:
 
 
 def warm_up(device: str) -> None:
-    """What kernels and their libraries allocate once for good is no part of a stage."""
+    """Trigger the permanent allocations of kernels and their libraries, which are not part of a stage."""
     x = torch.randn(1, 8, 16, 16, device=device)
     torch.nn.functional.scaled_dot_product_attention(x, x, x)
     torch.nn.functional.conv3d(x.unsqueeze(2), torch.randn(8, 8, 1, 3, 3, device=device))
@@ -146,14 +146,15 @@ def measure(case: Case) -> list[Row]:
     warm_up(case.device)
     meter, renderer = Meter(case.device), Renderer(case)
     demand = memory_demand(case.ckpt_dir, MODEL, DTYPE, case.weights, (SIDE, SIDE))
-    plan = plan_memory({case.weights: demand}, sys.maxsize if case.mode is MemoryMode.RESIDENT else demand.staged, 0)
+    budget = sys.maxsize if case.mode is MemoryMode.RESIDENT else demand.staged
+    plan = plan_memory({case.weights: demand}, budget=budget, host=0)
     stages = (Stage.ENCODE_TEXT, Stage.DENOISE, Stage.DECODE)
     steps = [(stage, clip) for stage in stages for clip in range(case.clips)]
     if not case.batched:
         steps.sort(key=lambda step: step[1])
     found: dict[Stage, list[tuple[float, float]]] = {stage: [] for stage in stages}
     for stage, clip in steps:
-        renderer.put_away(STAGES[stage].components)
+        renderer.make_room(STAGES[stage].components)
         found[stage].append(meter.measure(lambda stage=stage, clip=clip: renderer.run(stage, clip)))  # type: ignore[misc]
     return [
         {
@@ -169,7 +170,7 @@ def measure(case: Case) -> list[Row]:
 
 
 def measure_load(case: Case) -> list[Row]:
-    """The transformer's load alone."""
+    """Measure only the loading of the transformer."""
     warm_up(case.device)
     meter, renderer = Meter(case.device), Renderer(case)
     needed = frozenset({Component.TRANSFORMER})
@@ -177,7 +178,7 @@ def measure_load(case: Case) -> list[Row]:
     def load() -> None:
         renderer.hold(needed)
         for parameter in renderer.pipe._components[Component.TRANSFORMER].parameters():
-            parameter.sum()  # a mapped file is read when it is used
+            parameter.sum()  # a mapped file is read on first use
 
     peak, seconds = meter.measure(load)
     planned = memory_demand(case.ckpt_dir, MODEL, DTYPE, case.weights).components[Component.TRANSFORMER]
@@ -186,7 +187,7 @@ def measure_load(case: Case) -> list[Row]:
 
 
 def write_scaled_checkpoint(folder: Path) -> Path:
-    """The published proportions at a quarter of the width and a seventh of the depth."""
+    """Write a model of the published proportions, at a quarter of the width and a seventh of the depth."""
     tiny = tiny_architecture()
     backbone: dict[str, Any] = {
         "dim": 768,
@@ -209,8 +210,8 @@ def write_scaled_checkpoint(folder: Path) -> Path:
     return write_tiny_checkpoint(folder, arch)
 
 
-def in_a_fresh_process(case: Case, kind: str) -> list[Row]:
-    """The allocator of a process keeps what an earlier mode freed, so each needs its own."""
+def measure_in_new_process(case: Case, kind: str) -> list[Row]:
+    """Measure a case in its own process, because an allocator keeps the memory that earlier work freed."""
     command = [sys.executable, __file__, "--case", json.dumps(dataclasses.asdict(case)), "--kind", kind]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(MIB), "MALLOC_TRIM_THRESHOLD_": str(MIB)}
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
@@ -219,17 +220,17 @@ def in_a_fresh_process(case: Case, kind: str) -> list[Row]:
 
 
 def _status(name: str) -> int:
-    """Bytes of a line of /proc/self/status."""
+    """A size from /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {name}")
+    raise OSError(f"/proc/self/status has no line {name!r}")
 
 
 def cases(clips: int, device: str, ckpt_dir: Path) -> list[Case]:
     dtype, qint8 = WeightFormat.DTYPE, WeightFormat.QINT8
     ways = [(MemoryMode.RESIDENT, dtype, True), (MemoryMode.STAGED, dtype, True), (MemoryMode.STAGED, qint8, True)]
-    if device != "cpu":  # on a CPU there is nowhere to offload to
+    if device != "cpu":  # on a CPU, offloading does nothing
         ways += [(MemoryMode.OFFLOADED, dtype, True), (MemoryMode.OFFLOADED, dtype, False)]
     ways.append((MemoryMode.STAGED, dtype, False))
     return [
@@ -265,11 +266,11 @@ def main() -> None:
         print(json.dumps((measure_load if arguments.kind == "load" else measure)(parsed)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder  # the quantized weights go there too
+        os.environ["XDG_CACHE_HOME"] = folder  # for the quantized weights
         all_cases = cases(arguments.clips, arguments.device, write_scaled_checkpoint(Path(folder) / "ckpts"))
-        in_a_fresh_process(all_cases[2], "load")  # quantizes, once
-        rows = [row for case in all_cases for row in in_a_fresh_process(case, "render")]
-        rows += [row for case in all_cases[1:3] for row in in_a_fresh_process(case, "load")]
+        measure_in_new_process(all_cases[2], "load")  # quantizes the weights once
+        rows = [row for case in all_cases for row in measure_in_new_process(case, "render")]
+        rows += [row for case in all_cases[1:3] for row in measure_in_new_process(case, "load")]
     if arguments.json:
         print(json.dumps(rows, indent=1))
     else:

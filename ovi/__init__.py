@@ -1,7 +1,8 @@
-"""Ovi 1.1 in one process: a prompt (and optionally a first frame) becomes a video with its soundtrack.
+"""Ovi 1.1 in one process: renders a prompt, and optionally a first-frame image, to a video with its soundtrack.
 
-`ovi` never imports ray. Importing the package is light: torch is loaded only when a name that needs it is used, so
-pure code (manifests, planning) may import `ovi.config`, `ovi.geometry`, `ovi.prompts` and `ovi.errors`.
+`ovi` never imports ray. `import ovi` does not import torch either: `OviPipeline` is loaded on first use, so code that
+only plans may import the torch-free modules, which the import contracts in `pyproject.toml` list (`ovi.config`,
+`ovi.geometry`, `ovi.memory.plan`, `ovi.weights.layout`, ...).
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
-"""Sizes of the models and parameters of a generation. Pure: no torch.
+"""Model sizes and sampling parameters (no torch).
 
-The defaults are the published Ovi 1.1 (arXiv 2510.01284, github.com/character-ai/Ovi). A checkpoint folder of
-another size says so in `architecture.json`.
+The defaults are those of the published Ovi 1.1 (arXiv 2510.01284, github.com/character-ai/Ovi). A checkpoint folder
+with other sizes declares them in its `architecture.json`.
 """
 
 import dataclasses
@@ -13,11 +13,12 @@ from typing import Any, Self
 
 from ovi.errors import CheckpointMismatch, InvalidRequest
 
-SPATIAL_STRIDE = 16  # video pixels per latent, each way
-TEMPORAL_STRIDE = 4  # video frames per latent after the first
+SPATIAL_STRIDE = 16  # video pixels per latent in each direction
+TEMPORAL_STRIDE = 4  # video frames per latent frame; the first latent frame holds a single video frame
 FRAMES_PER_SECOND = 24
 SAMPLE_RATE = 16_000  # Hz, mono
-SAMPLES_PER_LATENT = 512  # audio samples per audio latent
+MAX_TOKENS_PER_BATCH = 4096  # tokens, padding included, that the text encoder processes at once
+ARCHITECTURE_FILE = "architecture.json"  # name, within a checkpoint folder, of the file with its sizes
 
 
 class SolverName(StrEnum):
@@ -29,7 +30,7 @@ class SolverName(StrEnum):
 
 
 class Component(StrEnum):
-    """The networks of the pipeline, each loaded and unloaded on its own."""
+    """The networks of the pipeline; each is loaded and unloaded independently."""
 
     TEXT_ENCODER = "text_encoder"
     TRANSFORMER = "transformer"
@@ -39,7 +40,7 @@ class Component(StrEnum):
 
 
 class AudioTag(StrEnum):
-    """How a prompt marks its soundtrack; each model was trained on one form."""
+    """The markup of the soundtrack in a prompt; each model was trained on one of the two forms."""
 
     AUDCAP = "<AUDCAP>...<ENDAUDCAP>"
     AUDIO = "Audio: ..."
@@ -54,7 +55,7 @@ class TransformerConfig:
     out_dim: int
     """Channels of a predicted velocity."""
     patch_size: tuple[int, ...]
-    """(frames, height, width) for video, (length,) for audio."""
+    """Latents per token: (frames, height, width) for video, (length,) for audio."""
     dim: int = 3072
     """Width of the residual stream."""
     ffn_dim: int = 14336
@@ -62,37 +63,40 @@ class TransformerConfig:
     freq_dim: int = 256
     """Width of the sinusoidal time embedding."""
     num_heads: int = 24
-    """Attention heads."""
     num_layers: int = 30
-    """Blocks."""
+    """Number of blocks."""
     text_len: int = 512
-    """Rows that the text is padded to."""
+    """Rows that an encoded text is padded to."""
     text_dim: int = 4096
-    """Width of the text encoder's rows."""
+    """Width of the text encoder's output."""
     temporal_rope_scaling_factor: float = 1.0
-    """Scale of temporal positions, so that audio latents run at the video's pace."""
+    """Scale of temporal positions: audio positions per token, relative to video latent frames."""
     eps: float = 1e-6
     """Epsilon of every norm."""
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head."""
+        """Channels per attention head."""
         return self.dim // self.num_heads
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class TextEncoderConfig:
-    """The UMT5 encoder."""
+    """The UMT5-XXL encoder."""
 
     vocab_size: int = 256_384
     dim: int = 4096
+    """Width of the residual stream."""
     dim_attn: int = 4096
+    """Width of all attention heads together."""
     dim_ffn: int = 10_240
+    """Hidden width of the feed-forward."""
     num_heads: int = 64
     num_layers: int = 24
     num_buckets: int = 32
+    """Buckets of the relative position bias."""
     text_len: int = 512
-    """Tokens a prompt is truncated to."""
+    """Tokens that a prompt is truncated to."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -109,7 +113,7 @@ class VideoVAEConfig:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class AudioVAEConfig:
-    """The MMAudio 16 kHz mel VAE."""
+    """MMAudio's 16 kHz mel-spectrogram VAE."""
 
     data_dim: int = 80
     """Mel bands."""
@@ -121,36 +125,29 @@ class AudioVAEConfig:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class VocoderConfig:
-    """BigVGAN, mel to waveform."""
+    """BigVGAN: mel spectrogram to waveform."""
 
     num_mels: int = 80
+    """Mel bands."""
     upsample_initial_channel: int = 1536
+    """Channels before the first upsampling; each upsampling halves them."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ModelSpec:
-    """One of the published models: its length, its area and what its prompts look like."""
+    """One published model: its weights, clip length, frame area and prompt markup."""
 
     name: str
     checkpoint: str
     """File of the fusion transformer, relative to the checkpoint folder."""
     video_latent_length: int
-    """Latent frames F."""
+    """Latent frames of a clip."""
     audio_latent_length: int
-    """Audio latents L."""
+    """Audio latents of a clip."""
     video_area: int
-    """Pixels a frame is scaled to."""
+    """Pixels (height x width) that a frame size is scaled to."""
     audio_tag: AudioTag
-
-    @property
-    def num_frames(self) -> int:
-        """Video frames at 24 fps."""
-        return TEMPORAL_STRIDE * (self.video_latent_length - 1) + 1
-
-    @property
-    def num_samples(self) -> int:
-        """Audio samples at 16 kHz."""
-        return SAMPLES_PER_LATENT * self.audio_latent_length
+    """Soundtrack markup that the model was trained on."""
 
 
 MODEL_SPECS = {
@@ -185,7 +182,7 @@ MODEL_SPECS = {
 
 
 def model_spec(name: str) -> ModelSpec:
-    """The published spec of `name`. Raises InvalidRequest that lists the models there are."""
+    """The published spec of a model. Raises InvalidRequest, listing the known names, for any other name."""
     if name not in MODEL_SPECS:
         raise InvalidRequest(f"model_name {name!r} is unknown; expected one of {', '.join(MODEL_SPECS)}")
     return MODEL_SPECS[name]
@@ -193,7 +190,7 @@ def model_spec(name: str) -> ModelSpec:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Architecture:
-    """The sizes of every component, and of the models that a checkpoint folder holds."""
+    """Sizes of every component and specs of the models in a checkpoint folder."""
 
     video: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(in_dim=48, out_dim=48, patch_size=(1, 2, 2))
@@ -210,16 +207,16 @@ class Architecture:
     models: dict[str, ModelSpec] = field(default_factory=lambda: dict(MODEL_SPECS))
 
     def spec(self, model_name: str) -> ModelSpec:
-        """The spec of `model_name` in this folder. Raises InvalidRequest for a model that does not exist."""
+        """The spec of a model in this folder. Raises InvalidRequest for an unknown model."""
         return self.models.get(model_name) or model_spec(model_name)
 
     @classmethod
     def read(cls, ckpt_dir: str | Path) -> Self:
-        """The architecture of a checkpoint folder: `architecture.json` where there is one, else the published sizes.
+        """Read `architecture.json` of a checkpoint folder; the published sizes if there is none.
 
-        Raises CheckpointMismatch when the file is not JSON or names a field that does not exist.
+        Raises CheckpointMismatch when the file is not JSON or contains an unknown field.
         """
-        path = Path(ckpt_dir) / "architecture.json"
+        path = Path(ckpt_dir) / ARCHITECTURE_FILE
         if not path.exists():
             return cls()
         try:
@@ -241,7 +238,7 @@ class Architecture:
         return cls(models=models, **parts)
 
 
-# Fields of the published configuration that never vary: they are accepted and checked, not stored.
+# Fields of the published configuration files whose values are fixed: validated, not stored.
 _FIXED_FIELDS = {
     "model_type": ("t2v", "t2a", "ti2v"),
     "window_size": ([-1, -1],),

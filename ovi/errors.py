@@ -1,14 +1,14 @@
-"""Every failure that `ovi` raises on purpose.
+"""Every error that `ovi` raises deliberately.
 
 OviError
- ├── InvalidRequest          a parameter, prompt or image that can never work            (the clip's fault)
- │    └── InvalidImage       a first frame that is missing, unreadable or absurdly large
- ├── CheckpointError         the weights cannot be used                                  (the installation's fault)
- │    ├── CheckpointNotFound a file of the model is missing; says how to get it
- │    └── CheckpointMismatch tensors missing, extra, misshapen, or the file is truncated
- ├── AttentionUnavailable    the attention backend that is asked for cannot run on the device
- ├── MemoryTooSmall          a memory budget too small for what is asked; names the smallest that would do
- ├── DenoiseStopped          the caller asked `denoise` to stop; carries the state to continue from
+ ├── InvalidRequest          a parameter, prompt or image that cannot be rendered on any device (cause: the input)
+ │    └── InvalidImage       a first frame that is missing, unreadable or too large
+ ├── CheckpointError         the weights cannot be used                                         (cause: the installation)
+ │    ├── CheckpointNotFound a file of the model is missing; the message says how to get it
+ │    └── CheckpointMismatch missing, extra or misshapen tensors, or a truncated file
+ ├── AttentionUnavailable    the requested attention backend cannot run on the device; `usable` has those that can
+ ├── MemoryTooSmall          the memory budget is too small; `needed` has the smallest sufficient one
+ ├── DenoiseStopped          the caller stopped a denoise; `state` continues it
  └── MediaError              a video could not be written or read back
 """
 
@@ -16,11 +16,11 @@ from pathlib import Path
 
 
 class OviError(Exception):
-    """Base of every error that `ovi` raises on purpose."""
+    """Base class of the errors that `ovi` raises deliberately."""
 
 
 class InvalidRequest(OviError, ValueError):
-    """A parameter, prompt or image that can never be rendered, whatever the device."""
+    """A parameter, prompt or image that cannot be rendered on any device."""
 
 
 class InvalidImage(InvalidRequest):
@@ -28,7 +28,7 @@ class InvalidImage(InvalidRequest):
 
 
 class CheckpointError(OviError):
-    """The weights cannot be used: the file, what was found, and what would be right."""
+    """The weights cannot be used: which file, what was found there and what was expected."""
 
     def __init__(self, found: str, *, expected: str = "", path: str | Path = "") -> None:
         where, remedy = (f"{path}: " if path else ""), (f"; expected {expected}" if expected else "")
@@ -39,28 +39,58 @@ class CheckpointError(OviError):
 
 
 class CheckpointNotFound(CheckpointError, FileNotFoundError):
-    """A file that the model needs is missing."""
+    """A file that the model needs does not exist."""
 
 
 class CheckpointMismatch(CheckpointError):
-    """A checkpoint holds other tensors than the architecture, or cannot be read."""
+    """A checkpoint file is unreadable or its tensors do not match the architecture."""
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        expected: str = "",
+        path: str | Path = "",
+        missing: tuple[str, ...] = (),
+        extra: tuple[str, ...] = (),
+        misshapen: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(found, expected=expected, path=path)
+        self.missing = missing
+        """Names of tensors that the file lacks."""
+        self.extra = extra
+        """Names of tensors that the architecture lacks."""
+        self.misshapen = misshapen
+        """Names of tensors of another shape."""
 
 
 class AttentionUnavailable(OviError):
-    """An attention backend cannot run on the device; the message has the reason and names what can."""
+    """An attention backend cannot run on the device."""
+
+    def __init__(self, message: str, *, reason: str = "", usable: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """Why it cannot run; empty if no backend can."""
+        self.usable = usable
+        """Names of the backends that can run."""
 
 
 class MemoryTooSmall(OviError):
-    """A device or a memory budget is too small for what is asked; the message names the smallest that would do."""
+    """A memory budget is too small for the model."""
+
+    def __init__(self, message: str, *, needed: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
+        """Bytes of the smallest sufficient budget."""
 
 
 class DenoiseStopped(OviError):
-    """The caller asked `denoise` to stop. `state` continues the clip where it stood."""
+    """The caller stopped a denoise. Passing `state` to `denoise` continues it bit for bit."""
 
     def __init__(self, state: object) -> None:
-        super().__init__("the denoise was asked to stop")
+        super().__init__("the denoise was stopped by its caller")
         self.state = state
 
 
 class MediaError(OviError):
-    """A video file could not be written or read back."""
+    """A video file could not be written, or could not be read back."""

@@ -1,24 +1,24 @@
-"""Sizes of frames and latents, token and sample counts. Pure integers: no torch.
+"""Frame sizes, latent grids and token counts, in integers (no torch).
 
-Sizes are (height, width) in pixels. The two rules that fit a size to a model's area are the published ones, which
-differ: one for a size that was asked for (`snap_size`), one for the size of a first-frame image (`image_size`).
+Sizes are (height, width) in pixels. The published model fits a size to its area by two different rules: `snap_size` for
+a requested size, `image_size` for the size of a first-frame image.
 """
 
 import math
 
-from ovi.config import SAMPLES_PER_LATENT, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ovi.config import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ovi.errors import InvalidRequest
 
-SIZE_MULTIPLE = 32  # a frame's sides are multiples of it: a latent is 16 pixels, a token 2 latents
-MAX_ASPECT_RATIO = 8.0  # the model was trained up to 2.5; far beyond, a frame is a strip that shows nothing
-MAX_IMAGE_SIDE = 16_384  # pixels of a first-frame image
-MAX_IMAGE_PIXELS = 89_478_485  # of a first-frame image; the size from which Pillow warns of decompression bombs
+SIZE_MULTIPLE = 32  # pixels; both sides of a frame are multiples: 16 pixels per latent, 2 latents per token
+MAX_ASPECT_RATIO = 8.0  # the model was trained up to 2.5; far beyond it, frames degenerate to strips
+MAX_IMAGE_SIDE = 16_384  # pixels per side of a first-frame image
+MAX_IMAGE_PIXELS = 89_478_485  # pixels of a first-frame image; above it Pillow warns of decompression bombs
 
 
 def snap_size(height: int, width: int, area: int) -> tuple[int, int]:
-    """(height, width) scaled to `area` pixels, each side then to the nearest multiple of 32.
+    """(height, width) scaled to `area` pixels, then each side rounded to the nearest multiple of 32.
 
-    Raises InvalidRequest for a side that is not positive.
+    Raises InvalidRequest unless both sides are positive.
     """
     _check_positive(height, width)
     scale = math.sqrt(area / float(height * width))
@@ -26,9 +26,9 @@ def snap_size(height: int, width: int, area: int) -> tuple[int, int]:
 
 
 def image_size(height: int, width: int, area: int) -> tuple[int, int]:
-    """The (height, width) in multiples of 32 that comes closest to `area`, then to the image's aspect ratio.
+    """The (height, width) in multiples of 32 closest to `area`; ties go to the closest aspect ratio.
 
-    Raises InvalidRequest for a side that is not positive.
+    Raises InvalidRequest unless both sides are positive.
     """
     _check_positive(height, width)
     ratio = width / height
@@ -41,29 +41,24 @@ def image_size(height: int, width: int, area: int) -> tuple[int, int]:
 
 
 def aspect_ratio(height: int, width: int) -> float:
-    """Longer side over shorter side."""
+    """Longer side divided by shorter side."""
     return max(height, width) / min(height, width)
 
 
 def latent_grid(height: int, width: int) -> tuple[int, int]:
-    """(rows, columns) of video latents of a frame."""
+    """(rows, columns) of the latents of a frame."""
     return height // SPATIAL_STRIDE, width // SPATIAL_STRIDE
 
 
 def num_video_tokens(latent_frames: int, height: int, width: int, patch_size: tuple[int, ...] = (1, 2, 2)) -> int:
-    """Tokens of a video in the transformer."""
+    """Tokens of a clip's video in the transformer."""
     rows, columns = latent_grid(height, width)
     return (latent_frames // patch_size[0]) * (rows // patch_size[1]) * (columns // patch_size[2])
 
 
 def num_frames(latent_frames: int) -> int:
-    """Video frames that `latent_frames` decode to."""
+    """Video frames that `latent_frames` latent frames decode to."""
     return TEMPORAL_STRIDE * (latent_frames - 1) + 1
-
-
-def num_samples(audio_latents: int) -> int:
-    """Audio samples that `audio_latents` decode to."""
-    return SAMPLES_PER_LATENT * audio_latents
 
 
 def _nearest_multiple(side: float) -> int:

@@ -1,7 +1,9 @@
-"""The whole pipeline in one process, a method a stage; `generate` only composes them.
+"""The whole pipeline in one process, one method per stage; `generate` composes them.
 
 Components are loaded when a stage first needs them, so a process that only decodes never loads the text encoder or the
 transformer.
+
+Shapes: F latent frames, h w latents per side, L audio latents, N text rows, t frames of a chunk, S audio samples.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,27 +33,28 @@ from ovi.models.vocoder import Vocoder
 from ovi.prompts import rewrite_audio_tag
 from ovi.sampling import denoise as sampling
 from ovi.types import Clip, Latents, PromptEmbeds
-from ovi.weights import loading as checkpoints
-from ovi.weights import quantization
 from ovi.weights.formats import WeightFormat, check_format
+from ovi.weights.loading import load_component, load_tokenizer
+from ovi.weights.quantization import load_transformer
 
 ImageInput = str | Path | Image.Image | np.ndarray
 M = TypeVar("M", bound=nn.Module)
 
 
 class OviPipeline:
-    """Ovi on one device. Open it with `from_pretrained`."""
+    """Ovi on one device; create it with `from_pretrained`."""
 
     def __init__(
         self,
+        *,
         ckpt_dir: Path,
         spec: ModelSpec,
         architecture: Architecture,
         device: torch.device,
         dtype: torch.dtype,
         attention_backend: AttentionBackend,
-        allow_inexact: bool = False,
-        weights: WeightFormat = WeightFormat.DTYPE,
+        allow_inexact: bool,
+        weights: WeightFormat,
     ) -> None:
         self.ckpt_dir = ckpt_dir
         self.spec = spec
@@ -76,35 +79,42 @@ class OviPipeline:
         allow_inexact: bool = False,
         weights: WeightFormat = WeightFormat.DTYPE,
     ) -> Self:
-        """Open a checkpoint folder. No weights are read yet: `load` reads them now, a stage when it needs them.
+        """Open a checkpoint folder without reading weights; `load` or the first stage that needs them does.
 
-        `allow_inexact` lets `auto` take backends that compute in fewer bits than the dtype; `weights` may store the
-        transformer in fewer. Raises InvalidRequest for an unknown model or one that is not published in that format, and
-        CheckpointMismatch for an unusable `architecture.json`.
+        `allow_inexact` lets `auto` choose attention backends that compute in fewer bits than `dtype`. `weights` is the
+        storage format of the transformer. Raises InvalidRequest for an unknown model or one that is not published in that
+        format, and CheckpointMismatch for an invalid `architecture.json`.
         """
         architecture = Architecture.read(ckpt_dir)
         spec = architecture.spec(model_name)
         check_format(weights, spec)
         return cls(
-            Path(ckpt_dir), spec, architecture, torch.device(device), dtype, attention_backend, allow_inexact, weights
+            ckpt_dir=Path(ckpt_dir),
+            spec=spec,
+            architecture=architecture,
+            device=torch.device(device),
+            dtype=dtype,
+            attention_backend=attention_backend,
+            allow_inexact=allow_inexact,
+            weights=weights,
         )
 
     # -- components ------------------------------------------------------------------------------------------------
 
     @property
     def loaded(self) -> frozenset[Component]:
-        """The components that are in memory."""
+        """The components in the memory of the pipeline's device."""
         return frozenset(self._components)
 
     @property
     def offloaded(self) -> frozenset[Component]:
-        """The components that wait in the host's memory."""
+        """The components that `offload` moved to host memory."""
         return frozenset(self._offloaded)
 
     def use_model(self, model_name: str) -> None:
-        """Render with another model of the same folder: only the transformer differs, and is dropped.
+        """Switch to another model of the same folder; drops the transformer, the only component that differs.
 
-        Raises InvalidRequest for an unknown model, or one that is not published in the format of the weights.
+        Raises InvalidRequest for an unknown model or one that is not published in the weight format in use.
         """
         if model_name != self.spec.name:
             spec = self.architecture.spec(model_name)
@@ -113,13 +123,13 @@ class OviPipeline:
             self.unload([Component.TRANSFORMER])
 
     def load(self, components: Iterable[Component] = tuple(Component)) -> None:
-        """Load what is not loaded yet. Raises CheckpointNotFound or CheckpointMismatch."""
+        """Load the components that are not loaded yet. Raises CheckpointNotFound or CheckpointMismatch."""
         for component in components:
             if component not in self._components:
-                self._components[component] = self._bring_in(component)
+                self._components[component] = self._load(component)
 
     def unload(self, components: Iterable[Component] = tuple(Component)) -> None:
-        """Drop components, offloaded ones too, and give their memory back."""
+        """Drop components, including offloaded ones, and release their memory."""
         dropped = [
             held.pop(component, None) for component in components for held in (self._components, self._offloaded)
         ]
@@ -128,39 +138,46 @@ class OviPipeline:
             release_memory(self.device)
 
     def offload(self, components: Iterable[Component] = tuple(Component)) -> None:
-        """Move components to the host's memory, from where `load` brings them back. Harmless on a CPU."""
+        """Move components to host memory, from which `load` moves them back. On a CPU, nothing is copied."""
         for component in components:
             if component in self._components:
                 self._offloaded[component] = offload_to_cpu(self._components.pop(component))
 
     def on_cpu(self) -> Self:
-        """The same model on the CPU, with nothing loaded."""
-        device = torch.device("cpu")
-        choices = (self.attention_backend, self.allow_inexact, self.weights)
-        return type(self)(self.ckpt_dir, self.spec, self.architecture, device, self.dtype, *choices)
+        """A pipeline for the same model on the CPU, with nothing loaded."""
+        return type(self)(
+            ckpt_dir=self.ckpt_dir,
+            spec=self.spec,
+            architecture=self.architecture,
+            device=torch.device("cpu"),
+            dtype=self.dtype,
+            attention_backend=self.attention_backend,
+            allow_inexact=self.allow_inexact,
+            weights=self.weights,
+        )
 
-    def _bring_in(self, component: Component) -> nn.Module:
+    def _load(self, component: Component) -> nn.Module:
         if component in self._offloaded:
             return self._offloaded.pop(component).to(self.device)
         name, device, dtype = self.spec.name, self.device, self.dtype
         if component is Component.TRANSFORMER:
-            return quantization.load_transformer(self.ckpt_dir, name, device, dtype, self.weights)
-        return checkpoints.load_component(self.ckpt_dir, component, name, device, dtype)
+            return load_transformer(self.ckpt_dir, name, device, dtype, self.weights)
+        return load_component(self.ckpt_dir, component, name, device, dtype)
 
     def _require(self, component: Component, kind: type[M]) -> M:
         self.load([component])
         module = self._components[component]
         if not isinstance(module, kind):
-            raise TypeError(f"{component} is a {type(module).__name__}, not a {kind.__name__}")
+            raise TypeError(f"{component} is a {type(module).__name__}; expected a {kind.__name__}")
         return module
 
     # -- stages ----------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> list[Tensor]:
-        """Rows [N, text_dim] of each distinct text on the CPU, in the order given; equal texts are encoded once."""
+        """Rows [N, text_dim] of each text on the CPU, in the given order; equal texts are encoded once."""
         distinct = list(dict.fromkeys(texts))
-        tokenizer = checkpoints.load_tokenizer(self.ckpt_dir, self.spec.name)
+        tokenizer = load_tokenizer(self.ckpt_dir, self.spec.name)
         encoder = self._require(Component.TEXT_ENCODER, TextEncoder)
         rows = encoder(tokenize(tokenizer, distinct))
         by_text = dict(zip(distinct, (row.cpu() for row in rows), strict=True))
@@ -170,7 +187,7 @@ class OviPipeline:
     def encode_first_frame(self, image: ImageInput, size: tuple[int, int] | None = None) -> Tensor:
         """Normalised latent [48, 1, h, w] of an image, float32 on the CPU. Raises InvalidImage.
 
-        `size` (height, width) in pixels is by default what the published model makes of the image's own.
+        `size` is (height, width) in pixels; by default the image's size fitted to the model's area (`image_size`).
         """
         array = read_image(image)
         size = size or geometry.image_size(array.shape[0], array.shape[1], self.spec.video_area)
@@ -190,11 +207,11 @@ class OviPipeline:
         on_step: sampling.OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Latents:
-        """Latents of a clip, float32 on the CPU.
+        """Denoise a clip to latents, float32 on the CPU.
 
-        `first_frame` is what `encode_first_frame` gave; it sets the size. `state` continues a clip that was stopped.
-        Raises DenoiseStopped, holding the state to continue from, after `should_stop()` says yes, and
-        AttentionUnavailable when the backend cannot run here.
+        `first_frame` is a result of `encode_first_frame` and determines the clip's size. `state` resumes a stopped clip.
+        Raises DenoiseStopped, with the state to resume from, once `should_stop()` returns true, and AttentionUnavailable
+        if the attention backend cannot run on the device.
         """
         if state is None:
             state = sampling.start(self._noise(params, first_frame))
@@ -211,9 +228,9 @@ class OviPipeline:
         return Latents(video=latents.video.cpu(), audio=latents.audio.cpu())
 
     def attention_plan(self, video_shape: tuple[int, ...], audio_length: int) -> AttentionPlan:
-        """The backends that run for video latents [48, F, h, w] and so many audio latents, the same for the whole job.
+        """The attention plan for video latents of `video_shape` (48, F, h, w) and `audio_length` audio latents.
 
-        Raises AttentionUnavailable when the backend that is asked for cannot run here.
+        Chosen on first use and then constant. Raises AttentionUnavailable if the requested backend cannot run.
         """
         key = (*video_shape, audio_length)
         if key not in self._attention_plans:
@@ -226,9 +243,9 @@ class OviPipeline:
 
     @torch.inference_mode()
     def decode_video(self, video_latents: Tensor, tiling: Tiling | None = None) -> Iterator[Tensor]:
-        """Frames of video latents [48, F, h, w] as they are ready: float32 chunks [3, t, H, W] in [-1, 1].
+        """Decode video latents [48, F, h, w] chunk by chunk: float32 [3, t, H, W] in [-1, 1].
 
-        A `tiling` takes less memory; pixels near its seams come out a little different.
+        A `tiling` needs less memory and slightly changes the pixels near its seams.
         """
         vae = self._require(Component.VIDEO_VAE, VideoVAE)
         for chunk in vae.decode_stream(video_latents[None].to(self.device), tiling=tiling):
@@ -236,19 +253,19 @@ class OviPipeline:
 
     @torch.inference_mode()
     def decode_audio(self, audio_latents: Tensor) -> np.ndarray:
-        """Waveform of audio latents [L, 20]: float32 [S] at 16 kHz."""
+        """Decode audio latents [L, 20] to a waveform: float32 [S] at 16 kHz."""
         vae = self._require(Component.AUDIO_VAE, AudioVAE)
         vocoder = self._require(Component.VOCODER, Vocoder)
         mel = vae.decode(audio_latents.T[None].to(self.device, torch.float32))  # 1 80 2L
         return vocoder(mel).flatten().cpu().numpy()
 
     def decode_latents(self, latents: Latents) -> Clip:
-        """The whole clip in memory. To write a file, stream `decode_video` into `ovi.media.VideoWriter` instead."""
+        """Decode a whole clip in memory. To write a file, stream `decode_video` to `ovi.media.video.VideoWriter`."""
         audio = self.decode_audio(latents.audio)
         frames = np.concatenate([frames_to_uint8(chunk) for chunk in self.decode_video(latents.video)])
         return Clip(frames=frames, audio=audio, latents=latents)
 
-    # -- all together ----------------------------------------------------------------------------------------------
+    # -- whole clips -----------------------------------------------------------------------------------------------
 
     def generate(
         self,
@@ -258,9 +275,9 @@ class OviPipeline:
         on_step: sampling.OnStep | None = None,
         **params: Any,
     ) -> Clip:
-        """Render one clip. The keyword arguments are the fields of `SamplingParams`, with its defaults.
+        """Render one clip. Keyword arguments are the fields of `SamplingParams`.
 
-        Raises InvalidRequest for parameters out of range, InvalidImage for an unusable image.
+        Raises InvalidRequest for a parameter out of range and InvalidImage for an unusable image.
         """
         sampling_params = SamplingParams(**params)
         prompt, _ = rewrite_audio_tag(text_prompt, self.spec.audio_tag)

@@ -1,6 +1,6 @@
-"""Prompts as the model reads them: the audio tag it was trained on, and text cleaned as the text encoder was trained.
+"""Prompt preparation: soundtrack markup in the model's form, and text cleaning as in the text encoder's training.
 
-A prompt marks speech with `<S>...<E>` and its soundtrack with one of the two forms of `ovi.config.AudioTag`.
+Speech is marked with `<S>...<E>`, the soundtrack with one of the two forms of `ovi.config.AudioTag`.
 """
 
 import html
@@ -15,9 +15,9 @@ _AUDIO = re.compile(r"Audio:\s*(.*)", re.DOTALL)
 
 
 def rewrite_audio_tag(text: str, audio_tag: AudioTag) -> tuple[str, bool]:
-    """`text` with its soundtrack marked as `audio_tag`, and whether anything was rewritten.
+    """`text` with its soundtrack markup in the form `audio_tag`, and whether anything changed.
 
-    `Audio:` reaches to the end of the prompt, so only its first occurrence counts; every `<AUDCAP>` is rewritten.
+    `Audio:` extends to the end of the prompt, so only its first occurrence is markup; every `<AUDCAP>` is rewritten.
     """
     if audio_tag is AudioTag.AUDCAP:
         rewritten = _AUDIO.sub(r"<AUDCAP>\1<ENDAUDCAP>", text)
@@ -27,12 +27,12 @@ def rewrite_audio_tag(text: str, audio_tag: AudioTag) -> tuple[str, bool]:
 
 
 def clean(text: str) -> str:
-    """`text` as it is tokenized: broken Unicode mended, HTML entities resolved, whitespace collapsed."""
+    """`text` as it is tokenized: mojibake repaired, HTML entities resolved, whitespace collapsed."""
     if not _is_plain(text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split())
 
 
 def _is_plain(text: str) -> bool:
-    """Whether mending and unescaping would leave `text` as it is: a million prompts are cleaned in seconds."""
+    """Whether repairing and unescaping are no-ops; skipping them cleans a million ASCII prompts in seconds."""
     return text.isascii() and text.isprintable() and "&" not in text

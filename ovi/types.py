@@ -1,4 +1,4 @@
-"""What passes between the stages of the pipeline. These, and never frames, may cross between processes."""
+"""Values that pass between pipeline stages. `PromptEmbeds` and `Latents` may cross processes; decoded frames never do."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class PromptEmbeds:
-    """A clip's three encoded texts, each [N, text_dim] with N <= text_len, without padding."""
+    """The three encoded texts of a clip, each [N, text_dim] with N <= text_len, without padding."""
 
     positive: Tensor
-    """The prompt: it serves the video and the audio."""
+    """The prompt, used for both video and audio."""
     video_negative: Tensor
     audio_negative: Tensor
 
@@ -21,18 +21,17 @@ class Latents:
     """A clip in latent space."""
 
     video: Tensor
-    """[48, F, h, w], normalised."""
+    """[48, F, h, w], normalised per channel."""
     audio: Tensor
     """[L, 20]."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Clip:
-    """A decoded clip."""
+    """A decoded clip: frames, waveform and the latents they were decoded from."""
 
     frames: np.ndarray
     """uint8 [F, H, W, 3] at 24 fps."""
     audio: np.ndarray
     """float32 [S] at 16 kHz, in [-1, 1]."""
     latents: Latents
-    """What it was decoded from."""

@@ -1,11 +1,13 @@
-"""Attention as one function with an explicit backend, and the choice of the fastest exact one by measuring.
+"""Attention as one function with an explicit backend, and `auto`, which benchmarks the backends and picks the fastest.
 
 types            backends, sites, shapes and plans (no torch)
-target           the device as a backend sees it
-backends         the registry: a small class each, and `attention` itself
-benchmark        one backend on one shape: seconds, and the error against a float32 reference
-subprocess_trial the same in a process of its own, for backends that may hang or crash
-autotune         `auto`: measure what is not in the cache, take the fastest that agrees
+target           the device that attention runs on
+backends         one class per backend, their registry, and `attention` itself
+benchmark        time and error of one backend on one shape
+subprocess_trial the same in a child process, for backends that may hang or crash
+autotune         `auto`: benchmark what is not cached, then pick the fastest accurate backend per site
+
+May import `ovi.config` and `ovi.errors`.
 """
 
 from ovi.attention.types import AttentionBackend, AttentionPlan, AttentionShape, Site

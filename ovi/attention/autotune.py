@@ -1,7 +1,7 @@
-"""`auto`: measure the backends on the job's own shapes, remember what came of it, take the fastest that agrees.
+"""`auto`: benchmark the backends on the job's shapes, cache the results, pick the fastest accurate backend per site.
 
-Trials are kept on disk under what they depend on: device, driver, torch, the backend's version, dtype and shape. One that
-errs, hangs or disagrees is kept with its reason, and is not tried again until one of these changes.
+Trials are cached on disk, keyed by all that they depend on: device, driver, torch, the backend's version, dtype and
+shape. A backend that raises, hangs or is inaccurate is cached with its reason and not tried again until the key changes.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from typing import Any, Self
 
 import torch
 
-from ovi.attention.backends import BACKENDS, torchs_kernel
+from ovi.attention.backends import BACKENDS, selected_kernel
 from ovi.attention.benchmark import Trial, measure
-from ovi.attention.subprocess_trial import Job, measure_apart
+from ovi.attention.subprocess_trial import Job, measure_in_subprocess
 from ovi.attention.target import AttentionTarget
 from ovi.attention.types import AttentionBackend, AttentionPlan, AttentionShape, Site
 from ovi.errors import AttentionUnavailable
@@ -23,42 +23,43 @@ from ovi.files import atomic_writer, user_cache_folder
 
 Measure = Callable[[AttentionTarget, Sequence[Job]], list[Trial]]
 CANDIDATES = tuple(backend for backend in BACKENDS if backend is not AttentionBackend.SDPA)
-"""What `auto` tries; torch's own choice is one of these under another name."""
+"""The backends that `auto` tries. SDPA is left out because it selects one of the others."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Choice:
-    """The backend of one site and what it was chosen among."""
+    """The backend chosen for one site, and the trials that it was chosen from."""
 
     shape: AttentionShape
+    """The shape that was benchmarked."""
     trials: tuple[Trial, ...]
     chosen: AttentionBackend
 
 
 class TrialCache:
-    """Trials on disk. A file that cannot be read is an empty one; one that cannot be written costs the measuring again."""
+    """Trials in a JSON file. An unreadable file counts as empty; if it cannot be written, trials are repeated next time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def default(cls) -> Self:
-        """In the user's cache folder."""
+        """The cache in the user's cache folder."""
         return cls(user_cache_folder() / "attention.json")
 
     def get(self, target: AttentionTarget, job: Job) -> Trial | None:
-        """The trial of a backend on a shape, or None when it was never made with these versions."""
+        """The cached trial of a backend on a shape; None if there is none for the current versions."""
         known = self._read().get(_key(target, job))
         return None if known is None else Trial(**{**known, "backend": job[0]})
 
     def put(self, target: AttentionTarget, trials: Mapping[Job, Trial]) -> None:
-        """Remember trials."""
+        """Add trials to the cache, replacing older ones with the same key."""
         rows = {_key(target, job): dataclasses.asdict(trial) for job, trial in trials.items()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_writer(self.path) as unfinished:
                 unfinished.write_text(json.dumps(self._read() | rows, indent=1), encoding="utf-8")
-        except OSError:  # a read-only home
+        except OSError:  # for example a read-only home directory
             return
 
     def _read(self) -> dict[str, dict[str, Any]]:
@@ -77,10 +78,10 @@ def plan_attention(
     allow_inexact: bool = False,
     cache: TrialCache | None = None,
 ) -> AttentionPlan:
-    """The backend of every site: the one that is asked for, or what `auto` finds.
+    """The backend of every site: the requested one, or the choices of `auto`.
 
-    Torch's own choice (`sdpa`) is asked of torch and then forced, so that the plan is what runs. Raises
-    AttentionUnavailable for a backend that cannot run, with the reason and what can.
+    `sdpa` is resolved to the kernel that PyTorch selects for each shape, so the plan names the kernels that really run.
+    Raises AttentionUnavailable for a backend that cannot run, with the reason and the backends that can.
     """
     if backend is AttentionBackend.AUTO:
         choices = choose(target, shapes, allow_inexact=allow_inexact, cache=cache)
@@ -88,16 +89,17 @@ def plan_attention(
     for site, shape in shapes.items():
         check_available(backend, target, shape, where=f" at {site} ({shape})")
     if backend is AttentionBackend.SDPA:
-        return AttentionPlan.of({site: torchs_kernel(target, shape) for site, shape in shapes.items()})
+        return AttentionPlan.of({site: selected_kernel(target, shape) for site, shape in shapes.items()})
     return AttentionPlan.uniform(backend)
 
 
 def check_available(backend: AttentionBackend, target: AttentionTarget, shape: AttentionShape, where: str = "") -> None:
-    """Raise AttentionUnavailable when a backend cannot run such a call, with the reason and what can."""
-    if reason := BACKENDS[backend].why_not(target, shape):
-        usable = [name for name, other in BACKENDS.items() if not other.why_not(target, shape)]
-        message = f"attention {backend} cannot run on {target.name}{where}: {reason}"
-        raise AttentionUnavailable(f"{message}; what can: {', '.join((AttentionBackend.AUTO, *usable))}")
+    """Raise AttentionUnavailable if a backend cannot run a call of this shape, with the reason and the usable backends."""
+    if reason := BACKENDS[backend].unavailable_reason(target, shape):
+        others = [str(name) for name, other in BACKENDS.items() if not other.unavailable_reason(target, shape)]
+        usable = (str(AttentionBackend.AUTO), *others)
+        message = f"attention {backend} cannot run on {target.name}{where}: {reason}; usable: {', '.join(usable)}"
+        raise AttentionUnavailable(message, reason=reason, usable=usable)
 
 
 def choose(
@@ -108,7 +110,10 @@ def choose(
     cache: TrialCache | None = None,
     run: Measure | None = None,
 ) -> dict[Site, Choice]:
-    """The fastest backend that agrees with the reference, for each site. Raises AttentionUnavailable when none does."""
+    """The fastest accurate backend for each site. Raises AttentionUnavailable if a site has none.
+
+    `run` performs the trials; by default in this process on a CPU, in a subprocess on a GPU.
+    """
     cache = cache or TrialCache.default()
     jobs = [(name, shape) for shape in dict.fromkeys(shapes.values()) for name in CANDIDATES]
     if not allow_inexact:
@@ -118,10 +123,10 @@ def choose(
 
 
 def _trials(target: AttentionTarget, jobs: Sequence[Job], cache: TrialCache, run: Measure) -> dict[Job, Trial]:
-    """Trials of all jobs; only those that are not in the cache and that may work are run."""
+    """The trial of every job; runs only those that are available and not cached."""
     known: dict[Job, Trial] = {}
     for job in jobs:
-        if reason := BACKENDS[job[0]].why_not(target, job[1]):
+        if reason := BACKENDS[job[0]].unavailable_reason(target, job[1]):
             known[job] = Trial(backend=job[0], reason=reason)
         elif (trial := cache.get(target, job)) is not None:
             known[job] = trial
@@ -142,11 +147,11 @@ def _choice(shape: AttentionShape, trials: Sequence[Trial]) -> Choice:
 
 
 def _measure_on(target: AttentionTarget) -> Measure:
-    """GPU kernels may hang or crash, so they are tried apart; torch's own on a CPU do not, and a process costs seconds."""
-    return _measure_here if target.vendor == "cpu" else measure_apart
+    """GPU kernels may hang or crash, so they run in a subprocess; PyTorch's CPU kernels do not, and a process costs seconds."""
+    return _measure_in_process if target.vendor == "cpu" else measure_in_subprocess
 
 
-def _measure_here(target: AttentionTarget, jobs: Sequence[Job]) -> list[Trial]:
+def _measure_in_process(target: AttentionTarget, jobs: Sequence[Job]) -> list[Trial]:
     return [measure(backend, target, shape) for backend, shape in jobs]
 
 

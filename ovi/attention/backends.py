@@ -1,7 +1,7 @@
-"""The attention backends: a small class each. Which one runs is an argument, never a global.
+"""The attention backends, one class each. The backend of a call is an argument, never a global setting.
 
-A new backend is a subclass of `Backend` in `BACKENDS`: can it be imported and why not, does it suit a device, a dtype and
-a shape and why not, is it exact, run.
+To add a backend, register a subclass of `Backend` in `BACKENDS`. It states whether its package can be imported, which
+devices, dtypes and shapes it supports, whether it is exact, and how to run it.
 
 Shapes: B batch, L query tokens, S key tokens, H heads, D head width.
 """
@@ -32,186 +32,186 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: AttentionBackend = Atten
 
 
 def reference_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """What every backend is checked against: softmax written out, in float32. Shapes as `attention`."""
+    """Unfused softmax attention in float32, against which backends are checked. Shapes as in `attention`."""
     scores = torch.einsum("blhd,bshd->bhls", q.float(), k.float()) * q.shape[-1] ** -0.5
     return torch.einsum("bhls,bshd->blhd", scores.softmax(dim=-1), v.float())
 
 
 class Backend(ABC):
-    """One way to compute attention."""
+    """An implementation of attention."""
 
     exact: ClassVar[bool] = True
-    """Whether it computes in the inputs' precision; one that quantizes takes part only when asked for."""
+    """Whether it computes in the inputs' precision. `auto` uses inexact backends only if they are allowed."""
     package: ClassVar[str] = "torch"
-    """The distribution whose version decides how fast it is."""
+    """Distribution that provides the kernel; its version is part of the cache key."""
     module: ClassVar[str] = "torch"
-    """What is imported."""
+    """Module that provides the kernel."""
 
-    def missing(self) -> str:
-        """Why it cannot be imported; empty when it can."""
+    def import_error(self) -> str:
+        """Why the module cannot be imported; empty if it can."""
         try:
             importlib.import_module(self.module)
-        except Exception as error:  # a package built for another torch fails in any way it likes
+        except Exception as error:  # a package built for another torch may raise anything
             return f"{self.module} cannot be imported: {error}"
         return ""
 
     def version(self) -> str:
-        """Version of its package."""
+        """Installed version of the package; "unknown" for a module without metadata."""
         try:
             return importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:  # a module that was put there by hand
+        except importlib.metadata.PackageNotFoundError:  # a module that was installed without metadata
             return "unknown"
 
     @abstractmethod
-    def unsuited(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """Why it cannot run such a call on such a device; empty when it should."""
+    def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Why the backend does not support the device, dtype or shape; empty if it does."""
 
     @abstractmethod
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `attention`."""
+        """Compute attention; shapes as in `attention`."""
 
-    def why_not(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """Why it is out before anything runs; empty when it is worth a try."""
-        return self.unsuited(target, shape) or self.missing()
+    def unavailable_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Why the backend is unsupported or cannot be imported; empty if it is worth a trial."""
+        return self.unsupported_reason(target, shape) or self.import_error()
 
     def _import(self) -> ModuleType:
         return importlib.import_module(self.module)
 
 
-class TorchsChoice(Backend):
-    """`scaled_dot_product_attention` as it comes. `torchs_kernel` tells which kernel that is."""
+class SdpaDefault(Backend):
+    """`scaled_dot_product_attention` with the kernel that PyTorch selects; `selected_kernel` returns which one."""
 
-    def unsuited(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """It always runs, if need be by the math kernel."""
+    def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Always supported, by the math kernel if by no other."""
         return ""
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `attention`."""
+        """Compute attention; shapes as in `attention`."""
         out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # B H L D
         return out.transpose(1, 2)
 
 
-class SdpaKernel(TorchsChoice):
-    """One kernel of `scaled_dot_product_attention`, and no other: where it cannot run, it raises."""
+class SdpaKernel(SdpaDefault):
+    """A single kernel of `scaled_dot_product_attention`; raises where that kernel cannot run."""
 
     kernel: ClassVar[SDPBackend]
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `attention`."""
+        """Compute attention; shapes as in `attention`."""
         with sdpa_kernel([self.kernel]):
             return super().run(q, k, v)
 
 
 class SdpaFlash(SdpaKernel):
-    """FlashAttention inside PyTorch: on NVIDIA from sm80, and on CPUs."""
+    """FlashAttention inside PyTorch: NVIDIA from sm80, and CPUs."""
 
     kernel = SDPBackend.FLASH_ATTENTION
 
-    def unsuited(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """It needs half precision on a GPU."""
+    def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Requires half precision on GPUs."""
         if target.vendor == "amd":
-            return "on ROCm, PyTorch's flash kernel is AOTriton: see sdpa_aotriton"
+            return "on ROCm, PyTorch's flash kernel is AOTriton; use sdpa_aotriton"
         return "" if target.vendor == "cpu" else _half_on_nvidia(target, shape, capability=80, head_dim=256)
 
 
 class SdpaCudnn(SdpaKernel):
-    """cuDNN's attention, on NVIDIA from sm80."""
+    """cuDNN's attention: NVIDIA from sm80."""
 
     kernel = SDPBackend.CUDNN_ATTENTION
 
-    def unsuited(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """It needs half precision and heads of up to 128."""
+    def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Requires half precision and a head width of at most 128."""
         return _half_on_nvidia(target, shape, capability=80, head_dim=128)
 
 
 class SdpaEfficient(SdpaKernel):
-    """The memory-efficient kernel: on every GPU, in any dtype."""
+    """PyTorch's memory-efficient kernel: every GPU, any dtype."""
 
     kernel = SDPBackend.EFFICIENT_ATTENTION
 
-    def unsuited(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """It needs a GPU."""
+    def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Requires a GPU."""
         return "it runs on GPUs only" if target.vendor == "cpu" else _experimental(target)
 
 
 class SdpaAotriton(SdpaKernel):
-    """AOTriton's kernels behind PyTorch's flash attention on ROCm."""
+    """AOTriton, which implements PyTorch's flash kernel on ROCm."""
 
     kernel = SDPBackend.FLASH_ATTENTION
 
-    def unsuited(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """It needs ROCm and half precision, and on some architectures a variable."""
+    def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Requires ROCm, half precision and, on some architectures, an environment variable."""
         if target.vendor != "amd":
             return "it runs on ROCm only"
         if target.dtype not in HALF:
-            return f"it computes in half precision, not {_name(target.dtype)}"
+            return _needs_half(target)
         return _experimental(target)
 
 
 class SdpaMath(SdpaKernel):
-    """Softmax written out by PyTorch."""
+    """PyTorch's unfused softmax."""
 
     kernel = SDPBackend.MATH
 
-    def unsuited(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """Its scores must fit: they and their softmax are there at once."""
+    def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Requires memory for the scores and their softmax, which exist at the same time."""
         needed = 2 * shape.score_bytes
         if needed > target.memory_bytes // 2:
-            return f"its scores take {needed / 1e9:.0f} GB of the device's {target.memory_bytes / 1e9:.0f} GB"
+            return f"its scores need {needed / 1e9:.0f} GB of the device's {target.memory_bytes / 1e9:.0f} GB"
         return ""
 
 
 class FlashAttn2(Backend):
-    """The package flash-attn: NVIDIA from sm80, and ROCm through CK or Triton."""
+    """FlashAttention-2 from the package flash-attn: NVIDIA from sm80, and ROCm through CK or Triton."""
 
     package = "flash_attn"
     module = "flash_attn"
 
-    def unsuited(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """It needs half precision on a GPU."""
+    def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Requires a GPU and half precision."""
         if target.vendor == "amd":
-            return "" if target.dtype in HALF else f"it computes in half precision, not {_name(target.dtype)}"
+            return "" if target.dtype in HALF else _needs_half(target)
         return _half_on_nvidia(target, shape, capability=80, head_dim=256)
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `attention`."""
+        """Compute attention; shapes as in `attention`."""
         return self._import().flash_attn_func(q, k, v)
 
 
 class FlashAttn3(Backend):
-    """FlashAttention-3, built for Hopper. Elsewhere its import may succeed and run something else."""
+    """FlashAttention-3, built for Hopper (sm90). On other devices its import may succeed but select another kernel."""
 
     package = "flash_attn_3"
     module = "flash_attn_interface"
 
-    def unsuited(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """It needs half precision on sm90."""
+    def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Requires half precision on sm90."""
         reason = _half_on_nvidia(target, shape, capability=90, head_dim=256)
         return reason or ("" if target.capability < 100 else f"it is built for sm90, not {target.architecture}")
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `attention`."""
+        """Compute attention; shapes as in `attention`."""
         out = self._import().flash_attn_func(q, k, v)
-        return out[0] if isinstance(out, tuple) else out  # older versions return the log-sum-exp too
+        return out[0] if isinstance(out, tuple) else out  # older versions also return the log-sum-exp
 
 
 class Sage(Backend):
-    """SageAttention: queries and keys in 8 bits."""
+    """SageAttention: queries and keys quantized to 8 bits."""
 
     exact = False
     package = "sageattention"
     module = "sageattention"
     _CAPABILITIES = frozenset({80, 86, 89, 90, 120})
 
-    def unsuited(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """It has kernels for some architectures, in half precision."""
+    def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Requires half precision and one of the architectures that it has kernels for."""
         reason = _half_on_nvidia(target, shape, capability=80, head_dim=128)
         if not reason and target.capability not in self._CAPABILITIES:
             return f"it has no kernel for {target.architecture}"
         return reason
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `attention`."""
+        """Compute attention; shapes as in `attention`."""
         return self._import().sageattn(q, k, v, tensor_layout="NHD", is_causal=False)
 
 
@@ -219,18 +219,18 @@ BACKENDS: dict[AttentionBackend, Backend] = {
     AttentionBackend.FLASH_ATTN_3: FlashAttn3(),
     AttentionBackend.FLASH_ATTN_2: FlashAttn2(),
     AttentionBackend.SAGE: Sage(),
-    AttentionBackend.SDPA: TorchsChoice(),
+    AttentionBackend.SDPA: SdpaDefault(),
     AttentionBackend.SDPA_FLASH: SdpaFlash(),
     AttentionBackend.SDPA_CUDNN: SdpaCudnn(),
     AttentionBackend.SDPA_EFFICIENT: SdpaEfficient(),
     AttentionBackend.SDPA_AOTRITON: SdpaAotriton(),
     AttentionBackend.SDPA_MATH: SdpaMath(),
 }
-"""Every backend that runs; `auto` is not one of them, it chooses among them."""
+"""Every backend that can run. `auto` is not among them: it selects one of them."""
 
 
-def torchs_kernel(target: AttentionTarget, shape: AttentionShape) -> AttentionBackend:
-    """The kernel that `scaled_dot_product_attention` takes for such a call, asked of torch itself."""
+def selected_kernel(target: AttentionTarget, shape: AttentionShape) -> AttentionBackend:
+    """The kernel that PyTorch selects for a `scaled_dot_product_attention` call of this shape."""
     device = torch.device(target.device)
     q = torch.empty(1, shape.num_heads, shape.query_length, shape.head_dim, dtype=target.dtype, device=device)
     k = torch.empty(1, shape.num_heads, shape.key_length, shape.head_dim, dtype=target.dtype, device=device)
@@ -247,11 +247,11 @@ def _half_on_nvidia(target: AttentionTarget, shape: AttentionShape, *, capabilit
     if target.vendor != "nvidia":
         return "it runs on NVIDIA GPUs only"
     if target.capability < capability:
-        return f"it needs sm{capability} or newer, not {target.architecture}"
+        return f"it requires sm{capability} or newer, not {target.architecture}"
     if target.dtype not in HALF:
-        return f"it computes in half precision, not {_name(target.dtype)}"
+        return _needs_half(target)
     if shape.head_dim > head_dim or shape.head_dim % 8:
-        return f"it takes heads of up to {head_dim} in multiples of 8, not {shape.head_dim}"
+        return f"it supports head widths up to {head_dim} in multiples of 8, not {shape.head_dim}"
     return ""
 
 
@@ -259,11 +259,11 @@ _AOTRITON_STABLE = ("gfx90a", "gfx942", "gfx950")
 
 
 def _experimental(target: AttentionTarget) -> str:
-    """Why AOTriton, which serves both fused kernels on ROCm, does not run: empty on NVIDIA."""
+    """Why AOTriton, which implements both fused kernels on ROCm, is disabled; empty on NVIDIA."""
     if target.vendor != "amd" or target.architecture in _AOTRITON_STABLE or target.aotriton_experimental:
         return ""
-    return f"AOTriton is experimental on {target.architecture}: set {AOTRITON_EXPERIMENTAL}=1 before torch starts"
+    return f"AOTriton is experimental on {target.architecture}: set {AOTRITON_EXPERIMENTAL}=1 before torch is imported"
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _needs_half(target: AttentionTarget) -> str:
+    return f"it requires half precision, not {str(target.dtype).removeprefix('torch.')}"

@@ -1,4 +1,4 @@
-"""One backend on one shape: how long a call takes, and how far it is from a float32 reference."""
+"""Benchmark of one backend on one shape: seconds per call, and the error against a float32 reference."""
 
 import time
 from dataclasses import dataclass
@@ -11,46 +11,46 @@ from ovi.attention.target import AttentionTarget
 from ovi.attention.types import AttentionBackend, AttentionShape
 
 EXACT_ERROR = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-"""Root mean square error, relative to the output's, that rounding in a dtype explains with room to spare."""
-INEXACT_ERROR = 0.1  # beyond it, not even a backend that quantizes computes attention
-_SAMPLE = 64  # queries that are checked: each row of attention is independent of the others
-_BUDGET_S = 0.3  # of timed calls
-_CALLS = 10
+"""Allowed root-mean-square error of exact backends, relative to the output's; well above the dtype's rounding error."""
+INEXACT_ERROR = 0.1  # allowed error of backends that quantize; a larger one means that the result is wrong
+_SAMPLE = 64  # queries that are checked; each row of attention is independent of the others
+_BUDGET_S = 0.3  # seconds after which no further call is timed
+_CALLS = 10  # maximum number of timed calls
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Trial:
-    """What became of one backend on one shape."""
+    """Result of benchmarking one backend on one shape."""
 
     backend: AttentionBackend
     seconds: float | None = None
-    """Of one call; None when it is out."""
+    """Seconds per call; None if the backend is unusable."""
     error: float | None = None
-    """Relative root mean square error against the reference; None when it never ran."""
+    """Relative root-mean-square error against the reference; None if the backend did not run."""
     reason: str = ""
-    """Why it is out; empty when it is not."""
+    """Why the backend is unusable; empty if it is usable."""
 
 
 @torch.inference_mode()
 def measure(name: AttentionBackend, target: AttentionTarget, shape: AttentionShape) -> Trial:
-    """Check and time a backend in this process. Never raises: what goes wrong is the trial's reason."""
+    """Check and time a backend in this process. Never raises: any failure becomes the trial's reason."""
     backend = BACKENDS[name]
-    if reason := backend.why_not(target, shape):
+    if reason := backend.unavailable_reason(target, shape):
         return Trial(backend=name, reason=reason)
     try:
         inputs = _inputs(target, shape)
         error = _error(backend, *inputs)
         allowed = EXACT_ERROR[target.dtype] if backend.exact else INEXACT_ERROR
-        if not error <= allowed:  # NaN is out too
-            reason = f"it disagrees with the float32 reference: error {error:.2g}, allowed {allowed:.0e}"
+        if not error <= allowed:  # also rejects NaN
+            reason = f"it deviates from the float32 reference: error {error:.2g}, allowed {allowed:.0e}"
             return Trial(backend=name, error=error, reason=reason)
         return Trial(backend=name, seconds=_seconds(backend, *inputs), error=error)
-    except Exception as failure:  # kernels raise what they like
+    except Exception as failure:  # kernels may raise anything
         return Trial(backend=name, reason=f"{type(failure).__name__}: {str(failure).splitlines()[0]}")
 
 
 def _inputs(target: AttentionTarget, shape: AttentionShape) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v of a unit normal, the same on every device."""
+    """q, k, v drawn from a unit normal, identical on every device."""
     generator = torch.Generator().manual_seed(0)
     lengths = (shape.query_length, shape.key_length, shape.key_length)
     q, k, v = (
@@ -68,7 +68,7 @@ def _error(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> float:
 
 
 def _seconds(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> float:
-    """The fastest of a few calls: whatever disturbs a call makes it slower, never faster. `_error` has warmed it up."""
+    """Seconds of the fastest of several calls, as disturbances only slow calls down. `_error` did the warm-up."""
     best, spent, calls = float("inf"), 0.0, 0
     while calls < _CALLS and (not calls or spent < _BUDGET_S):
         _synchronize(q.device)

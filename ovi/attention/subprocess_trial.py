@@ -1,7 +1,7 @@
-"""Trials in a process of their own: a backend that hangs or crashes is left out, and takes nothing down with it.
+"""Backend trials in a child process, so that a backend that hangs or crashes cannot take the parent down.
 
-The child answers a line a trial. The parent kills it when an answer takes too long, and goes on with the next trial in a
-new one.
+The child prints one line of JSON per trial. When an answer takes too long, the parent kills the child and continues with
+the next trial in a new one.
 
     python -m ovi.attention.subprocess_trial REQUEST    # JSON: {"device": "cuda", "dtype": "bfloat16", "jobs": [...]}
 """
@@ -22,18 +22,18 @@ from ovi.attention.target import AttentionTarget
 from ovi.attention.types import AttentionBackend, AttentionShape
 
 Job = tuple[AttentionBackend, AttentionShape]
-TIMEOUT_S = 120.0  # of one trial; the first call of some kernels compiles for a minute
+TIMEOUT_S = 120.0  # per trial; the first call of some kernels compiles for a minute
 _COMMAND = (sys.executable, "-m", "ovi.attention.subprocess_trial")
 
 
-def measure_apart(
+def measure_in_subprocess(
     target: AttentionTarget,
     jobs: Sequence[Job],
     *,
     timeout_s: float = TIMEOUT_S,
     command: Sequence[str] = _COMMAND,
 ) -> list[Trial]:
-    """A trial of each job, in order. Never raises for what a backend does."""
+    """The trial of each job, in order. A backend that hangs or crashes yields a trial with that reason."""
     trials: list[Trial] = []
     while len(trials) < len(jobs):
         trials += _in_one_process(target, jobs[len(trials) :], timeout_s, command)
@@ -43,7 +43,7 @@ def measure_apart(
 def _in_one_process(
     target: AttentionTarget, jobs: Sequence[Job], timeout_s: float, command: Sequence[str]
 ) -> Iterator[Trial]:
-    """Trials until one fails to answer, and that one's failure."""
+    """Yield trials up to and including the first that hangs or crashes."""
     process = subprocess.Popen([*command, _request(target, jobs)], stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:
         lines = _lines(process)
@@ -51,7 +51,7 @@ def _in_one_process(
             try:
                 line = lines.get(timeout=timeout_s)
             except queue.Empty:
-                yield Trial(backend=backend, reason=f"it hung: no answer in {timeout_s:.0f} s")
+                yield Trial(backend=backend, reason=f"it hung: no result within {timeout_s:.0f} s")
                 return
             if line is None:
                 yield Trial(backend=backend, reason=f"its process died with exit code {process.wait()}")
@@ -64,7 +64,7 @@ def _in_one_process(
 
 
 def _lines(process: "subprocess.Popen[str]") -> "queue.Queue[str | None]":
-    """Lines of the process as they come; None at the end."""
+    """A queue of the process's output lines, followed by None at the end of the output."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def read(stdout: IO[str]) -> None:

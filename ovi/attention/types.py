@@ -1,4 +1,4 @@
-"""Attention backends, the sites of the model where attention runs, and the plan that assigns them. Imports no torch."""
+"""Attention backends, the sites of the model where attention runs, and the plan that assigns them (no torch)."""
 
 import dataclasses
 import math
@@ -12,32 +12,32 @@ from ovi.config import TransformerConfig
 
 
 class AttentionBackend(StrEnum):
-    """Names of the backends, as they stand in a job file and in a clip's row."""
+    """Names of the backends, as used in job files and results."""
 
     AUTO = "auto"
-    """Measure on the device and take the fastest that is exact enough, for each site."""
+    """Benchmark the backends on the device and use the fastest accurate one at each site."""
     FLASH_ATTN_3 = "flash_attn_3"
     """FlashAttention-3, from the package `flash_attn_interface`."""
     FLASH_ATTN_2 = "flash_attn_2"
     """FlashAttention-2, from the package `flash_attn`."""
     SAGE = "sage"
-    """SageAttention: 8-bit inside, so not exact."""
+    """SageAttention: computes in 8 bits, so inexact."""
     SDPA = "sdpa"
-    """PyTorch's fused kernels; torch picks the kernel."""
+    """PyTorch's `scaled_dot_product_attention`, with the kernel that PyTorch selects."""
     SDPA_FLASH = "sdpa_flash"
-    """PyTorch's own FlashAttention."""
+    """The FlashAttention kernel inside PyTorch."""
     SDPA_CUDNN = "sdpa_cudnn"
     """cuDNN's fused attention through PyTorch."""
     SDPA_EFFICIENT = "sdpa_efficient"
     """PyTorch's memory-efficient kernel."""
     SDPA_AOTRITON = "sdpa_aotriton"
-    """AOTriton, which serves PyTorch's flash kernel on ROCm."""
+    """AOTriton, which implements PyTorch's flash kernel on ROCm."""
     SDPA_MATH = "sdpa_math"
-    """Softmax written out: the whole score matrix in memory. The way out where no fused kernel works."""
+    """Unfused softmax with the whole score matrix in memory; the fallback where no fused kernel works."""
 
 
 class Site(StrEnum):
-    """Where attention runs in a block: queries, then keys. The shapes differ, so the fastest backend may."""
+    """The attention calls of a block, named QUERIES_to_KEYS. Shapes differ by site, so the fastest backend may too."""
 
     VIDEO_SELF = "video_self"
     AUDIO_SELF = "audio_self"
@@ -49,7 +49,7 @@ class Site(StrEnum):
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class AttentionShape:
-    """One call: q [1, query_length, num_heads, head_dim] against key_length keys."""
+    """Shape of one attention call: q [1, query_length, num_heads, head_dim], k and v [1, key_length, ...]."""
 
     query_length: int
     key_length: int
@@ -61,13 +61,13 @@ class AttentionShape:
 
     @property
     def score_bytes(self) -> int:
-        """Bytes of the whole score matrix in float32."""
+        """Bytes of the score matrix in float32."""
         return 4 * self.num_heads * self.query_length * self.key_length
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class AttentionPlan:
-    """A backend for each site: chosen once for a size of clip, passed to the model as an argument."""
+    """The backend of each site; chosen once per clip size and passed to the model as an argument."""
 
     video_self: AttentionBackend
     audio_self: AttentionBackend
@@ -78,16 +78,16 @@ class AttentionPlan:
 
     @classmethod
     def uniform(cls, backend: AttentionBackend) -> Self:
-        """The same backend everywhere."""
+        """The plan that uses one backend at every site."""
         return cls(**dict.fromkeys(map(str, Site), backend))
 
     @classmethod
     def of(cls, backends: Mapping[Site, AttentionBackend]) -> Self:
-        """The plan of a backend by site."""
+        """The plan with the given backend at each site."""
         return cls(**{str(site): backend for site, backend in backends.items()})
 
     def __str__(self) -> str:
-        """As it stands in a clip's row: one name, or each name with its sites."""
+        """The form used in results: a single name, or each name with its sites."""
         pairs = sorted((str(getattr(self, field.name)), field.name) for field in dataclasses.fields(self))
         groups = {name: [site for _, site in group] for name, group in groupby(pairs, key=lambda pair: pair[0])}
         if len(groups) == 1:
@@ -95,13 +95,14 @@ class AttentionPlan:
         return "; ".join(f"{name}: {', '.join(sites)}" for name, sites in groups.items())
 
 
-TORCHS_CHOICE = AttentionPlan.uniform(AttentionBackend.SDPA)
+SDPA_PLAN = AttentionPlan.uniform(AttentionBackend.SDPA)
+"""PyTorch's default kernel at every site."""
 
 
 def attention_shapes(
     video: TransformerConfig, audio: TransformerConfig, video_shape: tuple[int, ...], audio_length: int
 ) -> dict[Site, AttentionShape]:
-    """The shapes at every site for video latents [48, F, h, w] and audio latents [audio_length, 20]."""
+    """The shape at each site, for video latents of `video_shape` (48, F, h, w) and `audio_length` audio latents."""
     tokens = math.prod(size // patch for size, patch in zip(video_shape[1:], video.patch_size, strict=True))
 
     def shape(config: TransformerConfig, queries: int, keys: int) -> AttentionShape:

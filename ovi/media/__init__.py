@@ -1,4 +1,4 @@
-"""Images and videos as files: reading first frames, writing MP4, probing what a video holds.
+"""Image and video files: reading first frames, writing MP4 files, and inspecting them.
 
-May import `ovi.config` and `ovi.errors`; `probe` imports no torch.
+`probe` does not import torch. May import `ovi.config` and `ovi.errors`.
 """

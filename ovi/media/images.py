@@ -1,4 +1,4 @@
-"""First-frame images: read and fitted as the published model does."""
+"""First-frame images: reading and resizing as in the published code."""
 
 from pathlib import Path
 
@@ -12,7 +12,10 @@ from ovi.errors import InvalidImage
 
 
 def read_image(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """An image as uint8 [H, W, 3], turned as its EXIF tag says. Raises InvalidImage for a file that cannot be read."""
+    """Read an image as RGB uint8 [H, W, 3]; files are rotated by their EXIF orientation.
+
+    Raises InvalidImage for an unreadable file or an array of another shape or dtype.
+    """
     if isinstance(image, np.ndarray):
         return _check_array(image)
     if isinstance(image, Image.Image):
@@ -25,9 +28,9 @@ def read_image(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 
 
 def fit_image(image: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """uint8 [H, W, 3] to float32 [3, h, w] in [-1, 1], resized to `size` (h, w).
+    """Convert uint8 [H, W, 3] to float32 [3, h, w] in [-1, 1], resized to `size` (h, w).
 
-    Bicubic without antialiasing, as the published `preprocess_image_tensor` does.
+    Resizes bicubically without antialiasing, like the published `preprocess_image_tensor`.
     """
     pixels = torch.from_numpy(image.astype(np.float32) / 255.0).permute(2, 0, 1).unsqueeze(0) * 2.0 - 1.0
     if size != tuple(pixels.shape[-2:]):

@@ -1,4 +1,4 @@
-"""What a video file holds, read to its end without decoding it. Imports no torch."""
+"""Inspection of video files: reads every packet without decoding (no torch)."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from ovi.errors import MediaError
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class MediaInfo:
-    """What a video file holds."""
+    """Properties of a video file."""
 
     width: int
     height: int
@@ -24,33 +24,33 @@ class MediaInfo:
     duration: float
     """Seconds of video."""
     sample_rate: int | None
-    """Hz; None without audio."""
+    """Audio sample rate in Hz; None without audio."""
     num_samples: int
-    """Audio samples that a player plays."""
+    """Audio samples that a player plays; 0 without audio."""
     title: str
     parameters: dict[str, Any] = field(default_factory=dict)
-    """What the writer was given; empty for a file of another origin."""
+    """The parameters that `VideoWriter` stored; empty for files from elsewhere."""
 
 
 def probe(path: str | Path) -> MediaInfo:
-    """Read a video file to its end, without decoding it.
+    """Read a video file to its end without decoding it.
 
-    Raises MediaError for a file that is missing, is no video, or ends before the frames that its index promises.
+    Raises MediaError for a missing file, a file without video, or one with fewer packets than its index declares.
     """
     path = Path(path)
     with media_errors(path), av.open(str(path)) as container:
         if not container.streams.video:
-            raise MediaError(f"{path}: holds no video")
+            raise MediaError(f"{path}: has no video stream")
         video = container.streams.video[0]
         audio = next(iter(container.streams.audio), None)
         packets = {stream.index: 0 for stream in container.streams}
         for packet in container.demux():
             if packet.is_corrupt:
-                raise MediaError(f"{path}: is truncated")
+                raise MediaError(f"{path}: is truncated or corrupt")
             packets[packet.stream.index] += packet.size > 0
         for stream in container.streams:
             if packets[stream.index] < stream.frames:
-                raise MediaError(f"{path}: is truncated: {packets[stream.index]} of {stream.frames} packets")
+                raise MediaError(f"{path}: is truncated: has {packets[stream.index]} of {stream.frames} packets")
         fps = float(video.average_rate or 0)
         return MediaInfo(
             width=video.width,
@@ -81,7 +81,7 @@ def _parameters(comment: str) -> dict[str, Any]:
 
 @contextmanager
 def media_errors(path: Path) -> Iterator[None]:
-    """Turn what PyAV and the file system raise into a MediaError that names the file."""
+    """Convert exceptions of PyAV and the file system to MediaError with the file's name."""
     try:
         yield
     except (av.FFmpegError, OSError) as error:

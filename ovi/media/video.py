@@ -1,6 +1,6 @@
-"""MP4 files: written while the frames arrive, checked afterwards. A file under its own name is always complete.
+"""MP4 files, encoded while the frames arrive and verified afterwards. A file under its final name is always complete.
 
-t frames, H W pixels, S audio samples
+Shapes: t frames, H W pixels, S audio samples.
 """
 
 import json
@@ -26,16 +26,16 @@ from ovi.errors import MediaError
 from ovi.files import atomic_writer, unfinished_path
 from ovi.media.probe import media_errors, probe
 
-AUDIO_BIT_RATE = 96_000  # the most that AAC allows for 16 kHz mono
-AAC_FRAME = 1024  # samples that AAC codes together
+AUDIO_BIT_RATE = 96_000  # bits per second; AAC's maximum for 16 kHz mono
+AAC_FRAME = 1024  # samples per AAC frame
 JPEG_QUALITY = 92
 
 
 def frames_to_uint8(chunk: Tensor) -> NDArray[np.uint8]:
-    """Decoded pixels [3, t, H, W] in [-1, 1] to frames [t, H, W, 3] on the CPU, out-of-range values clipped.
+    """Convert decoded pixels [3, t, H, W] in [-1, 1] to frames [t, H, W, 3] on the CPU; out-of-range values are clipped.
 
-    Rounds to the nearest level, so that an 8-bit image that was scaled to [-1, 1] comes back unchanged. The published
-    code truncates, which makes every clip half a level darker.
+    Rounds to the nearest level, so an 8-bit image scaled to [-1, 1] is recovered exactly. The published code truncates,
+    which darkens every clip by half a level.
     """
     levels = chunk.float().add(1).mul_(127.5).round_().clamp_(0, 255).byte()
     frames: NDArray[np.uint8] = levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
@@ -43,7 +43,7 @@ def frames_to_uint8(chunk: Tensor) -> NDArray[np.uint8]:
 
 
 def write_poster(path: str | Path, frame: NDArray[np.uint8]) -> None:
-    """Write one frame [H, W, 3] as an image whose format follows from the name (.jpg, .png, .webp).
+    """Write one frame [H, W, 3] as an image, in the format of the name's suffix (.jpg, .png, .webp).
 
     Raises MediaError when it cannot be written.
     """
@@ -57,15 +57,15 @@ def write_poster(path: str | Path, frame: NDArray[np.uint8]) -> None:
 
 
 class VideoWriter:
-    """Writes one clip as H.264 and, where there is audio, mono AAC. A context manager:
+    """Writes one clip as H.264 video with, optionally, mono AAC audio. A context manager:
 
         with VideoWriter(path, audio=audio, title=prompt, parameters={"seed": 7}) as writer:
             for chunk in pipeline.decode_video(latents.video):
                 writer.write(frames_to_uint8(chunk))
 
-    The file appears at `path`, replacing what was there, when the block ends without an exception; until then it has a
-    hidden name beside it, and an exception leaves nothing behind. Audio is needed up front, because players want it
-    beside the frames of the same time. Raises MediaError, naming the file, when it cannot be written.
+    The file appears at `path`, replacing an existing one, when the block ends without an exception. Until then it has a
+    hidden name in the same folder; an exception removes it. Audio is required up front because it is interleaved with the
+    frames of the same time. Raises MediaError, naming the file, if it cannot be written.
     """
 
     def __init__(
@@ -82,10 +82,11 @@ class VideoWriter:
         threads: int = 0,
         num_frames: int | None = None,
     ) -> None:
-        """`audio` [S] in [-1, 1], louder samples are clipped; `parameters` are kept as JSON in the comment tag.
+        """Declare the clip; nothing is opened before the `with` block.
 
-        `num_frames` that the clip must have; None for as many as are written. `preset` and `crf` are x264's: speed
-        against size, and the loss (0 none, 18 hardly visible). `threads` of the encoder, 0 for one per core.
+        `audio` [S] is clipped to [-1, 1]. `parameters` are stored as JSON in the comment tag. `num_frames` is the number
+        of frames that the finished clip must have; None accepts any. `preset` and `crf` are x264's speed preset and
+        quality (0 is lossless, 18 nearly so). `threads` is the number of encoder threads, 0 for one per core.
         """
         self.path = Path(path)
         self._partial = unfinished_path(self.path)
@@ -121,7 +122,7 @@ class VideoWriter:
             self._partial.unlink(missing_ok=True)
 
     def write(self, frames: NDArray[np.uint8]) -> None:
-        """Append frames [t, H, W, 3], and the audio of their time. Raises ValueError when their shape changes."""
+        """Append frames uint8 [t, H, W, 3] and the audio up to their end. Raises ValueError for another shape or dtype."""
         self._check(frames)
         with media_errors(self.path):
             for pixels in frames:
@@ -137,7 +138,7 @@ class VideoWriter:
         self._video_stream.pix_fmt = "yuv420p"
         context = self._video_stream.codec_context
         context.thread_count = self._threads
-        # Untagged video is shown in whatever colours a player guesses from its size.
+        # Without these tags, players guess the colour space from the frame size.
         context.colorspace = Colorspace.ITU709
         context.color_range = ColorRange.MPEG
         context.color_primaries = ColorPrimaries.BT709
@@ -155,7 +156,9 @@ class VideoWriter:
         if not self._num_frames:
             context.height, context.width = height, width
         if (height, width) != (context.height, context.width):
-            raise ValueError(f"frames are {height}x{width}; expected {context.height}x{context.width} as before")
+            raise ValueError(
+                f"frames are {height}x{width}; expected {context.height}x{context.width} like the first frame"
+            )
 
     def _encode_frame(self, pixels: NDArray[np.uint8]) -> None:
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
@@ -167,7 +170,7 @@ class VideoWriter:
         self._container.mux(self._video_stream.encode(frame))
 
     def _encode_audio(self, until: int) -> None:
-        """Encode whole AAC frames before sample `until`, and the remainder when that is the end."""
+        """Encode complete AAC frames up to sample `until`; at the end of the audio, also the remainder."""
         if self._audio is None or self._audio_stream is None:
             return
         is_end = until >= len(self._audio)
@@ -182,7 +185,7 @@ class VideoWriter:
 
     def _commit(self) -> None:
         if not self._num_frames:
-            raise MediaError(f"{self.path}: no frame was written")
+            raise MediaError(f"{self.path}: no frame was written; expected at least one")
         if self._audio is not None:
             self._encode_audio(until=len(self._audio))
         for stream in (self._video_stream, self._audio_stream):
@@ -190,15 +193,17 @@ class VideoWriter:
                 self._container.mux(stream.encode(None))
         self._container.close()
         with self._partial.open("rb+") as file:
-            os.fsync(file.fileno())  # the name must not outlive a crash that the content does not
+            os.fsync(
+                file.fileno()
+            )  # before the rename, so that after a crash the final name never has incomplete content
         self._verify()
         self._partial.replace(self.path)
 
     def _verify(self) -> None:
-        """What was written, as a reader finds it: both streams, and every frame."""
+        """Read the file back and check that it has both streams and every frame."""
         expected = self._num_frames if self._expected_frames is None else self._expected_frames
         info = probe(self._partial)
         if info.num_frames != expected:
             raise MediaError(f"{self.path}: {info.num_frames} frames were written; expected {expected}")
         if (info.sample_rate is None) != (self._audio is None):
-            raise MediaError(f"{self.path}: the sound was not written")
+            raise MediaError(f"{self.path}: the audio stream was not written")

@@ -1,4 +1,4 @@
-"""Memory of a device: a plan of what fits (`plan`, without torch) and giving memory back (`release`).
+"""Device memory: planning what fits (`plan`, no torch) and releasing what is no longer used (`release`).
 
-May import `ovi.config`, `ovi.geometry`, `ovi.stages` and `ovi.weights.formats`.
+May import `ovi.config`, `ovi.errors`, `ovi.geometry`, `ovi.stages` and `ovi.weights.formats`.
 """

@@ -1,4 +1,4 @@
-"""Giving memory back to the device in full."""
+"""Moving modules off a device and returning their memory to it."""
 
 import gc
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def offload_to_cpu(module: nn.Module) -> nn.Module:
-    """Move a module's weights to the host's memory and give the device's back. Does nothing where they are there already."""
+    """Move a module's weights to host memory and release the device memory; a no-op if they are on the CPU."""
     device = next(module.parameters()).device
     if device.type != "cpu":
         module.to("cpu")
@@ -16,9 +16,10 @@ def offload_to_cpu(module: nn.Module) -> nn.Module:
 
 
 def release_memory(device: torch.device) -> None:
-    """Return what unloaded components held: collect garbage, finish pending work, empty the cache, close shared handles.
+    """Return the memory of dropped tensors to the device.
 
-    Does for CUDA and ROCm alike, and no more than a collection on a CPU.
+    Collects garbage and, on CUDA and ROCm, waits for pending kernels, empties the caching allocator and closes shared
+    handles of other processes.
     """
     gc.collect()
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""The networks of the published model, each proven against its outputs.
+"""The networks of the published model; `tests/parity` compares each with the published implementation's outputs.
 
-May import `ovi.attention`, `ovi.config` and `ovi.errors`.
+May import `ovi.attention`, `ovi.config`, `ovi.errors` and `ovi.prompts`.
 """

@@ -1,8 +1,8 @@
 """The 16 kHz mel-spectrogram VAE of MMAudio (arXiv 2412.15322): 80 mel bands to 20 channels at half the length.
 
 Its 1-D convolutions preserve magnitudes (EDM2, arXiv 2312.02696): every output channel of a weight has unit norm, and
-activations, sums and norms are scaled so that their inputs' variance passes through. Checkpoints hold the weights
-before that normalisation; `convert_state_dict` applies it once, so that plain convolutions remain.
+activations, sums and norms are scaled to preserve the variance of their inputs. Checkpoints hold the weights before
+that normalisation; `convert_state_dict` applies it once, so the modules here are plain convolutions.
 
 B batch, C channels, T mel frames, L latents (T/2)
 """
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from ovi.config import AudioVAEConfig
 from ovi.errors import InvalidRequest
 
-LEVEL_MULTIPLIERS = (1, 2, 4)  # width of each level, from mel to latents
-HALVED_AFTER = 0  # the encoder's level after which the length is halved
-DOUBLED_AFTER = 1  # the decoder's level, counted from the mel's side, after which it is doubled
+LEVEL_MULTIPLIERS = (1, 2, 4)  # width of each level in base widths, from mel to latents
+HALVED_AFTER = 0  # encoder level after which the length is halved
+DOUBLED_AFTER = 1  # decoder level, counted from the mel side, after which the length is doubled
 EPSILON = 1e-4
-ACTIVATION_LIMIT = 256.0  # activations are clamped to +- this, as in training
-RESIDUAL_SHARE = 0.3  # share of the branch in every residual sum
+ACTIVATION_LIMIT = 256.0  # activations are clamped to [-limit, limit], as in training
+RESIDUAL_SHARE = 0.3  # weight of the branch in every residual sum
 SILU_GAIN = 0.596  # root mean square of silu(x) for x ~ N(0, 1)
 
 
 def convert_state_dict(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published state dict, its convolution weights normalised: what `AudioVAE` loads."""
+    """The published state dict with normalised convolution weights, as `AudioVAE` expects it."""
     return {key: _normalise_weight(value) if key.endswith(".weight") else value for key, value in raw.items()}
 
 
@@ -38,23 +38,23 @@ def _normalise_weight(weight: Tensor) -> Tensor:  # [out, in, kernel]
 
 
 def pixel_norm(x: Tensor, dim: int = 1) -> Tensor:
-    """x over its root mean square along the channels `dim`."""
+    """x divided by its root mean square over the channel dimension `dim`."""
     norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     return x / (EPSILON + norm / sqrt(x.shape[dim]))
 
 
 def scaled_silu(x: Tensor) -> Tensor:
-    """SiLU that keeps the magnitude of normal inputs."""
+    """SiLU, scaled to preserve the magnitude of normally distributed inputs."""
     return F.silu(x) / SILU_GAIN
 
 
 def residual_sum(x: Tensor, branch: Tensor) -> Tensor:
-    """The weighted sum of two independent signals, at their magnitude."""
+    """Weighted sum, scaled to preserve the magnitude of two independent inputs."""
     return x.lerp(branch, RESIDUAL_SHARE) / sqrt((1 - RESIDUAL_SHARE) ** 2 + RESIDUAL_SHARE**2)
 
 
 def limit(x: Tensor) -> Tensor:
-    """x clamped to the activations' range."""
+    """x clamped to [-ACTIVATION_LIMIT, ACTIVATION_LIMIT]."""
     return x.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
@@ -63,7 +63,7 @@ def _conv(in_dim: int, out_dim: int, kernel_size: int = 3) -> nn.Conv1d:
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut, from the pixel-normalised input."""
+    """Two convolutions on the pixel-normalised input, with a shortcut."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over time, one head, with pixel-normalised queries, keys and values."""
+    """Single-head self-attention over time with pixel-normalised queries, keys and values."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [B,C,T]
         """Run the block."""
         batch, dim, length = x.shape
-        qkv = self.qkv(x).view(batch, dim, 3, length)  # channel-major: q, k and v of a channel are neighbours
+        qkv = self.qkv(x).view(batch, dim, 3, length)  # q, k and v of a channel are adjacent
         q, k, v = pixel_norm(qkv).permute(2, 0, 3, 1).unsqueeze(2)  # each [B,1,T,C]
         y = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)  # [B,C,T]
         return residual_sum(x, self.proj_out(y))
@@ -125,7 +125,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one width, and what changes the length after them."""
+    """Residual blocks of one width, optionally followed by down- or upsampling."""
 
     def __init__(self, dims: list[int], *, downsample: bool = False, upsample: bool = False) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """The innermost blocks, the only ones with attention."""
+    """The innermost blocks; the only ones with attention."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Normalised mel to latent moments."""
+    """Encodes a normalised mel spectrogram to the mean and log-variance of its latents."""
 
     def __init__(self, config: AudioVAEConfig) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to normalised mel."""
+    """Decodes latents to a normalised mel spectrogram."""
 
     def __init__(self, config: AudioVAEConfig) -> None:
         super().__init__()
@@ -206,9 +206,9 @@ class Decoder(nn.Module):
 
 
 class AudioVAE(nn.Module):
-    """Decodes audio latents to the mel spectrogram that the vocoder takes. For inference: its weights are frozen.
+    """Encodes and decodes log-mel spectrograms. Inference only: the weights are frozen.
 
-    Loads what `convert_state_dict` returns; the mel's mean and standard deviation come with the weights.
+    Its state dict is what `convert_state_dict` returns, including the mel's mean and standard deviation.
     """
 
     data_mean: Tensor  # [1,80,1]
@@ -223,9 +223,9 @@ class AudioVAE(nn.Module):
         self.requires_grad_(False)
 
     def encode(self, mel: Tensor) -> Tensor:
-        """The latent means of a log-mel spectrogram: [B, 80, T] -> [B, 20, T/2], float32.
+        """Latent means of a log-mel spectrogram: [B, 80, T] -> [B, 20, T/2], float32.
 
-        Raises InvalidRequest for an odd T, whose last frame would be lost.
+        Raises InvalidRequest for an odd T, as halving would drop its last frame.
         """
         if mel.shape[-1] % 2:
             raise InvalidRequest(f"the spectrogram has {mel.shape[-1]} frames; expected an even number")
@@ -234,7 +234,7 @@ class AudioVAE(nn.Module):
         return mean
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The log-mel spectrogram of audio latents: [B, 20, L] -> [B, 80, 2L], float32."""
+        """Log-mel spectrogram of audio latents: [B, 20, L] -> [B, 80, 2L], float32."""
         normalised: Tensor = self.decoder(latents.to(self._dtype)).float()
         return normalised * self.data_std.float() + self.data_mean.float()
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding (arXiv 2104.09864) over interleaved pairs, on a 3-D grid or along time.
+"""Rotary position embedding (arXiv 2104.09864) on interleaved channel pairs, over a 3-D grid or over time.
 
 Shapes: L tokens, H heads, D head width, P rotated pairs (P <= D/2).
 """
@@ -13,22 +13,25 @@ THETA = 10_000.0
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Rotation:
-    """The angles of every token, as cosines and sines [L, 1, P] in float32."""
+    """Rotation angles of every token, as cosines and sines [L, 1, P] in float32."""
 
     cos: Tensor
     sin: Tensor
 
     @classmethod
     def from_angles(cls, angles: Tensor, device: torch.device) -> "Rotation":
-        """Angles [L, P] in float64; their cosines are taken before rounding to float32."""
+        """The rotation by angles [L, P] in float64; cosine and sine are computed before rounding to float32."""
         return cls(
             cos=angles.cos().float().unsqueeze(1).to(device),
             sin=angles.sin().float().unsqueeze(1).to(device),
         )
 
 
-def video_rotation(frames: int, height: int, width: int, head_dim: int, device: torch.device) -> Rotation:
-    """Rotation of video tokens in frame, height, width order: a temporal part of D-4*(D//6), then 2*(D//6) each."""
+def video_rotation(frames: int, height: int, width: int, *, head_dim: int, device: torch.device) -> Rotation:
+    """Rotation of video tokens in (frame, row, column) order.
+
+    Of the D head channels, D - 4*(D//6) encode the frame, 2*(D//6) the row and 2*(D//6) the column.
+    """
     temporal, spatial = _split_head(head_dim)
     f = _angles(frames, temporal)[:, None, None, :].expand(frames, height, width, -1)
     h = _angles(height, spatial)[None, :, None, :].expand(frames, height, width, -1)
@@ -36,20 +39,20 @@ def video_rotation(frames: int, height: int, width: int, head_dim: int, device: 
     return Rotation.from_angles(torch.cat([f, h, w], dim=-1).flatten(0, 2), device)
 
 
-def audio_rotation(length: int, head_dim: int, scale: float, device: torch.device) -> Rotation:
-    """Rotation of audio tokens: only the temporal part turns, at `scale` positions a token; the rest passes through."""
+def audio_rotation(length: int, *, head_dim: int, scale: float, device: torch.device) -> Rotation:
+    """Rotation of audio tokens by `scale` positions per token; only the channels that encode the frame are rotated."""
     temporal, _ = _split_head(head_dim)
     return Rotation.from_angles(_angles(length, temporal) * scale, device)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the first P pairs of x [B, L, H, D]; computed in float32, returned in x's dtype."""
+    """Rotate the first P channel pairs of x [B, L, H, D]; computed in float32, returned in x's dtype."""
     pairs = 2 * rotation.cos.shape[-1]
     even, odd = x[..., :pairs].float().unflatten(-1, (-1, 2)).unbind(-1)  # B L H P
-    turned = torch.stack(
+    rotated = torch.stack(
         [even * rotation.cos - odd * rotation.sin, even * rotation.sin + odd * rotation.cos], dim=-1
     ).flatten(-2)
-    return torch.cat([turned.to(x.dtype), x[..., pairs:]], dim=-1)
+    return torch.cat([rotated.to(x.dtype), x[..., pairs:]], dim=-1)
 
 
 def _split_head(head_dim: int) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""UMT5 encoder through transformers; the published checkpoint's keys are renamed on the way in.
+"""The UMT5 text encoder (arXiv 2304.09151), built on transformers, with the published checkpoint's keys renamed.
 
-transformers takes three seconds to import: only where an encoder is built. Its tensors are known without (`tensor_shapes`).
+transformers takes three seconds to import, so it is imported only when an encoder is built; `tensor_shapes` needs none.
 
-Shapes: B texts of a batch, N tokens of a text, P tokens of the longest in the batch, C width.
+Shapes: B texts per batch, N tokens of a text, P tokens of the longest text in the batch, C width.
 """
 
 import re
@@ -14,10 +14,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from ovi.config import TextEncoderConfig
+from ovi.config import MAX_TOKENS_PER_BATCH, TextEncoderConfig
 from ovi.prompts import clean
 
-# Published name -> name in transformers; {} is the block's number.
+# Published module name -> name in transformers; {} stands for the block number.
 _NAMES = {
     "token_embedding": "shared",
     "blocks.{}.norm1": "encoder.block.{}.layer.0.layer_norm",
@@ -32,28 +32,28 @@ _NAMES = {
     "blocks.{}.ffn.fc2": "encoder.block.{}.layer.1.DenseReluDense.wo",
     "norm": "encoder.final_layer_norm",
 }
-_TIED = "encoder.embed_tokens.weight"  # transformers lists the shared embedding twice
+_TIED = "encoder.embed_tokens.weight"  # second name of the shared embedding in transformers
 _BLOCK = re.compile(r"^(?:blocks|encoder\.block)\.(\d+)\.")
-MAX_TOKENS_PER_BATCH = 4096
 _T = TypeVar("_T")
 
 
 class TextEncoder(nn.Module):
-    """Tokenised texts to the rows that the transformer reads."""
+    """Encodes tokenized texts to the rows that the transformer attends to."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.text_len = config.text_len
         self.umt5 = _umt5(config)
 
-    def forward(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Rows [N, C] of each text, in the order given.
+    def forward(self, ids: Sequence[Sequence[int]], max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH) -> list[Tensor]:
+        """Rows [N, C] of each text, in the given order.
 
-        Texts of like length are batched and padded only to the longest among them: a text's rows do not depend on padding.
+        Texts of similar length share a batch, padded to its longest text and limited to `max_tokens_per_batch` tokens with
+        padding. A text's rows do not depend on the padding.
         """
         by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         rows: dict[int, Tensor] = {}
-        for batch in _batches(by_length, [len(ids[i]) for i in by_length]):
+        for batch in _batches(by_length, [len(ids[i]) for i in by_length], max_tokens_per_batch):
             rows.update(zip(batch, self._encode([ids[i] for i in batch]), strict=True))
         return [rows[i] for i in range(len(ids))]
 
@@ -67,7 +67,7 @@ class TextEncoder(nn.Module):
 
 
 def tensor_shapes(config: TextEncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each tensor of a `TextEncoder`, without building one."""
+    """Shapes of the state dict of a `TextEncoder`, by name, without building one."""
     width, inner, feed = config.dim, config.dim_attn, config.dim_ffn
     block: dict[str, tuple[int, ...]] = {
         "norm1": (width,),
@@ -84,12 +84,12 @@ def tensor_shapes(config: TextEncoderConfig) -> dict[str, tuple[int, ...]]:
 
 
 def num_parameters(config: TextEncoderConfig) -> int:
-    """Parameters of a `TextEncoder`, the shared embedding once."""
+    """Number of parameters of a `TextEncoder`; the shared embedding counts once."""
     return sum(prod(shape) for name, shape in tensor_shapes(config).items() if name != f"umt5.{_TIED}")
 
 
 def convert_state_dict(published: Mapping[str, _T]) -> dict[str, _T]:
-    """The published UMT5 keys as `TextEncoder` names them; a key that is not known is left as it is."""
+    """Rename published UMT5 keys to those of `TextEncoder`; unknown keys keep their name."""
     converted = {f"umt5.{_rename(key, _NAMES)}": tensor for key, tensor in published.items()}
     if "umt5.shared.weight" in converted:
         converted[f"umt5.{_TIED}"] = converted["umt5.shared.weight"]
@@ -104,7 +104,7 @@ def publish_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, cleaned as in training and truncated to the tokenizer's limit, end token kept."""
+    """Token ids of each text: cleaned as in training, truncated to the tokenizer's limit, with the end token."""
     return [encoding.ids for encoding in tokenizer.encode_batch([clean(text) for text in texts])]
 
 
@@ -116,11 +116,14 @@ def _rename(key: str, names: Mapping[str, str]) -> str:
     return f"{name.format(number)}.{parameter}" if name else key
 
 
-def _batches(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """Runs of `order`, whose lengths ascend, such that a run padded to its longest stays within the limit."""
+def _batches(order: list[int], lengths: list[int], max_tokens: int) -> list[list[int]]:
+    """Split `order`, sorted by ascending length, into batches of at most `max_tokens` tokens once padded.
+
+    A text longer than the limit is a batch of its own.
+    """
     batches: list[list[int]] = []
     for index, length in zip(order, lengths, strict=True):
-        if batches and (len(batches[-1]) + 1) * length <= MAX_TOKENS_PER_BATCH:
+        if batches and (len(batches[-1]) + 1) * length <= max_tokens:
             batches[-1].append(index)
         else:
             batches.append([index])

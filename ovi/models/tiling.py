@@ -1,4 +1,4 @@
-"""A frame in overlapping tiles: where they lie. Pure: no torch. Lengths are in latents."""
+"""Layout of overlapping tiles of a frame, for decoding in less memory (no torch). Lengths are in latents."""
 
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -6,41 +6,42 @@ from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """A tile's extent in one direction, and how far it reaches into its neighbours."""
+    """Extent of a tile in one direction and its overlap with its neighbours."""
 
     start: int
     stop: int
     before: int
-    """Overlap with the tile before."""
+    """Overlap with the previous tile."""
     after: int
-    """Overlap with the tile after."""
+    """Overlap with the next tile."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Tiling:
-    """Into how many tiles a frame is cut, each way. A small frame gets fewer: a tile is at least twice its overlap.
+    """Number of tiles that a frame is decoded in. Small frames get fewer, as a tile is at least twice its overlap.
 
-    Raises ValueError for fewer than one tile or a negative overlap.
+    Raises ValueError for fewer than one row or column, or a negative overlap.
     """
 
     rows: int
     columns: int
     overlap: int = 8
-    """Latents that neighbours share and are blended over. The decoder's reach is 13: with less, seams differ a little."""
+    """Latents that neighbours share and are blended over. The decoder's receptive field is 13 latents: with less
+    overlap, pixels near the seams differ slightly."""
     parks: bool = False
-    """What a tile remembers waits in the host's memory while the others are decoded: slower, in less memory."""
+    """Keep a tile's decoder state in host memory while other tiles are decoded: less device memory, but slower."""
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.columns < 1 or self.overlap < 0:
-            raise ValueError(f"{self}: expected at least one row and one column, and an overlap of at least 0")
+            raise ValueError(f"{self}; expected at least one row, at least one column and an overlap of at least 0")
 
     def tiles(self, height: int, width: int) -> list[tuple[Span, Span]]:
-        """The (row span, column span) of each tile of a frame of (height, width) latents."""
+        """(row span, column span) of each tile of a frame of (height, width) latents, row by row."""
         return list(product(spans(height, self.rows, self.overlap), spans(width, self.columns, self.overlap)))
 
 
 def spans(length: int, count: int, overlap: int) -> list[Span]:
-    """`length` in up to `count` equal spans that overlap by at least `overlap`."""
+    """Cover `length` with up to `count` spans of equal size that overlap by at least `overlap`."""
     while count > 1 and _size(length, count, overlap) < 2 * overlap:
         count -= 1
     if count == 1:

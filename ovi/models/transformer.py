@@ -1,9 +1,10 @@
-"""One backbone of the twin transformer: embeddings, attention layers and head (Wan 2.2's DiT, github.com/Wan-Video/Wan2.2).
+"""One backbone of the twin transformer: embeddings, blocks and head (Wan 2.2's DiT, github.com/Wan-Video/Wan2.2).
 
-The blocks are joined in `fusion.py`. Module names are those of the published checkpoint.
+`fusion.py` runs the blocks of two backbones side by side. Module names are those of the published checkpoint.
 
-Shapes: B batch, L tokens, C width, H heads, D head width, N text rows, T distinct times of a pass (1, or 2 with a clean
-first frame), S span lengths: the tokens are T runs, one a time, so a modulation is T rows and never one row a token.
+Shapes: B batch, L tokens, C width, H heads, D head width, N text rows, T distinct timesteps of a forward pass (1, or 2
+with a clean first frame). The tokens form T consecutive spans, one per timestep, so a modulation has T rows rather than
+one row per token.
 """
 
 import math
@@ -23,15 +24,15 @@ from ovi.models.rope import Rotation, rotate
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class KeyValue:
-    """Keys and values of a text in one block: the text's own rows, and the one row that all its padding shares."""
+    """Keys and values of a text in one block: the text's N rows, then the single row that all padding shares."""
 
     key: Tensor  # B N+1 H D
     value: Tensor  # B N+1 H D
     padding: int
-    """How often the last row counts."""
+    """Number of padding rows that the last row stands for."""
 
     def expand(self) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, text_len, H, D], as if every padding row had been computed."""
+        """Keys and values [B, text_len, H, D] with the padding row repeated."""
         return self._repeat_last(self.key), self._repeat_last(self.value)
 
     def _repeat_last(self, rows: Tensor) -> Tensor:
@@ -41,15 +42,28 @@ class KeyValue:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class TimeEmbedding:
-    """Embedding of the distinct times of a pass and the runs of tokens they belong to."""
+    """Embeddings of the distinct timesteps of a forward pass and the spans of tokens they apply to."""
 
     embedding: Tensor  # T C
     modulation: Tensor  # T 6 C
-    spans: tuple[int, ...]  # T run lengths, summing to L
+    spans: tuple[int, ...]  # T span lengths, summing to L
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class BlockModulation:
+    """Shift, scale and gate [T, C] of a block's self-attention and feed-forward, one row per span of tokens."""
+
+    attention_shift: Tensor
+    attention_scale: Tensor
+    attention_gate: Tensor
+    ffn_shift: Tensor
+    ffn_scale: Tensor
+    ffn_gate: Tensor
+    spans: tuple[int, ...]  # T span lengths, summing to L
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension."""
+    """Root-mean-square norm over the last dimension, with a learned scale."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -62,7 +76,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections of a self-attention; q and k are normalised over the whole width before the head split."""
+    """Multi-head self-attention; queries and keys are normalised over the full width before the head split."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -78,8 +92,8 @@ class Attention(nn.Module):
         """[B, L, C] -> [B, L, H, D]."""
         return x.unflatten(-1, (self.num_heads, -1))
 
-    def forward(self, x: Tensor, rotation: Rotation, backend: AttentionBackend) -> Tensor:
-        """Self-attention of x [B, L, C]."""
+    def forward(self, x: Tensor, *, rotation: Rotation, backend: AttentionBackend) -> Tensor:
+        """x [B, L, C] -> [B, L, C]; `rotation` turns queries and keys."""
         q = rotate(self.split_heads(self.norm_q(self.q(x))), rotation)
         k = rotate(self.split_heads(self.norm_k(self.k(x))), rotation)
         v = self.split_heads(self.v(x))
@@ -87,7 +101,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(Attention):
-    """Cross-attention to the text and, with the same queries, to the other modality."""
+    """Attention of one modality to its text and, with the same queries, to the other modality."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
@@ -97,7 +111,7 @@ class CrossAttention(Attention):
         self.norm_k_fusion = RMSNorm(config.dim, config.eps)
 
     def text_key_value(self, text: Tensor, padding: int) -> KeyValue:
-        """Keys and values of the embedded text [B, N+1, C], whose last row stands for `padding` rows."""
+        """Keys and values of the embedded text [B, N+1, C], whose last row stands for `padding` padding rows."""
         return KeyValue(
             key=self.split_heads(self.norm_k(self.k(text))), value=self.split_heads(self.v(text)), padding=padding
         )
@@ -105,6 +119,7 @@ class CrossAttention(Attention):
     def forward(  # type: ignore[override]
         self,
         x: Tensor,  # B L C
+        *,
         text: KeyValue,
         other: Tensor,  # B L' C
         rotation: Rotation,
@@ -112,7 +127,10 @@ class CrossAttention(Attention):
         text_backend: AttentionBackend,
         other_backend: AttentionBackend,
     ) -> Tensor:
-        """Attention of x to the text plus attention of x to the other modality."""
+        """Attention of x to the text plus attention of x to `other`, the tokens of the other modality: [B, L, C].
+
+        The queries are turned by `rotation` and the keys of `other` by `other_rotation`; text has no positions.
+        """
         q = self.split_heads(self.norm_q(self.q(x)))
         key, value = text.expand()
         from_text = attention(q, key, value, text_backend)
@@ -124,7 +142,7 @@ class CrossAttention(Attention):
 
 
 class Modulation(nn.Module):
-    """A learned offset added to the time's modulation vectors."""
+    """A learned offset added to the timestep's modulation vectors."""
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
@@ -136,7 +154,7 @@ class Modulation(nn.Module):
 
 
 class Block(nn.Module):
-    """Weights of one block of one backbone; `fusion.FusionTransformer` runs two of them side by side."""
+    """One block of one backbone: three residual steps, which `FusionTransformer` interleaves with the other backbone's."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -149,6 +167,53 @@ class Block(nn.Module):
             nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim)
         )
         self.modulation = Modulation(config.dim, 6)
+
+    def modulation_at(self, time: TimeEmbedding) -> BlockModulation:
+        """The block's modulation for the timesteps of a forward pass."""
+        shift, scale, gates, ffn_shift, ffn_scale, ffn_gates = self.modulation(time.modulation).unbind(1)  # T C each
+        return BlockModulation(
+            attention_shift=shift,
+            attention_scale=scale,
+            attention_gate=gates,
+            ffn_shift=ffn_shift,
+            ffn_scale=ffn_scale,
+            ffn_gate=ffn_gates,
+            spans=time.spans,
+        )
+
+    def apply_self_attention(
+        self, x: Tensor, m: BlockModulation, *, rotation: Rotation, backend: AttentionBackend
+    ) -> Tensor:
+        """x plus its modulated self-attention: [B, L, C] -> [B, L, C]."""
+        normed = modulate(self.norm1(x), shift=m.attention_shift, scale=m.attention_scale, spans=m.spans)
+        return gate(x, self.self_attn(normed, rotation=rotation, backend=backend), m.attention_gate, spans=m.spans)
+
+    def apply_cross_attention(
+        self,
+        x: Tensor,  # B L C
+        *,
+        text: KeyValue,
+        other: Tensor,  # B L' C
+        rotation: Rotation,
+        other_rotation: Rotation,
+        text_backend: AttentionBackend,
+        other_backend: AttentionBackend,
+    ) -> Tensor:
+        """x plus its attention to the text and to `other`, the tokens of the other modality: [B, L, C]."""
+        return x + self.cross_attn(
+            self.norm3(x),
+            text=text,
+            other=other,
+            rotation=rotation,
+            other_rotation=other_rotation,
+            text_backend=text_backend,
+            other_backend=other_backend,
+        )
+
+    def apply_feed_forward(self, x: Tensor, m: BlockModulation) -> Tensor:
+        """x plus its modulated feed-forward: [B, L, C] -> [B, L, C]."""
+        normed = modulate(self.norm2(x), shift=m.ffn_shift, scale=m.ffn_scale, spans=m.spans)
+        return gate(x, self.ffn(normed), m.ffn_gate, spans=m.spans)
 
 
 class Head(nn.Module):
@@ -163,7 +228,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time: TimeEmbedding) -> Tensor:
         """x [B, L, C] -> patches [B, L, prod(patch) * out_dim]."""
         shift, scale = (self.modulation + time.embedding.unsqueeze(1)).unbind(1)  # T C
-        return self.head(modulate(self.norm(x), shift, scale, time.spans))
+        return self.head(modulate(self.norm(x), shift=shift, scale=scale, spans=time.spans))
 
 
 class ChannelLastConv1d(nn.Conv1d):
@@ -175,7 +240,7 @@ class ChannelLastConv1d(nn.Conv1d):
 
 
 class ConvMLP(nn.Module):
-    """Gated feed-forward of convolutions; the hidden width is 2/3 of 4*dim, rounded up to 256."""
+    """Gated feed-forward of convolutions; the hidden width is 2/3 of 4*dim, rounded up to a multiple of 256."""
 
     def __init__(self, dim: int, kernel_size: int) -> None:
         super().__init__()
@@ -210,8 +275,8 @@ class Backbone(nn.Module):
     def embed_text(self, text: Tensor) -> tuple[KeyValue, ...]:
         """Keys and values of a text [N, text_dim] in every block, N <= text_len.
 
-        The published model pads the rows with zeros to text_len and masks nothing. All padding rows are alike, so one of
-        them is computed and counted text_len - N times.
+        The published model pads the rows with zeros to text_len and attends to the padding. All padding rows are equal,
+        so one of them is computed and repeated text_len - N times.
         """
         padding = self.config.text_len - text.shape[0]
         rows = self.text_embedding(F.pad(text, (0, 0, 0, 1)).unsqueeze(0))  # B N+1 C
@@ -219,7 +284,7 @@ class Backbone(nn.Module):
         return tuple(block.cross_attn.text_key_value(rows, padding) for block in layers)
 
     def embed_time(self, times: list[float], spans: tuple[int, ...]) -> TimeEmbedding:
-        """Embedding of the distinct times, each for a run of `spans` tokens."""
+        """Embeddings of the distinct timesteps; `times[i]` applies to `spans[i]` consecutive tokens."""
         waves = sinusoidal_embedding(times, self.config.freq_dim).to(self.head.modulation)  # T freq_dim
         embedding = self.time_embedding(waves)
         modulation = self.time_projection(embedding).unflatten(-1, (6, -1))
@@ -234,20 +299,20 @@ def sinusoidal_embedding(times: list[float], dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, spans: tuple[int, ...]) -> Tensor:
-    """x [B, L, C] times 1 + scale plus shift, both [T, C], each row over its run of tokens."""
-    runs = zip(x.split(spans, dim=1), shift, scale, strict=True)
-    return _join([torch.addcmul(row_shift, run, 1 + row_scale) for run, row_shift, row_scale in runs])
+def modulate(x: Tensor, *, shift: Tensor, scale: Tensor, spans: tuple[int, ...]) -> Tensor:
+    """x * (1 + scale) + shift over [B, L, C]; row i of shift and scale [T, C] applies to span i of the tokens."""
+    parts = zip(x.split(spans, dim=1), shift, scale, strict=True)
+    return _join([torch.addcmul(row_shift, part, 1 + row_scale) for part, row_shift, row_scale in parts])
 
 
-def gate(x: Tensor, update: Tensor, gates: Tensor, spans: tuple[int, ...]) -> Tensor:
-    """x + gate * update over [B, L, C]; the gates are [T, C], each row over its run of tokens."""
-    runs = zip(x.split(spans, dim=1), update.split(spans, dim=1), gates, strict=True)
-    return _join([torch.addcmul(run, part, row) for run, part, row in runs])
+def gate(x: Tensor, update: Tensor, gates: Tensor, *, spans: tuple[int, ...]) -> Tensor:
+    """x + gates * update over [B, L, C]; row i of gates [T, C] applies to span i of the tokens."""
+    parts = zip(x.split(spans, dim=1), update.split(spans, dim=1), gates, strict=True)
+    return _join([torch.addcmul(part, change, row) for part, change, row in parts])
 
 
-def _join(runs: list[Tensor]) -> Tensor:
-    return runs[0] if len(runs) == 1 else torch.cat(runs, dim=1)
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _patch_embedding(config: TransformerConfig) -> nn.Module:

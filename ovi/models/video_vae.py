@@ -1,10 +1,10 @@
 """The video VAE of Wan 2.2: 16x in space, 4x in time, 48 channels (github.com/Wan-Video/Wan2.2, Apache-2.0).
 
-Everything is causal in time, so a clip is coded in chunks: one frame, then four frames (encode) or one latent frame
-(decode) at a time. What a layer needs of the chunks before is kept in a `Stream`, one per clip: the modules hold
-weights only, so clips never mix, and memory does not grow with a clip's length.
+All layers are causal in time, so a clip is processed in chunks: one frame, then four frames (encode) or one latent
+frame (decode) at a time. The state that layers carry from chunk to chunk is in a `Stream`, one per clip. The modules
+hold only weights, so clips cannot mix, and memory does not grow with a clip's length.
 
-B batch, C channels, T pixel frames, F latent frames, t frames of a chunk, H W pixels, h w latents (H/16, W/16)
+B batch, C channels, T video frames, F latent frames, t frames of a chunk, H W pixels, h w latents (H/16, W/16)
 """
 
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ from ovi.config import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAEConfig
 from ovi.errors import InvalidRequest
 from ovi.models.tiling import Span, Tiling
 
-# Statistics of the latents over the training set of Wan 2.2, per channel: the models see (latent - mean) / std.
-# Kept out of the module's buffers: a model built on the meta device would lose them.
+# Per-channel statistics of the latents over Wan 2.2's training set; the transformer sees (latent - mean) / std.
+# Not module buffers, because a module built on the meta device would lose their values.
 LATENT_MEAN = (
     *(-0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891),
     *(0.157, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502),
@@ -36,18 +36,18 @@ LATENT_STD = (
     *(0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.06, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744),
 )
 
-PATCH = 2  # pixels folded into channels before the first stage, each way
+PATCH = 2  # pixels folded into channels before the first stage, in each direction
 
 
 class StageSpec(NamedTuple):
     """One resolution of the encoder or the decoder."""
 
     multiplier: int
-    """Width, in base widths."""
+    """Channels in base widths."""
     resamples_space: bool
     """Whether the stage ends by halving (encoder) or doubling (decoder) height and width."""
     resamples_time: bool
-    """Whether it does the same to the frames."""
+    """Whether it also halves or doubles the number of frames."""
 
 
 ENCODER_STAGES = (
@@ -66,30 +66,30 @@ DECODER_STAGES = (
 
 @dataclass(slots=True)
 class Stream:
-    """What one pass over one clip remembers between chunks. Made for the pass and dropped with it."""
+    """State that the causal layers carry between the chunks of one clip; discarded after the clip."""
 
     is_first_chunk: bool = True
-    """The first chunk is a single frame, which skips every temporal up- and down-sampling."""
+    """The first chunk is a single frame, which skips temporal up- and downsampling."""
     tails: dict[nn.Module, Tensor] = field(default_factory=dict)
-    """The last input frames of each causal convolution, [B, C, 1 or 2, ., .]."""
+    """The last input frames [B, C, 1 or 2, ., .] of each causal convolution."""
 
     def move(self, device: torch.device) -> None:
-        """Put what it remembers on a device."""
+        """Move the state to a device, in place."""
         self.tails = {module: tail.to(device) for module, tail in self.tails.items()}
 
 
 class CausalConv3d(nn.Conv3d):
-    """A convolution that sees the present and the past: its window starts with the frames it saw last, or zeros."""
+    """A 3-D convolution causal in time: each chunk is preceded by the last frames of the previous one, or zeros."""
 
     @property
     def memory(self) -> int:
-        """Frames to remember: what the next chunk's first window reaches back."""
+        """Frames of a chunk that the next chunk needs."""
         return self.kernel_size[0] - self.stride[0]
 
-    def forward(  # type: ignore[override]  # it needs the stream
+    def forward(  # type: ignore[override]  # takes the stream
         self, x: Tensor, stream: Stream, norm: "RMSNorm | None" = None
     ) -> Tensor:  # [B,C,t,.,.]
-        """The convolution of x, or of silu(norm(x)), which is computed in the window to save a copy of x."""
+        """Convolve x or, given a `norm`, silu(norm(x)), which is computed in place in the window to save a copy of x."""
         window = self._window(x, stream)
         if norm is not None:
             F.silu(norm.normalize_(window[:, :, self.memory :]), inplace=True)
@@ -97,7 +97,7 @@ class CausalConv3d(nn.Conv3d):
         return super().forward(window)
 
     def remember(self, x: Tensor, stream: Stream) -> None:
-        """Keep the last frames of x. A copy: a view would keep all of x alive."""
+        """Store a copy of the last frames of x; a view would keep all of x alive."""
         stream.tails[self] = x[:, :, -self.memory :].clone()
 
     def _window(self, x: Tensor, stream: Stream) -> Tensor:  # [B,C,memory+t,.,.]
@@ -117,17 +117,17 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim, *(1,) * spatial_dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normalised x, in new memory."""
+        """x, normalised, as a new tensor."""
         return self.normalize_(x.clone())
 
     def normalize_(self, x: Tensor) -> Tensor:
-        """Normalise x in place, and return it."""
+        """Normalise x in place and return it."""
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
         return x.div_(norm).mul_(self.gamma * self.gamma.shape[0] ** 0.5)
 
 
 class Chain(nn.ModuleList):
-    """Layers one after the other, on one stream."""
+    """A sequence of layers that share a stream."""
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         """Run the layers."""
@@ -141,7 +141,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        # The numbers are the published places of these layers; activations and dropout held the others.
+        # Keys are the indices of these layers in the published checkpoint, where activations and dropout have the others.
         self.residual = nn.ModuleDict(
             {
                 "0": RMSNorm(in_dim, spatial_dims=3),
@@ -161,7 +161,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """x + self-attention within each frame, one head."""
+    """x + single-head self-attention within each frame."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class AttentionBlock(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:  # [B,C,t,h,w]
-        """Run the block on one chunk. Frames do not see each other, so the stream is left alone."""
+        """Run the block on one chunk. The stream is unused: frames do not attend to each other."""
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         qkv = rearrange(self.to_qkv(self.norm(frames)), "n (three c) h w -> three n 1 (h w) c", three=3).contiguous()
         y = F.scaled_dot_product_attention(*qkv)
@@ -180,7 +180,7 @@ class AttentionBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width and, where `doubles_time`, the frames of every chunk but the first."""
+    """Doubles height and width and, if `doubles_time`, the frames of every chunk but the first."""
 
     def __init__(self, dim: int, *, doubles_time: bool) -> None:
         super().__init__()
@@ -192,17 +192,17 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:  # [B,C,t,h,w] -> [B,C,t or 2t,2h,2w]
         """Run the layer on one chunk."""
         if self.time_conv is not None and not stream.is_first_chunk:
-            # The first chunk leaves no tail: the second starts from zeros, as the model was trained.
+            # The first chunk leaves no tail: the second one starts from zeros, as in training.
             x = rearrange(self.time_conv(x, stream), "b (two c) t h w -> b c (t two) h w", two=2)
         batch, dim, frames, height, width = x.shape
         out = x.new_empty(batch, dim, frames, 2 * height, 2 * width)
-        for i in range(frames):  # frame by frame: the enlarged input of the convolution is the largest tensor here
+        for i in range(frames):  # one at a time: the enlarged input of the convolution is the largest tensor here
             out[:, :, i] = self.resample(x[:, :, i])
         return out
 
 
 class Downsample(nn.Module):
-    """Halves height and width and, where `halves_time`, the frames of every chunk but the first."""
+    """Halves height and width and, if `halves_time`, the frames of every chunk but the first."""
 
     def __init__(self, dim: int, *, halves_time: bool) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ class Downsample(nn.Module):
 
 
 class DownStage(nn.Module):
-    """Two residual blocks and a downsampling, beside a shortcut that averages."""
+    """Two residual blocks and a downsampling, plus an averaging shortcut."""
 
     def __init__(self, in_dim: int, out_dim: int, spec: StageSpec) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class DownStage(nn.Module):
 
 
 class UpStage(nn.Module):
-    """Three residual blocks and an upsampling, beside a shortcut that repeats. The last stage has neither."""
+    """Three residual blocks and an upsampling, plus a repeating shortcut; the last stage has neither of the two."""
 
     def __init__(self, in_dim: int, out_dim: int, spec: StageSpec) -> None:
         super().__init__()
@@ -260,9 +260,9 @@ class UpStage(nn.Module):
 
 
 def average_down(x: Tensor, out_dim: int, spec: StageSpec) -> Tensor:
-    """Fold the frames and pixels that the stage merges into channels, and average neighbours until out_dim are left.
+    """Fold the frames and pixels that the stage merges into channels, then average groups of channels to `out_dim`.
 
-    [B,C,t,h,w] -> [B,out_dim,t or t/2,h or h/2,w or w/2]; an odd number of frames gets zeros before it.
+    [B,C,t,h,w] -> [B,out_dim,t or t/2,h or h/2,w or w/2]; an odd number of frames is padded with zeros in front.
     """
     q, r = 1 + spec.resamples_time, 1 + spec.resamples_space
     x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % q, 0))
@@ -272,13 +272,13 @@ def average_down(x: Tensor, out_dim: int, spec: StageSpec) -> Tensor:
 
 
 def add_duplicated_(y: Tensor, x: Tensor, factor_t: int, *, is_first_chunk: bool) -> None:
-    """Add x to y in place, each value repeated until x has the size of y: in channels, frames, height and width.
+    """Add x to y in place, with each value of x repeated to the size of y in channels, frames, height and width.
 
     x [B,C,t,h,w], y [B,out,t*factor_t,2h,2w]. The repeats of a channel fill (out, factor_t, 2, 2) in that order, so
-    every (frame, row, column) phase of y takes one strided slice of x: no copy is made. On the first chunk y has the
-    last phase in time only.
+    every (frame, row, column) phase of y adds one strided slice of x, without a copy. On the first chunk y has only the
+    last phase in time.
     """
-    stride = x.shape[1] // y.shape[1]  # channels of x that share a channel of y
+    stride = x.shape[1] // y.shape[1]  # channels of x per channel of y
     phases = factor_t * 4
     steps = 1 if is_first_chunk else factor_t
     for step, row, column in product(range(steps), range(2), range(2)):
@@ -287,7 +287,7 @@ def add_duplicated_(y: Tensor, x: Tensor, factor_t: int, *, is_first_chunk: bool
 
 
 class Encoder(nn.Module):
-    """Folded pixels to latent moments."""
+    """Encodes folded pixels to the mean and log-variance of latents."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
@@ -308,7 +308,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to folded pixels."""
+    """Decodes latents to folded pixels, in two parts: `forward`, which sees whole frames, and `enlarge`."""
 
     def __init__(self, dim: int, z_dim: int) -> None:
         super().__init__()
@@ -320,7 +320,7 @@ class Decoder(nn.Module):
         self.head = _head(out_dims[-1], 3 * PATCH**2)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:  # [B,z,1,h,w] -> [B,C,1,h,w]
-        """The part that sees a whole latent frame, attention included. `enlarge` makes pixels of what it gives."""
+        """Features of one latent frame; attends over the whole frame. `enlarge` turns them into pixels."""
         x = self.conv1(x, stream)
         features: Tensor = self.middle(x, stream)
         return features
@@ -328,10 +328,10 @@ class Decoder(nn.Module):
     def enlarge(
         self, x: Tensor, stream: Stream, frames_per_pass: int
     ) -> Tensor:  # [B,C,1,h,w] -> [B,12,1 or 4,H/2,W/2]
-        """The part that makes pixels, and sees no further than 13 latents.
+        """Turn features into folded pixels; its receptive field is 13 latents, so it can run tile by tile.
 
-        The stages after the last that doubles the frames have the largest activations, so they can take the frames
-        in several passes: causal layers give the same result, in less memory.
+        The stages after the last doubling of frames have the largest activations. They can process the frames in several
+        passes of `frames_per_pass`: the layers are causal, so the result is the same with less memory.
         """
         doubling = sum(spec.resamples_time for spec in DECODER_STAGES)
         x = self.upsamples[:doubling](x, stream)
@@ -355,9 +355,9 @@ def _head(in_dim: int, out_dim: int) -> nn.ModuleDict:
 
 
 class VideoVAE(nn.Module):
-    """Encodes the first frame, decodes the clip. For inference: its weights are frozen.
+    """Encodes first frames and decodes clips. Inference only: the weights are frozen.
 
-    Raises ValueError for a latent width without known statistics.
+    Raises ValueError if `z_dim` is not that of the published latent statistics.
     """
 
     def __init__(self, config: VideoVAEConfig) -> None:
@@ -370,10 +370,10 @@ class VideoVAE(nn.Module):
         self.conv1 = nn.Conv3d(2 * config.z_dim, 2 * config.z_dim, 1)
         self.conv2 = nn.Conv3d(config.z_dim, config.z_dim, 1)
         self.decoder = Decoder(config.dec_dim, config.z_dim)
-        self.requires_grad_(False)  # or a stream that is drained outside inference mode would keep its whole graph
+        self.requires_grad_(False)  # a stream consumed outside inference mode would keep its autograd graph alive
 
     def encode(self, video: Tensor) -> Tensor:
-        """The normalised latent means of a clip, float32.
+        """Normalised latent means of a clip, float32.
 
         [B, 3, T, H, W] in [-1, 1] -> [B, 48, 1+(T-1)/4, H/16, W/16]. Raises InvalidRequest unless T is 4k+1 and H and
         W are multiples of 16.
@@ -394,11 +394,11 @@ class VideoVAE(nn.Module):
     def decode_stream(
         self, latents: Tensor, frames_per_pass: int = TEMPORAL_STRIDE, tiling: Tiling | None = None
     ) -> Iterator[Tensor]:
-        """The clip of normalised latents [B, 48, F, h, w], as it is decoded: float32 pixels in [-1, 1].
+        """Decode normalised latents [B, 48, F, h, w] chunk by chunk to float32 pixels in [-1, 1].
 
-        Yields [B, 3, 1, H, W], then [B, 3, 4, H, W] for every further latent frame. Fewer `frames_per_pass` (4, 2, 1)
-        take less memory and give the same pixels up to rounding. A `tiling` takes less still: pixels near its seams, which
-        are blended, come out a little different. A stream that is abandoned frees its memory when it is collected.
+        Yields [B, 3, 1, H, W], then [B, 3, 4, H, W] for every further latent frame. Fewer `frames_per_pass` (4, 2 or 1)
+        need less memory for the same pixels up to rounding. A `tiling` needs even less, but slightly changes the pixels
+        near its blended seams. An abandoned iterator frees its memory when it is garbage-collected.
         """
         stream = Stream()
         tiled = None if tiling is None else _TiledDecoder(self.decoder, tiling, latents.shape[-2], latents.shape[-1])
@@ -415,12 +415,12 @@ class VideoVAE(nn.Module):
             yield unfolded.float().clamp_(-1, 1)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The whole clip at once: [B, 48, F, h, w] -> [B, 3, 4(F-1)+1, H, W] in [-1, 1], float32."""
+        """Decode a whole clip: [B, 48, F, h, w] -> [B, 3, 4(F-1)+1, H, W] in [-1, 1], float32."""
         return torch.cat(list(self.decode_stream(latents)), dim=2)
 
 
 class _TiledDecoder:
-    """Enlarges a frame's features tile by tile, each with a stream of its own."""
+    """Enlarges the features of a frame tile by tile, with one stream per tile."""
 
     def __init__(self, decoder: Decoder, tiling: Tiling, height: int, width: int) -> None:
         self.decoder = decoder
@@ -428,7 +428,7 @@ class _TiledDecoder:
         self.tiles = [(rows, columns, Stream()) for rows, columns in tiling.tiles(height, width)]
 
     def enlarge(self, features: Tensor, frames_per_pass: int) -> Tensor:
-        """As `Decoder.enlarge`, float32."""
+        """The result of `Decoder.enlarge` in float32, up to differences near the seams."""
         pixels: Tensor | None = None
         *_, height, width = features.shape
         scale = SPATIAL_STRIDE // PATCH
@@ -437,10 +437,10 @@ class _TiledDecoder:
             if pixels is None:
                 pixels = tile.new_zeros(*tile.shape[:3], height * scale, width * scale, dtype=torch.float32)
             seams = [_seam_weights(span, scale, tile.device) for span in (rows, columns)]
-            place = pixels[..., rows.start * scale : rows.stop * scale, columns.start * scale : columns.stop * scale]
-            place.addcmul_(tile.float(), seams[0].unsqueeze(1) * seams[1])
+            target = pixels[..., rows.start * scale : rows.stop * scale, columns.start * scale : columns.stop * scale]
+            target.addcmul_(tile.float(), seams[0].unsqueeze(1) * seams[1])
         if pixels is None:
-            raise ValueError("a frame has at least one tile")
+            raise ValueError("the tiling has no tiles; expected at least one")
         return pixels
 
     def _tile(self, features: Tensor, rows: Span, columns: Span, stream: Stream, frames_per_pass: int) -> Tensor:
@@ -455,7 +455,7 @@ class _TiledDecoder:
 
 
 def _seam_weights(span: Span, scale: int, device: torch.device) -> Tensor:
-    """How much each of a tile's [(stop - start) * scale] pixels counts: ramps that add up to one with its neighbours'."""
+    """Blending weight of each pixel of a tile, [(stop - start) * scale]; overlapping weights sum to one."""
     weights = torch.ones((span.stop - span.start) * scale, device=device)
     if span.before:
         weights[: span.before * scale] = _ramp(span.before * scale, device)
@@ -465,9 +465,9 @@ def _seam_weights(span: Span, scale: int, device: torch.device) -> Tensor:
 
 
 def _ramp(length: int, device: torch.device) -> Tensor:
-    """From 0 to 1 over the middle half: the outer quarter, which lacks its neighbourhood, does not count at all."""
-    place = (torch.arange(length, device=device) + 0.5) / length
-    return (2 * place - 0.5).clamp(0, 1)
+    """Weights from 0 to 1 over the middle half; the outermost quarter, which lacks its neighbourhood, has weight 0."""
+    position = (torch.arange(length, device=device) + 0.5) / length
+    return (2 * position - 0.5).clamp(0, 1)
 
 
 def _latent_statistics(device: torch.device) -> tuple[Tensor, Tensor]:

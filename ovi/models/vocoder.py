@@ -1,7 +1,7 @@
-"""BigVGAN (arXiv 2206.04658, github.com/NVIDIA/BigVGAN, MIT): a mel spectrogram to a waveform, 256 samples a frame.
+"""BigVGAN (arXiv 2206.04658, github.com/NVIDIA/BigVGAN, MIT): mel spectrogram to waveform, 256 samples per mel frame.
 
-Its periodic activations run at twice the sample rate, between two low-pass filters, so that the harmonics they make
-do not alias.
+Its periodic activations run at twice the sample rate, between two low-pass filters, so that the harmonics that they
+generate do not alias.
 
 B batch, C channels, T mel frames, S samples (256 T)
 """
@@ -22,10 +22,10 @@ UPSAMPLE_KERNELS = (8, 8, 4, 4, 4, 4)
 RESIDUAL_KERNELS = (3, 7, 11)
 DILATIONS = (1, 3, 5)
 FILTER_TAPS = 12
-CUTOFF = 0.25  # of the doubled sample rate
-HALF_WIDTH = 0.3  # of the transition band
+CUTOFF = 0.25  # of the low-pass filter, as a fraction of the doubled sample rate
+HALF_WIDTH = 0.3  # half the width of the filter's transition band
 
-# Weight norm keeps a magnitude and a direction for each weight; torch has two ways to name them.
+# Weight norm stores a magnitude and a direction per weight, under one of two pairs of names.
 _WEIGHT_NORM_FORMS = (
     ("weight_g", "weight_v"),
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),
@@ -33,7 +33,7 @@ _WEIGHT_NORM_FORMS = (
 
 
 def convert_state_dict(raw: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The published checkpoint, taken out of 'generator' and its weight norm folded: what `Vocoder` loads.
+    """The published checkpoint, unwrapped from 'generator' and with its weight norm folded, as `Vocoder` expects it.
 
     Raises CheckpointMismatch for a direction without its magnitude.
     """
@@ -55,11 +55,11 @@ def _fold(magnitude: Tensor, direction: Tensor) -> Tensor:  # [n, 1, 1], [n, ., 
 
 
 def low_pass_filter() -> Tensor:
-    """The Kaiser-windowed sinc of the up- and downsampling, [1, 1, 12], its taps summing to one.
+    """The Kaiser-windowed sinc filter of the up- and downsampling, [1, 1, 12], normalised to sum to one.
 
-    The window's shape follows from the attenuation that 12 taps reach over the transition band (Kaiser's formulas).
+    The window's beta follows from the attenuation that 12 taps reach over the transition band (Kaiser's formulas).
     """
-    attenuation = 2.285 * (FILTER_TAPS / 2 - 1) * pi * 4 * HALF_WIDTH + 7.95  # dB, 51
+    attenuation = 2.285 * (FILTER_TAPS / 2 - 1) * pi * 4 * HALF_WIDTH + 7.95  # 51 dB
     window = torch.kaiser_window(FILTER_TAPS, periodic=False, beta=0.1102 * (attenuation - 8.7))
     time = torch.arange(FILTER_TAPS) - (FILTER_TAPS - 1) / 2
     taps = window * torch.sinc(2 * CUTOFF * time)
@@ -67,7 +67,7 @@ def low_pass_filter() -> Tensor:
 
 
 class SnakeBeta(nn.Module):
-    """x + sin^2(e^alpha x) / e^beta, a pair (alpha, beta) per channel."""
+    """x + sin^2(e^alpha x) / e^beta, with one (alpha, beta) per channel."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class SnakeBeta(nn.Module):
 
 
 class LowPass(nn.Module):
-    """A depthwise low-pass filter, kept in the checkpoint with the weights."""
+    """A depthwise low-pass filter, which the checkpoint stores with the weights."""
 
     filter: Tensor
 
@@ -99,7 +99,7 @@ class Upsample(LowPass):
     """Doubles the sample rate."""
 
     def forward(self, x: Tensor) -> Tensor:  # [B,C,S] -> [B,C,2S]
-        """Run the filter; the ends are extended so that it never sees a step there."""
+        """Run the filter; the ends are replicated so that it sees no step there."""
         channels = x.shape[1]
         margin = FILTER_TAPS // 2 - 1
         x = F.pad(x, (margin, margin), mode="replicate")
@@ -137,7 +137,7 @@ class Activation(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Three residual steps with growing dilation, each a dilated and a plain convolution of one kernel size."""
+    """Three residual steps with growing dilation, each a dilated and an undilated convolution of the same kernel size."""
 
     def __init__(self, dim: int, kernel_size: int) -> None:
         super().__init__()
@@ -157,14 +157,14 @@ class ResidualBlock(nn.Module):
 
 
 class Vocoder(nn.Module):
-    """Mel to waveform. For inference: its weights are frozen. Loads what `convert_state_dict` returns."""
+    """Mel spectrogram to waveform. Inference only: the weights are frozen. Loads what `convert_state_dict` returns."""
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         widths = [config.upsample_initial_channel >> i for i in range(len(UPSAMPLE_RATES) + 1)]
         self.conv_pre = nn.Conv1d(config.num_mels, widths[0], 7, padding=3)
         self.ups = nn.ModuleList(
-            # Each in a sequence of one, which is how the checkpoint numbers them.
+            # Each in a sequence of one, as the checkpoint's names require.
             nn.Sequential(
                 nn.ConvTranspose1d(widths[i], widths[i + 1], kernel, stride=rate, padding=(kernel - rate) // 2)
             )
@@ -178,7 +178,7 @@ class Vocoder(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """The waveform of a log-mel spectrogram: [B, 80, T] -> [B, 1, 256 T] in [-1, 1], float32, 16 kHz."""
+        """Waveform of a log-mel spectrogram: [B, 80, T] -> [B, 1, 256 T] in [-1, 1], float32, 16 kHz."""
         x = self.conv_pre(mel.to(self.conv_pre.weight.dtype))
         blocks = iter(self.resblocks)
         for upsample in self.ups:

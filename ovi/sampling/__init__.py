@@ -1,4 +1,4 @@
-"""From noise to latents: solvers, guidance and the denoising loop, as free functions with explicit state.
+"""Sampling: ODE solvers, classifier-free guidance and the denoising loop, as functions with explicit state.
 
-May import `ovi.models`, `ovi.attention`, `ovi.config` and `ovi.types`.
+May import `ovi.attention`, `ovi.config`, `ovi.errors`, `ovi.models` and `ovi.types`.
 """

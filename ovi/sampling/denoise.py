@@ -1,4 +1,4 @@
-"""From noise to latents: free functions with the transformer passed in and the state explicit."""
+"""The denoising loop: from noise to latents, with the transformer passed in and the state explicit."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ovi.attention import AttentionPlan
-from ovi.attention.types import TORCHS_CHOICE
+from ovi.attention.types import SDPA_PLAN
 from ovi.config import ModelSpec, SamplingParams
 from ovi.errors import DenoiseStopped
 from ovi.models.fusion import FusionTransformer
@@ -18,19 +18,19 @@ from ovi.sampling.solvers import SolverState, make_solver
 from ovi.types import Latents, PromptEmbeds
 
 OnStep = Callable[[int, int], None]
-"""Called after each step with the steps done and the steps in all."""
+"""Called after each step with (steps done, total steps)."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class DenoiseState:
-    """A half-denoised clip: one solver state a modality, float32."""
+    """A partially denoised clip: one solver state per modality, float32."""
 
     video: SolverState
     audio: SolverState
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """Number of steps done."""
         return self.video.index
 
     def to(self, device: torch.device) -> Self:
@@ -38,13 +38,13 @@ class DenoiseState:
         return type(self)(video=self.video.to(device), audio=self.audio.to(device))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as named tensors, ready for a safetensors file."""
+        """The state as named tensors, for a safetensors file."""
         parts = (("video", self.video), ("audio", self.audio))
         return {f"{part}.{name}": tensor for part, state in parts for name, tensor in state.tensors().items()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
-        """The state that `tensors` was taken from."""
+        """The inverse of `tensors`."""
 
         def part(prefix: str) -> SolverState:
             own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -56,9 +56,9 @@ class DenoiseState:
 def initial_noise(
     spec: ModelSpec, latent_height: int, latent_width: int, channels: tuple[int, int], seed: int
 ) -> Latents:
-    """Starting noise: video [48, F, h, w] and audio [L, 20], float32.
+    """Initial noise: video [48, F, h, w] and audio [L, 20], float32; `channels` is (video, audio).
 
-    Each is drawn on the CPU from a fresh generator with the clip's seed, so a clip starts the same on every vendor's device.
+    Each is drawn on the CPU from a new generator with the clip's seed, so the noise is the same on every device.
     """
     video_channels, audio_channels = channels
     return Latents(
@@ -79,14 +79,15 @@ def denoise(
     params: SamplingParams,
     *,
     first_frame: Tensor | None = None,
-    attention: AttentionPlan = TORCHS_CHOICE,
+    attention: AttentionPlan = SDPA_PLAN,
     on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Latents:
-    """Run the solvers from `state` to the end.
+    """Run the solvers from `state` to the last step.
 
-    `first_frame` is an image's latent [48, 1, h, w]: it overwrites latent frame 0 before every step and after the last.
-    `should_stop` is asked before every step. Raises DenoiseStopped, holding the state to continue from, when it says yes.
+    `first_frame` is the latent [48, 1, h, w] of an image; it overwrites latent frame 0 before every step and after the
+    last. `should_stop` is called before every step; when it returns true, DenoiseStopped is raised with the state to
+    continue from.
     """
     solver = make_solver(params.solver_name, params.sample_steps, params.shift)
     guidance = _guidance(transformer, state, embeds, params, first_frame is not None, attention)
@@ -95,7 +96,7 @@ def denoise(
             raise DenoiseStopped(state)
         video, audio = _with_first_frame(state.video, first_frame), state.audio
         t = solver.timesteps[state.step]
-        velocities = guided_velocity(transformer, video.sample, audio.sample, t, guidance)
+        velocities = guided_velocity(transformer, video=video.sample, audio=audio.sample, t=t, guidance=guidance)
         state = DenoiseState(video=solver.step(video, velocities[0]), audio=solver.step(audio, velocities[1]))
         if on_step is not None:
             on_step(state.step, params.sample_steps)

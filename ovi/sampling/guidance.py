@@ -1,6 +1,7 @@
-"""Classifier-free guidance (arXiv 2207.12598) with skip-layer guidance for the negative pass, one scale a modality."""
+"""Classifier-free guidance (arXiv 2207.12598), one scale per modality, with skip-layer guidance in the negative pass."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from ovi.types import PromptEmbeds
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Guidance:
-    """Everything about a clip that stays the same from step to step."""
+    """Inputs of the guided velocity that are constant over a clip's steps."""
 
     positive: TextContext
     negative: TextContext
@@ -20,32 +21,35 @@ class Guidance:
     video_scale: float
     audio_scale: float
     skip_layer: int | None
-    """Block that the negative pass leaves out."""
+    """Index of the block that the negative pass leaves out; None for none."""
     attention: AttentionPlan
 
 
 def embed_texts(transformer: FusionTransformer, embeds: PromptEmbeds) -> tuple[TextContext, TextContext]:
-    """Text contexts of the positive pass, where one text serves both modalities, and of the negative pass."""
-    positive = transformer.embed_text(embeds.positive, embeds.positive)
-    return positive, transformer.embed_text(embeds.video_negative, embeds.audio_negative)
+    """Text contexts of the positive and of the negative pass. The prompt serves both modalities."""
+    positive = transformer.embed_text(video=embeds.positive, audio=embeds.positive)
+    return positive, transformer.embed_text(video=embeds.video_negative, audio=embeds.audio_negative)
 
 
 def guided_velocity(
-    transformer: FusionTransformer, video: Tensor, audio: Tensor, t: float, guidance: Guidance
+    transformer: FusionTransformer, *, video: Tensor, audio: Tensor, t: float, guidance: Guidance
 ) -> tuple[Tensor, Tensor]:
-    """Guided velocities, float32, at video latents [48, F, h, w] and audio latents [L, 20] and time t in [0, 1000]."""
-    time = transformer.embed_time(t, guidance.grid, guidance.first_frame_is_clean)
-    dtype = transformer.dtype
-    video, audio = video.to(dtype), audio.to(dtype)
-    positive = transformer(video, audio, guidance.positive, guidance.grid, time, None, guidance.attention)
-    negative = transformer(
-        video, audio, guidance.negative, guidance.grid, time, guidance.skip_layer, guidance.attention
+    """Guided velocities, float32, of video latents [48, F, h, w] and audio latents [L, 20] at t in [0, 1000]."""
+    velocities = partial(
+        transformer,
+        video=video.to(transformer.dtype),
+        audio=audio.to(transformer.dtype),
+        grid=guidance.grid,
+        time=transformer.embed_time(t, guidance.grid, guidance.first_frame_is_clean),
+        attention=guidance.attention,
     )
+    positive = velocities(text=guidance.positive)
+    negative = velocities(text=guidance.negative, skip_layer=guidance.skip_layer)
     return (
-        _guide(positive[0].float(), negative[0].float(), guidance.video_scale),
-        _guide(positive[1].float(), negative[1].float(), guidance.audio_scale),
+        _guide(positive=positive[0], negative=negative[0], scale=guidance.video_scale),
+        _guide(positive=positive[1], negative=negative[1], scale=guidance.audio_scale),
     )
 
 
-def _guide(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
-    return negative + scale * (positive - negative)
+def _guide(*, positive: Tensor, negative: Tensor, scale: float) -> Tensor:
+    return negative.float() + scale * (positive.float() - negative.float())

@@ -1,8 +1,8 @@
 """ODE solvers of the published model: UniPC, DPM-Solver++ and flow-match Euler.
 
-A solver is a schedule (floats) and a pure step: state in, state out. The state holds every tensor that the next step needs, so
-a half-denoised clip can be saved and continued bit for bit. A flow model interpolates x = (1 - sigma) * x0 + sigma * noise and
-predicts the velocity noise - x0.
+A solver is a noise schedule (floats) and a step function from state to state. The state holds every tensor that the next
+step needs, so a partially denoised clip can be saved and resumed bit for bit. A flow model interpolates
+x = (1 - sigma) * x0 + sigma * noise and predicts the velocity noise - x0.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ NUM_TRAIN_TIMESTEPS = 1000
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class SolverState:
-    """Where a trajectory stands before step `index`."""
+    """State of a trajectory before step `index`."""
 
     sample: Tensor
     index: int = 0
     predictions: tuple[Tensor, ...] = ()
-    """Earlier predictions of x0, newest first: as many as the next step can use."""
+    """Earlier predictions of x0 that the next step uses, newest first."""
     previous_sample: Tensor | None = None
-    """The sample that the last prediction was made from (corrected): UniPC's corrector starts from it."""
+    """The corrected sample of the last prediction, from which UniPC's corrector starts."""
     order: int = 0
-    """Order of the last step, which its correction shares."""
+    """Order of the last step, which its correction uses too."""
 
     def to(self, device: torch.device) -> Self:
         """The same state with its tensors on `device`."""
@@ -42,7 +42,7 @@ class SolverState:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the state holds, as named tensors: what a file of it stores."""
+        """The complete state as named tensors, for a file."""
         named = {f"predictions.{i}": prediction for i, prediction in enumerate(self.predictions)}
         if self.previous_sample is not None:
             named["previous_sample"] = self.previous_sample
@@ -50,7 +50,7 @@ class SolverState:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
-        """The state that `tensors` was taken from."""
+        """The inverse of `tensors`."""
         index, order = tensors["position"].tolist()
         count = sum(name.startswith("predictions.") for name in tensors)
         return cls(
@@ -67,18 +67,18 @@ class Solver(Protocol):
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """Noise level before each step, and 0 after the last: one more than there are steps."""
+        """Noise level before each step, then 0: one value more than there are steps."""
 
     @property
     def timesteps(self) -> tuple[float, ...]:
-        """The time each step tells the model, in [0, 1000]."""
+        """Time in [0, 1000] that the model is given at each step."""
 
     def step(self, state: SolverState, velocity: Tensor) -> SolverState:
         """The state after one step, from the velocity predicted at `state.sample`."""
 
 
 def make_solver(name: SolverName, steps: int, shift: float) -> Solver:
-    """The published solver of that name with its own schedule of `steps` steps."""
+    """The published solver of that name, with its schedule of `steps` steps."""
     match name:
         case SolverName.UNIPC:
             return UniPC.schedule(steps, shift)
@@ -97,12 +97,12 @@ class UniPC:
 
     @classmethod
     def schedule(cls, steps: int, shift: float) -> Self:
-        """The published schedule: it starts at 0.999 and its times are whole numbers."""
+        """The published schedule: starts at sigma 0.999, with times truncated to integers."""
         sigmas = _shifted(np.linspace(1 - 1 / NUM_TRAIN_TIMESTEPS, 0, steps + 1)[:-1], shift)
         return cls(sigmas=_rounded(sigmas), timesteps=tuple(float(int(t)) for t in sigmas * NUM_TRAIN_TIMESTEPS))
 
     def step(self, state: SolverState, velocity: Tensor) -> SolverState:
-        """Correct the sample with what the model now says of it, then predict the next."""
+        """Correct the current sample with its new prediction, then predict the next sample."""
         prediction = state.sample - self.sigmas[state.index] * velocity
         sample = self._correct(state, prediction) if state.index > 0 else state.sample
         order = min(2, len(self.timesteps) - state.index, state.index + 1)
@@ -125,9 +125,9 @@ class UniPC:
         return estimate - move.alpha * move.phi * 0.5 * slope
 
     def _correct(self, state: SolverState, prediction: Tensor) -> Tensor:
-        """The sample again, from the one before it, now that its own prediction is known (UniC)."""
+        """UniC: recompute the sample from the previous one, using the prediction at the sample itself."""
         if state.previous_sample is None:
-            raise ValueError("a state after the first step holds the sample it came from")
+            raise ValueError(f"previous_sample is None at step {state.index}; expected the sample of the step before")
         move = _Move.between(self.sigmas[state.index - 1], self.sigmas[state.index])
         base = state.predictions[0]
         estimate = move.first_order(state.previous_sample, base)
@@ -148,7 +148,7 @@ class DPMSolverPP:
 
     @classmethod
     def schedule(cls, steps: int, shift: float) -> Self:
-        """The published schedule: it starts at pure noise and its times are whole numbers."""
+        """The published schedule: starts at pure noise, with times truncated to integers."""
         sigmas = _shifted(np.linspace(1, 0, steps + 1)[:steps], shift)
         return cls(sigmas=_rounded(sigmas), timesteps=tuple(float(int(t)) for t in sigmas * NUM_TRAIN_TIMESTEPS))
 
@@ -167,32 +167,32 @@ class DPMSolverPP:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Euler:
-    """Flow-match Euler as in diffusers, whose lowest sigma is itself shifted before the schedule is."""
+    """Flow-match Euler as in diffusers, which shifts its lowest sigma before it shifts the schedule."""
 
     sigmas: tuple[float, ...]
     timesteps: tuple[float, ...]
 
     @classmethod
     def schedule(cls, steps: int, shift: float) -> Self:
-        """From pure noise to the shifted lowest sigma; the times are not rounded."""
+        """The published schedule: from pure noise to the shifted lowest sigma, with times not truncated."""
         lowest = float(_shifted(np.array(1 / NUM_TRAIN_TIMESTEPS), shift))
         sigmas = _shifted(np.linspace(1, lowest, steps), shift)
         return cls(sigmas=_rounded(sigmas), timesteps=_rounded(sigmas * NUM_TRAIN_TIMESTEPS)[:-1])
 
     def step(self, state: SolverState, velocity: Tensor) -> SolverState:
-        """Along the velocity to the next sigma."""
+        """One Euler step along the velocity to the next sigma."""
         sample = state.sample + (self.sigmas[state.index + 1] - self.sigmas[state.index]) * velocity
         return SolverState(sample=sample, index=state.index + 1)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class _Move:
-    """The exponential integrator's constants of one step from one sigma to a lower one."""
+    """Constants of one exponential-integrator step from one sigma to a lower one."""
 
     ratio: float  # sigma_end / sigma_start
     alpha: float  # 1 - sigma_end
     start: float  # half log-SNR at the start
-    h: float  # rise of the half log-SNR; infinite at either end of the schedule
+    h: float  # increase of the half log-SNR; infinite at either end of the schedule
     phi: float  # e^-h - 1
 
     @classmethod
@@ -204,7 +204,7 @@ class _Move:
         return self.ratio * sample - self.alpha * self.phi * prediction
 
     def corrector_weights(self, ratio: float) -> tuple[float, float]:
-        """Weights of the old and the new slope: [[1, 1], [ratio, 1]] w = b of the UniC paper's equation 8, in B2(h)."""
+        """Weights of the old and new slope: solves [[1, 1], [ratio, 1]] w = b of the UniPC paper's equation 8, B2(h)."""
         phi_2 = self.phi / -self.h - 1
         phi_3 = phi_2 / -self.h - 0.5
         b_1, b_2 = phi_2 / self.phi, 2 * phi_3 / self.phi
@@ -223,5 +223,5 @@ def _shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:
 
 
 def _rounded(sigmas: np.ndarray) -> tuple[float, ...]:
-    """With the final 0; rounded to float32 as the published schedules are."""
+    """The sigmas rounded to float32, as in the published schedules, followed by the final 0."""
     return (*(float(s) for s in sigmas.astype(np.float32)), 0.0)

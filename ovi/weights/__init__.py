@@ -1,4 +1,4 @@
-"""Checkpoint files of the published layout: where they lie, how they are fetched, checked, loaded and quantized.
+"""Checkpoint files: layout, download, validation, loading and quantization.
 
-Imports torch; `layout`, `formats`, `hub` and `digest` do not. Never imports ray.
+`layout`, `formats`, `hub` and `digest` do not import torch. May import `ovi.config`, `ovi.errors` and `ovi.models`.
 """

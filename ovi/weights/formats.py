@@ -1,4 +1,4 @@
-"""How the transformer's weights are stored in memory. Pure: no torch."""
+"""Storage formats of the transformer's weights (no torch)."""
 
 import dataclasses
 from enum import StrEnum
@@ -12,25 +12,26 @@ FP8_REPOSITORY = "rkfg/Ovi-fp8_quantized"
 
 
 class WeightFormat(StrEnum):
-    """How the transformer's matrices are stored; the other components keep the pipeline's dtype."""
+    """How the transformer's matrices are stored in memory; the other components keep the pipeline's dtype."""
 
     DTYPE = "dtype"
-    """In the dtype they compute in."""
+    """The dtype that the pipeline computes in."""
     QINT8 = "qint8"
-    """As 8-bit integers with a scale for each row, made here and kept: half the memory, other pixels."""
+    """8-bit integers with a scale per row, quantized locally and cached: half the memory, different pixels."""
     FP8 = "fp8"
-    """As the published 8-bit floats, widened before each product: half the memory, other pixels."""
+    """The published 8-bit floats, widened before each product: half the memory, different pixels."""
 
 
 def in_format(spec: ModelSpec, weights: WeightFormat) -> ModelSpec:
-    """The model with the file that its transformer is read from in a format. Raises InvalidRequest as `check_format`."""
+    """`spec` with the transformer file of a weight format. Raises InvalidRequest as `check_format` does."""
     check_format(weights, spec)
     return dataclasses.replace(spec, checkpoint=FP8_FILE) if weights is WeightFormat.FP8 else spec
 
 
 def check_format(weights: WeightFormat, spec: ModelSpec) -> None:
-    """Raise InvalidRequest when a model is not published in a format."""
+    """Raise InvalidRequest if a model is not published in a weight format."""
     if weights is WeightFormat.FP8 and spec.name != FP8_MODEL:
         raise InvalidRequest(
-            f"weights {weights} of model {spec.name} are not published; expected model_name {FP8_MODEL}, or qint8"
+            f"weights is {str(weights)!r}, which is not published for model {spec.name}; expected model_name {FP8_MODEL},"
+            " or weights 'qint8'"
         )

@@ -1,4 +1,4 @@
-"""Fetching the published weights into the checkpoint folder, only the files that a model needs."""
+"""Download of the published weights: only the files that a model needs, into a checkpoint folder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ovi.errors import CheckpointError
 from ovi.weights.formats import FP8_FILE, FP8_REPOSITORY, WeightFormat, in_format
 from ovi.weights.layout import model_files
 
-# Folder of the checkpoint folder -> hub repository that fills it.
+# Subfolder of the checkpoint folder -> hub repository that it mirrors.
 _REPOSITORIES = {
     "Ovi": "chetwinlow1/Ovi",
     "Wan2.2-TI2V-5B": "Wan-AI/Wan2.2-TI2V-5B",
@@ -22,24 +22,24 @@ _REPOSITORIES = {
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class HubFile:
-    """A published file and where it goes."""
+    """A published file and its place in the checkpoint folder."""
 
     repo_id: str
     filename: str
-    """Within the repository."""
+    """Path within the repository."""
     folder: str
-    """Folder of the checkpoint folder that mirrors the repository."""
+    """Subfolder of the checkpoint folder that mirrors the repository."""
 
     @property
     def path(self) -> str:
-        """Where the file lies, relative to the checkpoint folder."""
+        """Path of the file relative to the checkpoint folder."""
         return f"{self.folder}/{self.filename}"
 
 
 def published_files(model_name: str, weights: WeightFormat = WeightFormat.DTYPE) -> list[HubFile]:
-    """The files that a model needs in a weight format, and where they are published.
+    """The files that a model needs in a weight format, with their repositories.
 
-    Raises InvalidRequest for an unknown model, and for one that is not published in that format.
+    Raises InvalidRequest for an unknown model or one that is not published in that format.
     """
     files = []
     for path in model_files(in_format(model_spec(model_name), weights)):
@@ -57,9 +57,10 @@ def download_model(
     on_file: Callable[[HubFile], None] | None = None,
     fetch: Callable[..., str] = hf_hub_download,
 ) -> list[HubFile]:
-    """Fetch what is not there yet; a broken-off download goes on where it stood. Returns the files that were fetched.
+    """Download the missing files of a model and return them; an interrupted download resumes.
 
-    Raises CheckpointError, naming the file and its repository, when the hub cannot be reached or refuses.
+    `on_file` is called before each download; `fetch` is the hub client. Raises CheckpointError, naming the file and its
+    repository, when the hub cannot be reached or refuses access.
     """
     missing = [file for file in published_files(model_name, weights) if not (Path(ckpt_dir) / file.path).is_file()]
     for file in missing:
@@ -70,7 +71,7 @@ def download_model(
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise CheckpointError(
                 f"cannot be fetched from https://huggingface.co/{file.repo_id} ({error})",
-                expected="a connection to it; what is fetched already is kept, so run the same command again",
+                expected="access to the repository; downloaded files are kept, so run the same command again",
                 path=Path(ckpt_dir) / file.path,
             ) from error
     return missing

@@ -1,15 +1,15 @@
-"""The published checkpoint folder: which file holds what. Pure. Paths are relative to the folder."""
+"""File layout of the published checkpoint folder (no torch). Paths are relative to the folder."""
 
-from ovi.config import Component, ModelSpec
+from ovi.config import ARCHITECTURE_FILE, Component, ModelSpec
 
 WAN = "Wan2.2-TI2V-5B"
 MMAUDIO = "MMAudio/ext_weights"
 TOKENIZER = f"{WAN}/google/umt5-xxl/tokenizer.json"
-ARCHITECTURE = "architecture.json"
+ARCHITECTURE = ARCHITECTURE_FILE
 
 
 def component_file(component: Component, spec: ModelSpec) -> str:
-    """File of a component; only the transformer's differs between models."""
+    """File of a component's weights; only the transformer's depends on the model."""
     return {
         Component.TEXT_ENCODER: f"{WAN}/models_t5_umt5-xxl-enc-bf16.pth",
         Component.TRANSFORMER: spec.checkpoint,
@@ -20,5 +20,5 @@ def component_file(component: Component, spec: ModelSpec) -> str:
 
 
 def model_files(spec: ModelSpec) -> list[str]:
-    """Every file that a model needs."""
+    """Every file that a model needs: the weights of each component and the tokenizer."""
     return [component_file(component, spec) for component in Component] + [TOKENIZER]

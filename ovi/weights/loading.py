@@ -1,7 +1,7 @@
-"""Checkpoint files: whether they fit the architecture, and how they are loaded.
+"""Checkpoint files: validation against the architecture, fingerprints and loading.
 
-Files are read with `weights_only=True` or through safetensors, never unpickled. Models are built on the meta device and the
-tensors assigned one by one, so a load needs no second copy in host memory.
+Files are read through safetensors or with `torch.load(weights_only=True)`, so no code in a pickle is ever executed.
+Modules are built on the meta device and tensors assigned one by one, so a load needs no second copy in host memory.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ from ovi.weights.digest import file_digest
 from ovi.weights.formats import WeightFormat, in_format
 from ovi.weights.layout import ARCHITECTURE, TOKENIZER, component_file, model_files
 
-_LATE = Component.TEXT_ENCODER  # building one imports transformers, which takes seconds
-FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and they lose audibly in bf16
+FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and audibly worse in bf16
+_SLOW_TO_BUILD = Component.TEXT_ENCODER  # imports transformers, which takes seconds; its shapes are known without it
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class _Recipe:
-    """How a component is built and how its published tensors are renamed or folded."""
+    """How a component is built and how its published tensors are converted (renamed or folded)."""
 
     build: Callable[[Architecture], nn.Module]
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -53,35 +53,38 @@ _RECIPES = {
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class FileStatus:
-    """What a check found of one file of a checkpoint folder."""
+    """Result of checking one file of a checkpoint folder."""
 
     path: str
-    """Relative to the folder."""
+    """Path relative to the folder."""
     error: CheckpointError | None
-    """Why it cannot be used; None when it can."""
+    """Why the file cannot be used; None if it can."""
 
     @property
     def missing(self) -> bool:
-        """There is no such file."""
+        """Whether the file does not exist."""
         return isinstance(self.error, CheckpointNotFound)
 
 
 def num_parameters(ckpt_dir: str | Path) -> dict[Component, int]:
-    """Parameters of each component, counted on the architecture: no weights are read."""
+    """Number of parameters of each component, from the architecture alone; no weights are read."""
     arch = Architecture.read(ckpt_dir)
     with torch.device("meta"):
-        modules = {component: _RECIPES[component].build(arch) for component in Component if component is not _LATE}
+        modules = {
+            component: _RECIPES[component].build(arch) for component in Component if component is not _SLOW_TO_BUILD
+        }
     counts = {component: sum(p.numel() for p in module.parameters()) for component, module in modules.items()}
-    return counts | {_LATE: text_encoder.num_parameters(arch.text_encoder)}
+    return counts | {_SLOW_TO_BUILD: text_encoder.num_parameters(arch.text_encoder)}
 
 
 def load_component(
     ckpt_dir: str | Path, component: Component, model_name: str, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """A component with its weights on `device`, ready to run.
+    """Load a component onto `device`, in evaluation mode with frozen weights.
 
-    The audio VAE and the vocoder are always float32. Raises CheckpointNotFound for a missing file and CheckpointMismatch for
-    one that is truncated or holds other tensors than the architecture.
+    Floating-point tensors are cast to `dtype`, except in the audio VAE and the vocoder, which are always float32. Raises
+    CheckpointNotFound for a missing file and CheckpointMismatch for a truncated file or tensors that do not match the
+    architecture.
     """
     arch = Architecture.read(ckpt_dir)
     path = _existing(Path(ckpt_dir), component_file(component, arch.spec(model_name)), model_name)
@@ -95,14 +98,14 @@ def load_component(
 
 
 def load_tokenizer(ckpt_dir: str | Path, model_name: str) -> Tokenizer:
-    """The text encoder's tokenizer, truncating to its length. Raises CheckpointNotFound or CheckpointMismatch."""
+    """The tokenizer, truncating to the text encoder's length. Raises CheckpointNotFound or CheckpointMismatch."""
     arch = Architecture.read(ckpt_dir)
     path = _existing(Path(ckpt_dir), TOKENIZER, model_name)
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception for whatever is wrong with the file
+    except Exception as error:  # the library raises plain Exception for any problem with the file
         raise CheckpointMismatch(
-            f"not a tokenizer ({error})", expected="a complete tokenizer.json", path=path
+            f"not a tokenizer file ({error})", expected="a complete tokenizer.json", path=path
         ) from error
     tokenizer.no_padding()
     tokenizer.enable_truncation(arch.text_encoder.text_len)
@@ -110,9 +113,9 @@ def load_tokenizer(ckpt_dir: str | Path, model_name: str) -> Tokenizer:
 
 
 def check_model(ckpt_dir: str | Path, model_name: str, weights: WeightFormat = WeightFormat.DTYPE) -> list[FileStatus]:
-    """Check every file of a model against the architecture, from the files' headers: no weights are read.
+    """Check every file of a model against the architecture by reading only the files' headers.
 
-    Raises InvalidRequest for an unknown model or format and CheckpointMismatch for an unusable `architecture.json`.
+    Raises InvalidRequest for an unknown model or format and CheckpointMismatch for an invalid `architecture.json`.
     """
     arch = Architecture.read(ckpt_dir)
     spec = in_format(arch.spec(model_name), weights)
@@ -129,9 +132,9 @@ def fingerprint(
     digest: Callable[[Path], str] | None = None,
     weights: WeightFormat = WeightFormat.DTYPE,
 ) -> str:
-    """A hash of the contents of all of a model's files: equal weights, equal fingerprint, wherever they lie.
+    """SHA-256 over the contents of all files of a model, independent of where the folder is.
 
-    `digest` gives a file's own hash; a caller with a cache of them passes it in.
+    `digest` computes the hash of one file; callers with a cache of digests pass their own (default: `file_digest`).
     """
     digest = digest or file_digest
     root, spec = Path(ckpt_dir), in_format(Architecture.read(ckpt_dir).spec(model_name), weights)
@@ -144,7 +147,7 @@ def _existing(ckpt_dir: Path, relative: str, model_name: str) -> Path:
     if not path.is_file():
         fetch = f"ovi-ray weights download --model-name {model_name} {ckpt_dir}"
         raise CheckpointNotFound(
-            "no such file", expected=f"a file of model {model_name}; get it with: {fetch}", path=path
+            "no such file", expected=f"a file of model {model_name}; download it with: {fetch}", path=path
         )
     return path
 
@@ -155,7 +158,7 @@ def _check_component(ckpt_dir: Path, component: Component, arch: Architecture, s
 
 
 def _expected_shapes(component: Component, arch: Architecture) -> dict[str, tuple[int, ...]]:
-    if component is _LATE:
+    if component is _SLOW_TO_BUILD:
         return text_encoder.tensor_shapes(arch.text_encoder)
     with torch.device("meta"):
         return _shapes(_RECIPES[component].build(arch).state_dict())
@@ -177,7 +180,7 @@ def _convert(component: Component, path: Path, tensors: Mapping[str, Tensor]) ->
 
 
 def _read_tensors(path: Path, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """The file's tensors one by one, floating ones cast, each moved as it is read."""
+    """Yield the file's tensors, moved to `device` and, if floating-point, cast to `dtype` one at a time."""
     if path.suffix == ".safetensors":
         with _open_safetensors(path, device) as file:
             for key in file.keys():  # noqa: SIM118 - not a dict
@@ -188,7 +191,7 @@ def _read_tensors(path: Path, device: torch.device, dtype: torch.dtype) -> Itera
 
 
 def _read_meta(path: Path) -> dict[str, Tensor]:
-    """The file's tensors as shapes only."""
+    """The file's tensors on the meta device: shapes without data."""
     if path.suffix != ".safetensors":
         return _unpickle(path, "meta")
     with _open_safetensors(path, torch.device("cpu")) as file:
@@ -204,15 +207,15 @@ def _open_safetensors(path: Path, device: torch.device) -> safe_open:
 
 
 def _unpickle(path: Path, device: str) -> dict[str, Tensor]:
-    """A flat dict of tensors; one that is nested under the single key `generator` is taken out."""
+    """The flat dict of tensors in a torch file; a dict nested under the key `generator` is unwrapped."""
     try:
-        # mmap leaves the weights on disk until they are used; the format before torch 1.6 cannot be mapped
+        # mmap leaves the weights on disk until they are used; the format before torch 1.6 cannot be mapped.
         loaded = torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError... for a broken file
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError, ... for a broken file
         raise _unreadable(path, error) from error
     loaded = loaded.get("generator", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise CheckpointMismatch("something else", expected="a dict of tensors", path=path)
+        raise CheckpointMismatch("not a dict of tensors", expected="a state dict", path=path)
     return loaded
 
 
@@ -234,13 +237,12 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _raise_mismatch(
     path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], shown: int = 5
 ) -> None:
-    """Raise CheckpointMismatch that names what is missing, extra and misshapen."""
-    wrong = [key for key in expected if key in found and expected[key] != found[key]]
-    groups = {
-        "missing": [key for key in expected if key not in found],
-        "extra": [key for key in found if key not in expected],
-        "misshapen": [f"{key} {list(found[key])} (expected {list(expected[key])})" for key in wrong],
-    }
+    """Raise CheckpointMismatch, naming up to `shown` missing, extra and misshapen tensors each, if there are any."""
+    missing = tuple(key for key in expected if key not in found)
+    extra = tuple(key for key in found if key not in expected)
+    misshapen = tuple(key for key in expected if key in found and expected[key] != found[key])
+    shapes = [f"{key} {list(found[key])} (expected {list(expected[key])})" for key in misshapen]
+    groups = {"missing": missing, "extra": extra, "misshapen": shapes}
     parts = [
         f"{len(names)} tensors {kind}: {', '.join(names[:shown])}{', ...' if len(names) > shown else ''}"
         for kind, names in groups.items()
@@ -248,5 +250,10 @@ def _raise_mismatch(
     ]
     if parts:
         raise CheckpointMismatch(
-            "; ".join(parts), expected="the tensors of the architecture, each in its shape", path=path
+            "; ".join(parts),
+            expected="the tensor names and shapes of the architecture",
+            path=path,
+            missing=missing,
+            extra=extra,
+            misshapen=misshapen,
         )

@@ -1,15 +1,15 @@
-"""8-bit integer layers through quanto, which takes seconds to import: only where a model is quantized."""
+"""8-bit integer layers through quanto. Import this module lazily: quanto takes seconds to import."""
 
 import torch.nn.functional as F
 from optimum.quanto import QLinear, freeze, qint8, quantize
 from torch import Tensor, nn
 
-_QUANTIZED = "*.blocks.*"  # module names that are quantized
-_SAFE_MULTIPLE = 32  # of int8 weights in a row; multiples of 8 that are none of 16 were seen to crash
+_QUANTIZED = "*.blocks.*"  # pattern of the module names to quantize
+_SAFE_MULTIPLE = 32  # int8 weights per row that are safe; multiples of 8 but not of 16 were seen to crash
 
 
 class WideningQLinear(QLinear):  # type: ignore[misc]  # quanto is untyped
-    """A linear layer of 8-bit integers that are widened before the product."""
+    """A linear layer whose 8-bit integer weights are dequantized before the product."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out], in x's dtype."""
@@ -17,13 +17,16 @@ class WideningQLinear(QLinear):  # type: ignore[misc]  # quanto is untyped
 
 
 def quantize_blocks(module: nn.Module) -> None:
-    """Make the matrices of a transformer's blocks 8-bit integers."""
+    """Quantize the weight matrices of a transformer's blocks to 8-bit integers, in place."""
     quantize(module, weights=qint8, include=_QUANTIZED)
     freeze(module)
 
 
 def avoid_overreads(module: nn.Module) -> None:
-    """Torch's product of bf16 with int8 on the CPU reads past rows that do not fill its vectors, and crashes."""
+    """Replace the layers on which torch's CPU kernel would read out of bounds, in place.
+
+    Its product of bf16 with int8 reads past the end of rows that do not fill its vectors, and crashes the process.
+    """
     for layer in module.modules():
         if isinstance(layer, QLinear) and layer.in_features % _SAFE_MULTIPLE:
             layer.__class__ = WideningQLinear

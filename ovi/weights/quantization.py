@@ -1,7 +1,7 @@
-"""The transformer in half the memory: 8-bit integers made here once, or the published 8-bit floats.
+"""The transformer with 8-bit weights: integers quantized locally and cached, or the published 8-bit floats.
 
-Both change pixels, so both are asked for, never chosen. Only the matrices of the blocks are narrowed: they are 98% of the
-weights, and the embeddings and the head cost the most accuracy for the least memory.
+Both halve the memory and change pixels, so they are used only on request. Only the matrices of the blocks are narrowed:
+they are 98% of the weights, and narrowing the embeddings and the head would cost the most accuracy for the least memory.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from ovi.config import Architecture, Component
 from ovi.errors import CheckpointMismatch, CheckpointNotFound
 from ovi.files import atomic_writer, user_cache_folder
 from ovi.models.fusion import FusionTransformer
-from ovi.weights import loading as checkpoints
 from ovi.weights.formats import FP8_FILE, WeightFormat, check_format
+from ovi.weights.loading import load_component
 
 
 class WideningLinear(nn.Linear):
-    """A linear layer whose weight is stored narrower than it computes."""
+    """A linear layer that widens its stored weight to the input's dtype before the product."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out], in x's dtype."""
@@ -33,7 +33,7 @@ class WideningLinear(nn.Linear):
 def load_transformer(
     ckpt_dir: str | Path, model_name: str, device: torch.device, dtype: torch.dtype, weights: WeightFormat
 ) -> nn.Module:
-    """The transformer with its weights on `device` in a format.
+    """Load the transformer onto `device` in a weight format; qint8 is quantized on first use.
 
     Raises CheckpointNotFound, CheckpointMismatch, and InvalidRequest for a model that is not published in the format.
     """
@@ -45,11 +45,11 @@ def load_transformer(
         case WeightFormat.FP8:
             return _load_fp8(Path(ckpt_dir), arch, device, dtype)
         case WeightFormat.DTYPE:
-            return checkpoints.load_component(ckpt_dir, Component.TRANSFORMER, model_name, device, dtype)
+            return load_component(ckpt_dir, Component.TRANSFORMER, model_name, device, dtype)
 
 
 def transformer_bytes(arch: Architecture, dtype: torch.dtype, weights: WeightFormat) -> int:
-    """Bytes of the transformer's weights in a format, counted on the architecture: no file is read."""
+    """Bytes of the transformer's weights in a format, from the architecture alone; no file is read."""
     module = _empty(arch)
     total = sum(parameter.numel() for parameter in module.parameters()) * dtype.itemsize
     if weights is WeightFormat.DTYPE:
@@ -73,7 +73,7 @@ def _load_qint8(
     module = _empty(arch).to(dtype)
     qint8_layers.quantize_blocks(module)
     qint8_layers.avoid_overreads(module)
-    # torch's CPU kernel also reads past the end of weights that are mapped to a file, and crashes: a clone is in memory
+    # Clone into anonymous memory: torch's CPU kernel reads past the end of file-mapped weights and crashes.
     return _assign(module, {key: tensor.clone() for key, tensor in _read(path, device)}, path)
 
 
@@ -88,10 +88,10 @@ def quantized_path(checkpoint: Path, dtype: torch.dtype) -> Path:
 
 
 def quantize_to_file(ckpt_dir: str | Path, model_name: str, dtype: torch.dtype, path: Path) -> None:
-    """Quantize a model's transformer on the CPU, matrix by matrix, and keep it. The file is complete or absent."""
+    """Quantize a model's transformer on the CPU and write it to `path`, which is complete or absent afterwards."""
     from ovi.weights import qint8_layers
 
-    module = checkpoints.load_component(ckpt_dir, Component.TRANSFORMER, model_name, torch.device("cpu"), dtype)
+    module = load_component(ckpt_dir, Component.TRANSFORMER, model_name, torch.device("cpu"), dtype)
     qint8_layers.quantize_blocks(module)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_writer(path) as unfinished:
@@ -105,14 +105,14 @@ def _load_fp8(ckpt_dir: Path, arch: Architecture, device: torch.device, dtype: t
     path = ckpt_dir / FP8_FILE
     if not path.is_file():
         fetch = f"ovi-ray weights download --fp8 {ckpt_dir}"
-        raise CheckpointNotFound("no such file", expected=f"the published file; get it with: {fetch}", path=path)
+        raise CheckpointNotFound("no such file", expected=f"the published file; download it with: {fetch}", path=path)
     module = _empty(arch)
     narrow = {f"{name}.weight": layer for name, layer in _block_linears(module)}
     tensors = {}
     for key, tensor in _read(path, device):
-        keeps = key in narrow and tensor.dtype == torch.float8_e4m3fn
-        tensors[key] = tensor if keeps else tensor.to(dtype)
-        if keeps:
+        stays_narrow = key in narrow and tensor.dtype == torch.float8_e4m3fn
+        tensors[key] = tensor if stays_narrow else tensor.to(dtype)
+        if stays_narrow:
             narrow[key].__class__ = WideningLinear
     return _assign(module, tensors, path)
 
@@ -130,14 +130,14 @@ def _block_linears(module: nn.Module) -> Iterable[tuple[str, nn.Linear]]:
 
 
 def _read(path: Path, device: torch.device) -> Iterable[tuple[str, Tensor]]:
-    """The tensors of a file one by one."""
+    """Yield the tensors of a safetensors file. Raises CheckpointMismatch if it is unreadable."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             for key in file.keys():  # noqa: SIM118 - not a dict
                 yield key, file.get_tensor(key)
     except (SafetensorError, OSError) as error:
         raise CheckpointMismatch(
-            str(error), expected="a complete file; delete it or get it again", path=path
+            str(error), expected="a complete file; delete it or download it again", path=path
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""A small built-in checkpoint in the published folder layout: random weights, the real pipeline, no download.
+"""A small generated checkpoint in the published folder layout: random weights for the real pipeline, no download.
 
-Its clips are abstract, five or ten seconds long, and made by the same code as the real model's. The same version of the code
-writes the same files everywhere.
+It renders abstract clips of five or ten seconds with the same code as the real model. The files are deterministic: one
+version of the code writes the same bytes on every machine.
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ from ovi.weights.layout import ARCHITECTURE, TOKENIZER, component_file
 
 SEED = 20_251_002
 VIDEO_AREA = 128 * 128
-_PICTURE_GAIN = 1.5  # random weights alone give a grey picture...
-_SOUND_GAIN = 0.02  # ...and a deafening noise
+_PICTURE_GAIN = 1.5  # raises the contrast, as random weights alone give a grey picture
+_SOUND_GAIN = 0.02  # lowers the volume, as random weights alone give loud noise
 
 
 def write_tiny_checkpoint(ckpt_dir: str | Path, architecture: Architecture | None = None) -> Path:
-    """Write the checkpoint of all three models (about 8 MB) and return its folder; files that are there are replaced.
+    """Write a checkpoint with all three models (about 8 MB), replacing existing files, and return its folder.
 
-    Another `architecture` than the built-in one gives another size; its tokenizer has 256 tokens all the same.
+    `architecture` sets other sizes than `tiny_architecture()`; the tokenizer always has 256 tokens.
     """
     root, arch = Path(ckpt_dir), architecture or tiny_architecture()
     for path in (root / "Ovi", (root / TOKENIZER).parent, root / "MMAudio" / "ext_weights"):
@@ -57,7 +57,7 @@ def write_tiny_checkpoint(ckpt_dir: str | Path, architecture: Architecture | Non
 
 
 def tiny_architecture() -> Architecture:
-    """The sizes of the built-in checkpoint."""
+    """The sizes of the tiny checkpoint."""
     backbone: dict[str, Any] = {
         "dim": 40,
         "ffn_dim": 64,
@@ -90,7 +90,7 @@ def _architecture_json(arch: Architecture) -> dict[str, Any]:
 
 
 def _tokenizer(config: TextEncoderConfig) -> Tokenizer:
-    """A token a character, and the end token after every text, as UMT5's tokenizer puts it."""
+    """A character-level tokenizer that, like UMT5's, ends every text with the end token."""
     space = "▁"
     characters = [space, *string.ascii_letters, *string.digits, *string.punctuation]
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((character, -5.0) for character in characters)]
@@ -103,7 +103,7 @@ def _tokenizer(config: TextEncoderConfig) -> Tokenizer:
 
 
 def _shared_components(arch: Architecture) -> Iterator[tuple[Component, dict[str, Any]]]:
-    """The components that all models share, each in its published form."""
+    """The components that all models share, each in its published file format."""
     encoder = _seeded(lambda: TextEncoder(arch.text_encoder), SEED)
     yield Component.TEXT_ENCODER, publish_state_dict(encoder.state_dict())
     yield Component.VIDEO_VAE, _smooth_pictures(_seeded(lambda: VideoVAE(arch.video_vae), SEED).state_dict())
@@ -113,7 +113,7 @@ def _shared_components(arch: Architecture) -> Iterator[tuple[Component, dict[str
 
 
 def _smooth_pictures(video_vae: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The decoder with kernels that blur, and one colour for the four pixels of a patch: blobs instead of noise."""
+    """Make the decoder draw smooth blobs instead of noise: blurring kernels, and one colour per patch of 4 pixels."""
     for key, tensor in video_vae.items():
         if key.startswith("decoder.") and tensor.ndim >= 4:
             tensor.copy_(tensor.mean(dim=(-2, -1), keepdim=True).expand_as(tensor))
@@ -123,7 +123,7 @@ def _smooth_pictures(video_vae: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _audible(vocoder: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The vocoder with layers that keep the signal's size and a last kernel that lets no constant through."""
+    """Make the vocoder audible: layers that preserve the signal's magnitude, and a last kernel without DC gain."""
     for key, tensor in vocoder.items():
         if key.endswith(".bias"):
             tensor.zero_()
@@ -135,7 +135,7 @@ def _audible(vocoder: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_weight_norm(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every convolution's weight as a magnitude and a direction, as the published vocoder stores it."""
+    """Split each convolution weight into magnitude and direction, as the published vocoder stores it."""
     published = {}
     for key, tensor in state_dict.items():
         if key.endswith(".weight"):

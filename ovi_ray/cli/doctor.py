@@ -12,7 +12,7 @@ from ovi_ray.cli.common import PLACE, location
 from ovi_ray.errors import OviRayError
 
 if TYPE_CHECKING:
-    from ovi_ray.devices.doctor import DeviceReport, NodeReport
+    from ovi_ray.devices.node_report import DeviceReport, NodeReport
 
 EXIT_BAD_INPUT = 2
 
@@ -75,7 +75,7 @@ def _show(report: "NodeReport", console: Console) -> None:
 
 def _show_device(report: "DeviceReport", console: Console) -> None:
     from ovi.attention.autotune import CANDIDATES
-    from ovi_ray.devices.doctor import state_of
+    from ovi_ray.devices.node_report import backend_summary
 
     device = report.device
     facts = Table(box=None, show_header=False, pad_edge=False)
@@ -92,7 +92,7 @@ def _show_device(report: "DeviceReport", console: Console) -> None:
         shape = next(iter(report.attention.values())).shape
         table = Table("attention", f"video self-attention, {shape}", "chosen at", box=None, pad_edge=False)
         for backend in CANDIDATES:
-            table.add_row(backend, *state_of(backend, report.attention))
+            table.add_row(backend, *backend_summary(backend, report.attention))
         console.print(table)
     for line in report.advice:
         console.print(f"advice: {line}", style="cyan", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""The devices of a node: what they are, which attention backends work on them, what fits in their memory.
+"""The devices of a node: detection, usable attention backends, memory planning, and the report of `ovi-ray doctor`.
 
-May import torch, `ovi_ray.inputs` and `ovi_ray.weights`; never ray.
+May import torch, `ovi`, `ovi_ray.inputs`, `ovi_ray.weights` and the layers below them; never ray.
 """

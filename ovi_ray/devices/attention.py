@@ -1,12 +1,11 @@
-"""Devices and models as the attention backends see them."""
+"""Conversion of devices and models to the targets and shapes that attention backends are benchmarked with."""
 
-import os
 from pathlib import Path
 
 import torch
 
 from ovi.attention import AttentionShape, Site
-from ovi.attention.target import AOTRITON_EXPERIMENTAL, AttentionTarget
+from ovi.attention.target import AttentionTarget, aotriton_experimental
 from ovi.attention.types import attention_shapes
 from ovi.config import Architecture
 from ovi.geometry import latent_grid, snap_size
@@ -14,7 +13,7 @@ from ovi_ray.devices.probe import GB, Device
 
 
 def attention_target(device: Device, driver: str, dtype: torch.dtype = torch.bfloat16) -> AttentionTarget:
-    """A device as attention backends see it, in the dtype that clips are computed in."""
+    """The attention target of a device, for computing in `dtype`."""
     if device.vendor == "cpu":
         return AttentionTarget.of(torch.device("cpu"), dtype)
     return AttentionTarget(
@@ -25,12 +24,12 @@ def attention_target(device: Device, driver: str, dtype: torch.dtype = torch.bfl
         memory_bytes=int(device.memory_gb * GB),
         name=device.name,
         driver=driver,
-        aotriton_experimental=os.environ.get(AOTRITON_EXPERIMENTAL) == "1",
+        aotriton_experimental=aotriton_experimental(),
     )
 
 
 def model_shapes(ckpt_dir: str | Path, model_name: str) -> dict[Site, AttentionShape]:
-    """The attention shapes of a model's square clips."""
+    """The attention shapes of a model's clips with square frames."""
     arch = Architecture.read(ckpt_dir)
     spec = arch.spec(model_name)
     rows, columns = latent_grid(*snap_size(1, 1, spec.video_area))

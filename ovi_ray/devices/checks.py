@@ -1,4 +1,4 @@
-"""What a job asks of its devices that can be known to be impossible before anything starts."""
+"""Checks of a job against its devices before anything starts: memory budget and attention backend."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from ovi_ray.weights.cache import local_checkpoint
 
 
 def device_problems(job: JobSpec, edge: DeviceEdge | None = None) -> list[Problem]:
-    """A memory budget that no mode fits and, for a job on this machine, attention that cannot run here."""
+    """Problems of a job's memory budget and, if it runs on this machine, of its attention backend."""
     folder = local_checkpoint(job.ckpt_dir)
     return [*_memory_problems(job, folder), *_attention_problems(job, folder, edge)]
 
@@ -39,11 +39,11 @@ def _memory_problems(job: JobSpec, folder: Path) -> Iterator[Problem]:
 def _attention_problems(job: JobSpec, folder: Path, edge: DeviceEdge | None) -> Iterator[Problem]:
     if job.address is not None or job.attention is AttentionBackend.AUTO:
         return
-    findings = probe(edge)
-    device = findings.devices[0]
+    probed = probe(edge)
+    device = probed.devices[0]
     if job.device is DeviceKind.CPU:
         device = Device(name="cpu", vendor="cpu", architecture="", memory_gb=device.memory_gb)
-    target = attention_target(device, findings.driver, getattr(torch, job.dtype))
+    target = attention_target(device, probed.driver, getattr(torch, job.dtype))
     try:
         check_available(job.attention, target, model_shapes(folder, job.model_name)[Site.VIDEO_SELF])
     except AttentionUnavailable as error:

@@ -1,4 +1,4 @@
-"""Memory that a model needs on a device: weights by component, activations by stage, and the plan that follows."""
+"""Memory that a model needs on a device (weights by component, activations by stage), and the resulting memory plan."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from ovi_ray.devices.probe import GB, describe_device, host_memory_gb
 def component_sizes(
     ckpt_dir: str | Path, dtype: torch.dtype, weights: WeightFormat = WeightFormat.DTYPE
 ) -> dict[Component, float]:
-    """GB of each component's weights once loaded in `dtype`, counted on the architecture: no file is read."""
+    """GB of each component's weights when loaded in `dtype`, from the architecture alone; no weights are read."""
     return {component: size / GB for component, size in component_bytes(ckpt_dir, dtype, weights).items()}
 
 
 def component_bytes(ckpt_dir: str | Path, dtype: torch.dtype, weights: WeightFormat) -> dict[Component, int]:
-    """Bytes of each component's weights, the transformer's in a format."""
+    """Bytes of each component's weights, with the transformer's in a weight format."""
     sizes = {
         component: count * (torch.float32 if component in FLOAT32_COMPONENTS else dtype).itemsize
         for component, count in num_parameters(ckpt_dir).items()
@@ -37,7 +37,7 @@ def memory_demand(
     weights: WeightFormat,
     size: tuple[int, int] | None = None,
 ) -> MemoryDemand:
-    """Bytes that a model takes for clips of `size` (height, width) pixels; by default a square of the model's area."""
+    """Bytes that a model needs for clips of `size` (height, width) pixels; by default a square of the model's area."""
     arch = Architecture.read(ckpt_dir)
     spec = arch.spec(model_name)
     height, width = size or snap_size(1, 1, spec.video_area)
@@ -48,8 +48,11 @@ def memory_demand(
 
 
 def plan_device(pipeline: OviPipeline, *, memory_gb: float | None, host_gb: float | None) -> MemoryPlan:
-    """How a pipeline's device holds its model. Raises MemoryTooSmall where not even one stage fits."""
+    """The memory plan of a pipeline's device. Raises MemoryTooSmall if no stage fits.
+
+    `memory_gb` and `host_gb` limit device and host memory; None uses what the machine has.
+    """
     demand = memory_demand(pipeline.ckpt_dir, pipeline.spec.name, pipeline.dtype, pipeline.weights)
     budget = memory_gb or describe_device(pipeline.device).usable_gb
     host = 0.0 if pipeline.device.type == "cpu" else (host_gb or host_memory_gb())
-    return plan_memory({pipeline.weights: demand}, int(budget * GB), int(host * GB))
+    return plan_memory({pipeline.weights: demand}, budget=int(budget * GB), host=int(host * GB))

@@ -1,77 +1,78 @@
-"""What a worker's device is: vendor, architecture, memory, and what the model's components take on it.
+"""Detection of a node's devices: vendor, architecture, memory, and the labels and environment that follow from them.
 
-Torch and the kernel's drivers are asked through a thin edge, `DeviceEdge`, which tests replace.
+Torch and the kernel drivers are queried through `DeviceEdge`, for which tests have a fake.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from ovi.attention.target import AOTRITON_EXPERIMENTAL, driver_version
+from ovi.attention.target import AOTRITON_EXPERIMENTAL, driver_version, gpu_identity, host_memory_bytes
 
 GB = 1e9
-USABLE_SHARE = 0.94  # of a GPU's memory; assumed
+USABLE_SHARE = 0.94  # of a GPU's memory (an assumption); contexts and fragmentation take the rest
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Device:
-    """One device as torch sees it."""
+    """One device that torch can use."""
 
     name: str
     vendor: str
     """nvidia, amd or cpu."""
     architecture: str
-    """Such as sm90 or gfx942; empty for a CPU."""
+    """For example sm90 or gfx942; empty for a CPU."""
     memory_gb: float
-    """GB in all."""
+    """Total memory in GB (10^9 bytes)."""
     torch_device: str = "cpu"
-    """As torch names it."""
+    """Torch's name, for example "cuda:0"."""
 
     @property
     def usable_gb(self) -> float:
-        """GB that weights and activations may take: a GPU's context and the allocator's fragments take the rest."""
+        """GB available for weights and activations, without a GPU's context and the allocator's fragmentation."""
         return self.memory_gb * (1.0 if self.vendor == "cpu" else USABLE_SHARE)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Findings:
-    """The devices of a node that torch can use, and what the user should know of the others."""
+class ProbeResult:
+    """The devices of a node that torch can use, and notes for the user on those that it cannot."""
 
     devices: tuple[Device, ...]
-    """Its GPUs, or its CPU where torch has none."""
+    """The GPUs or, if torch has none, the CPU; never empty."""
     torch_build: str
-    """Such as "2.13.0 (ROCm 6.4)"."""
+    """Version and platform, for example "2.13.0 (ROCm 6.4)"."""
     driver: str
+    """Version of the GPU's kernel driver; empty if unknown."""
     notes: tuple[str, ...] = ()
+    """Driver errors, and GPUs that this build of torch cannot use."""
 
 
 class DeviceEdge(Protocol):
-    """What is asked of torch and of the kernel's drivers. Any of it may raise RuntimeError where a driver errs."""
+    """The queries to torch and the kernel drivers. `count` and `properties` raise RuntimeError if a driver fails."""
 
     def torch_build(self) -> str:
-        """Version of torch and what it is built for."""
+        """Version of torch and the platform it is built for."""
 
     def is_rocm(self) -> bool:
-        """Whether torch is built for ROCm: its devices are then AMD's."""
+        """Whether torch is built for ROCm, so that its GPUs are AMD's."""
 
     def count(self) -> int:
-        """GPUs that torch sees."""
+        """Number of GPUs that torch sees."""
 
     def properties(self, index: int) -> Any:
-        """Torch's properties of a GPU: name, total_memory, and major and minor or gcnArchName."""
+        """Torch's properties of a GPU: name, total_memory, major and minor and, on ROCm, gcnArchName."""
 
     def driver(self) -> str:
-        """Version of the GPU's kernel driver."""
+        """Version of the GPU's kernel driver; empty if unknown."""
 
     def vendors(self) -> frozenset[str]:
-        """Vendors whose kernel driver runs on this node, whatever torch is built for."""
+        """Vendors whose kernel driver is loaded on this node, whatever torch is built for."""
 
 
 class TorchEdge:
-    """The real edge."""
+    """The `DeviceEdge` of this machine."""
 
     def torch_build(self) -> str:
         """See DeviceEdge."""
@@ -100,30 +101,30 @@ class TorchEdge:
         return frozenset(vendor for vendor, mark in marks.items() if mark.exists())
 
 
-def probe(edge: DeviceEdge | None = None) -> Findings:
-    """The devices of this node. Never raises for a driver that errs: its message is a note, and the CPU remains."""
+def probe(edge: DeviceEdge | None = None) -> ProbeResult:
+    """Detect the devices of this node. If a driver fails, its message becomes a note and the CPU is the only device."""
     edge = edge or TorchEdge()
     notes, devices = [], []
     try:
         devices = [_gpu(edge, index) for index in range(edge.count())]
     except RuntimeError as error:
-        notes.append(f"the GPU's driver answers with an error: {error}")
+        notes.append(f"the GPU driver failed: {error}")
     notes += _unused_vendors(edge, frozenset(device.vendor for device in devices))
-    return Findings(
+    return ProbeResult(
         devices=tuple(devices) or (_cpu(),), torch_build=edge.torch_build(), driver=edge.driver(), notes=tuple(notes)
     )
 
 
 def _unused_vendors(edge: DeviceEdge, used: frozenset[str]) -> list[str]:
     return [
-        f"{vendor.upper()} GPUs are here, and this torch ({edge.torch_build()}) cannot use them: start a Ray node of"
-        f" their own from an environment with torch for {'ROCm' if vendor == 'amd' else 'CUDA'}"
+        f"this node has {vendor.upper()} GPUs that torch {edge.torch_build()} cannot use; start a separate Ray node for"
+        f" them from an environment with torch for {'ROCm' if vendor == 'amd' else 'CUDA'}"
         for vendor in sorted(edge.vendors() - used)
     ]
 
 
 def describe_device(device: torch.device, edge: DeviceEdge | None = None) -> Device:
-    """The device behind a torch device. ROCm's devices are `cuda` to torch."""
+    """Describe a torch device. Torch names ROCm devices `cuda` too. Raises RuntimeError if the driver fails."""
     return _gpu(edge or TorchEdge(), device.index or 0) if device.type == "cuda" else _cpu()
 
 
@@ -133,35 +134,35 @@ def _cpu() -> Device:
 
 def _gpu(edge: DeviceEdge, index: int) -> Device:
     properties = edge.properties(index)
-    rocm = edge.is_rocm()
+    vendor, architecture = gpu_identity(properties, is_rocm=edge.is_rocm())
     return Device(
         name=properties.name,
-        vendor="amd" if rocm else "nvidia",
-        architecture=properties.gcnArchName.split(":")[0] if rocm else f"sm{properties.major}{properties.minor}",
+        vendor=vendor,
+        architecture=architecture,
         memory_gb=properties.total_memory / GB,
         torch_device=f"cuda:{index}",
     )
 
 
 def node_labels(device: Device) -> dict[str, str]:
-    """The Ray labels of a node with such devices: workers are placed by them."""
+    """Ray labels of a node with this device; workers are placed by them."""
     labels = {"vendor": device.vendor, "memory_gib": str(int(device.memory_gb * GB / 2**30))}
     return labels | ({"arch": device.architecture} if device.architecture else {})
 
 
 def vendor_environment(vendor: str) -> dict[str, str]:
-    """Environment variables that a vendor's workers need before torch is imported."""
+    """Environment variables that a vendor's workers need before they import torch."""
     return dict(_ENVIRONMENT.get(vendor, {}))
 
 
 _ENVIRONMENT = {
-    # half the device's memory can be lost to fragments when components of different sizes come and go
+    # Loading and unloading components of different sizes can fragment half of the device's memory.
     "nvidia": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
-    # without it, gfx1151 and RDNA cards fall back to plain math attention, hundreds of times slower
+    # Without it, gfx1151 and RDNA cards fall back to unfused attention, which is hundreds of times slower.
     "amd": {AOTRITON_EXPERIMENTAL: "1"},
 }
 
 
 def host_memory_gb() -> float:
-    """GB of this machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB
+    """Total memory of this machine in GB."""
+    return host_memory_bytes() / GB

@@ -1,11 +1,10 @@
-"""A picture of a job over time: a lane a device, a bar a run of tasks of one stage. SVG, alone or in a page."""
+"""Timeline of a simulated job as SVG, alone or in an HTML page: one lane per device, one bar per run of equal tasks."""
 
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import jinja2
@@ -13,11 +12,12 @@ import markupsafe
 
 from ovi.files import atomic_writer
 from ovi.stages import Stage
+from ovi_ray.report.durations import format_duration
 from ovi_ray.simulation.virtual_cluster import Span
 
-WIDTH, LEFT, TOP, LANE = 1200, 150, 62, 14  # pixels
+WIDTH, LEFT, TOP, LANE = 1200, 150, 62, 14  # pixels: width, margins at the left and at the top, height of a lane
 MAX_LANES = 80
-MAX_BARS = 400  # of a lane: tasks that would be thinner are drawn as one
+MAX_BARS = 400  # per lane, at most about this many; shorter gaps between tasks of one stage are not drawn
 _LEGEND = (
     (Stage.ENCODE_TEXT, "encode"),
     (Stage.DENOISE, "denoise"),
@@ -34,7 +34,10 @@ _PAGE = """<!doctype html>
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class _Bar:
+    """A drawn run of tasks; `x` and `width` are in pixels."""
+
     kind: str
+    """A stage or "load"; the CSS class of the bar."""
     x: float
     width: float
     title: str
@@ -42,6 +45,8 @@ class _Bar:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class _Lane:
+    """The bars of one device, `y` pixels from the top."""
+
     name: str
     y: int
     bars: tuple[_Bar, ...]
@@ -49,7 +54,7 @@ class _Lane:
 
 @dataclass(slots=True)
 class _Run:
-    """Tasks of one stage without a gap worth drawing between them."""
+    """Consecutive tasks of one stage without a visible gap between them."""
 
     kind: str
     start_s: float
@@ -58,7 +63,7 @@ class _Run:
 
 
 def write_timeline(path: Path, spans: Sequence[Span], *, title: str) -> None:
-    """Write the timeline of `spans`, as a page for `.html` and as a picture otherwise. Raises OSError."""
+    """Write the timeline of `spans`, as an HTML page for `.html` and as SVG otherwise. Raises OSError."""
     svg = timeline_svg(spans, title=title)
     if path.suffix.lower() in (".html", ".htm"):
         svg = _PAGE.format(title=markupsafe.escape(title), svg=svg)
@@ -67,7 +72,7 @@ def write_timeline(path: Path, spans: Sequence[Span], *, title: str) -> None:
 
 
 def timeline_svg(spans: Sequence[Span], *, title: str) -> str:
-    """The timeline as SVG; devices by name, at most MAX_LANES of them."""
+    """The timeline as SVG, with the first MAX_LANES devices by name."""
     end_s = max((span.end_s for span in spans), default=1.0)
     by_device: defaultdict[tuple[str, str], list[Span]] = defaultdict(list)
     for span in spans:
@@ -95,7 +100,7 @@ def _lane(name: str, y: int, spans: Iterable[Span], end_s: float) -> _Lane:
             kind=run.kind,
             x=round(LEFT + run.start_s * scale, 2),
             width=round(max(0.3, (run.end_s - run.start_s) * scale), 2),
-            title=f"{run.kind}, {run.tasks} tasks, {_clock(run.start_s)} to {_clock(run.end_s)}",
+            title=f"{run.kind}, {run.tasks} tasks, {format_duration(run.start_s)} to {format_duration(run.end_s)}",
         )
         for run in _runs(spans, gap_s=end_s / MAX_BARS)
     )
@@ -104,9 +109,9 @@ def _lane(name: str, y: int, spans: Iterable[Span], end_s: float) -> _Lane:
 
 def _runs(spans: Iterable[Span], gap_s: float) -> Iterator[_Run]:
     current: _Run | None = None
-    for kind, start_s, end_s in _pieces(spans):
-        is_more_of_it = current is not None and current.kind == kind and start_s - current.end_s <= gap_s
-        if current is not None and is_more_of_it:
+    for kind, start_s, end_s in _parts(spans):
+        continues = current is not None and current.kind == kind and start_s - current.end_s <= gap_s
+        if current is not None and continues:
             current.end_s, current.tasks = end_s, current.tasks + 1
         else:
             if current is not None:
@@ -116,7 +121,8 @@ def _runs(spans: Iterable[Span], gap_s: float) -> Iterator[_Run]:
         yield current
 
 
-def _pieces(spans: Iterable[Span]) -> Iterator[tuple[str, float, float]]:
+def _parts(spans: Iterable[Span]) -> Iterator[tuple[str, float, float]]:
+    """(kind, start, end) of each task in order of time, with its loading and its work apart."""
     for span in sorted(spans, key=lambda span: span.start_s):
         if span.load_s > 0:
             yield "load", span.start_s, span.start_s + span.load_s
@@ -125,20 +131,16 @@ def _pieces(spans: Iterable[Span]) -> Iterator[tuple[str, float, float]]:
 
 
 def _ticks(end_s: float) -> Iterator[tuple[float, str]]:
-    """About eight marks at whole steps."""
+    """(x, label) of up to eleven marks at round times."""
     steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400)
     step = next((s for s in steps if end_s / s <= 10), 86_400 * math.ceil(end_s / 864_000))
     for i in range(int(end_s // step) + 1):
-        yield round(LEFT + i * step * (WIDTH - LEFT - 8) / end_s, 2), _clock(i * step)
+        yield round(LEFT + i * step * (WIDTH - LEFT - 8) / end_s, 2), format_duration(i * step)
 
 
 def _natural(name: str) -> list[str | int]:
-    """Sorts device-2 before device-10."""
+    """Sort key in natural order: device-2 before device-10."""
     return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
 
 
 _TEMPLATE = jinja2.Environment(

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ovi_ray.devices.doctor import NodeReport, examine_node
+from ovi_ray.devices.doctor import examine_node
+from ovi_ray.devices.node_report import NodeReport
 from ovi_ray.devices.probe import vendor_environment
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec

@@ -42,7 +42,7 @@ def test_encodes_as_the_published_model(vae, golden, assert_close_to_std):
 
 
 @torch.inference_mode()
-def test_a_clip_decodes_alike_alone_and_in_a_batch(vae, golden, assert_close_to_std):
+def test_a_clip_decodes_equally_alone_and_in_a_batch(vae, golden, assert_close_to_std):
     batch = torch.cat([golden["audio.z"], golden["audio.z"].neg()])
     assert_close_to_std(vae.decode(batch)[:1], golden["audio.mel"])
 

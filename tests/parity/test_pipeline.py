@@ -1,4 +1,4 @@
-"""Whole generations against the published implementation's: prompt (and image) in, latents, frames and sound out."""
+"""Whole generations against the published implementation: from prompt (and image) to latents, frames and audio."""
 
 import pytest
 import torch

@@ -46,11 +46,11 @@ def test_very_few_steps_stay_finite(golden, name, steps):
 
 
 @pytest.mark.parametrize("name", list(SolverName))
-@pytest.mark.parametrize("broken_after", [0, 1, 2, 7])
-def test_a_state_saved_and_loaded_continues_bit_for_bit(golden, name, broken_after):
+@pytest.mark.parametrize("stopped_after", [0, 1, 2, 7])
+def test_a_state_saved_and_loaded_resumes_bit_for_bit(golden, name, stopped_after):
     solver = make_solver(name, 10, 5.0)
     whole = state = SolverState(sample=golden[f"solver.{name}.10.5.0.x0"])
-    for t in solver.timesteps[:broken_after]:
+    for t in solver.timesteps[:stopped_after]:
         state = solver.step(state, velocity(golden, state.sample, t))
     saved = {key: tensor.clone() for key, tensor in state.tensors().items()}
     continued = run(golden, solver, SolverState.from_tensors(saved))

@@ -1,11 +1,10 @@
-"""The text encoder against the published one, and trimmed batches against one padded text at a time."""
+"""The text encoder against the published one, and batches against single texts."""
 
 import pytest
 import torch
 
 from ovi.config import Architecture, Component
-from ovi.models import text_encoder
-from ovi.models.text_encoder import TextEncoder, num_parameters, tensor_shapes, tokenize
+from ovi.models.text_encoder import TextEncoder, _batches, num_parameters, tensor_shapes, tokenize
 from ovi.weights.loading import load_component, load_tokenizer
 
 MODEL = "720x720_5s"
@@ -24,7 +23,7 @@ def test_the_rows_equal_the_published_ones(encoder, golden, assert_close_to_std)
 
 
 @pytest.mark.parametrize("size", ["tiny", "published"])
-def test_the_tensors_are_known_without_building_an_encoder(tiny_dir, size):
+def test_the_tensor_shapes_are_known_without_building_an_encoder(tiny_dir, size):
     config = (Architecture.read(tiny_dir) if size == "tiny" else Architecture()).text_encoder
     with torch.device("meta"):
         built = TextEncoder(config)
@@ -37,22 +36,20 @@ def test_a_prompt_is_tokenized_as_published(tiny_dir, golden_json):
     assert tokenize(tokenizer, [golden_json["e2e"][0]["text_prompt"]]) == [golden_json["prompt_ids"]]
 
 
-def test_an_empty_text_is_its_end_token_alone(tiny_dir):
+def test_an_empty_text_is_only_its_end_token(tiny_dir):
     assert tokenize(load_tokenizer(tiny_dir, MODEL), [""]) == [[1]]
 
 
-def test_batched_texts_equal_texts_encoded_alone_in_the_order_given(encoder, assert_close_to_std, monkeypatch):
+def test_batched_texts_equal_texts_encoded_alone_in_the_order_given(encoder):
     texts = [[5, 9, 33, 1], [1], list(range(3, 40)), [7, 1], list(range(40, 60))]
-    monkeypatch.setattr(text_encoder, "MAX_TOKENS_PER_BATCH", 50)
-    batched = encoder(texts)
+    batched = encoder(texts, max_tokens_per_batch=50)
     for rows, ids in zip(batched, texts, strict=True):
         assert rows.shape[0] == len(ids)
         torch.testing.assert_close(rows, encoder([ids])[0], rtol=0, atol=1e-5)
 
 
-def test_a_batch_padded_to_its_longest_stays_within_the_limit(monkeypatch):
-    monkeypatch.setattr(text_encoder, "MAX_TOKENS_PER_BATCH", 12)
-    batches = text_encoder._batches([0, 1, 2, 3, 4], [1, 3, 4, 5, 20])
+def test_a_batch_padded_to_its_longest_stays_within_the_limit():
+    batches = _batches([0, 1, 2, 3, 4], [1, 3, 4, 5, 20], max_tokens=12)
     assert batches == [[0, 1, 2], [3], [4]]
 
 

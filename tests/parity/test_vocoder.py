@@ -34,7 +34,7 @@ def make_vocoder(config: VocoderConfig, state: dict[str, Tensor]) -> Vocoder:
 
 
 @torch.inference_mode()
-def test_sounds_as_the_published_model(vocoder, golden, assert_close_to_std):
+def test_the_waveform_equals_the_published_one(vocoder, golden, assert_close_to_std):
     assert_close_to_std(vocoder(golden["audio.mel"]), golden["audio.wave"])
 
 

@@ -1,4 +1,4 @@
-"""What a node's devices are, told through the edge."""
+"""Detection of a node's devices, with fake nodes behind the edge."""
 
 import pytest
 import torch
@@ -19,29 +19,30 @@ from tests.support.fake_devices import H100, MI300X, NODES
         ("both vendors", "amd", "gfx942", 192),
     ],
 )
-def test_a_gpu_is_known_by_vendor_architecture_and_memory(node, vendor, architecture, memory_gib):
+def test_a_gpu_has_a_vendor_an_architecture_and_memory(node, vendor, architecture, memory_gib):
     (device,) = probe(NODES[node]).devices
     assert (device.vendor, device.architecture, device.torch_device) == (vendor, architecture, "cuda:0")
     assert node_labels(device) == {"vendor": vendor, "arch": architecture, "memory_gib": str(memory_gib)}
 
 
-def test_a_node_without_a_gpu_is_its_cpu():
-    findings = probe(NODES["cpu"])
-    assert [device.vendor for device in findings.devices] == ["cpu"]
-    assert findings.notes == ()
-    assert "arch" not in node_labels(findings.devices[0])
+def test_a_node_without_a_gpu_has_its_cpu():
+    probed = probe(NODES["cpu"])
+    assert [device.vendor for device in probed.devices] == ["cpu"]
+    assert probed.notes == ()
+    assert "arch" not in node_labels(probed.devices[0])
 
 
-def test_a_driver_that_errs_leaves_the_cpu_and_is_told():
-    findings = probe(NODES["broken driver"])
-    assert [device.vendor for device in findings.devices] == ["cpu"]
-    assert "Driver/library version mismatch" in findings.notes[0]
+def test_a_driver_that_fails_leaves_the_cpu_and_a_note():
+    probed = probe(NODES["broken driver"])
+    assert [device.vendor for device in probed.devices] == ["cpu"]
+    assert "Driver/library version mismatch" in probed.notes[0]
 
 
-def test_gpus_that_this_torch_cannot_use_are_told():
-    (note,) = probe(NODES["both vendors"]).notes
-    assert note.startswith("NVIDIA GPUs are here, and this torch (2.13.0 (ROCm 7.0)) cannot use them")
-    assert note.endswith("torch for CUDA")
+def test_gpus_that_torch_cannot_use_are_noted():
+    probed = probe(NODES["both vendors"])
+    (note,) = probed.notes
+    assert [device.vendor for device in probed.devices] == ["amd"]
+    assert all(fact in note for fact in ("NVIDIA GPUs", probed.torch_build, "torch for CUDA"))
 
 
 def test_a_device_is_described_through_the_edge():
@@ -49,7 +50,7 @@ def test_a_device_is_described_through_the_edge():
     assert (device.name, device.torch_device) == ("AMD Instinct MI300X", "cuda:1")
 
 
-def test_the_real_edge_answers_here():
+def test_the_real_edge_works_on_this_machine():
     edge = TorchEdge()
     assert torch.__version__ in edge.torch_build()
     assert edge.count() == (torch.cuda.device_count() if torch.cuda.is_available() else 0)

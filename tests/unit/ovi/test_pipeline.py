@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ovi import OviPipeline
 from ovi.config import Component, SamplingParams
@@ -35,7 +37,7 @@ def embeds(pipe):
     return PromptEmbeds(positive=positive, video_negative=video_negative, audio_negative=audio_negative)
 
 
-def test_generate_gives_frames_sound_and_latents(pipe):
+def test_generate_returns_frames_audio_and_latents(pipe):
     clip = pipe.generate("A fox. <AUDCAP>Wind<ENDAUDCAP>", seed=3, **SMALL)
     assert (clip.frames.dtype, clip.frames.shape) == (np.uint8, (9, 64, 64, 3))
     assert (clip.audio.dtype, clip.audio.shape) == (np.float32, (13 * 512,))
@@ -84,7 +86,7 @@ def test_a_first_frame_sets_the_size_and_stays_clean(pipe, embeds):
 
 
 @pytest.mark.parametrize("kind", ["path", "string", "image", "array"])
-def test_a_first_frame_may_be_given_in_any_form(pipe, first_frame_path, kind):
+def test_a_first_frame_may_be_a_path_an_image_or_an_array(pipe, first_frame_path, kind):
     image = Image.open(first_frame_path)
     forms = {
         "path": first_frame_path,
@@ -134,7 +136,7 @@ def test_unloading_some_components_keeps_the_others(tiny_dir):
     assert pipe.loaded == {Component.VIDEO_VAE, Component.AUDIO_VAE, Component.VOCODER}
 
 
-def test_another_model_of_the_folder_drops_the_transformer_alone(tiny_dir, embeds):
+def test_switching_to_another_model_of_the_folder_drops_only_the_transformer(tiny_dir, embeds):
     pipe = open_pipeline(tiny_dir)
     pipe.load()
     pipe.use_model("960x960_5s")
@@ -152,18 +154,22 @@ def test_an_unknown_model_is_refused(tiny_dir):
 # -- work is not repeated --------------------------------------------------------------------------------------------
 
 
-def test_equal_texts_are_encoded_once(pipe, monkeypatch):
-    seen = []
-    forward = TextEncoder.forward
-    monkeypatch.setattr(TextEncoder, "forward", lambda self, ids: (seen.append(len(ids)), forward(self, ids))[1])
-    rows = pipe.encode_text(["a fox", "", "a fox", "", "a dog"])
-    assert seen == [3]
+def test_equal_texts_are_encoded_once(pipe):
+    encoded = []
+
+    def record(module, arguments):
+        if isinstance(module, TextEncoder):
+            encoded.append(len(arguments[0]))
+
+    with register_module_forward_pre_hook(record):
+        rows = pipe.encode_text(["a fox", "", "a fox", "", "a dog"])
+    assert encoded == [3]
     assert torch.equal(rows[0], rows[2])
     assert torch.equal(rows[1], rows[3])
     assert not torch.equal(rows[0][:1], rows[4][:1])
 
 
-# -- a denoise that reports, stops and goes on -----------------------------------------------------------------------
+# -- a denoise reports, stops and resumes ----------------------------------------------------------------------------
 
 
 def test_denoise_reports_each_step(pipe, embeds):
@@ -177,8 +183,6 @@ def test_denoise_reports_each_step(pipe, embeds):
 def test_a_stopped_clip_continues_from_a_file_bit_for_bit(
     pipe, embeds, first_frame_path, solver_name, with_image, tmp_path
 ):
-    from safetensors.torch import load_file, save_file
-
     first_frame = pipe.encode_first_frame(first_frame_path) if with_image else None
     params = SamplingParams(video_frame_height_width=(64, 64), sample_steps=6, slg_layer=1, solver_name=solver_name)
     whole = pipe.denoise(embeds, params, first_frame=first_frame)
@@ -201,7 +205,7 @@ def test_a_stopped_clip_continues_from_a_file_bit_for_bit(
     assert torch.equal(continued.audio, whole.audio)
 
 
-def test_noise_depends_on_the_seed_alone_and_video_and_audio_draw_afresh(pipe):
+def test_noise_depends_only_on_the_seed_and_is_drawn_anew_for_video_and_audio(pipe):
     noise = initial_noise(pipe.spec, 4, 4, (48, 20), seed=7)
     again = initial_noise(pipe.spec, 4, 4, (48, 20), seed=7)
     assert torch.equal(noise.video, again.video)

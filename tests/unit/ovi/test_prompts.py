@@ -23,12 +23,12 @@ def test_text_is_cleaned_as_published(golden_json):
 
 
 @given(st.text(st.characters(max_codepoint=127), max_size=40))
-def test_the_short_way_of_cleaning_ascii_gives_what_the_long_way_gives(text):
+def test_the_fast_path_for_ascii_cleans_like_the_full_path(text):
     assert clean(text) == " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 @given(st.text(max_size=40))
-def test_a_prompt_without_a_tag_is_left_alone(text):
+def test_a_prompt_without_a_tag_is_not_changed(text):
     untagged = text.replace("Audio:", "").replace("<AUDCAP>", "")
     for tag in AudioTag:
         assert rewrite_audio_tag(untagged, tag) == (untagged, False)

@@ -11,10 +11,12 @@ import pytest
 from ovi_ray.output.result_row import RESULTS_SCHEMA
 from ovi_ray.output.results import Results
 from ovi_ray.protocol.progress import WorkerTime
-from ovi_ray.report.html import MAX_TABLE_ROWS, PAGE_CLIPS, ReportSummary, write_report
+from ovi_ray.report.html import ReportLimits, ReportSummary, write_report
 
 START = datetime(2026, 3, 1, 22, 0, tzinfo=UTC)
 NO_CONTENT = {"meta", "link", "source"}
+LIMITS = ReportLimits()
+PAGE_CLIPS, TABLE_ROWS = LIMITS.page_clips, LIMITS.tables.rows
 
 
 def clip(number=0, **changes):
@@ -63,9 +65,9 @@ def worker(**changes):
 
 @pytest.fixture
 def report(tmp_path):
-    """Write a report; gives a function that parses a page of it."""
+    """Returns a function that writes a report and returns a function that parses one of its pages."""
 
-    def write(*rows, title="my job", **summary):
+    def write(*rows, title="my job", limits=LIMITS, **summary):
         facts = {
             "clips": len(rows),
             "finished_before": 0,
@@ -76,7 +78,7 @@ def report(tmp_path):
         facts |= summary
         table = pa.Table.from_pylist(list(rows), schema=RESULTS_SCHEMA)
         batches = lambda names: table.select(names).to_batches(max_chunksize=7)  # noqa: E731
-        first = write_report(tmp_path, batches, title=title, summary=ReportSummary(**facts))
+        first = write_report(tmp_path, batches, title=title, summary=ReportSummary(**facts), limits=limits)
         assert first.local_path == tmp_path / "report.html"
         return lambda name="report.html": Page((tmp_path / name).read_text(encoding="utf-8"))
 
@@ -84,7 +86,7 @@ def report(tmp_path):
 
 
 class Page(HTMLParser):
-    """A page's elements, each with its attributes and its text; every element must be closed where it should be."""
+    """The elements of a page, each with its attributes and text. Asserts that elements are properly nested."""
 
     def __init__(self, html):
         super().__init__()
@@ -126,20 +128,20 @@ class Page(HTMLParser):
 # -- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_headline_counts_this_run_and_names_what_an_earlier_one_finished(report):
+def test_the_headline_counts_the_clips_of_this_run_and_of_an_earlier_one_apart(report):
     before = clip(0, finished_at=START - timedelta(hours=5))
     page = report(before, clip(1), clip(2), failed(3), clips=6, finished_before=1, seconds=7200.0)()
     figures = page.figures
     assert figures["Done"] == "2of 6"
     assert figures["Failed"] == "1"
-    assert figures["Finished before"] == "1left as they were"
-    assert figures["Not rendered"] == "2the same command goes on"
+    assert figures["Finished before"] == "1by an earlier run"
+    assert figures["Not rendered"] == "2run the same command to continue"
     assert figures["Wall time"] == "2 h"
     assert figures["Clips per hour"] == "1.00"
     assert "Ended 2026-03-02 00:00 UTC · 720x720_5s in bfloat16" in page.texts("p")
 
 
-def test_numbers_that_are_nothing_special_are_left_out(report):
+def test_figures_and_sections_without_content_are_left_out(report):
     page = report(clip())()
     assert not {"Finished before", "Not rendered"} & page.figures.keys()
     assert not page.all("section", id="failures")
@@ -159,7 +161,7 @@ def test_numbers_that_are_nothing_special_are_left_out(report):
         (90_000, "1 d 1 h"),
     ],
 )
-def test_wall_time_is_told_in_its_two_largest_units(report, seconds, shown):
+def test_wall_time_is_shown_in_its_two_largest_units(report, seconds, shown):
     assert report(seconds=seconds)().figures["Wall time"] == shown
 
 
@@ -167,13 +169,13 @@ def test_a_run_that_took_no_time_has_no_clips_per_hour(report):
     assert report(seconds=0.0)().figures["Clips per hour"] == "–"
 
 
-def test_seconds_per_clip_are_of_the_clips_that_this_run_rendered(report):
+def test_seconds_per_clip_cover_only_clips_of_this_run(report):
     earlier = clip(99, denoise_s=9999.0, finished_at=START - timedelta(hours=1))
     page = report(earlier, *(clip(number, denoise_s=float(number + 1)) for number in range(10)))()
     denoise, decode = page.texts("figcaption")
-    assert denoise == "denoise: median 5.50 s, nine of ten within 9.10 s, longest 10.0 s"
-    assert decode == "decode: median 7.50 s, nine of ten within 7.50 s, longest 7.50 s"
-    (histogram,) = page.all("svg", **{"class": "histogram"})  # where all took the same time there is nothing to draw
+    assert denoise == "denoise: median 5.50 s, 90% within 9.10 s, longest 10.0 s"
+    assert decode == "decode: median 7.50 s, 90% within 7.50 s, longest 7.50 s"
+    (histogram,) = page.all("svg", **{"class": "histogram"})  # none for decode, as all clips took the same time
     assert histogram["aria-label"] == "Histogram of 10 clips"
     bars = page.all("rect", **{"class": "denoise", "height": "1.000"})
     assert (bars[0]["x"], bars[-1]["x"]) == ("0", "39")
@@ -182,7 +184,7 @@ def test_seconds_per_clip_are_of_the_clips_that_this_run_rendered(report):
 # -- failures --------------------------------------------------------------------------------------------------------
 
 
-def test_failures_come_before_all_else_with_their_reason_and_row(report):
+def test_failures_come_first_with_their_reason_and_row(report):
     page = report(clip(0), failed(6, error="the image <b> cannot be read", attempts=3), failed(4, repeat=2))()
     sections = [section["id"] for section in page.all("section")]
     assert sections == ["failures", "workers", "timings", "clips"]
@@ -192,7 +194,7 @@ def test_failures_come_before_all_else_with_their_reason_and_row(report):
     assert page.figures["Failed"] == "2"
 
 
-def test_a_failed_clips_traceback_opens_beside_its_reason_and_never_becomes_markup(report):
+def test_the_traceback_of_a_failed_clip_is_shown_with_its_reason_and_escaped(report):
     traceback = 'File "<string>", line 1\nRuntimeError: <b>boom</b> & more'
     page = report(failed(0, traceback=traceback), failed(1))()
     assert [element["text"] for element in page.all("pre")] == [traceback]
@@ -218,15 +220,15 @@ def test_a_failed_clip_has_no_video(report):
 
 
 def test_many_failures_are_cut_and_counted_by_reason(report):
-    rows = [failed(number, error="out of memory" if number % 3 else None) for number in range(MAX_TABLE_ROWS + 23)]
+    rows = [failed(number, error="out of memory" if number % 3 else None) for number in range(TABLE_ROWS + 23)]
     page = report(*rows)()
     assert page.figures["Failed"] == "123"
-    assert len(page.texts("td", **{"data-label": "Row"})) == MAX_TABLE_ROWS
-    assert "and 23 more: see results/" in page.texts("p")
+    assert len(page.texts("td", **{"data-label": "Row"})) == TABLE_ROWS
+    assert "23 more in results/" in page.texts("p")
     assert page.texts("li") == ["82 ×out of memory", "41 ×no reason was given"]
 
 
-def test_reasons_that_all_differ_are_not_told_twice(report):
+def test_reasons_that_all_differ_are_not_summarised(report):
     assert not report(*(failed(number, error=f"reason {number}") for number in range(20)))().all("li")
 
 
@@ -246,7 +248,7 @@ def test_a_worker_is_listed_with_the_clips_and_backends_of_this_run(report):
     assert page.texts("td", **{"data-label": "Clips"}) == ["2"]
 
 
-def test_a_bar_shows_what_a_worker_did_with_its_time(report):
+def test_a_bar_shows_how_a_worker_spent_its_time(report):
     busy = worker(held_s=200.0, encode_s=20.0, denoise_s=100.0, decode_s=40.0, load_s=10.0)
     page = report(clip(), workers=(busy, worker(worker="gpu-1", held_s=50.0)))()
     first, second = page.all("svg", **{"class": "bar"})
@@ -257,17 +259,17 @@ def test_a_bar_shows_what_a_worker_did_with_its_time(report):
     assert xs == [("0.00", "10.00"), ("10.00", "50.00"), ("60.00", "20.00"), ("80.00", "5.00")]
 
 
-def test_a_worker_that_did_two_things_at_once_was_busy_for_no_more_than_all_its_time(report):
+def test_a_worker_with_overlapping_activities_is_at_most_fully_busy(report):
     page = report(workers=(worker(held_s=100.0, denoise_s=90.0, decode_s=60.0),))()
     assert page.texts("td", **{"data-label": "Busy"})[0].endswith("100%")
     assert page.figures["Device-hours"] == "0.031 worker, 100% busy"
 
 
 def test_many_workers_are_cut(report):
-    names = [f"w{number}" for number in range(MAX_TABLE_ROWS + 5)]
+    names = [f"w{number}" for number in range(TABLE_ROWS + 5)]
     page = report(clip(), workers=tuple(worker(worker=name) for name in names))()
-    assert len(page.texts("td", **{"data-label": "Clips"})) == MAX_TABLE_ROWS
-    assert "and 5 more: see results/" in page.texts("p")
+    assert len(page.texts("td", **{"data-label": "Clips"})) == TABLE_ROWS
+    assert "5 more in results/" in page.texts("p")
 
 
 # -- escaping and links ----------------------------------------------------------------------------------------------
@@ -284,7 +286,7 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_text_is_shown_as_given_and_never_becomes_markup(report, text):
+def test_a_text_is_shown_verbatim_and_escaped(report, text):
     plain = report(clip(0), failed(1), title="my job")()
     page = report(
         clip(0, text_prompt=text, worker=text, device=text, node=text, image_path="a.png", solver_name=text),
@@ -300,12 +302,12 @@ def test_a_text_is_shown_as_given_and_never_becomes_markup(report, text):
     assert page.all("td", **{"data-label": "Reason"})[0]["text"] == text
 
 
-def test_links_are_relative_quoted_and_nothing_is_asked_of_a_network(report):
+def test_links_are_relative_and_quoted_and_nothing_is_requested_from_a_network(report):
     odd = 'a b#c?d%e"f'
     rows = [clip(number, clip_id=f"{odd}{number}", video_path=f"videos/{odd}{number}.mp4") for number in range(250)]
     page = report(*rows)()
     for link in page.links:
-        if link != "data:,":  # an empty icon, so that a browser asks for none
+        if link != "data:,":  # an empty icon, so that browsers do not request one
             assert not urlsplit(link).scheme, link
             assert not urlsplit(link).netloc, link
             assert not link.startswith("/"), link
@@ -321,7 +323,7 @@ def test_links_are_relative_quoted_and_nothing_is_asked_of_a_network(report):
 # -- gallery ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_clip_is_a_video_that_loads_nothing_until_it_is_played(report):
+def test_a_clip_is_a_video_that_loads_only_when_it_is_played(report):
     page = report(clip(7, repeat=1, text_prompt="A cat"))()
     (video,) = page.all("video")
     assert "controls" in video
@@ -331,7 +333,7 @@ def test_a_clip_is_a_video_that_loads_nothing_until_it_is_played(report):
     assert "2.50 MB" in page.texts("dd")
 
 
-def test_what_a_row_does_not_know_is_left_open(report):
+def test_unknown_values_are_shown_as_a_dash(report):
     nothing = dict.fromkeys(("video_bytes", "encode_s", "denoise_s", "decode_s", "worker", "decode_worker"))
     page = report(clip(0, **nothing, node=None, device=None, attention_backend=None), workers=())()
     assert page.texts("dd")[-6:] == ["videos/clip00000.mp4", "–", "720x720_5s, bfloat16", "–", "–", "–"]
@@ -359,26 +361,23 @@ def test_the_gallery_is_split_into_pages(report, tmp_path, clips, pages):
         assert bool(page.all("section", id="workers")) == (number == 1)
 
 
-def test_a_gallery_of_very_many_clips_ends_and_says_how_many_more_there_are(report, tmp_path, monkeypatch):
-    monkeypatch.setattr("ovi_ray.report.html.PAGE_CLIPS", 2)
-    monkeypatch.setattr("ovi_ray.report.html.MAX_PAGES", 3)
-    page = report(*(clip(number) for number in range(9)))
+def test_a_gallery_beyond_the_limit_of_pages_says_how_many_clips_are_left_out(report, tmp_path):
+    page = report(*(clip(number) for number in range(9)), limits=ReportLimits(page_clips=2, pages=3))
     assert page().figures["Done"] == "9of 9"
     assert page("report-3.html").texts("h2") == ["Clips 5–6 of 9"]
-    assert "and 3 more: see videos/ and results/" in page("report-3.html").texts("p")
+    assert "3 more in videos/ and results/" in page("report-3.html").texts("p")
     assert not (tmp_path / "report-4.html").exists()
 
 
-def test_a_long_gallery_links_to_neighbours_ends_and_tenths(report, monkeypatch):
-    monkeypatch.setattr("ovi_ray.report.html.PAGE_CLIPS", 2)
-    page = report(*(clip(number) for number in range(100)))("report-23.html")
+def test_a_long_gallery_links_to_neighbours_ends_and_tenths(report):
+    page = report(*(clip(number) for number in range(100)), limits=ReportLimits(page_clips=2))("report-23.html")
     top = [link for link in page.links if link.startswith("report")][1 : 1 + 14]
     numbers = [1, 5, 10, 15, 20, 21, 22, 24, 25, 30, 35, 40, 45, 50]
     assert top == ["report.html", *(f"report-{number}.html" for number in numbers[1:])]
     assert "Clips 45–46 of 100" in page.texts("h2")
 
 
-def test_the_shape_of_most_clips_is_the_shape_of_all_frames(report):
+def test_videos_have_the_aspect_ratio_of_most_clips(report):
     page = report(clip(0), *(clip(number, width=720, height=720) for number in range(1, 4)))()
     assert "aspect-ratio: 720 / 720" in page.html
 
@@ -386,7 +385,7 @@ def test_the_shape_of_most_clips_is_the_shape_of_all_frames(report):
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_pages_of_an_earlier_report_go_and_other_files_stay(report, tmp_path):
+def test_stale_pages_are_removed_and_other_files_stay(report, tmp_path):
     report(*(clip(number) for number in range(3 * PAGE_CLIPS)))
     for name in ("report-draft.html", "report-2.html.bak", "results.html"):
         (tmp_path / name).write_text("mine")
@@ -395,13 +394,13 @@ def test_pages_of_an_earlier_report_go_and_other_files_stay(report, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == left
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one_and_no_remains(report, tmp_path, monkeypatch):
-    report(clip(), title="old")
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+def test_a_report_that_cannot_be_written_leaves_no_partial_file(report, tmp_path):
+    (tmp_path / "report.html").mkdir()  # a folder is in the way
+    (tmp_path / "report.html" / "notes.txt").write_text("mine")
+    with pytest.raises(OSError, match=r"report\.html"):
         report(clip(), title="new")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    assert "old" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "report.html" / "notes.txt").read_text() == "mine"
 
 
 def test_the_same_job_gives_the_same_bytes_whatever_the_order_of_its_rows(report, tmp_path):
@@ -415,13 +414,13 @@ def test_the_same_job_gives_the_same_bytes_whatever_the_order_of_its_rows(report
 def test_a_job_without_a_finished_clip_has_a_page(report):
     page = report(clips=3, workers=())()
     assert page.figures["Done"] == "0of 3"
-    assert page.figures["Not rendered"] == "3the same command goes on"
-    assert "No clip is done." in page.texts("p")
+    assert page.figures["Not rendered"] == "3run the same command to continue"
+    assert "No finished clips yet." in page.texts("p")
     assert [section["id"] for section in page.all("section")] == ["clips"]
 
 
 def test_a_start_without_a_time_zone_is_refused():
-    with pytest.raises(ValueError, match=r"started_at is .* expected a time with its time zone"):
+    with pytest.raises(ValueError, match=r"started_at is .* expected a time with a time zone"):
         ReportSummary(clips=1, finished_before=0, started_at=datetime(2026, 3, 1), seconds=1.0, workers=())
 
 

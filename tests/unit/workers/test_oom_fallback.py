@@ -172,7 +172,7 @@ def test_attention_that_cannot_run_here_is_a_failure_with_the_reason_and_what_ca
     _, *rows = worker.run(order(EncodeTexts(texts=("a fox", "blur", "noise")), TEXT))
     report, _ = worker.run(order(Denoise(params=PARAMS), TRANSFORMER), *rows)
     assert report.failure.kind is FailureKind.ERROR
-    assert "it runs on NVIDIA GPUs only; what can: auto, sdpa" in report.failure.message
+    assert "it runs on NVIDIA GPUs only; usable: auto, sdpa" in report.failure.message
 
 
 def test_the_components_of_a_qint8_worker_are_smaller(tiny_dir, worker):

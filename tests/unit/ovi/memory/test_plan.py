@@ -1,6 +1,7 @@
-"""Memory by plan: the formulas against every allocation of the real code at the published sizes, and the modes."""
+"""Memory planning: the formulas against every allocation of the real code at the published sizes, and the modes."""
 
 import dataclasses
+import pickle
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from ovi.memory.plan import (
     plan_memory,
 )
 from ovi.models.fusion import FusionTransformer
+from ovi.models.tiling import Tiling
 from ovi.models.video_vae import VideoVAE
 from ovi.sampling.guidance import embed_texts
 from ovi.stages import Stage
@@ -45,7 +47,7 @@ def demand(transformer=23_300_000_000):
 
 
 def shallow(arch, layers=2):
-    """The published widths with fewer blocks: blocks do not add to the peak, but for the texts' keys and values."""
+    """The published widths with fewer blocks, which add to the peak only the keys and values of the texts."""
     return dataclasses.replace(
         arch,
         video=dataclasses.replace(arch.video, num_layers=layers),
@@ -58,7 +60,7 @@ def shallow(arch, layers=2):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("latents", [(31, 44, 44, 157), (61, 60, 60, 314)])
-def test_the_denoise_takes_what_the_formula_says(dtype, latents):
+def test_a_denoise_needs_the_planned_memory(dtype, latents):
     frames, height, width, audio = latents
     arch = shallow(Architecture())
     with torch.device("meta"):
@@ -68,14 +70,15 @@ def test_the_denoise_takes_what_the_formula_says(dtype, latents):
         text, _ = embed_texts(model, PromptEmbeds(positive=rows, video_negative=rows, audio_negative=rows))
         grid = model.embed_grid((48, frames, height, width), audio, torch.device("meta"))
         video = torch.empty(48, frames, height, width, dtype=dtype)
-        model(video, torch.empty(audio, 20, dtype=dtype), text, grid, model.embed_time(500.0, grid, False))
+        time = model.embed_time(500.0, grid, False)
+        model(video=video, audio=torch.empty(audio, 20, dtype=dtype), text=text, grid=grid, time=time)
     planned = denoise_activations(arch, frames * height * width // 4, dtype.itemsize)
     assert live.peak == pytest.approx(planned, rel=0.05)
 
 
 @pytest.mark.parametrize("frames_per_pass", [4, 2, 1])
 @pytest.mark.parametrize("size", [(720, 720), (704, 1280)])
-def test_the_decode_takes_what_the_formula_says_however_long_the_clip(size, frames_per_pass):
+def test_a_decode_needs_the_planned_memory_whatever_the_length(size, frames_per_pass):
     height, width = size
     with torch.device("meta"):
         vae = VideoVAE(Architecture().video_vae).to(torch.bfloat16)
@@ -91,7 +94,7 @@ def test_the_decode_takes_what_the_formula_says_however_long_the_clip(size, fram
     assert peaks[1] == pytest.approx(peaks[0], rel=0.01)
 
 
-def test_the_first_frame_takes_what_the_formula_says():
+def test_encoding_a_first_frame_needs_the_planned_memory():
     with torch.device("meta"):
         vae = VideoVAE(Architecture().video_vae).to(torch.bfloat16)
     with torch.inference_mode(), LiveMemory() as live:
@@ -99,9 +102,7 @@ def test_the_first_frame_takes_what_the_formula_says():
     assert live.peak == pytest.approx(encode_activations(Architecture(), 960, 960, 2), rel=0.05)
 
 
-def test_tiles_take_less_memory():
-    from ovi.models.tiling import Tiling
-
+def test_tiled_decodes_need_less_memory():
     with torch.device("meta"):
         vae = VideoVAE(Architecture().video_vae).to(torch.bfloat16)
     peaks = []
@@ -126,34 +127,51 @@ def test_tiles_take_less_memory():
     ],
 )
 def test_a_device_gets_the_fastest_mode_that_fits(budget_gb, host_gb, mode):
-    plan = plan_memory({DTYPE: demand()}, budget_gb * GB, host_gb * GB)
+    plan = plan_memory({DTYPE: demand()}, budget=budget_gb * GB, host=host_gb * GB)
     assert (plan.mode, plan.stages) == (mode, frozenset(Stage))
     assert max(plan.peak.values()) <= budget_gb * GB
 
 
 def test_a_device_too_small_to_denoise_encodes_and_decodes():
-    plan = plan_memory({DTYPE: demand()}, 16 * GB, 0)
+    plan = plan_memory({DTYPE: demand()}, budget=16 * GB, host=0)
     assert plan.stages == frozenset(Stage) - {Stage.DENOISE}
 
 
-def test_int8_is_taken_where_it_is_allowed_and_lets_a_device_do_more():
+def test_int8_is_chosen_if_it_is_allowed_and_lets_a_device_run_more_stages():
     demands = {DTYPE: demand(), QINT8: demand(12_400_000_000)}
-    assert str(plan_memory(demands, 24 * GB, 0)) == "qint8 staged"
-    assert plan_memory(demands, 32 * GB, 0).weights is DTYPE
-    assert plan_memory({DTYPE: demand()}, 24 * GB, 0).weights is DTYPE
+    plan = plan_memory(demands, budget=24 * GB, host=0)
+    assert (plan.weights, plan.mode, str(plan)) == (QINT8, MemoryMode.STAGED, "qint8 staged")
+    assert plan_memory(demands, budget=32 * GB, host=0).weights is DTYPE
+    assert plan_memory({DTYPE: demand()}, budget=24 * GB, host=0).weights is DTYPE
 
 
-def test_a_device_on_which_nothing_fits_is_refused_with_the_smallest_that_would_do():
-    with pytest.raises(MemoryTooSmall) as error:
-        plan_memory({DTYPE: demand()}, GB // 2, 0)
-    assert "0.50 GB is too small for any mode" in str(error.value)
-    assert f"all of them {-(-demand().staged // 10**7) / 100:.2f} GB" in str(error.value)
+def test_a_device_on_which_nothing_fits_is_refused_with_the_smallest_sufficient_budget():
+    with pytest.raises(MemoryTooSmall) as raised:
+        plan_memory({DTYPE: demand()}, budget=GB // 2, host=0)
+    assert plan_memory({DTYPE: demand()}, budget=raised.value.needed, host=0).stages
+    with pytest.raises(MemoryTooSmall):
+        plan_memory({DTYPE: demand()}, budget=raised.value.needed - 1, host=0)
 
 
-def test_a_budget_too_small_for_a_stage_names_it_and_the_smallest_that_would_do():
-    with pytest.raises(MemoryTooSmall, match=r"denoise needs 2\d\.\d+ GB; the smallest that would do is 2\d\.\d+ GB"):
+def test_a_budget_too_small_for_a_stage_is_refused_with_the_stage_and_the_smallest_sufficient_budget():
+    with pytest.raises(MemoryTooSmall, match=Stage.DENOISE) as raised:
         check_budget(demand(), 20 * GB)
-    check_budget(demand(), demand().staged)
+    assert raised.value.needed == demand().staged
+    check_budget(demand(), raised.value.needed)
+
+
+def test_the_printed_smallest_budget_is_sufficient():
+    with pytest.raises(MemoryTooSmall) as raised:
+        check_budget(demand(), 20 * GB)
+    printed = float(str(raised.value).split("at least ")[1].split()[0])
+    check_budget(demand(), round(printed * GB))
+
+
+def test_a_memory_error_keeps_its_facts_between_processes():
+    with pytest.raises(MemoryTooSmall) as raised:
+        check_budget(demand(), 20 * GB)
+    copy = pickle.loads(pickle.dumps(raised.value))
+    assert (str(copy), copy.needed) == (str(raised.value), raised.value.needed)
 
 
 def test_activations_have_a_margin_for_kernels():

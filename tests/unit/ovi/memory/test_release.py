@@ -1,4 +1,4 @@
-"""Giving memory back."""
+"""Releasing memory."""
 
 import gc
 import weakref
@@ -10,13 +10,13 @@ from ovi.memory.release import release_memory
 
 
 class Node:
-    """Something that only the collector frees."""
+    """An object in a reference cycle, which only the garbage collector frees."""
 
     def __init__(self):
         self.me = self
 
 
-def test_garbage_is_collected_on_a_cpu_and_nothing_of_cuda_is_touched(monkeypatch):
+def test_on_a_cpu_garbage_is_collected_and_cuda_is_not_used(monkeypatch):
     monkeypatch.setattr(memory.torch, "cuda", None)
     gc.disable()
     gone = weakref.ref(Node())

@@ -1,11 +1,11 @@
-"""The attention backends against plain softmax, and what each needs of a device."""
+"""The attention backends against unfused softmax, and the devices that each supports."""
 
 import pytest
 import torch
 
 from ovi.attention import AttentionBackend, AttentionPlan, AttentionShape, Site
-from ovi.attention.backends import BACKENDS, attention, reference_attention, torchs_kernel
-from ovi.attention.target import AttentionTarget
+from ovi.attention.backends import BACKENDS, FlashAttn3, attention, reference_attention, selected_kernel
+from ovi.attention.target import AOTRITON_EXPERIMENTAL, AttentionTarget
 from ovi.attention.types import attention_shapes
 from ovi.config import Architecture
 
@@ -27,7 +27,7 @@ def target(architecture="sm90", *, dtype=torch.bfloat16, vendor=None, memory_gb=
 
 @pytest.mark.parametrize("backend", ON_CPU)
 @pytest.mark.parametrize("shape", [(1, 7, 5, 2, 20), (2, 33, 64, 3, 8), (1, 1, 512, 4, 128)])
-def test_every_backend_gives_plain_softmax_attention(shape, backend):
+def test_every_backend_computes_softmax_attention(shape, backend):
     batch, queries, keys, heads, width = shape
     q, k, v = (torch.randn(batch, length, heads, width) for length in (queries, keys, keys))
     scores = torch.einsum("blhd,bshd->bhls", q.double(), k.double()) / width**0.5
@@ -45,7 +45,7 @@ def test_only_sage_is_inexact():
 
 
 @pytest.mark.parametrize(
-    ("device", "suited"),
+    ("device", "supported"),
     [
         (target("sm90"), {"flash_attn_3", "flash_attn_2", "sage", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient"}),
         (target("sm89"), {"flash_attn_2", "sage", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient"}),
@@ -58,34 +58,41 @@ def test_only_sage_is_inexact():
         (CPU, {"sdpa_flash"}),
     ],
 )
-def test_a_device_suits_the_backends_that_are_built_for_it(device, suited):
-    found = {str(name) for name, backend in BACKENDS.items() if not backend.unsuited(device, OVI)}
-    assert found - {"sdpa", "sdpa_math"} == suited
+def test_a_device_supports_the_backends_that_are_built_for_it(device, supported):
+    found = {str(name) for name, backend in BACKENDS.items() if not backend.unsupported_reason(device, OVI)}
+    assert found - {"sdpa", "sdpa_math"} == supported
 
 
-def test_gfx1151_is_told_which_variable_to_set():
-    reason = BACKENDS[AttentionBackend.SDPA_AOTRITON].unsuited(target("gfx1151"), OVI)
-    assert "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1 before torch starts" in reason
+def test_the_reason_on_gfx1151_names_the_variable_to_set():
+    reason = BACKENDS[AttentionBackend.SDPA_AOTRITON].unsupported_reason(target("gfx1151"), OVI)
+    assert f"{AOTRITON_EXPERIMENTAL}=1" in reason
 
 
-def test_math_is_out_where_its_scores_do_not_fit():
-    assert "its scores take 43 GB" in BACKENDS[AttentionBackend.SDPA_MATH].unsuited(target(memory_gb=80), OVI)
-    assert BACKENDS[AttentionBackend.SDPA_MATH].unsuited(target(memory_gb=192), OVI) == ""
+def test_math_is_unsupported_where_its_scores_do_not_fit():
+    math = BACKENDS[AttentionBackend.SDPA_MATH]
+    assert "43 GB of the device's 80 GB" in math.unsupported_reason(target(memory_gb=80), OVI)
+    assert math.unsupported_reason(target(memory_gb=192), OVI) == ""
 
 
-def test_a_package_that_is_not_installed_says_so():
-    assert "flash_attn_interface cannot be imported" in BACKENDS[AttentionBackend.FLASH_ATTN_3].missing()
+def test_a_package_that_is_not_installed_is_named():
+    assert "flash_attn_interface" in BACKENDS[AttentionBackend.FLASH_ATTN_3].import_error()
 
 
-def test_an_import_that_succeeds_is_not_enough(monkeypatch):
-    monkeypatch.setattr(BACKENDS[AttentionBackend.FLASH_ATTN_3], "module", "math", raising=False)
-    assert BACKENDS[AttentionBackend.FLASH_ATTN_3].missing() == ""
-    assert BACKENDS[AttentionBackend.FLASH_ATTN_3].why_not(target("gfx942"), OVI) == "it runs on NVIDIA GPUs only"
+class Importable(FlashAttn3):
+    """FlashAttention-3 whose import succeeds, as it may on any device."""
+
+    module = "math"
 
 
-def test_torch_is_asked_which_kernel_it_takes():
+def test_an_import_that_succeeds_does_not_make_a_backend_available():
+    assert Importable().import_error() == ""
+    assert Importable().unavailable_reason(target("gfx942"), OVI) != ""
+    assert Importable().unavailable_reason(target("sm90"), OVI) == ""
+
+
+def test_the_kernel_that_torch_selects_is_known():
     shape = AttentionShape(query_length=8, key_length=8, num_heads=2, head_dim=16)
-    assert torchs_kernel(CPU, shape) is AttentionBackend.SDPA_FLASH
+    assert selected_kernel(CPU, shape) is AttentionBackend.SDPA_FLASH
 
 
 def test_the_shapes_of_a_clip_are_those_of_the_published_model():
@@ -99,7 +106,7 @@ def test_the_shapes_of_a_clip_are_those_of_the_published_model():
     assert set(shapes) == set(Site)
 
 
-def test_a_plan_reads_as_one_name_or_as_names_with_their_sites():
+def test_a_plan_is_written_as_one_name_or_as_names_with_their_sites():
     assert str(AttentionPlan.uniform(AttentionBackend.SDPA_FLASH)) == "sdpa_flash"
     mixed = dict.fromkeys(Site, AttentionBackend.SDPA_FLASH) | {Site.VIDEO_SELF: AttentionBackend.FLASH_ATTN_3}
     assert str(AttentionPlan.of(mixed)) == (

@@ -1,4 +1,4 @@
-"""The built-in checkpoint."""
+"""The generated tiny checkpoint."""
 
 import hashlib
 

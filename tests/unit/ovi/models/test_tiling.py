@@ -1,4 +1,4 @@
-"""A decode in tiles: where they lie, and how close it is to the decode of the whole frame."""
+"""Tiled decodes: the layout of the tiles, and the difference from a decode of the whole frame."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ def decode(vae, latents, tiling=None, frames_per_pass=4):
 @pytest.mark.parametrize("length", [4, 20, 44, 60, 61])
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("overlap", [0, 2, 8])
-def test_tiles_cover_a_frame_and_overlap_where_they_say(length, count, overlap):
+def test_tiles_cover_a_frame_and_overlap_as_declared(length, count, overlap):
     tiles = spans(length, count, overlap)
     assert (tiles[0].start, tiles[-1].stop) == (0, length)
     assert len({tile.stop - tile.start for tile in tiles}) == 1
@@ -45,29 +45,31 @@ def test_a_tiled_decode_is_close_to_the_whole_one(vae, latents):
     whole = decode(vae, latents)
     error = (decode(vae, latents, Tiling(rows=2, columns=2, overlap=4)) - whole).square().mean().sqrt()
     seamless = (decode(vae, latents, Tiling(rows=2, columns=2, overlap=0)) - whole).square().mean().sqrt()
-    assert error < 0.08 * whole.std()  # of random weights, which smooth nothing
-    assert error < 0.5 * seamless  # and the blend is what makes it so
+    assert error < 0.08 * whole.std()  # random weights do not smooth the seams
+    assert error < 0.5 * seamless  # the blending makes the difference
 
 
-def test_far_from_a_seam_a_tiled_decode_is_the_whole_one(vae):
+def test_far_from_a_seam_a_tiled_decode_equals_the_whole_one(vae):
     latents = torch.randn(1, 48, 2, 4, 40, generator=torch.Generator().manual_seed(1))
     tiled = decode(vae, latents, Tiling(rows=1, columns=2, overlap=4))
     whole = decode(vae, latents)
-    torch.testing.assert_close(tiled[..., :64], whole[..., :64], rtol=0, atol=1e-5)  # 4 latents of 18 before the seam
+    torch.testing.assert_close(
+        tiled[..., :64], whole[..., :64], rtol=0, atol=1e-5
+    )  # the first 4 of the 18 latents before the seam
 
 
 @pytest.mark.parametrize("frames_per_pass", [4, 1])
-def test_parked_tiles_and_fewer_frames_a_pass_change_nothing(vae, latents, frames_per_pass):
+def test_parked_tiles_and_fewer_frames_per_pass_change_nothing(vae, latents, frames_per_pass):
     tiled = decode(vae, latents, Tiling(rows=2, columns=1, overlap=4))
     parked = decode(vae, latents, Tiling(rows=2, columns=1, overlap=4, parks=True), frames_per_pass)
     torch.testing.assert_close(parked, tiled, rtol=0, atol=1e-5)
 
 
-def test_one_tile_is_the_whole_decode(vae, latents):
+def test_one_tile_equals_the_whole_decode(vae, latents):
     torch.testing.assert_close(decode(vae, latents, Tiling(rows=1, columns=1)), decode(vae, latents), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("wrong", [{"rows": 0}, {"overlap": -1}])
-def test_a_tiling_that_cannot_be_is_refused(wrong):
+def test_an_invalid_tiling_is_refused(wrong):
     with pytest.raises(ValueError, match="expected at least one row"):
         Tiling(**{"rows": 2, "columns": 2, **wrong})

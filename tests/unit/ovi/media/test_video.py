@@ -54,7 +54,7 @@ def read_audio(path: Path) -> np.ndarray:
         return np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
 
 
-def test_a_written_clip_is_what_probe_says(tmp_path):
+def test_probe_reports_a_written_clip(tmp_path):
     path = write_clip(tmp_path / "clip.mp4", audio=make_sine(13 / FPS))
     info = probe(path)
     assert (info.width, info.height, info.num_frames, info.fps) == (96, 64, 13, 24)
@@ -72,7 +72,7 @@ def test_frames_keep_their_order_and_colours(tmp_path):
     assert np.abs(decoded - frames)[:, 36:].max() < 12
 
 
-def test_the_sound_survives(tmp_path):
+def test_audio_keeps_its_pitch_level_and_timing(tmp_path):
     sine = make_sine(2)
     audio = read_audio(write_clip(tmp_path / "clip.mp4", make_frames(48), audio=sine))
     assert abs(len(audio) - len(sine)) <= AAC_FRAME
@@ -82,20 +82,20 @@ def test_the_sound_survives(tmp_path):
     assert np.abs(audio[middle] - sine[middle]).max() < 0.01, "the sound moved, or its loudness changed"
 
 
-def test_loud_sound_is_clipped_not_scaled(tmp_path):
+def test_loud_audio_is_clipped_not_scaled(tmp_path):
     audio = read_audio(write_clip(tmp_path / "clip.mp4", make_frames(24), audio=make_sine(1, amplitude=3)))
     assert 0.95 < np.abs(audio).max() < 1.35  # a clipped sine overshoots where AAC drops its highest harmonics
     assert np.median(np.abs(audio)) > 0.9
 
 
 @pytest.mark.parametrize("seconds", [0.1, 2.0, 3.0])
-def test_sound_of_another_length_than_the_frames_is_kept(tmp_path, seconds):
+def test_audio_of_another_length_than_the_video_is_kept(tmp_path, seconds):
     path = write_clip(tmp_path / "clip.mp4", make_frames(48), audio=make_sine(seconds))
     assert probe(path).num_frames == 48
     assert abs(probe(path).num_samples - seconds * SAMPLE_RATE) <= AAC_FRAME
 
 
-def test_frames_and_sound_are_interleaved(tmp_path):
+def test_frames_and_audio_are_interleaved(tmp_path):
     path = write_clip(tmp_path / "clip.mp4", make_frames(49), audio=make_sine(49 / FPS))
     with av.open(str(path)) as container:
         times = [
@@ -111,7 +111,7 @@ def test_frames_and_sound_are_interleaved(tmp_path):
     )
 
 
-def test_tags_survive(tmp_path):
+def test_title_and_parameters_are_read_back(tmp_path):
     parameters = {
         "seed": 2**53 + 1,
         "prompt": 'ä "quoted"\nline — 雨',
@@ -124,7 +124,7 @@ def test_tags_survive(tmp_path):
     assert info.parameters == parameters
 
 
-def test_a_clip_without_sound(tmp_path):
+def test_a_clip_may_have_no_audio(tmp_path):
     info = probe(write_clip(tmp_path / "clip.mp4"))
     assert (info.sample_rate, info.num_samples, info.parameters) == (None, 0, {})
 
@@ -141,7 +141,7 @@ def test_an_exception_before_the_first_frame_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_exception_keeps_the_file_that_was_there(tmp_path):
+def test_an_exception_keeps_the_existing_file(tmp_path):
     path = write_clip(tmp_path / "clip.mp4")
     before = path.read_bytes()
     with pytest.raises(RuntimeError, match="the decode failed"):
@@ -165,7 +165,7 @@ def test_a_clip_without_frames_is_an_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(MediaError, match=r"missing/clip\.mp4"), VideoWriter(tmp_path / "missing" / "clip.mp4"):
         pass
 
@@ -177,12 +177,12 @@ def test_a_size_that_h264_cannot_hold_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("frames", [np.zeros((1, 64, 64, 3), np.float32), np.zeros((64, 64, 3), np.uint8)])
-def test_other_than_frames_are_refused(tmp_path, frames):
+def test_arrays_that_are_not_frames_are_refused(tmp_path, frames):
     with pytest.raises(ValueError, match="expected uint8"), VideoWriter(tmp_path / "clip.mp4") as writer:
         writer.write(frames)
 
 
-def test_a_size_that_changes_is_refused(tmp_path):
+def test_a_change_of_frame_size_is_refused(tmp_path):
     with VideoWriter(tmp_path / "clip.mp4") as writer:
         writer.write(make_frames(1))
         with pytest.raises(ValueError, match="64x64; expected 64x96"):
@@ -201,7 +201,7 @@ def test_a_truncated_file_is_an_error(tmp_path, share):
         probe(path)
 
 
-def test_other_than_videos_are_errors(tmp_path):
+def test_files_that_are_not_videos_are_errors(tmp_path):
     text = tmp_path / "notes.mp4"
     text.write_text("not a video\n" * 100)
     for path in (text, tmp_path / "missing.mp4", tmp_path):
@@ -209,7 +209,7 @@ def test_other_than_videos_are_errors(tmp_path):
             probe(path)
 
 
-def test_a_comment_of_another_origin_is_not_an_error(tmp_path):
+def test_a_comment_that_is_not_json_is_ignored(tmp_path):
     path = tmp_path / "foreign.mp4"
     with av.open(str(path), "w") as container:
         container.metadata["comment"] = "made elsewhere"

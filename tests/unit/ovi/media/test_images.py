@@ -1,4 +1,4 @@
-"""First-frame images, fitted as the published model fits them."""
+"""First-frame images are read and resized as in the published code."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_an_image_that_fits_is_not_resampled():
     assert torch.equal(levels.round().byte(), torch.from_numpy(image).permute(2, 0, 1))
 
 
-def test_a_photo_taken_on_its_side_is_turned_upright(tmp_path):
+def test_a_photo_is_rotated_by_its_exif_orientation(tmp_path):
     image = Image.new("RGB", (60, 20))
     exif = image.getexif()
     exif[0x0112] = 6  # orientation: turn right

@@ -1,0 +1,94 @@
+"""The report of `ovi-ray doctor` on a node: values, their JSON form and a summary of each backend's trial."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from ovi.attention import AttentionBackend, Site
+from ovi.attention.autotune import Choice
+from ovi.attention.benchmark import Trial
+from ovi.stages import Stage
+from ovi_ray.devices.probe import Device
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class DeviceReport:
+    """What was found out about one device."""
+
+    device: Device
+    labels: dict[str, str]
+    """Labels for `ray start --labels`."""
+    attention: dict[Site, Choice]
+    """Trials and chosen backend of each site; empty if no backend works."""
+    attention_error: str
+    """Why no backend works; empty if one does."""
+    memory: str
+    """Memory mode, for example "resident" or "qint8 staged"; empty if no stage fits."""
+    stages: tuple[Stage, ...]
+    """The stages that fit, in the dtype of the weights."""
+    clip_s: float | None
+    """Expected seconds to denoise a clip; None if the device cannot."""
+    advice: tuple[str, ...]
+    """Recommendations for the user."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class NodeReport:
+    """What was found out about one node and its devices."""
+
+    node: str
+    """Host name."""
+    torch_build: str
+    driver: str
+    devices: tuple[DeviceReport, ...]
+    notes: tuple[str, ...] = ()
+    """Notes of the probe: driver errors, and GPUs that torch cannot use."""
+
+    def as_json(self) -> dict[str, object]:
+        """The report as plain values for `json.dumps`."""
+        return {
+            "node": self.node,
+            "torch": self.torch_build,
+            "driver": self.driver,
+            "notes": list(self.notes),
+            "devices": [_device_json(report) for report in self.devices],
+        }
+
+
+def backend_summary(backend: AttentionBackend, attention: Mapping[Site, Choice]) -> tuple[str, str]:
+    """The trial of a backend at the video's self-attention, and the sites that it is chosen at, as short texts."""
+    sites = [site for site, choice in attention.items() if choice.chosen is backend]
+    chosen = "all" if len(sites) == len(attention) else ", ".join(sites)
+    trials = attention[Site.VIDEO_SELF].trials
+    return _trial_summary(next((trial for trial in trials if trial.backend is backend), None)), chosen
+
+
+def _trial_summary(trial: Trial | None) -> str:
+    if trial is None:
+        return "not tried: inexact, changes pixels (allow it with --allow-inexact)"
+    if trial.seconds is None:
+        return f"unusable: {trial.reason}"
+    return f"{1000 * trial.seconds:.3g} ms, error {trial.error:.1e}"
+
+
+def _device_json(report: DeviceReport) -> dict[str, object]:
+    return {
+        **asdict(report.device),
+        "labels": report.labels,
+        "attention": {site: _choice_json(choice) for site, choice in report.attention.items()},
+        "attention_error": report.attention_error,
+        "memory_mode": report.memory,
+        "stages": list(report.stages),
+        "denoise_clip_s": None if report.clip_s is None else round(report.clip_s, 1),
+        "advice": list(report.advice),
+    }
+
+
+def _choice_json(choice: Choice) -> dict[str, object]:
+    return {
+        "shape": str(choice.shape),
+        "chosen": choice.chosen,
+        "backends": {
+            trial.backend: {"seconds": trial.seconds, "error": trial.error, "reason": trial.reason}
+            for trial in choice.trials
+        },
+    }

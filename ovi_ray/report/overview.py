@@ -1,0 +1,244 @@
+"""The overview on the first page of the HTML report: headline figures, failures, workers and times per stage."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from ovi.stages import TIME_GROUPS
+from ovi_ray.protocol.progress import WorkerTime
+from ovi_ray.report.durations import format_duration_in_words, format_number
+from ovi_ray.report.result_queries import Batches, count_status, finished_since, first_rows, read_columns, with_status
+from ovi_ray.scheduling.task import ClipStatus
+
+ACTIVITIES = (*TIME_GROUPS, "load")
+"""What a worker's time is divided into, in the order of its bar."""
+_TIMED_GROUPS = ("denoise", "decode")  # the groups whose time belongs to a single clip
+_COLUMNS = ["status", "finished_at", "worker", "attention_backend", "denoise_s", "decode_s"]
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ReportSummary:
+    """The facts of a run that its results do not contain."""
+
+    clips: int
+    """Clips of the job."""
+    finished_before: int
+    """Clips that an earlier run finished and this one kept."""
+    started_at: datetime
+    """Start of the run, with a time zone. Results that finished earlier belong to an earlier run."""
+    seconds: float
+    """Duration of the run."""
+    workers: tuple[WorkerTime, ...]
+
+    def __post_init__(self) -> None:
+        if self.started_at.tzinfo is None:
+            raise ValueError(f"started_at is {self.started_at!r}; expected a time with a time zone")
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class TableLimits:
+    """Limits of the overview's tables, so that a page stays small."""
+
+    rows: int = 100
+    """Rows of the tables of failures and of workers."""
+    reasons: int = 5
+    """Reasons in the summary of failures."""
+    histogram_bins: int = 40
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Figure:
+    """A headline number."""
+
+    label: str
+    value: str
+    note: str = ""
+    is_bad: bool = False
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Segment:
+    """One activity in a worker's bar."""
+
+    stage: str
+    start: float
+    """Start, as a share of the worker's time."""
+    share: float
+    """Length, as a share of the worker's time."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class WorkerLine:
+    """A row of the table of workers."""
+
+    time: WorkerTime
+    backends: str
+    """Attention backends of its clips, separated by commas."""
+    clips: int
+    """Finished clips that it denoised in this run."""
+    segments: tuple[Segment, ...]
+
+    @property
+    def busy(self) -> float:
+        """Share of the worker's time that it was busy."""
+        return sum(segment.share for segment in self.segments)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class StageTiming:
+    """Distribution of the seconds that a stage took per clip."""
+
+    stage: str
+    clips: int
+    median: float
+    p90: float
+    longest: float
+    start: float
+    """Lower end of the histogram: the shortest time."""
+    end: float
+    """Upper end of the histogram: the 99th percentile; the last bin includes everything longer."""
+    bins: tuple[float, ...]
+    """Heights from 0 to 1; empty if all clips took the same time."""
+
+    @classmethod
+    def of(cls, stage: str, rows: pa.Table, *, histogram_bins: int) -> Self | None:
+        """The timing of a stage; None if no clip went through it."""
+        values = rows.column(f"{stage}_s").drop_null().to_numpy()
+        if not len(values):
+            return None
+        median, p90, p99 = np.percentile(values, [50, 90, 99]).tolist()
+        start = float(values.min())
+        return cls(
+            stage=stage,
+            clips=len(values),
+            median=median,
+            p90=p90,
+            longest=float(values.max()),
+            start=start,
+            end=p99,
+            bins=_histogram(values, start, p99, bins=histogram_bins),
+        )
+
+
+def _histogram(values: np.ndarray, start: float, end: float, *, bins: int) -> tuple[float, ...]:
+    if end <= start:
+        return ()
+    counts, _ = np.histogram(values.clip(start, end), bins=bins, range=(start, end))
+    return tuple((counts / counts.max()).round(3).tolist())
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Overview:
+    """The part of the first page above its clips."""
+
+    finished_at: datetime
+    models: str
+    """Models and dtypes of the results, separated by commas."""
+    figures: tuple[Figure, ...]
+    failures: list[dict[str, Any]]
+    """The first failed results, as many as the table has rows."""
+    more_failures: int
+    """Failures that are not in `failures`."""
+    reasons: tuple[tuple[str, int], ...]
+    """The most frequent failure reasons with their counts; empty if nearly every failure has its own."""
+    workers: tuple[WorkerLine, ...]
+    more_workers: int
+    """Workers that are not in `workers`."""
+    stages: tuple[str, ...]
+    """Activities that any worker spent time on."""
+    timings: tuple[StageTiming, ...]
+
+    @classmethod
+    def of(cls, results: Batches, summary: ReportSummary, limits: TableLimits) -> Self:
+        """The overview of a run; `results` may be in any order."""
+        run = finished_since(read_columns(results, _COLUMNS), summary.started_at)
+        done, failed = with_status(run, ClipStatus.DONE), count_status(results, ClipStatus.FAILED)
+        times = summary.workers
+        timings = (StageTiming.of(group, done, histogram_bins=limits.histogram_bins) for group in _TIMED_GROUPS)
+        return cls(
+            finished_at=summary.started_at + timedelta(seconds=summary.seconds),
+            models=_models(results),
+            figures=tuple(_figures(summary, len(done), failed)),
+            failures=first_rows(results, ClipStatus.FAILED, limits.rows).to_pylist(),
+            more_failures=max(0, failed - limits.rows),
+            reasons=_reasons(results, limits),
+            workers=_worker_lines(times[: limits.rows], done),
+            more_workers=max(0, len(times) - limits.rows),
+            stages=tuple(activity for activity in ACTIVITIES if any(_seconds(time, activity) > 0 for time in times)),
+            timings=tuple(timing for timing in timings if timing is not None),
+        )
+
+
+def _models(results: Batches) -> str:
+    columns = ["model_name", "dtype"]
+    models = read_columns(results, columns).group_by(columns).aggregate([]).to_pylist()
+    return ", ".join(sorted(f"{model['model_name']} in {model['dtype']}" for model in models))
+
+
+def _figures(summary: ReportSummary, done: int, failed: int) -> Iterator[Figure]:
+    yield Figure(label="Done", value=f"{done:,}", note=f"of {summary.clips:,}")
+    yield Figure(label="Failed", value=f"{failed:,}", is_bad=failed > 0)
+    if summary.finished_before:
+        yield Figure(label="Finished before", value=f"{summary.finished_before:,}", note="by an earlier run")
+    left = summary.clips - summary.finished_before - done - failed
+    if left > 0:
+        yield Figure(label="Not rendered", value=f"{left:,}", note="run the same command to continue", is_bad=True)
+    yield Figure(label="Wall time", value=format_duration_in_words(summary.seconds))
+    hours = summary.seconds / 3600
+    yield Figure(label="Clips per hour", value=format_number(done / hours) if hours > 0 else "–")
+    if summary.workers:
+        yield _device_hours(summary.workers)
+
+
+def _device_hours(times: tuple[WorkerTime, ...]) -> Figure:
+    held, busy = sum(time.held_s for time in times), sum(time.busy_s for time in times)
+    workers = f"{len(times):,} worker{'' if len(times) == 1 else 's'}"
+    note = f"{workers}, {min(1.0, busy / held):.0%} busy" if held > 0 else workers
+    return Figure(label="Device-hours", value=format_number(held / 3600), note=note)
+
+
+def _reasons(results: Batches, limits: TableLimits) -> tuple[tuple[str, int], ...]:
+    failed = with_status(read_columns(results, ["status", "error"]), ClipStatus.FAILED)
+    counts = failed.group_by("error").aggregate([([], "count_all")])
+    is_shorter_than_the_table = limits.reasons < len(failed) > len(counts)
+    if not is_shorter_than_the_table:
+        return ()
+    frequent = counts.sort_by([("count_all", "descending"), ("error", "ascending")]).slice(0, limits.reasons)
+    return tuple((line["error"] or "no reason was given", line["count_all"]) for line in frequent.to_pylist())
+
+
+def _worker_lines(times: Iterable[WorkerTime], done: pa.Table) -> tuple[WorkerLine, ...]:
+    clips: Counter[str] = Counter()
+    backends: defaultdict[str, set[str]] = defaultdict(set)
+    for line in done.group_by(["worker", "attention_backend"]).aggregate([([], "count_all")]).to_pylist():
+        clips[line["worker"]] += line["count_all"]
+        if line["attention_backend"] is not None:
+            backends[line["worker"]].add(line["attention_backend"])
+    return tuple(
+        WorkerLine(
+            time=time,
+            backends=", ".join(sorted(backends[time.worker])),
+            clips=clips[time.worker],
+            segments=tuple(_segments(time)),
+        )
+        for time in times
+    )
+
+
+def _segments(time: WorkerTime) -> Iterator[Segment]:
+    whole = max(time.held_s, time.busy_s)  # overlapping activities may add up to more than the time held
+    start = 0.0
+    for activity in ACTIVITIES:
+        seconds = _seconds(time, activity)
+        if seconds > 0:
+            yield Segment(stage=activity, start=start / whole, share=seconds / whole)
+            start += seconds
+
+
+def _seconds(time: WorkerTime, activity: str) -> float:
+    return float(getattr(time, f"{activity}_s"))

@@ -1,0 +1,48 @@
+"""Queries on a job's results for the report: counts, filters and the first rows, with bounded memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute
+
+from ovi_ray.output.result_row import RESULTS_SCHEMA
+from ovi_ray.scheduling.task import ClipStatus
+
+Batches = Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
+"""Column names -> these columns of all results, a bounded number of rows at a time: `Results.batches`."""
+
+_ORDER = [("row", "ascending"), ("repeat", "ascending"), ("clip_id", "ascending")]
+
+
+def read_columns(results: Batches, names: Sequence[str]) -> pa.Table:
+    """The named columns of all results, in any order of rows."""
+    return pa.Table.from_batches(results(names), pa.schema([RESULTS_SCHEMA.field(name) for name in names]))
+
+
+def count_status(results: Batches, status: ClipStatus) -> int:
+    """Number of results with a status."""
+    return len(with_status(read_columns(results, ["status"]), status))
+
+
+def first_rows(results: Batches, status: ClipStatus, limit: int) -> pa.Table:
+    """The first `limit` results with a status, complete and in the order of the prompt list.
+
+    Of the other results only four columns are held in memory.
+    """
+    keys = with_status(read_columns(results, ["status", "row", "repeat", "clip_id"]), status).sort_by(_ORDER)
+    ids = keys.column("clip_id").slice(0, limit)
+    batches = results(RESULTS_SCHEMA.names)
+    found = (batch.filter(pa.compute.is_in(batch.column("clip_id"), value_set=ids)) for batch in batches)
+    return pa.Table.from_batches(found, RESULTS_SCHEMA).sort_by(_ORDER)
+
+
+def with_status(rows: pa.Table, status: ClipStatus) -> pa.Table:
+    """The rows with a status."""
+    return rows.filter(pa.compute.equal(rows.column("status"), str(status)))
+
+
+def finished_since(rows: pa.Table, time: datetime) -> pa.Table:
+    """The rows that finished at or after `time`, compared in milliseconds, the resolution of the results."""
+    since = pa.scalar(time.replace(microsecond=time.microsecond // 1000 * 1000), pa.timestamp("ms", tz="UTC"))
+    return rows.filter(pa.compute.greater_equal(rows.column("finished_at"), since))
