@@ -1,4 +1,4 @@
-"""How near the scheduler comes to the best there is, on the clusters of cluster/profiles and in trouble.
+"""Makespan over its lower bound, on the clusters of cluster/profiles and in difficult scenarios, for each scheduling policy.
 
 python benchmarks/scheduler.py [--json] [--quick]
 """
@@ -9,34 +9,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from yardsticks.baseline_policies import MeanSpeed, StaticStriding
+from yardsticks.baseline_policies import SCHEDULERS
 from yardsticks.scenarios import Scenario, bound_of, make_workload, scenarios, tails
 
 from ovi_ray.inputs.cluster_profile import read_profile
-from ovi_ray.scheduling.policies.base import Policy
-from ovi_ray.scheduling.policies.production import Production
 from ovi_ray.simulation.virtual_cluster import simulate, virtual_devices
 
 PROFILES = Path(__file__).parents[1] / "cluster" / "profiles"
-POLICIES: tuple[Policy, ...] = (Production(), StaticStriding(), MeanSpeed())
 CLIPS = {"a": 2_000, "b": 2_000, "c": 2_000, "d": 100_000}
 
 
 def rows_for(scenario: Scenario, cluster: str, *, named: bool) -> list[dict[str, Any]]:
-    """One row for each policy."""
+    """One row per policy."""
     bound = bound_of(scenario)
     rows = []
-    for policy in POLICIES:
-        outcome = simulate(scenario.workload, scenario.devices, policy=policy, config=scenario.config)
+    for name, make_scheduler in SCHEDULERS.items():
+        scheduler = make_scheduler(scenario.workload, scenario.config)
+        outcome = simulate(scenario.workload, scenario.devices, scheduler=scheduler)
         row: dict[str, Any] = {"scenario": scenario.name} if named else {}
-        row |= {"cluster": cluster, "policy": policy.name, "clips": scenario.workload.clips}
+        row |= {"cluster": cluster, "policy": name, "clips": scenario.workload.clips}
         row |= {"makespan_s": round(outcome.makespan_s, 1), "bound_s": round(bound, 1)}
         rows.append(row | {"ratio": round(outcome.makespan_s / bound, 4)})
     return rows
 
 
 def measure_all(shrink: int) -> list[dict[str, Any]]:
-    """Every cluster, then every scenario on b."""
+    """Every cluster, then every scenario on cluster b."""
     rows = []
     for cluster, clips in CLIPS.items():
         devices = tuple(virtual_devices(read_profile(PROFILES / f"{cluster}.yaml")))

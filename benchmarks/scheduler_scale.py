@@ -23,14 +23,14 @@ SWEEP = (1_000, 10_000, 100_000, 1_000_000)
 
 
 def mixed_devices(count: int) -> list[VirtualDevice]:
-    """So many devices in the mix of d: every thousandth part of its list."""
+    """`count` devices in the proportions of cluster d."""
     devices = virtual_devices(read_profile(PROFILE))
     chosen = [devices[i * len(devices) // count % len(devices)] for i in range(count)]
     return [VirtualDevice(name=f"{d.profile.name}-{i}", profile=d.profile) for i, d in enumerate(islice(chosen, count))]
 
 
 def measure(clips: int, devices: int) -> dict[str, float]:
-    """Simulate once and report."""
+    """Simulate one job and report speed and memory."""
     workload = make_workload(clips)
     cluster = mixed_devices(devices)
     begin = time.perf_counter()
@@ -81,7 +81,7 @@ def _svg(rows: list[dict[str, float]]) -> str:
 
 
 def main() -> None:
-    """Print one measurement, or all of a sweep."""
+    """Print one measurement, or those of a sweep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=100_000)
     parser.add_argument("--devices", type=int, default=1_000)

@@ -1,1 +1,1 @@
-"""What the scheduler is measured against: made-up clusters, policies of other systems, and a bound with whole clips."""
+"""What the scheduler is compared with: scenarios, policies of other systems, and a lower bound with whole clips."""

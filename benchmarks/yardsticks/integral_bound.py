@@ -1,4 +1,4 @@
-"""A lower bound on the makespan with whole clips, by integer programming, for jobs of one kind of clip."""
+"""Lower bound on the makespan with whole clips, by integer programming, for jobs of one kind of clip."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ def integral_bound(workload: Workload, devices: Sequence[VirtualDevice], *, tole
     problem = bound_problem(workload, devices)
     if any(change < problem.first_latents_s for d in devices for change, _ in d.slowdowns):
         raise ValueError("integral_bound takes devices that slow down after the first latents at the earliest")
-    stages = [job.stage for job in problem.jobs]
+    stages = [work_type.stage for work_type in problem.work]
     denoise, decode = stages.index(Stage.DENOISE), stages.index(Stage.DECODE)
     return _bisect(lambda end: _whole_clips_by(problem, end, workload.clips, denoise, decode), tolerance)
 
@@ -52,7 +52,7 @@ def _whole_clips_by(problem: BoundProblem, end: float, clips: int, denoise: int,
     uses: list[tuple[int, int, int]] = []  # group, denoises, decodes on one device
     for i, group in enumerate(problem.groups):
         each, after = problem.seconds[i, denoise], problem.seconds[i, decode]
-        load, load_vae = group.load_seconds(problem.jobs[denoise].needs), group.load_seconds("vae")
+        load, load_vae = group.load_seconds(problem.work[denoise].needs), group.load_seconds("vae")
         left = group.effective(end)
         for a in range(clips + 1):
             alone = max(problem.first_denoise_s, load) + a * each if a else 0.0

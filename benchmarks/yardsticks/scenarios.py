@@ -1,4 +1,4 @@
-"""Made-up jobs and troubles to measure a policy by: every one deterministic. Pure."""
+"""Deterministic jobs and disturbances by which schedulers are compared."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,11 +8,12 @@ import numpy as np
 
 from ovi.stages import Stage
 from ovi_ray.inputs.cluster_profile import ClusterProfile
-from ovi_ray.scheduling.config import SchedulerConfig
-from ovi_ray.scheduling.policies.base import Policy
+from ovi_ray.scheduling.config import SchedulerConfig, SpeculationConfig
+from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.workload import NO_FRAME, ClipKind, Workload
 from ovi_ray.simulation.lower_bound import makespan_bound
 from ovi_ray.simulation.virtual_cluster import Outcome, VirtualDevice, simulate, virtual_devices
+from yardsticks.baseline_policies import production
 from yardsticks.integral_bound import integral_bound
 
 KIND_5S = ClipKind(model_name="720x720_5s", height=704, width=704, video_latent_length=31, sample_steps=50)
@@ -45,26 +46,26 @@ def make_workload(
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Scenario:
-    """A job, a cluster and its troubles."""
+    """A job and a cluster with its disturbances."""
 
     name: str
     workload: Workload
     devices: tuple[VirtualDevice, ...]
     config: SchedulerConfig = dataclasses.field(default_factory=SchedulerConfig)
     whole_clips: bool = False
-    """So few clips that the bound must count whole ones."""
+    """There are so few clips that the bound has to count whole ones."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Measured:
-    """A scenario's outcome beside the bound."""
+    """A scenario's outcome and its lower bound."""
 
     outcome: Outcome
     bound_s: float
 
     @property
     def ratio(self) -> float:
-        """Makespan over bound: 1 is perfect."""
+        """Makespan over lower bound; 1 is optimal."""
         return self.outcome.makespan_s / self.bound_s
 
 
@@ -75,9 +76,13 @@ def bound_of(scenario: Scenario) -> float:
     return makespan_bound(scenario.workload, scenario.devices)
 
 
-def measure(scenario: Scenario, policy: Policy) -> Measured:
-    """Simulate a scenario under a policy."""
-    outcome = simulate(scenario.workload, scenario.devices, policy=policy, config=scenario.config)
+MakeScheduler = Callable[[Workload, SchedulerConfig], Scheduler]
+
+
+def measure(scenario: Scenario, make_scheduler: MakeScheduler = production) -> Measured:
+    """Simulate a scenario with a new scheduler."""
+    scheduler = make_scheduler(scenario.workload, scenario.config)
+    outcome = simulate(scenario.workload, scenario.devices, scheduler=scheduler)
     return Measured(outcome=outcome, bound_s=bound_of(scenario))
 
 
@@ -88,11 +93,11 @@ def _changed(
 
 
 def _slower(device: VirtualDevice, **times: float) -> VirtualDevice:
-    """The device, in truth so many times slower in the named stages than its profile says."""
+    """The device, actually so many times slower in the named stages than its profile declares."""
     rates = device.profile.rates
     changed = {stage: rates.of(Stage(stage)) / factor for stage, factor in times.items()}
     return dataclasses.replace(
-        device, truth=dataclasses.replace(device.profile, rates=dataclasses.replace(rates, **changed))
+        device, actual=dataclasses.replace(device.profile, rates=dataclasses.replace(rates, **changed))
     )
 
 
@@ -101,16 +106,16 @@ def _of(*classes: str) -> Callable[[int, VirtualDevice], bool]:
 
 
 def scenarios(profile: ClusterProfile, clips: int) -> list[Scenario]:
-    """Troubles on a cluster with the classes of profile b, placed in time by how long the job would take without them."""
+    """Disturbances of a cluster with the classes of profile b, timed by how long the job would take without them."""
     devices = tuple(virtual_devices(profile))
     workload = make_workload(clips)
-    troubles = _wrong_priors(devices) | _changes(devices, makespan_bound(workload, devices)) | _narrow(devices)
+    disturbances = _wrong_priors(devices) | _changes(devices, makespan_bound(workload, devices)) | _narrow(devices)
     jobs = {
         "5 s and 10 s, four sizes, three models in one manifest": make_workload(clips, kinds=MIXED_KINDS),
         "first-frame images": make_workload(clips, kinds=[dataclasses.replace(KIND_5S, has_image=True)]),
         "sixteen variants of each prompt": make_workload(clips, variants_per_prompt=16),
     }
-    return [Scenario(name=name, workload=workload, devices=changed) for name, changed in troubles.items()] + [
+    return [Scenario(name=name, workload=workload, devices=changed) for name, changed in disturbances.items()] + [
         Scenario(name=name, workload=job, devices=devices) for name, job in jobs.items()
     ]
 
@@ -174,6 +179,6 @@ def tails(profile: ClusterProfile) -> list[Scenario]:
     stuck = _changed(devices, lambda _, d: d.name == fast, slowdowns=((100.0, 20.0),))
     for copies in (False, True):
         name = f"tail: 20 clips, a device almost stops, copies {'on' if copies else 'off'}"
-        config = SchedulerConfig(straggler_copies=copies)
+        config = SchedulerConfig(speculation=SpeculationConfig(enabled=copies))
         found.append(Scenario(name=name, workload=make_workload(20), devices=stuck, config=config, whole_clips=True))
     return found

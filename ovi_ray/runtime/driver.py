@@ -189,7 +189,7 @@ class Driver:
         self._infos[worker] = info
         self._joined_at[worker] = self._now()
         self._times[worker] = WorkerTime(worker=worker, node=info.node, device=info.device)
-        return WorkerJoined(worker=worker, device=device_profile(info, self._dtype))
+        return WorkerJoined(worker=worker, slot=worker.partition(".")[0], device=device_profile(info, self._dtype))
 
     def _note(self, outcome: Outcome) -> list[Event]:
         """Remember what an end of a task says of its clip; gives what the scheduler is to know of it now."""

@@ -5,19 +5,17 @@ from dataclasses import dataclass
 from ovi.config import Component
 from ovi_ray.scheduling.task import BreakerChange, ClipStatus, DataKey, Reason, Task
 
-# --- actions
-
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class RunTask:
-    """Give the worker a task, once: it answers with TaskDone, TaskFailed or WorkerLost."""
+    """Give the worker a task, once. It answers with TaskDone, TaskFailed or WorkerLost."""
 
     worker: str
     task: Task
     components: frozenset[Component]
-    """Resident during the task: first unload what is not among them, then load what is missing."""
+    """Resident during the task: unload what is not among them first, then load what is missing."""
     model_name: str
-    """The model whose transformer is resident during the task; empty when none is."""
+    """Model whose transformer is resident during the task; empty when none is."""
     reason: Reason
 
 
@@ -32,25 +30,27 @@ class Cancel:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Drop:
-    """Nothing needs this datum any more: release it."""
+    """Release a datum that is not needed any more from the object store."""
 
     key: DataKey
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Finish:
-    """The clip has ended; sent once for each clip."""
+    """The clip has ended. Sent once per clip."""
 
     clip: int
     status: ClipStatus
     error: str = ""
+    """Empty unless `status` is FAILED."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class WakeAt:
-    """Send a Tick at this time if nothing happens before."""
+    """Send a Tick at this time. Several may be pending; each asks for a Tick of its own."""
 
     time: float
+    """On the clock of the times given to `Scheduler.handle`."""
 
 
 Action = RunTask | Cancel | Drop | Finish | WakeAt | BreakerChange

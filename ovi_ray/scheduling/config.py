@@ -1,36 +1,154 @@
-"""Bounds and patience of the scheduler. Pure."""
+"""Every tunable of the scheduler, by the mechanism it belongs to. README.md tells what each is for.
 
-from dataclasses import dataclass
+Raises ValueError at construction, naming the field, its value and what is expected.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _require(config: Any, valid: bool, name: str, expected: str) -> None:
+    if not valid:
+        raise ValueError(f"{type(config).__name__}.{name} is {getattr(config, name)!r}; expected {expected}")
+
+
+def _require_minimum(config: Any, least: float, *names: str) -> None:
+    """NaN is refused too."""
+    for name in names:
+        value = getattr(config, name)
+        _require(config, value is None or value >= least, name, f"{least:g} or more")
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class RetryConfig:
+    """How often a failed item is tried again."""
+
+    max_attempts: int = 3
+    """Failures counted against an item (errors and out of memory together) after which it is given up."""
+    max_crashes: int = 3
+    """Workers that may die while running an item alone before it is given up as poison."""
+
+    def __post_init__(self) -> None:
+        _require_minimum(self, 1, "max_attempts", "max_crashes")
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class CircuitBreakerConfig:
+    """When a device is taken out of service, and for how long."""
+
+    max_consecutive_failures: int = 3
+    """Distinct tasks of one stage that fail without a success of that stage in between."""
+    max_refutations: float = 1.5
+    """Tasks of one stage that failed on the device and that another one finished; halved by each success of the stage."""
+    cooldown_s: float = 60.0
+    """Seconds of the first cooldown; each failed probe doubles it."""
+    max_cooldown_s: float = 600.0
+    """Upper limit of the doubling, in seconds."""
+
+    def __post_init__(self) -> None:
+        _require_minimum(self, 1, "max_consecutive_failures")
+        _require_minimum(self, 0, "cooldown_s", "max_cooldown_s")
+        _require(self, self.max_refutations > 0, "max_refutations", "more than 0")
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class SpeculationConfig:
+    """When an idle worker runs a copy of a denoise that is late."""
+
+    enabled: bool = False
+    """Off by default: a copy costs device time that may be billed."""
+    speedup: float = 1.5
+    """A task is copied when its remaining time is this many times what the copy would take."""
+    late_share: float = 0.25
+    """A task is copied when it is late by this share of its expected time."""
+
+    def __post_init__(self) -> None:
+        _require_minimum(self, 1, "speedup")
+        _require_minimum(self, 0, "late_share")
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class AdmissionConfig:
+    """How much is encoded ahead of denoise."""
+
+    embeddings_gb: float = 4.0
+    """GB of encoded texts that may wait for denoise."""
+    embeddings_gb_per_worker: float = 0.01
+    """GB added to `embeddings_gb` for each worker."""
+    embedding_gb_per_token: float = 4096 * 2 / 1e9
+    """GB of one token's embedding: a row of the text encoder in bf16."""
+    min_clips_per_kind: int = 8
+    """Clips of each kind that may be admitted however few the memory allows."""
+
+    def __post_init__(self) -> None:
+        _require_minimum(self, 0, "embeddings_gb", "embeddings_gb_per_worker")
+        _require(self, self.embedding_gb_per_token > 0, "embedding_gb_per_token", "more than 0")
+        _require_minimum(self, 1, "min_clips_per_kind")
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class CorrectionConfig:
+    """Uncertainty of one learned correction: the logarithm of measured over expected seconds."""
+
+    variance: float
+    """Before the first measurement."""
+    drift: float
+    """Added with each measurement: how fast the truth may change."""
+
+    def __post_init__(self) -> None:
+        _require_minimum(self, 0, "variance", "drift")
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class CostModelConfig:
+    """How the cost model learns from measured times."""
+
+    learn: bool = True
+    """False keeps the declared rates whatever is measured."""
+    stage: CorrectionConfig = CorrectionConfig(variance=25.0, drift=1e-4)
+    """Per device class and stage: wide, because a declared rate may be off by orders of magnitude."""
+    kind: CorrectionConfig = CorrectionConfig(variance=0.05, drift=1e-4)
+    """Per device class, stage and kind of clip: narrow, because operations are counted within 2%."""
+    worker: CorrectionConfig = CorrectionConfig(variance=0.01, drift=0.001)
+    """Per worker: narrow and drifting, because one device may slow down alone."""
+    measurement_variance: float = 0.002
+    """Of one measurement: runs of one clip differ by about 5%."""
+    outlier_deviations: float = 3.0
+    """Standard deviations beyond which a measurement is clipped."""
+    load_weight: float = 0.3
+    """Weight of each measured load after the first, which replaces the prior."""
+    max_load_ratio: float = 4.0
+    """Limit of measured over expected seconds of a load, in both directions, after the first."""
+
+    def __post_init__(self) -> None:
+        _require_minimum(self, 0, "measurement_variance", "outlier_deviations", "load_weight")
+        _require_minimum(self, 1, "max_load_ratio")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class SchedulerConfig:
-    """Bounds and patience of a scheduler. Raises ValueError, naming the field, for one that is out of range."""
+    """Tunables of a scheduler."""
 
     max_latents: int | None = None
-    """Denoised clips that may wait for decode, those being denoised included; None for 2 a worker and 8 more."""
-    embeddings_gb: float = 4.0
-    """GB of encoded texts that may wait for denoise, and 0.01 more for each worker."""
+    """Clips denoised or being denoised that may wait for decode; None for 2 per worker and 8 more."""
     text_batch: int = 32
-    """Texts encoded in one task at most."""
-    max_attempts: int = 3
-    """Failures after which a clip is given up."""
-    max_crashes: int = 3
-    """Workers that may die while they run a task of one clip before it is given up as poison."""
-    rest_s: float = 60.0
-    """Seconds that a worker is taken out when it fails what others finish; doubled each time that it fails again."""
-    longest_rest_s: float = 600.0
-    """Seconds that it is taken out at most before it is tried again."""
+    """Items of one batched task at most."""
     patience_s: float = 0.0
-    """Seconds to wait for a device that can run what no present one can, before the clips are given up."""
-    straggler_copies: bool = False
-    """Give an idle worker a copy of a denoise that it would end much earlier."""
+    """Seconds to wait for a device that can run what no present one can, before its clips are given up."""
+    replan_share: float = 0.02
+    """A new allocation is made when this share of the remaining clips' worth of tasks has started or ended."""
+    look_ahead: int = 16
+    """Queued items, or interchangeable workers, tried to pair an item with a worker that it may run on."""
+    min_recheck_s: float = 1.0
+    """Least seconds before a worker that waits for a faster device is considered again."""
+    recheck_share: float = 0.1
+    """Share of the expected time to the end after which it is considered again, if that is longer."""
+    admission: AdmissionConfig = field(default_factory=AdmissionConfig)
+    retry: RetryConfig = field(default_factory=RetryConfig)
+    circuit_breaker: CircuitBreakerConfig = field(default_factory=CircuitBreakerConfig)
+    speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
+    cost_model: CostModelConfig = field(default_factory=CostModelConfig)
 
     def __post_init__(self) -> None:
-        for name in ("max_latents", "text_batch", "max_attempts", "max_crashes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value!r}; expected at least 1")
-        for name in ("embeddings_gb", "rest_s", "longest_rest_s", "patience_s"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")
+        _require_minimum(self, 1, "max_latents", "text_batch", "look_ahead")
+        _require_minimum(self, 0, "patience_s", "replan_share", "min_recheck_s", "recheck_share")

@@ -1,7 +1,7 @@
-"""A class of devices: memory, supported stages and assumed speeds; operations and memory of each stage.
+"""A class of devices: memory, supported stages and assumed speeds, and what fits on it.
 
-Operations are counted from the published modules; seconds are operations over an *achieved* rate. Memory is in GB of 1e9
-bytes, work in TFLOP (a multiply-add is two), times in seconds.
+Seconds are operations over an *achieved* rate. Memory is in GB of 1e9 bytes, work in TFLOP (a multiply-add is two), times in
+seconds.
 """
 
 import math
@@ -16,7 +16,7 @@ COMPONENTS = tuple(Component)
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ComponentSizes:
-    """GB of each component's weights once loaded."""
+    """GB of each component's weights on the device. The defaults are those of the published model in bf16."""
 
     text_encoder: float = 11.4
     transformer: float = 23.3
@@ -25,7 +25,7 @@ class ComponentSizes:
     vocoder: float = 0.2
 
     def of(self, component: Component) -> float:
-        """GB of one component."""
+        """Of one component."""
         return float(getattr(self, component))
 
 
@@ -35,7 +35,7 @@ INT8_SIZES = ComponentSizes(text_encoder=6.7, transformer=11.7)
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class StageRates:
-    """TFLOP/s that a device achieves, stage by stage."""
+    """TFLOP/s that a device achieves in each stage: below its peak, and different for attention and convolutions."""
 
     encode_text: float = 100.0
     encode_first_frame: float = 60.0
@@ -43,13 +43,13 @@ class StageRates:
     decode: float = 60.0
 
     def of(self, stage: Stage) -> float:
-        """TFLOP/s of one stage."""
+        """Of one stage."""
         return float(getattr(self, stage))
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ActivationSizes:
-    """GB that a stage needs beside its weights. Assumed until probed."""
+    """GB that a stage needs beside its weights. Assumptions, unless a cluster profile declares them."""
 
     encode_text: float = 1.0
     """A batch of trimmed texts."""
@@ -59,7 +59,7 @@ class ActivationSizes:
     """Per thousand video tokens of one latent frame: encode and decode are streamed, so the length does not count."""
 
     def of(self, stage: Stage, kind: ClipKind | None) -> float:
-        """GB for a stage of a kind of clip; `kind` does not matter for texts."""
+        """For a stage of a kind of clip; None where the kind does not matter (texts, preloads)."""
         grows_with = STAGES[stage].activations
         if kind is None or grows_with is Activations.CONSTANT:
             return self.encode_text
@@ -73,44 +73,44 @@ ALL_STAGES = frozenset(Stage)
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class DeviceProfile:
-    """A class of devices: what they hold, what they may run, and how fast before anything is measured.
+    """A class of devices: memory, stages that may run there, and assumed speeds.
 
-    Workers that join with equal profiles share what is learned.
+    Workers that join with equal profiles are one device class and share what is learned.
     """
 
     name: str
-    """Class of the device, e.g. 'h100-80gb'."""
+    """Name of the class, such as 'h100-80gb'."""
     vendor: str = "cpu"
     """'nvidia', 'amd' or 'cpu'."""
     architecture: str = ""
     """'sm90', 'gfx942', ..."""
     memory_gb: float = math.inf
-    """GB that weights and activations may use together."""
+    """GB for weights and activations together."""
     stages: frozenset[Stage] = ALL_STAGES
-    """Stages that the device may run."""
+    """Stages that may run there, memory permitting."""
     sizes: ComponentSizes = BF16_SIZES
     activations: ActivationSizes = field(default_factory=ActivationSizes)
     rates: StageRates = field(default_factory=StageRates)
     load_gb_per_s: float = 2.0
-    """Speed at which weights come into the device."""
+    """Rate of loading weights onto the device."""
     unload_s: float = 0.3
     """Seconds to drop one component."""
     task_overhead_s: float = 0.05
-    """Seconds that any task costs beside its work."""
+    """Seconds that each task takes in addition to its work."""
     speed: float = 1.0
-    """Declared factor on every rate."""
+    """Factor on every rate."""
 
     def load_seconds(self, component: Component) -> float:
-        """Seconds to bring in one component."""
+        """To load one component."""
         return self.sizes.of(component) / self.load_gb_per_s
 
     def needed_gb(self, stage: Stage, kind: ClipKind | None, resident: frozenset[Component] | None = None) -> float:
-        """GB that a stage of a kind takes with `resident` loaded (by default only what the stage needs)."""
+        """For a stage of a kind with `resident` components loaded; by default only those that the stage needs."""
         components = STAGES[stage].components if resident is None else resident
         return sum(self.sizes.of(c) for c in COMPONENTS if c in components) + self.activations.of(stage, kind)
 
     def why_not(self, stage: Stage, kind: ClipKind | None) -> str:
-        """Why a stage of a kind cannot run here; empty when it can."""
+        """Why a stage of a kind cannot run here, for users; empty when it can."""
         if stage not in self.stages:
             return f"{self.name} does not run {stage}"
         needed = self.needed_gb(stage, kind)
@@ -119,9 +119,9 @@ class DeviceProfile:
         return ""
 
     def fits(self, stage: Stage, kind: ClipKind | None) -> bool:
-        """Whether a stage of a kind can run here, alone if need be."""
+        """Whether a stage of a kind can run here with only its own components resident."""
         return not self.why_not(stage, kind)
 
     def prior_seconds(self, stage: Stage, operations: float) -> float:
-        """Seconds for an amount of work in TFLOP, before anything is measured."""
+        """Of one task of so many TFLOP, before anything is measured."""
         return operations / (self.rates.of(stage) * self.speed) + self.task_overhead_s

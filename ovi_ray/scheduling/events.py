@@ -1,8 +1,4 @@
-"""What goes into the scheduler and what comes out. Pure, frozen values.
-
-In:  WorkerJoined, WorkerLost, TaskDone, TaskFailed, DataLost, Tick.
-Out: RunTask, Cancel, Drop, Finish, WakeAt, BreakerChange.
-"""
+"""Events: what the scheduler is told. Frozen values."""
 
 from dataclasses import dataclass
 
@@ -10,23 +6,28 @@ from ovi.config import Component
 from ovi_ray.scheduling.device_profile import DeviceProfile
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 
-# --- events
-
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class WorkerJoined:
     """A worker is ready for tasks, with nothing loaded unless `resident` says otherwise."""
 
     worker: str
+    """Name of the worker, unique among those present."""
     device: DeviceProfile
+    slot: str = ""
+    """The device that the worker occupies; its replacement occupies the same one. By default the worker's name."""
     resident: frozenset[Component] = frozenset()
     model_name: str = ""
-    """The model whose transformer is resident."""
+    """Model whose transformer is resident; empty when none is."""
+
+    def __post_init__(self) -> None:
+        if not self.slot:
+            object.__setattr__(self, "slot", self.worker)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class WorkerLost:
-    """A worker is gone; its task is done again elsewhere."""
+    """A worker is gone. Its task is requeued."""
 
     worker: str
     crashed: bool = True
@@ -35,38 +36,38 @@ class WorkerLost:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class TaskDone:
-    """A task ended well: its embeddings or latents are in the object store, or its video is committed."""
+    """A task succeeded: its embeddings or latents are in the object store, or its video is committed."""
 
     worker: str
     task: Task
     seconds: float
-    """Time of the work, loads not included."""
+    """Time of the work without loads."""
     load_seconds: float = 0.0
     """Time spent on unloading and loading components before it."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class TaskFailed:
-    """A task ended badly. For a batch of texts, `items` may name the ones at fault."""
+    """A task failed."""
 
     worker: str
     task: Task
     kind: FailureKind
     message: str = ""
     items: tuple[int, ...] = ()
-    """The items at fault; empty for all of the task's."""
+    """The items of a batch that are at fault; empty when that is not known, or when all are."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class DataLost:
-    """Something in the object store is gone: whatever still needs it makes it again."""
+    """A datum disappeared from the object store. It is produced again if it is still needed."""
 
     key: DataKey
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Tick:
-    """Time has passed; the answer to WakeAt."""
+    """Time has passed: the answer to WakeAt."""
 
 
 Event = WorkerJoined | WorkerLost | TaskDone | TaskFailed | DataLost | Tick

@@ -1,20 +1,28 @@
-"""The idle workers, in groups that are asked about once. Pure."""
+"""The idle workers in service, in groups of interchangeable ones, so that a decision looks at each group once."""
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from ovi.config import Component
-from ovi_ray.scheduling.worker_pool import Fleet, WorkerState
-
-GroupKey = tuple[int, frozenset[Component], str, int]
-"""Class, what is resident, the transformer's model, and the policy's own number."""
+from ovi_ray.scheduling.worker_pool import WorkerPool, WorkerState
 
 
-class IdleGroups:
-    """Idle workers that are alike stand together, in the order in which they became idle."""
+class GroupKey(NamedTuple):
+    """What interchangeable workers have in common."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._workers = fleet.workers
+    device_class: int
+    resident: frozenset[Component]
+    model_name: str
+    """Model whose transformer is resident; empty when none is."""
+    policy_group: int
+
+
+class IdleWorkers:
+    """Groups of idle workers, each in the order in which its workers became idle; true when there are any."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._workers = pool.workers
         self._groups: dict[GroupKey, dict[int, None]] = {}
         self._key_of: dict[int, GroupKey] = {}
 
@@ -22,13 +30,13 @@ class IdleGroups:
         return bool(self._groups)
 
     def add(self, worker: WorkerState, policy_group: int) -> None:
-        """The worker is idle."""
-        key = (worker.device, worker.resident, worker.model_name, policy_group)
+        """The worker became idle."""
+        key = GroupKey(worker.device_class, worker.resident, worker.model_name, policy_group)
         self._key_of[worker.number] = key
         self._groups.setdefault(key, {})[worker.number] = None
 
     def remove(self, number: int) -> None:
-        """The worker is not idle any more; nothing if it was not."""
+        """The worker is not idle any more; no effect if it was not."""
         key = self._key_of.pop(number, None)
         if key is not None:
             group = self._groups[key]
@@ -50,9 +58,9 @@ class IdleGroups:
         return self._key_of[number]
 
     def some(self, key: GroupKey, most: int) -> list[WorkerState]:
-        """The first workers of a group."""
+        """The first workers of a group, at most `most`."""
         return [self._workers[number] for number in islice(self._groups[key], most)]
 
     def with_model(self, model_name: str) -> int:
-        """Idle workers that hold a model's transformer."""
-        return sum(len(group) for (_, _, model, _), group in self._groups.items() if model == model_name)
+        """Number of idle workers on which a model's transformer is resident."""
+        return sum(len(group) for key, group in self._groups.items() if key.model_name == model_name)

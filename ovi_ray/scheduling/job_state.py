@@ -1,331 +1,274 @@
-"""Where every clip, text and first frame of a job stands. Pure: arrays of states, queues of numbers.
+"""The state of every clip, text and first frame of a job: arrays of states and queues of numbers.
 
-A clip is *admitted* a little before it can be denoised: its texts and its first frame are then queued for encoding,
-so embeddings wait in bounded numbers. Every operation costs the same whether a job has ten clips or a million.
+A clip is *admitted* a little before it can be denoised: its inputs are then queued for encoding, so that the embeddings in the
+object store stay bounded. Every operation costs the same whether a job has ten clips or a million. Methods that change the
+state return the Drop and Finish actions that this causes.
 """
 
 from collections import deque
-from enum import IntEnum
+from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
+from ovi.stages import STAGES, DataKind, Stage
 from ovi_ray.scheduling.actions import Action, Drop, Finish
-from ovi_ray.scheduling.task import ClipStatus, DataKey, DataKind
-from ovi_ray.scheduling.workload import NO_FRAME, Workload
+from ovi_ray.scheduling.input_table import InputTable
+from ovi_ray.scheduling.states import CLIP_STAGE_STATES, CLIP_TRANSITIONS, ClipState, InputState, check_transition
+from ovi_ray.scheduling.task import ClipStatus, DataKey
+from ovi_ray.scheduling.workload import Workload
+
+_TRANSITIONS = tuple(CLIP_TRANSITIONS[state] for state in ClipState)
+_HAS_LATENTS = (ClipState.DENOISED, ClipState.DECODING)
 
 
-class ClipState(IntEnum):
-    """Where a clip stands."""
-
-    UNSEEN = 0
-    """Not admitted yet."""
-    WAITING = 1
-    """Admitted; a text or the first frame is not encoded yet."""
-    READY = 2
-    DENOISING = 3
-    LATENTS = 4
-    """Denoised, waits for decode."""
-    DECODING = 5
-    DONE = 6
-    FAILED = 7
-
-
-class DataState(IntEnum):
-    """Where a text or a first frame stands."""
-
-    ABSENT = 0
-    QUEUED = 1
-    RUNNING = 2
-    HELD = 3
-    """In the object store."""
-    BAD = 4
-
-
-class Inputs:
-    """The texts, or the first frames, of a job: encoded once each, dropped when no clip needs them any more."""
-
-    def __init__(self, kind: DataKind, uses: np.ndarray) -> None:
-        self.kind = kind
-        self.state = bytearray(len(uses))
-        self.uses: list[int] = uses.tolist()
-        """Clips (times their uses) that still need each."""
-        self.waiters: dict[int, list[int]] = {}
-        """Admitted clips that wait for each."""
-        self.errors: dict[int, str] = {}
-        self.encoded = 0
-        """How many were encoded so far, those dropped since included."""
-        self.running = 0
-
-    def release(self, number: int, uses: int = 1) -> Drop | None:
-        """One clip less needs it; the Drop when it was the last and the datum is held."""
-        self.uses[number] -= uses
-        if self.uses[number] > 0 or self.state[number] != DataState.HELD:
-            return None
-        return self.forget(number)
-
-    def forget(self, number: int) -> Drop:
-        """It leaves the object store."""
-        self.state[number] = DataState.ABSENT
-        return Drop(key=DataKey(kind=self.kind, number=number))
-
-
-class Board:
-    """The state of a job's data. `out` collects the Finish and Drop actions that its methods cause."""
+class JobState:
+    """Clips by state and by kind, the tables of their inputs, and the queues of what is ready."""
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
         kinds = len(workload.kinds)
-        self.out: list[Action] = []
         self.state = bytearray(workload.clips)
-        self._missing = bytearray(workload.clips)
-        self._uncounted: set[int] = set()  # clips whose latents an earlier run made
-        self._losses = False
-        self.texts = Inputs(DataKind.TEXT, np.bincount(workload.clip_texts.ravel(), minlength=workload.texts))
-        frames = workload.frames_of_clips
-        self._has_frames = bool((frames != NO_FRAME).any())
-        self.frames = Inputs(
-            DataKind.FIRST_FRAME, np.bincount(frames[frames != NO_FRAME], minlength=workload.first_frames)
-        )
-        self.text_queue: deque[int] = deque()
-        self.frame_queue: list[deque[int]] = [deque() for _ in range(kinds)]
-        self.ready: list[deque[int]] = [deque() for _ in range(kinds)]
-        self.latents: list[deque[int]] = [deque() for _ in range(kinds)]
+        """[clips] ClipState."""
+        self.inputs: Mapping[Stage, InputTable] = {
+            stage: InputTable(stage, inputs, kinds) for stage, inputs in workload.stage_inputs().items()
+        }
+        self._table_of = {table.data_kind: table for table in self.inputs.values()}
+        self._needs = [
+            (self.inputs[stage], inputs.of_clips) for stage, inputs in workload.stage_inputs().items() if inputs.count
+        ]
+        self._missing = bytearray(workload.clips)  # inputs that a WAITING clip waits for
+        self._data_was_lost = False
+        self._from_earlier_run: set[int] = set()
+        self.clip_queues: Mapping[Stage, list[deque[int]]] = {
+            stage: [deque() for _ in range(kinds)] for stage in CLIP_STAGE_STATES
+        }
+        """Stage -> [kinds] clips that are ready for it."""
         self._start_from_latents()
-        self._cursor = [0] * kinds
-        unseen = np.frombuffer(self.state, np.uint8) == ClipState.UNSEEN
-        self._rows = [np.flatnonzero(unseen & (workload.clip_kind == k)).astype(np.int32) for k in range(kinds)]
-        self.counts: list[list[int]] = [[0] * len(ClipState) for _ in range(kinds)]
-        """[kinds][states] clips."""
-        for k in range(kinds):
-            of_kind = np.frombuffer(self.state, np.uint8)[workload.clip_kind == k]
-            self.counts[k] = np.bincount(of_kind, minlength=len(ClipState)).tolist()
-        self.totals = [sum(counts[state] for counts in self.counts) for state in ClipState]
-        """[states] clips."""
+        self._count_states()
         self.ended = 0
+        """Clips done or failed."""
         self.failed = 0
         self.new_latents = 0
         """Latents in the object store that this run made."""
 
     def _start_from_latents(self) -> None:
-        kept = self.workload.clips_with_latents
-        for clip in kept.tolist():
-            if self.state[clip] == ClipState.LATENTS:
-                continue
-            self.state[clip] = ClipState.LATENTS
-            self._uncounted.add(clip)
-            self.latents[self.kind_of(clip)].append(clip)
+        for clip in dict.fromkeys(self.workload.clips_with_latents.tolist()):
+            self.state[clip] = ClipState.DENOISED
+            self._from_earlier_run.add(clip)
+            self.clip_queues[Stage.DECODE][self.kind_of(clip)].append(clip)
             self._release_inputs(clip)
 
-    # --- reading
+    def _count_states(self) -> None:
+        kinds, state = range(len(self.workload.kinds)), np.frombuffer(self.state, np.uint8)
+        of_kind = [self.workload.clip_kind == kind for kind in kinds]
+        self._pending = [np.flatnonzero((state == ClipState.PENDING) & rows).astype(np.int32) for rows in of_kind]
+        self._admitted = [0 for _ in kinds]  # how many of `_pending` were admitted
+        self.counts: list[list[int]] = [np.bincount(state[rows], minlength=len(ClipState)).tolist() for rows in of_kind]
+        """[kinds][states] clips."""
+        self.totals = [sum(counts[state] for counts in self.counts) for state in ClipState]
+        """[states] clips."""
+
+    # --- queries
 
     def kind_of(self, clip: int) -> int:
         """The kind of a clip."""
         return int(self.workload.clip_kind[clip])
 
-    def unseen(self, kind: int) -> int:
+    def pending(self, kind: int) -> int:
         """Clips of a kind that are not admitted yet."""
-        return len(self._rows[kind]) - self._cursor[kind]
+        return len(self._pending[kind]) - self._admitted[kind]
 
-    def _inputs_of(self, clip: int) -> list[tuple[Inputs, int]]:
-        inputs = [(self.texts, text) for text in self.workload.clip_texts[clip].tolist()]
-        if self._has_frames:
-            frame = int(self.workload.frames_of_clips[clip])
-            if frame != NO_FRAME:
-                inputs.append((self.frames, frame))
-        return inputs
+    def queue(self, stage: Stage, kind: int) -> deque[int]:
+        """Items of a kind that are ready for a stage."""
+        table = self.inputs.get(stage)
+        return self.clip_queues[stage][kind] if table is None else table.queue(kind)
 
-    # --- the road of a clip
+    def is_running(self, stage: Stage, item: int) -> bool:
+        """Whether an item is in the middle of a stage."""
+        table = self.inputs.get(stage)
+        if table is None:
+            return self.state[item] == CLIP_STAGE_STATES[stage].running
+        return table.state[item] == InputState.RUNNING
 
-    def admit(self, kind: int) -> None:
-        """Admit the next clip of a kind: queue what it needs that is not there yet."""
-        clip = int(self._rows[kind][self._cursor[kind]])
-        self._cursor[kind] += 1
-        self._enter(clip)
+    @property
+    def undecoded_latents(self) -> int:
+        """Latents made by this run that no worker decodes yet."""
+        return max(0, self.new_latents - self.totals[ClipState.DECODING])
+
+    @property
+    def inputs_running(self) -> int:
+        """Texts and first frames that are being encoded."""
+        return sum(table.running for table in self.inputs.values())
+
+    # --- transitions of any item
+
+    def admit(self, kind: int) -> Sequence[Action]:
+        """Admit the next clip of a kind: queue the inputs it needs that are not encoded yet."""
+        clip = int(self._pending[kind][self._admitted[kind]])
+        self._admitted[kind] += 1
+        return self._await_inputs(clip)
+
+    def start(self, stage: Stage, item: int) -> None:
+        """A worker runs an item that has left its queue."""
+        table = self.inputs.get(stage)
+        if table is None:
+            self._move(item, CLIP_STAGE_STATES[stage].running)
+        else:
+            table.start(item)
+
+    def complete(self, stage: Stage, item: int) -> Sequence[Action]:
+        """A stage of an item succeeded."""
+        table = self.inputs.get(stage)
+        if table is not None:
+            return self._complete_input(table, item)
+        return self._complete_decode(item) if STAGES[stage].output is None else self._complete_denoise(item)
+
+    def requeue(self, stage: Stage, item: int) -> Sequence[Action]:
+        """A worker did not finish an item: it is ready again, ahead of the others. Latents are kept."""
+        table = self.inputs.get(stage)
+        if table is not None:
+            table.requeue(item)
+            return ()
+        if stage is Stage.DENOISE and self._data_was_lost:  # it may have been stopped because an input was lost
+            return self._await_inputs(item)
+        self.clip_queues[stage][self._move(item, CLIP_STAGE_STATES[stage].queued)].appendleft(item)
+        return ()
+
+    def give_up(self, stage: Stage, item: int, message: str) -> Sequence[Action]:
+        """A running item can never be finished: the clips that need it fail, now or when they are admitted."""
+        table = self.inputs.get(stage)
+        if table is None:
+            return self._fail(item, message)
+        waiting = [clip for clip in table.reject(item, message) if self.state[clip] == ClipState.WAITING]
+        return [action for clip in waiting for action in self._fail(clip, message)]
+
+    def lose(self, key: DataKey) -> Sequence[Action]:
+        """A datum disappeared from the object store: whatever still needs it waits until it is produced again."""
+        if key.kind is DataKind.LATENTS:
+            return self._lose_latents(key.number)
+        if not self._table_of[key.kind].lose(key.number):
+            return ()
+        self._data_was_lost = True
+        return self._recheck_ready()
+
+    def fail_kind(self, kind: int, message: str, *, denoised_too: bool) -> Sequence[Action]:
+        """Fail every clip of a kind that is not denoised yet; with `denoised_too` also those that wait for decode."""
+        clips = [*self.clip_queues[Stage.DENOISE][kind], *self._pending[kind][self._admitted[kind] :].tolist()]
+        self.clip_queues[Stage.DENOISE][kind].clear()
+        self._admitted[kind] = len(self._pending[kind])
+        waiters = chain.from_iterable(table.waiters.values() for table in self.inputs.values())
+        clips += [c for c in chain.from_iterable(waiters) if self._is_waiting(c) and self.kind_of(c) == kind]
+        if denoised_too:
+            clips += self.clip_queues[Stage.DECODE][kind]
+            self.clip_queues[Stage.DECODE][kind].clear()
+        return [action for clip in dict.fromkeys(clips) for action in self._fail(clip, message)]
+
+    # --- a clip and its inputs
+
+    def _inputs_of(self, clip: int) -> list[tuple[InputTable, int]]:
+        return [(table, item) for table, of_clips in self._needs for item in of_clips[clip].tolist() if item >= 0]
+
+    def _is_waiting(self, clip: int) -> bool:
+        return self.state[clip] == ClipState.WAITING
 
     def _move(self, clip: int, state: ClipState) -> int:
+        """Change the state of a clip. Returns its kind."""
+        old = self.state[clip]
+        if state not in _TRANSITIONS[old]:
+            check_transition(_TRANSITIONS[old], f"clip {clip}", ClipState(old), state)
         kind = int(self.workload.clip_kind[clip])
         counts = self.counts[kind]
-        counts[self.state[clip]] -= 1
+        counts[old] -= 1
         counts[state] += 1
-        self.totals[self.state[clip]] -= 1
+        self.totals[old] -= 1
         self.totals[state] += 1
         self.state[clip] = state
         return kind
 
-    def _enter(self, clip: int) -> None:
+    def _await_inputs(self, clip: int) -> Sequence[Action]:
+        """Wait for the inputs that are not in the object store; ready at once when there are none, failed if one is bad."""
         missing = 0
-        kind = self._move(clip, ClipState.WAITING)
-        for inputs, number in dict.fromkeys(self._inputs_of(clip)):
-            state = inputs.state[number]
-            if state == DataState.BAD:
-                self.fail(clip, inputs.errors[number])
-                return
-            if state == DataState.HELD:
-                continue
-            missing += 1
-            inputs.waiters.setdefault(number, []).append(clip)
-            if state == DataState.ABSENT:
-                self._queue_input(inputs, number, kind)
+        self._move(clip, ClipState.WAITING)
+        for table, item in dict.fromkeys(self._inputs_of(clip)):
+            if table.state[item] == InputState.BAD:
+                return self._fail(clip, table.errors[item])
+            if table.state[item] != InputState.HELD:
+                missing += 1
+                table.request(item, clip)
         self._missing[clip] = missing
         if not missing:
-            self.ready[self._move(clip, ClipState.READY)].append(clip)
+            self._make_ready(clip)
+        return ()
 
-    def _queue_input(self, inputs: Inputs, number: int, kind: int, *, front: bool = False) -> None:
-        inputs.state[number] = DataState.QUEUED
-        if inputs is self.frames:
-            kind = int(self.workload.first_frame_kind[number])
-        queue = self.text_queue if inputs is self.texts else self.frame_queue[kind]
-        if front:
-            queue.appendleft(number)
-        else:
-            queue.append(number)
+    def _make_ready(self, clip: int) -> None:
+        self.clip_queues[Stage.DENOISE][self._move(clip, ClipState.READY)].append(clip)
 
-    def input_started(self, inputs: Inputs, number: int) -> None:
-        """A worker encodes it; it has left its queue."""
-        inputs.state[number] = DataState.RUNNING
-        inputs.running += 1
-
-    def input_unneeded(self, inputs: Inputs, number: int) -> bool:
-        """Whether no clip needs it any more, although it was queued. It is then forgotten."""
-        if inputs.uses[number] > 0:
-            return False
-        inputs.state[number] = DataState.ABSENT
-        return True
-
-    def input_encoded(self, inputs: Inputs, number: int) -> None:
-        """It is in the object store; clips that waited for it alone become ready."""
-        inputs.state[number] = DataState.HELD
-        inputs.running -= 1
-        inputs.encoded += 1
-        for clip in inputs.waiters.pop(number, ()):
-            if self.state[clip] != ClipState.WAITING:
+    def _complete_input(self, table: InputTable, item: int) -> Sequence[Action]:
+        actions: list[Action] = []
+        for clip in table.finish(item):
+            if not self._is_waiting(clip):
                 continue
             self._missing[clip] -= 1
             if self._missing[clip]:
                 continue
-            if self._losses:  # another of its inputs may have been lost since it was counted
-                self._enter(clip)
+            if self._data_was_lost:  # another of its inputs may have been lost since it was counted
+                actions += self._await_inputs(clip)
             else:
-                self.ready[self._move(clip, ClipState.READY)].append(clip)
-        if inputs.uses[number] <= 0 and inputs.state[number] == DataState.HELD:
-            self.out.append(inputs.forget(number))
+                self._make_ready(clip)
+        actions += table.drop_if_unneeded(item)
+        return actions
 
-    def input_returned(self, inputs: Inputs, number: int) -> None:
-        """A worker did not finish it: it goes first in its queue again, unless no clip needs it any more."""
-        inputs.running -= 1
-        if inputs.uses[number] <= 0:
-            inputs.state[number] = DataState.ABSENT
-            return
-        self._queue_input(inputs, number, 0, front=True)
-
-    def input_bad(self, inputs: Inputs, number: int, message: str) -> None:
-        """It can never be encoded: clips that need it fail, now or when their turn comes."""
-        inputs.running -= 1
-        inputs.state[number] = DataState.BAD
-        inputs.errors[number] = message
-        for clip in inputs.waiters.pop(number, ()):
-            if self.state[clip] == ClipState.WAITING:
-                self.fail(clip, message)
-
-    def denoise_started(self, clip: int) -> None:
-        """A worker denoises it; it has left its queue."""
-        self._move(clip, ClipState.DENOISING)
-
-    def denoise_returned(self, clip: int) -> None:
-        """A worker did not finish it: it is ready again, ahead of the others."""
-        if self._losses:  # perhaps it was stopped because an input was lost
-            self._enter(clip)
-        else:
-            self.ready[self._move(clip, ClipState.READY)].appendleft(clip)
-
-    def denoised(self, clip: int) -> None:
-        """Its latents are in the object store; its inputs are released."""
-        self.latents[self._move(clip, ClipState.LATENTS)].append(clip)
+    def _complete_denoise(self, clip: int) -> Sequence[Action]:
+        self.clip_queues[Stage.DECODE][self._move(clip, ClipState.DENOISED)].append(clip)
         self.new_latents += 1
-        self._release_inputs(clip)
+        return self._release_inputs(clip)
 
-    def decode_started(self, clip: int) -> None:
-        """A worker decodes it; it has left its queue."""
-        self._move(clip, ClipState.DECODING)
-
-    def decode_returned(self, clip: int) -> None:
-        """A worker did not finish it: its latents are kept and it goes first."""
-        self.latents[self._move(clip, ClipState.LATENTS)].appendleft(clip)
-
-    def decoded(self, clip: int) -> None:
-        """Its video is committed."""
-        self._drop_latents(clip)
+    def _complete_decode(self, clip: int) -> Sequence[Action]:
+        drop = self._drop_latents(clip)
         self._move(clip, ClipState.DONE)
         self.ended += 1
-        self.out.append(Finish(clip=clip, status=ClipStatus.DONE))
+        return drop, Finish(clip=clip, status=ClipStatus.DONE)
 
-    def fail(self, clip: int, message: str) -> None:
-        """The clip ends without a video. It must not be in a queue."""
-        if self.state[clip] in (ClipState.LATENTS, ClipState.DECODING):
-            self._drop_latents(clip)
-        else:
-            self._release_inputs(clip)
+    def _fail(self, clip: int, message: str) -> Sequence[Action]:
+        """The clip must not be in a queue."""
+        has_latents = self.state[clip] in _HAS_LATENTS
+        drops: Sequence[Action] = [self._drop_latents(clip)] if has_latents else self._release_inputs(clip)
         self._move(clip, ClipState.FAILED)
         self.ended += 1
         self.failed += 1
-        self.out.append(Finish(clip=clip, status=ClipStatus.FAILED, error=message))
+        return [*drops, Finish(clip=clip, status=ClipStatus.FAILED, error=message)]
 
-    def fail_kind(self, kind: int, message: str, *, latents_too: bool) -> None:
-        """Every clip of a kind that waits for a denoise (and for a decode, if asked) ends without a video."""
-        waiting = list(self.ready[kind])
-        self.ready[kind].clear()
-        for clip in self._rows[kind][self._cursor[kind] :].tolist():
-            waiting.append(clip)
-        self._cursor[kind] = len(self._rows[kind])
-        for waiters in (*self.texts.waiters.values(), *self.frames.waiters.values()):
-            waiting.extend(c for c in waiters if self.state[c] == ClipState.WAITING and self.kind_of(c) == kind)
-        if latents_too:
-            waiting.extend(self.latents[kind])
-            self.latents[kind].clear()
-        for clip in dict.fromkeys(waiting):
-            self.fail(clip, message)
+    def _release_inputs(self, clip: int) -> list[Action]:
+        return [drop for table, item in self._inputs_of(clip) for drop in table.release(item)]
 
-    def lost(self, key: DataKey) -> None:
-        """A datum left the object store without being dropped: make it again if it is needed."""
-        if key.kind is DataKind.LATENTS:
-            self._lose_latents(key.number)
-            return
-        inputs = self.texts if key.kind is DataKind.TEXT else self.frames
-        if inputs.state[key.number] == DataState.HELD:
-            self._losses = True
-            inputs.forget(key.number)
-            inputs.encoded -= 1
-            self._recheck_ready()
+    # --- latents
 
-    def _lose_latents(self, clip: int) -> None:
-        if self.state[clip] != ClipState.LATENTS:
-            return
-        self.latents[self.kind_of(clip)].remove(clip)
+    def _drop_latents(self, clip: int) -> Drop:
         self._forget_latents(clip)
-        for inputs, number in self._inputs_of(clip):
-            inputs.uses[number] += 1
-        self._enter(clip)
+        return Drop(key=DataKey(kind=DataKind.LATENTS, number=clip))
 
-    def _recheck_ready(self) -> None:
+    def _forget_latents(self, clip: int) -> None:
+        if clip in self._from_earlier_run:
+            self._from_earlier_run.discard(clip)
+        else:
+            self.new_latents -= 1
+
+    def _lose_latents(self, clip: int) -> Sequence[Action]:
+        if self.state[clip] != ClipState.DENOISED:
+            return ()
+        self.clip_queues[Stage.DECODE][self.kind_of(clip)].remove(clip)
+        self._forget_latents(clip)
+        for table, item in self._inputs_of(clip):
+            table.reserve(item)
+        return self._await_inputs(clip)
+
+    def _recheck_ready(self) -> Sequence[Action]:
         """Clips whose inputs were lost wait again."""
-        for queue in self.ready:
+        actions: list[Action] = []
+        for queue in self.clip_queues[Stage.DENOISE]:
             clips = list(queue)
             queue.clear()
             for clip in clips:
-                self._enter(clip)
-
-    def _release_inputs(self, clip: int) -> None:
-        for inputs, number in self._inputs_of(clip):
-            drop = inputs.release(number)
-            if drop is not None:
-                self.out.append(drop)
-
-    def _drop_latents(self, clip: int) -> None:
-        self._forget_latents(clip)
-        self.out.append(Drop(key=DataKey(kind=DataKind.LATENTS, number=clip)))
-
-    def _forget_latents(self, clip: int) -> None:
-        if clip in self._uncounted:
-            self._uncounted.discard(clip)
-        else:
-            self.new_latents -= 1
+                actions += self._await_inputs(clip)
+        return actions

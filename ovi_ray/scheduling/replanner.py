@@ -1,45 +1,48 @@
-"""When to plan anew, and what a plan is made from. Pure."""
+"""When a new allocation is made, and the view of the remaining work that it is made from."""
 
 import math
 
 import numpy as np
 
-from ovi.stages import Stage
-from ovi_ray.scheduling.job_state import Board, ClipState
-from ovi_ray.scheduling.policies.base import Cluster, Plan, Policy
-from ovi_ray.scheduling.worker_pool import Fleet
+from ovi.stages import CLIP_STAGES, INPUT_STAGES, STAGES, Stage, stages_of
+from ovi_ray.scheduling.config import SchedulerConfig
+from ovi_ray.scheduling.job_state import JobState
+from ovi_ray.scheduling.policies.base import Allocation, Cluster, Policy
+from ovi_ray.scheduling.states import ClipState
+from ovi_ray.scheduling.worker_pool import WorkerPool
 
-_PLAN_EVERY = 0.02  # of the remaining work
 
+class Replanner:
+    """Keeps the allocation fresh: renewed when workers come or go, after the first measurements, and as work is done."""
 
-class Planner:
-    """Keeps the policy's plan fresh: after joins and losses, after the first measurements, and as work is done."""
-
-    def __init__(self, board: Board, fleet: Fleet, policy: Policy) -> None:
-        self._board = board
-        self._fleet = fleet
+    def __init__(self, job: JobState, pool: WorkerPool, policy: Policy, config: SchedulerConfig) -> None:
+        self._job = job
+        self._pool = pool
         self._policy = policy
-        self.plan = Plan(makespan_s=0.0)
+        self._config = config
+        self.allocation = Allocation(makespan_s=0.0)
         self.planned_at = -math.inf
         self.placeable: list[bool] = []
-        """[kinds] whether every stage of a kind fits on a present worker."""
+        """[kinds] whether each stage of a kind fits on a worker in service."""
         self.denoisers = 0
-        """Workers that can denoise."""
+        """Workers in service that can denoise."""
         self._due = True
-        self._changes = 0
+        self._changes = 0  # tasks started or ended since the last allocation
         self._ends = 0
-        self._next_ends = 1
-        self._kinds = range(len(board.workload.kinds))
-        tokens = board.workload.text_tokens
+        self._replan_at_ends = 1  # doubled each time: early measurements change the most
+        self._kinds = range(len(job.workload.kinds))
+        tokens = job.workload.text_tokens
         self.mean_tokens = max(1.0, float(tokens.mean())) if len(tokens) else 1.0
+
+    # --- notes
 
     def membership_changed(self) -> None:
         """Workers came or went."""
         self._due = True
         self.placeable = []
 
-    def reconsider(self) -> None:
-        """Plan anew at the next occasion."""
+    def request(self) -> None:
+        """Make a new allocation at the next opportunity."""
         self._due = True
 
     def task_started(self) -> None:
@@ -51,68 +54,77 @@ class Planner:
         self._changes += 1
         self._ends += 1
 
+    # --- planning
+
     def refresh_placeable(self) -> None:
-        """See which kinds can be rendered by the workers that are there."""
+        """After a change of membership, find out which kinds the workers in service can render."""
         if self.placeable:
             return
-        self.placeable = [not self._fleet.missing_stages(kind) for kind in self._kinds]
-        able = [device for device in self._fleet.devices() if self._fleet.can_denoise(device)]
-        self.denoisers = int(np.isin(self._fleet.classes(), able).sum())
+        pool = self._pool
+        self.placeable = [not pool.missing_stages(kind) for kind in self._kinds]
+        able = [c for c in pool.present_classes() if pool.capabilities.can_denoise(c)]
+        self.denoisers = int(np.isin(pool.arrays.classes(), able).sum())
 
-    def text_kind(self) -> int:
-        """Texts have no kind; any one that is placeable stands for them."""
-        return next((kind for kind in self._kinds if self.placeable[kind]), 0)
-
-    def plan_if_due(self, now: float) -> bool:
-        """Plan anew when that is worth while. True when there is a new plan."""
-        if self._ends >= self._next_ends:
-            self._next_ends = 2 * self._ends
+    def replan_if_due(self, now: float) -> None:
+        """Make a new allocation when enough has changed."""
+        if self._ends >= self._replan_at_ends:
+            self._replan_at_ends = 2 * self._ends
             self._due = True
-        left = self._board.workload.clips - self._board.ended
-        if not self._due and self._changes <= _PLAN_EVERY * left:
-            return False
-        self.plan = self._policy.plan(self._cluster(now))
-        self.planned_at, self._due, self._changes = now, False, 0
-        return True
+        left = self._job.workload.clips - self._job.ended
+        if self._due or self._changes > self._config.replan_share * left:
+            self.allocation = self._policy.allocate(self._cluster(now))
+            self.planned_at, self._due, self._changes = now, False, 0
+
+    # --- queries
+
+    @property
+    def kind_of_texts(self) -> int:
+        """The kind that stands for texts, which have none: any that is placeable."""
+        return next((kind for kind, placeable in enumerate(self.placeable) if placeable), 0)
 
     def eta(self, now: float) -> float | None:
-        """Seconds until the end as planned; None while there is no plan."""
-        if self.plan.makespan_s <= 0:
+        """Seconds until the end by the allocation; None while there is none."""
+        if self.allocation.makespan_s <= 0:
             return None
-        return max(0.0, self.planned_at + self.plan.makespan_s - now)
+        return max(0.0, self.planned_at + self.allocation.makespan_s - now)
 
     def _cluster(self, now: float) -> Cluster:
-        jobs = self._jobs_left()
-        fleet, costs = self._fleet, self._fleet.costs
-        seconds = np.full((len(costs.profiles), len(jobs)), math.inf)
-        for device in fleet.devices():
-            for j, (stage, kind, _, units) in enumerate(jobs):
-                if fleet.fits(device, stage, kind):
-                    seconds[device, j] = costs.seconds(device, stage, kind) * units
+        work = self._work_left()
+        pool, costs, arrays = self._pool, self._pool.costs, self._pool.arrays
+        seconds = np.full((len(costs.profiles), len(work)), math.inf)
+        for device_class in pool.present_classes():
+            for j, (stage, kind, _, units) in enumerate(work):
+                if pool.capabilities.fits(device_class, stage, kind):
+                    seconds[device_class, j] = costs.seconds(device_class, stage, kind) * units
         return Cluster(
-            jobs=tuple((stage, kind) for stage, kind, _, _ in jobs),
-            amounts=np.array([amount for _, _, amount, _ in jobs], dtype=np.float64),
+            work_types=tuple((stage, kind) for stage, kind, _, _ in work),
+            amounts=np.array([amount for _, _, amount, _ in work], dtype=np.float64),
             seconds=seconds,
-            numbers=fleet.numbers(),
-            classes=fleet.classes(),
-            factors=fleet.factors(),
-            available_s=fleet.available(now),
-            load_s=fleet.transformer_loads(),
-            denoises=sum(worker.denoises for worker in fleet.workers.values()),
+            numbers=arrays.numbers(),
+            classes=arrays.classes(),
+            factors=arrays.factors(),
+            available_s=arrays.available(now),
+            load_s=pool.transformer_loads(),
         )
 
-    def _jobs_left(self) -> list[tuple[Stage, int, int, float]]:
-        """(stage, kind, tasks, units of a task) of what is left to start."""
-        board = self._board
-        texts = len(board.texts.state) - board.texts.encoded - board.texts.running
-        jobs = [(Stage.ENCODE_TEXT, self.text_kind(), max(0, texts), self.mean_tokens)]
-        for kind in self._kinds:
-            if not self.placeable[kind]:
-                continue
-            counts = board.counts[kind]
-            denoise = counts[ClipState.UNSEEN] + counts[ClipState.WAITING] + counts[ClipState.READY]
-            jobs.append((Stage.DENOISE, kind, denoise, 1.0))
-            jobs.append((Stage.DECODE, kind, denoise + counts[ClipState.DENOISING] + counts[ClipState.LATENTS], 1.0))
-            if board.workload.kinds[kind].has_image:
-                jobs.append((Stage.ENCODE_FIRST_FRAME, kind, len(board.frame_queue[kind]), 1.0))
-        return jobs
+    def _work_left(self) -> list[tuple[Stage, int, int, float]]:
+        """(stage, kind, tasks, units per task) left to start. An item of a batched stage counts as a task here."""
+        batched = [stage for stage in INPUT_STAGES if STAGES[stage].batched]
+        work = [(stage, self.kind_of_texts, self._unencoded(stage), self.mean_tokens) for stage in batched]
+        for kind in (kind for kind in self._kinds if self.placeable[kind]):
+            work += [(stage, kind, self._clips_before(stage, kind), 1.0) for stage in CLIP_STAGES]
+            for stage in stages_of(has_image=self._job.workload.kinds[kind].has_image):
+                if stage in INPUT_STAGES and stage not in batched:
+                    work.append((stage, kind, len(self._job.queue(stage, kind)), 1.0))
+        return work
+
+    def _unencoded(self, stage: Stage) -> int:
+        table = self._job.inputs[stage]
+        return max(0, len(table) - table.encoded - table.running)
+
+    def _clips_before(self, stage: Stage, kind: int) -> int:
+        counts = self._job.counts[kind]
+        clips = counts[ClipState.PENDING] + counts[ClipState.WAITING] + counts[ClipState.READY]
+        if stage is Stage.DECODE:
+            clips += counts[ClipState.DENOISING] + counts[ClipState.DENOISED]
+        return clips

@@ -1,82 +1,103 @@
-"""Copies of denoises that are late, for the end of a job: the first result wins. Pure."""
+"""Speculative execution of straggler tasks: at the end of a job, an idle worker runs a copy of a denoise that is late.
+
+The first result is used, and the other worker is told to stop.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from ovi.stages import Stage
-from ovi_ray.scheduling.actions import Action, Cancel, RunTask, WakeAt
-from ovi_ray.scheduling.job_state import Board, ClipState
+from ovi_ray.scheduling.actions import Cancel, WakeAt
+from ovi_ray.scheduling.config import SpeculationConfig
+from ovi_ray.scheduling.job_state import JobState
+from ovi_ray.scheduling.retry_tracker import Item
+from ovi_ray.scheduling.states import ClipState
 from ovi_ray.scheduling.task import Reason
-from ovi_ray.scheduling.worker_pool import Fleet, WorkerState
-
-_COPY_MARGIN = 1.5  # a copy is made of what would take so many times longer than the copy,
-_COPY_WHEN_LATE = 0.25  # or is late by this share of its expected time
-
-Item = tuple[Stage, int]
+from ovi_ray.scheduling.worker_pool import WorkerPool, WorkerState
 
 
-class Stragglers:
-    """Which denoises run twice, and which should."""
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Speculation:
+    """The next copy to start, if any, and when to look again at tasks that are not late yet."""
 
-    def __init__(self, board: Board, fleet: Fleet, out: list[Action]) -> None:
-        self._board = board
-        self._fleet = fleet
-        self._out = out
-        self._copies: dict[Item, list[int]] = {}
-        """Items that were copied -> workers that still run them."""
+    copy_on: WorkerState | None = None
+    """An idle worker that would overtake `original`."""
+    original: WorkerState | None = None
+    wakes: tuple[WakeAt, ...] = ()
 
-    def ended(self, worker: WorkerState) -> None:
-        """The worker is about to be free."""
-        run = worker.running
-        if run is None or not self._copies or not run.task.items:
-            return
-        runners = self._copies.get((run.task.stage, run.task.items[0]), [])
-        if worker.number in runners:
-            runners.remove(worker.number)
-            if not runners:
-                del self._copies[run.task.stage, run.task.items[0]]
 
-    def still_running(self, stage: Stage, item: int) -> bool:
-        """Whether another worker still runs the item."""
-        return (stage, item) in self._copies
+class SpeculativeExecution:
+    """Which tasks run twice, and which should."""
 
-    def cancel(self, stage: Stage, item: int, reason: Reason) -> None:
-        """Stop what still runs of an item that is done."""
-        for number in self._copies.pop((stage, item), ()):
-            running = self._fleet.workers[number].running
-            if running is not None:
-                self._out.append(Cancel(worker=running.worker, task=running.task, reason=reason))
+    def __init__(self, job: JobState, pool: WorkerPool, config: SpeculationConfig) -> None:
+        self._job = job
+        self._pool = pool
+        self._config = config
+        self._runners: dict[Item, list[int]] = {}
+        """Item that was copied -> workers that still run it."""
 
-    def next_copy(self, now: float) -> tuple[WorkerState, RunTask] | None:
-        """An idle worker and the running task that it should copy; else None, and a WakeAt for when to look again."""
-        totals = self._board.totals
-        if totals[ClipState.UNSEEN] or totals[ClipState.WAITING] or totals[ClipState.READY]:
-            return None
-        running = [worker for worker in self._fleet.workers.values() if self._may_be_copied(worker)]
+    # --- queries
+
+    def runs_elsewhere(self, stage: Stage, item: int) -> bool:
+        """Whether another worker still runs a copy of an item, after the caller's has ended."""
+        return (stage, item) in self._runners
+
+    def propose(self, now: float) -> Speculation:
+        """Look for a worker that would overtake the task that should end last, then the one before it, and so on."""
+        totals, wakes = self._job.totals, list[WakeAt]()
+        if (
+            not self._config.enabled
+            or totals[ClipState.PENDING]
+            or totals[ClipState.WAITING]
+            or totals[ClipState.READY]
+        ):
+            return Speculation()
+        running = [worker for worker in self._pool.workers.values() if self._is_original(worker)]
         for slow in sorted(running, key=lambda worker: (-worker.expected_end_s, worker.number)):
-            chosen = self._who_overtakes(slow, now)
-            if chosen is not None and slow.running is not None:
-                task = slow.running.task
-                self._copies[task.stage, task.items[0]] = [slow.number, chosen.number]
-                return chosen, slow.running
-        return None
+            fastest, seconds = self._fastest_other(slow, now)
+            if fastest is None:
+                continue
+            late_at = slow.expected_end_s + self._config.late_share * slow.work_s
+            if now >= late_at or slow.expected_end_s - now >= self._config.speedup * seconds:
+                return Speculation(copy_on=fastest, original=slow, wakes=tuple(wakes))
+            wakes.append(WakeAt(time=late_at))
+        return Speculation(wakes=tuple(wakes))
 
-    def _may_be_copied(self, worker: WorkerState) -> bool:
+    def _is_original(self, worker: WorkerState) -> bool:
+        """Whether the worker runs a denoise that has no copy and whose result is still awaited."""
         task = worker.running.task if worker.running else None
         if task is None or task.stage is not Stage.DENOISE or not task.items:
             return False
-        running = self._board.state[task.items[0]] == ClipState.DENOISING
-        return running and not self.still_running(task.stage, task.items[0])
+        return self._job.is_running(task.stage, task.items[0]) and not self.runs_elsewhere(task.stage, task.items[0])
 
-    def _who_overtakes(self, slow: WorkerState, now: float) -> WorkerState | None:
-        fleet = self._fleet
-        numbers = fleet.numbers()
-        ends = np.where(numbers == slow.number, np.inf, fleet.ends(Stage.DENOISE, slow.kind, now))
+    def _fastest_other(self, slow: WorkerState, now: float) -> tuple[WorkerState | None, float]:
+        """The worker that would end a copy first, if it is idle, and the seconds it would take."""
+        numbers = self._pool.arrays.numbers()
+        ends = np.where(numbers == slow.number, np.inf, self._pool.end_times(Stage.DENOISE, slow.kind, now))
         seconds = float(ends.min())
-        best = fleet.workers[int(numbers[int(ends.argmin())])]
-        if not np.isfinite(seconds) or best.running is not None or best.rest_until_s > now:
-            return None
-        late_s = slow.expected_end_s + _COPY_WHEN_LATE * slow.work_s
-        if now < late_s and slow.expected_end_s - now < _COPY_MARGIN * seconds:
-            self._out.append(WakeAt(time=late_s))
-            return None
-        return best
+        best = self._pool.workers[int(numbers[int(ends.argmin())])]
+        return (best if np.isfinite(seconds) and best.running is None else None), seconds
+
+    # --- changes
+
+    def started(self, item: Item, original: WorkerState, copy: WorkerState) -> None:
+        """A copy of an item has started."""
+        self._runners[item] = [original.number, copy.number]
+
+    def ended(self, worker: WorkerState) -> None:
+        """A worker's task has ended in any way; called while `running` still says which."""
+        run = worker.running
+        if run is None or not self._runners or not run.task.items:
+            return
+        item = (run.task.stage, run.task.items[0])
+        runners = self._runners.get(item, [])
+        if worker.number in runners:
+            runners.remove(worker.number)
+            if not runners:
+                del self._runners[item]
+
+    def cancel(self, stage: Stage, item: int, reason: Reason) -> list[Cancel]:
+        """Stop the other worker that runs an item whose result is not needed any more."""
+        running = [self._pool.workers[number].running for number in self._runners.pop((stage, item), ())]
+        return [Cancel(worker=run.worker, task=run.task, reason=reason) for run in running if run is not None]

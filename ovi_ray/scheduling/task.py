@@ -1,4 +1,4 @@
-"""Values shared by the scheduler's events and actions: tasks, data keys, reasons, failure kinds, health changes."""
+"""Values shared by events and actions: tasks, data keys, reasons, kinds of failure, changes of a circuit breaker."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,62 +8,61 @@ from ovi.stages import Stage
 
 
 class Reason(StrEnum):
-    """Why the scheduler did what it did; printed by `--explain`."""
+    """Why the scheduler took an action, or why a worker is idle. Shown by `--explain`."""
 
-    BEST_USE = "best use of the device by the plan"
-    FEEDS_DENOISE = "denoise is about to run out of encoded texts"
-    DRAINS_LATENTS = "latents wait for decode near their bound"
+    BEST_USE = "best use of the device in the current allocation"
+    FEEDS_DENOISE = "denoise is about to run out of encoded inputs"
+    DRAINS_LATENTS = "the latents waiting for decode are near their limit"
     ONLY_WORK = "the only work that the device can do now"
-    LAST_RESORT = "nothing better is coming"
-    PRELOAD = "its weights come in while the first texts are encoded"
-    STRAGGLER_COPY = "a faster device may overtake a slow one; the first result wins"
+    LAST_RESORT = "no better device is expected"
+    PRELOAD = "its weights are loaded while the first texts are encoded"
+    SPECULATIVE_COPY = "speculative copy of a late task; the first result is used"
     SUPERSEDED = "another worker finished it first"
     CLIP_ENDED = "its clip has ended"
-    # why an idle worker waits
-    NOTHING_READY = "nothing that it can run is ready"
-    FASTER_DEVICE_SOON = "a faster device, free soon, ends it earlier"
-    NOT_WORTH_A_SWAP = "too little work to swap components for"
-    ENOUGH_AHEAD = "enough is encoded ahead"
-    LATENTS_FULL = "the latents that wait for decode are at their bound"
-    FAILED_HERE_BEFORE = "what is ready failed here before"
-    OWN_SHARE_DONE = "its share is done"
-    RESTING = "it failed tasks in a row and rests"
+    # reasons to be idle
+    NOTHING_READY = "no task that it can run is ready"
+    FASTER_DEVICE_SOON = "a faster device will be free soon and finish earlier"
+    NOT_WORTH_A_SWAP = "too little work to justify swapping components"
+    ENOUGH_AHEAD = "enough texts are encoded ahead"
+    LATENTS_FULL = "the latents waiting for decode have reached their limit"
+    FAILED_HERE_BEFORE = "the ready tasks failed on this device before"
+    QUARANTINED = "its device failed repeatedly and is in cooldown"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Task:
     """A unit of work for one worker. Equal values are the same attempt at the same work.
 
-    A DENOISE task without items renders nothing: it only makes its components resident.
+    A DENOISE task without items is a preload: it only makes its components resident.
     """
 
     stage: Stage
     items: tuple[int, ...]
     """Text numbers (a batch), one first-frame number, or one clip."""
     attempt: int = 1
-    """1 for the first try."""
+    """1 for the first attempt."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class DataKey:
-    """One text's embedding, one first frame's latent, or one clip's latents."""
+    """Identifies one datum in the object store."""
 
     kind: DataKind
     number: int
-    """Of the text, the first frame or the clip."""
+    """Number of the text, first frame or clip."""
 
 
 class FailureKind(StrEnum):
-    """Whose fault a failure is."""
+    """What a failure is attributed to, which decides whether and where the task is retried."""
 
     BAD_INPUT = "bad_input"
-    """The text, image or parameters can never work: what needs them fails at once."""
+    """The text, image or parameters can never work: clips that need them fail without a retry."""
     ERROR = "error"
-    """Unexpected: tried again, elsewhere if possible."""
+    """Unexpected: retried, on another device if possible."""
     OUT_OF_MEMORY = "out_of_memory"
-    """Tried again with fewer components, then on a larger device."""
+    """Retried with only the needed components resident, then on a device with more memory."""
     CANCELLED = "cancelled"
-    """The worker stopped it as asked, or gave it back: nobody's fault."""
+    """Stopped on request or returned by the worker: retried without being counted."""
 
 
 class ClipStatus(StrEnum):
@@ -74,35 +73,39 @@ class ClipStatus(StrEnum):
 
 
 class BreakerState(StrEnum):
-    """What becomes of a worker."""
+    """State of a device's circuit breaker; the value completes the sentence "worker w1 ..."."""
 
-    OPEN = "is taken out"
+    CLOSED = "is back in service"
+    """Normal operation."""
+    OPEN = "is taken out of service"
+    """In cooldown: the device gets no tasks."""
     HALF_OPEN = "is tried again"
-    CLOSED = "is back in full"
+    """Cooldown over: the device gets tasks, and one more failure opens the breaker again."""
 
 
 class BreakerReason(StrEnum):
-    """Why."""
+    """Why a circuit breaker changed its state; the value completes the sentence "... because"."""
 
-    IN_A_ROW = "it failed three tasks in a row while others can go on"
-    REFUTED = "it failed tasks that others finished"
-    PROBE_FAILED = "it failed again after its rest"
-    RESTED = "its rest is over; one more failure and it rests longer"
-    PROBE_DONE = "it finished a task of the kind that it had failed"
+    CONSECUTIVE_FAILURES = "it failed several tasks in a row while other devices can run them"
+    REFUTED = "it failed tasks that other devices finished"
+    PROBE_FAILED = "it failed again after its cooldown"
+    COOLDOWN_OVER = "its cooldown is over; one more failure starts a longer one"
+    PROBE_DONE = "it finished a task of the stage that it had failed"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class BreakerChange:
-    """A worker is taken out, tried again, or trusted again: for the user to know; nothing is to be done about it."""
+    """The circuit breaker of a worker's device changed its state. Informs the user; no reaction is needed."""
 
     worker: str
     state: BreakerState
     reason: BreakerReason
-    rest_s: float = 0.0
-    """Seconds without tasks, if it is taken out."""
+    cooldown_s: float = 0.0
+    """Seconds without tasks; 0 unless `state` is OPEN."""
     last_failure: str = ""
+    """Message of the device's last failure; empty unless `state` is OPEN."""
 
     def __str__(self) -> str:
-        seconds = f" for {self.rest_s:.0f} s" if self.rest_s else ""
-        last = f"; the last failure: {self.last_failure}" if self.last_failure else ""
+        seconds = f" for {self.cooldown_s:.0f} s" if self.cooldown_s else ""
+        last = f"; last failure: {self.last_failure}" if self.last_failure else ""
         return f"{self.worker} {self.state}{seconds}, because {self.reason}{last}"

@@ -1,4 +1,4 @@
-"""What a job has to render, as arrays: a clip is a row number, never an object. Pure.
+"""What a job has to render, as arrays: a clip is a row number, never an object, so that a million clips fit in memory.
 
 workload = Workload(
     kinds=(ClipKind(model_name="720x720_5s", height=704, width=704, video_latent_length=31, sample_steps=50),),
@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ovi.stages import Stage
+
 IntArray = npt.NDArray[np.integer[Any]]
 
 NO_FRAME = -1
 TEXTS_PER_CLIP = 3  # prompt, video negative, audio negative
-_TOKEN_PIXELS = 32  # a side of a video token: 16 of the VAE times 2 of the patch
+_TOKEN_PIXELS = 32  # side of a video token: 16 pixels per latent of the VAE, 2 latents per patch
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ClipKind:
-    """Clips that cost the same everywhere: one model, size, length and number of steps."""
+    """Clips with the same cost on every device: one model, size, length and number of steps."""
 
     model_name: str
     height: int
@@ -31,7 +33,7 @@ class ClipKind:
     width: int
     """Pixels, a multiple of 32."""
     video_latent_length: int
-    """Latent frames F."""
+    """Latent frames, F."""
     sample_steps: int
     has_image: bool = False
     """A first-frame image conditions the clip."""
@@ -57,25 +59,37 @@ def _no_ints() -> IntArray:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class StageInputs:
+    """The distinct items of one input stage, and the clips that need them."""
+
+    count: int
+    """Distinct items."""
+    of_clips: IntArray
+    """[clips, n] items that each clip needs, NO_FRAME where it needs fewer."""
+    kinds: IntArray | None
+    """[count] the kind of clip whose cost each item has; None where the kind does not matter."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Workload:
     """The clips of a job that are still to be rendered. Clips, texts, first frames and kinds are numbered from 0.
 
-    Raises ValueError, naming the array and the row, when a number points nowhere or lengths disagree.
+    Raises ValueError, naming the array and the row, when a number is out of range or lengths disagree.
     """
 
     kinds: tuple[ClipKind, ...]
     clip_kind: IntArray
     """[clips] the kind of each clip."""
     clip_texts: IntArray
-    """[clips, 3] prompt, video negative, audio negative; equal texts share a number over the whole job."""
+    """[clips, 3] prompt, video negative, audio negative; equal texts share a number throughout the job."""
     text_tokens: IntArray
     """[texts] tokens of each distinct text."""
     clip_first_frame: IntArray | None = None
-    """[clips] the first frame of each clip, -1 for none; None when no clip has one."""
+    """[clips] the first frame of each clip, NO_FRAME for none; None when no clip has one."""
     first_frame_kind: IntArray = field(default_factory=_no_ints)
-    """[frames] a kind whose size the distinct frame has."""
+    """[frames] a kind of clip with the size of each distinct frame."""
     clips_with_latents: IntArray = field(default_factory=_no_ints)
-    """Clips whose latents an earlier run kept: they begin at decode."""
+    """Clips whose latents an earlier run kept: they start at decode."""
 
     def __post_init__(self) -> None:
         for name in ("clip_kind", "clip_texts", "text_tokens", "first_frame_kind", "clips_with_latents"):
@@ -103,9 +117,18 @@ class Workload:
 
     @property
     def frames_of_clips(self) -> IntArray:
-        """[clips] the first frame of each clip, -1 for none."""
+        """[clips] the first frame of each clip, NO_FRAME for none."""
         assert self.clip_first_frame is not None
         return self.clip_first_frame
+
+    def stage_inputs(self) -> dict[Stage, StageInputs]:
+        """The items of each input stage."""
+        return {
+            Stage.ENCODE_TEXT: StageInputs(count=self.texts, of_clips=self.clip_texts, kinds=None),
+            Stage.ENCODE_FIRST_FRAME: StageInputs(
+                count=self.first_frames, of_clips=self.frames_of_clips[:, None], kinds=self.first_frame_kind
+            ),
+        }
 
     def _problems(self) -> list[str]:
         if self.clip_texts.shape != (self.clips, TEXTS_PER_CLIP):

@@ -1,9 +1,9 @@
-"""A virtual clock and a virtual cluster that run the production scheduler. Pure.
+"""A virtual clock and a virtual cluster that run the production scheduler.
 
     outcome = simulate(workload, [VirtualDevice(name="w0", profile=profile)])
     outcome.makespan_s, outcome.busy_s["h100-80gb"][Stage.DENOISE]
 
-The cluster checks what the scheduler asks of it: one task at a time on a device, and never more memory than there is.
+The cluster checks the scheduler's actions: one task at a time per device, within its stages and its memory.
 """
 
 import heapq
@@ -12,42 +12,39 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ovi.config import Component
-from ovi.stages import STAGES, TEXT_TFLOP_PER_TOKEN, Stage
+from ovi.stages import CLIP_STAGES, STAGES, TEXT_TFLOP_PER_TOKEN, Stage
 from ovi_ray.inputs.cluster_profile import ClusterProfile
 from ovi_ray.scheduling.actions import Action, Cancel, Finish, RunTask, WakeAt
-from ovi_ray.scheduling.config import SchedulerConfig
-from ovi_ray.scheduling.cost_model import CostModel
 from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile
 from ovi_ray.scheduling.events import Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
-from ovi_ray.scheduling.policies.base import Policy
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
 from ovi_ray.scheduling.workload import Workload
 
-_FAILS_AFTER_S = 1.0
+_FAULTY_TASK_S = 1.0  # after which a task on a faulty device fails
 
 
 class SimulationError(Exception):
-    """The scheduler asked for what no cluster can do, or stopped before the job's end."""
+    """The scheduler broke a rule of the cluster, or the cluster cannot finish the job."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class VirtualDevice:
-    """A device of the virtual cluster. Raises ValueError for times or factors that are not positive."""
+    """A device of the virtual cluster. Raises ValueError for a factor or a jitter that is out of range."""
 
     name: str
     profile: DeviceProfile
-    """What the scheduler is told."""
-    truth: DeviceProfile | None = None
-    """What is so; None for the same."""
+    """Profile that the scheduler is given."""
+    actual: DeviceProfile | None = None
+    """Profile that determines the times; defaults to the declared one."""
     joins_at_s: float = 0.0
     leaves_at_s: float = float("inf")
-    sick: tuple[tuple[float, float], ...] = ()
-    """(from, to) between which every task that begins fails after a second."""
+    faulty: tuple[tuple[float, float], ...] = ()
+    """(from, to) intervals in seconds: a task that starts inside one fails after a second."""
     slowdowns: tuple[tuple[float, float], ...] = ()
-    """(from this time on, times slower than at first), ascending."""
+    """(from this second on, how many times slower than at first), ascending."""
     jitter: float = 0.0
-    """Tasks take up to this share more or less, evenly; the same task on the same device always alike."""
+    """Times vary uniformly by up to this share; the same task on the same device always takes the same time."""
 
     def __post_init__(self) -> None:
         if any(factor <= 0 for _, factor in self.slowdowns):
@@ -55,19 +52,24 @@ class VirtualDevice:
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter of {self.name} is {self.jitter!r}; expected 0 to less than 1")
 
-    def is_sick(self, time: float) -> bool:
-        """Whether a task that begins now fails."""
-        return any(begins <= time < ends for begins, ends in self.sick)
+    @property
+    def actual_profile(self) -> DeviceProfile:
+        """Profile that determines the times."""
+        return self.actual or self.profile
+
+    def is_faulty(self, time: float) -> bool:
+        """Whether a task that starts at `time` fails."""
+        return any(begins <= time < ends for begins, ends in self.faulty)
 
     def varied(self, seconds: float, task: Task) -> float:
-        """What a task that takes `seconds` on average takes here."""
+        """Seconds of a task that takes `seconds` on average, with jitter."""
         if not self.jitter:
             return seconds
         dice = zlib.crc32(f"{self.name} {task.stage} {task.items[:1]} {task.attempt}".encode()) / 2**32
         return seconds * (1 + self.jitter * (2 * dice - 1))
 
     def work_ends(self, start: float, seconds: float) -> float:
-        """When work that takes `seconds` at first speed ends, begun at `start`."""
+        """When work of `seconds` at first speed ends if it starts at `start`."""
         time, factor = start, 1.0
         for begins, next_factor in self.slowdowns:
             if begins > time:
@@ -93,20 +95,20 @@ class Span:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Outcome:
-    """What came of a simulated job."""
+    """Result of a simulated job."""
 
     makespan_s: float
-    """When the last clip ended."""
+    """Seconds from the start to the end of the last clip."""
     done: int
     failed: int
     decisions: int
-    """Tasks that were given to workers."""
+    """RunTask actions."""
     busy_s: dict[str, dict[Stage, float]]
-    """Class -> stage -> device-seconds of work, what failed included."""
+    """Device class -> stage -> device-seconds of work, failed tasks included."""
     load_s: dict[str, float]
-    """Class -> device-seconds of unloading and loading."""
+    """Device class -> device-seconds of unloading and loading."""
     spans: tuple[Span, ...] = ()
-    """Every task, if asked for."""
+    """Every task; empty unless `keep_spans` was set."""
 
 
 @dataclass(slots=True)
@@ -116,7 +118,7 @@ class _Device:
     model_name: str = ""
     running: RunTask | None = None
     token: int = 0
-    """Number of the running task, so that the end of a cancelled one is ignored."""
+    """Number of the running task: the scheduled end of a cancelled one has an older number and is ignored."""
 
 
 @dataclass(slots=True)
@@ -128,7 +130,7 @@ class _Tally:
 
 
 class VirtualCluster:
-    """Devices that answer the scheduler's actions with events at later times."""
+    """Answers the scheduler's actions with events at later times."""
 
     def __init__(self, workload: Workload, devices: Sequence[VirtualDevice], *, keep_spans: bool = False) -> None:
         self.workload = workload
@@ -137,6 +139,10 @@ class VirtualCluster:
         self._heap: list[tuple[float, int, str, int, Event]] = []
         self._sequence = 0
         self._devices: dict[str, _Device] = {}
+        self._kinds = dict.fromkeys(CLIP_STAGES, workload.clip_kind)  # stage -> [items] kind
+        for stage, inputs in workload.stage_inputs().items():
+            if inputs.kinds is not None:
+                self._kinds[stage] = inputs.kinds
         self._seconds: dict[tuple[int, Stage, int], float] = {}  # by the identity of a profile, which the devices keep
         self._allowed: set[tuple[int, Stage, int | None, frozenset[Component]]] = set()
         for spec in devices:
@@ -150,7 +156,7 @@ class VirtualCluster:
         heapq.heappush(self._heap, (time, self._sequence, name, token, event))
 
     def next_events(self) -> tuple[float, list[Event]]:
-        """The next time at which something happens, and all that happens then. Raises SimulationError at the end."""
+        """The next time with events, and all of its events. Raises SimulationError when there are none left."""
         while self._heap:
             time = self._heap[0][0]
             events = []
@@ -160,7 +166,7 @@ class VirtualCluster:
                     events.append(event)
             if events:
                 return time, events
-        raise SimulationError("nothing is left to happen, and the job is not done")
+        raise SimulationError("no events are left, and the job is not done")
 
     def _happens(self, name: str, token: int, event: Event) -> bool:
         if isinstance(event, WorkerLost):
@@ -174,7 +180,7 @@ class VirtualCluster:
         return True
 
     def apply(self, actions: Iterable[Action], now: float) -> None:
-        """Do what the scheduler says."""
+        """Carry out the scheduler's actions at time `now`."""
         for action in actions:
             if isinstance(action, RunTask):
                 self._run(action, now)
@@ -193,18 +199,17 @@ class VirtualCluster:
     def _run(self, action: RunTask, now: float) -> None:
         device = self._devices[action.worker]
         if device.running is not None:
-            raise SimulationError(f"{action.worker} was given {action.task} while it ran {device.running.task}")
-        truth = device.spec.truth or device.spec.profile
+            raise SimulationError(f"{action.worker} was given {action.task} while it was running {device.running.task}")
         kind = self._kind(action.task)
-        seconds = device.spec.varied(self._work(truth, action.task, kind), action.task)
+        seconds = device.spec.varied(self._work(device.spec.actual_profile, action.task, kind), action.task)
         self._check_memory(device.spec.profile, action, kind)
-        load = self._load(device, truth, action)
+        load = self._load(device, action)
         end = device.spec.work_ends(now + load, seconds)
         event: Event = TaskDone(worker=action.worker, task=action.task, seconds=end - now - load, load_seconds=load)
-        if device.spec.is_sick(now):
-            end = now + load + _FAILS_AFTER_S
+        if device.spec.is_faulty(now):
+            end = now + load + _FAULTY_TASK_S
             event = TaskFailed(
-                worker=action.worker, task=action.task, kind=FailureKind.ERROR, message="the device is sick"
+                worker=action.worker, task=action.task, kind=FailureKind.ERROR, message="the device is faulty"
             )
         device.running = action
         device.token += 1
@@ -223,24 +228,22 @@ class VirtualCluster:
                 Span(worker=action.worker, device=name, task=action.task, start_s=now, load_s=load, end_s=end)
             )
 
-    def _work(self, truth: DeviceProfile, task: Task, kind: int | None) -> float:
+    def _work(self, actual: DeviceProfile, task: Task, kind: int | None) -> float:
         if not task.items:
             return 0.0
         if kind is None:
             tokens = int(self.workload.text_tokens[list(task.items)].sum())
-            return truth.prior_seconds(Stage.ENCODE_TEXT, TEXT_TFLOP_PER_TOKEN * tokens)
-        key = (id(truth), task.stage, kind)
+            return actual.prior_seconds(Stage.ENCODE_TEXT, TEXT_TFLOP_PER_TOKEN * tokens)
+        key = (id(actual), task.stage, kind)
         if key not in self._seconds:
-            self._seconds[key] = truth.prior_seconds(task.stage, STAGES[task.stage].tflop(self.workload.kinds[kind]))
+            self._seconds[key] = actual.prior_seconds(task.stage, STAGES[task.stage].tflop(self.workload.kinds[kind]))
         return self._seconds[key]
 
     def _kind(self, task: Task) -> int | None:
         """The kind of clip that a task is for; None for texts and preloads."""
-        if not task.items or task.stage is Stage.ENCODE_TEXT:
+        if not task.items or STAGES[task.stage].batched:
             return None
-        if task.stage is Stage.ENCODE_FIRST_FRAME:
-            return int(self.workload.first_frame_kind[task.items[0]])
-        return int(self.workload.clip_kind[task.items[0]])
+        return int(self._kinds[task.stage][task.items[0]])
 
     def _check_memory(self, profile: DeviceProfile, action: RunTask, kind: int | None) -> None:
         key = (id(profile), action.task.stage, kind, action.components)
@@ -251,17 +254,19 @@ class VirtualCluster:
             raise SimulationError(f"{action.worker} does not run {stage}")
         clip = None if kind is None else self.workload.kinds[kind]
         if profile.needed_gb(stage, clip, action.components) > profile.memory_gb:
-            raise SimulationError(f"{action.worker} has not the memory for {stage} beside {sorted(action.components)}")
+            raise SimulationError(
+                f"{action.worker} has too little memory for {stage} with {sorted(action.components)} resident"
+            )
         self._allowed.add(key)
 
-    def _load(self, device: _Device, truth: DeviceProfile, action: RunTask) -> float:
-        there = device.resident
+    def _load(self, device: _Device, action: RunTask) -> float:
+        actual, there = device.spec.actual_profile, device.resident
         if device.model_name != action.model_name:
             there -= {Component.TRANSFORMER}
-        loads = [truth.load_seconds(c) for c in COMPONENTS if c in action.components and c not in there]
+        loads = [actual.load_seconds(c) for c in COMPONENTS if c in action.components and c not in there]
         unloads = len(device.resident) - len(there & action.components)
         device.resident, device.model_name = action.components, action.model_name
-        return sum(loads) + truth.unload_s * unloads
+        return sum(loads) + actual.unload_s * unloads
 
 
 def virtual_devices(cluster: ClusterProfile) -> list[VirtualDevice]:
@@ -277,13 +282,14 @@ def simulate(
     workload: Workload,
     devices: Sequence[VirtualDevice],
     *,
-    policy: Policy | None = None,
-    costs: CostModel | None = None,
-    config: SchedulerConfig | None = None,
+    scheduler: Scheduler | None = None,
     keep_spans: bool = False,
 ) -> Outcome:
-    """Run a job on a virtual cluster to its end. Raises SimulationError where the scheduler breaks a rule."""
-    scheduler = Scheduler(workload, costs=costs, policy=policy, config=config)
+    """Run a job on a virtual cluster to its end, with a new scheduler of its workload; by default the production one.
+
+    Raises SimulationError where the scheduler breaks a rule, or the cluster cannot finish the job.
+    """
+    scheduler = scheduler or Scheduler(workload)
     cluster = VirtualCluster(workload, devices, keep_spans=keep_spans)
     ended = {ClipStatus.DONE: 0, ClipStatus.FAILED: 0}
     now = 0.0

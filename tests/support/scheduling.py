@@ -1,6 +1,5 @@
 """Factories of small clusters and jobs, and a cluster that checks every action, for the scheduler's tests."""
 
-import random
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +10,7 @@ from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, Wa
 from ovi_ray.scheduling.device_profile import INT8_SIZES, DeviceProfile, StageRates
 from ovi_ray.scheduling.events import DataLost, Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.scheduler import Scheduler
-from ovi_ray.scheduling.task import ClipStatus, DataKey, DataKind, FailureKind, Reason
+from ovi_ray.scheduling.task import ClipStatus, DataKey, DataKind, Reason
 from ovi_ray.scheduling.workload import NO_FRAME, ClipKind, Workload
 
 SMALL = ClipKind(model_name="720x720_5s", height=704, width=704, video_latent_length=31, sample_steps=50)
@@ -59,7 +58,7 @@ def make_workload(
     distinct_texts: int = 0,
     with_latents: tuple[int, ...] = (),
 ) -> Workload:
-    """Clips that cycle through kinds; distinct prompts unless told otherwise; two shared negatives."""
+    """Clips that cycle through the kinds, with distinct prompts by default and two shared negative prompts."""
     prompts = distinct_texts or clips
     kind = np.arange(clips) % len(kinds)
     has_image = np.array([k.has_image for k in kinds])[kind] if clips else np.zeros(0, bool)
@@ -87,6 +86,7 @@ class CheckedCluster:
     workload: Workload
     scheduler: Scheduler
     workers: dict[str, DeviceProfile] = field(default_factory=dict)
+    slots: dict[str, str] = field(default_factory=dict)
     running: dict[str, RunTask] = field(default_factory=dict)
     held: set[DataKey] = field(default_factory=set)
     finished: dict[int, Finish] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class CheckedCluster:
         self.held |= {DataKey(kind=DataKind.LATENTS, number=int(c)) for c in self.workload.clips_with_latents}
 
     def send(self, *events: Event, after: float = 0.0) -> list[Action]:
-        """Deliver events, check and apply the answer."""
+        """Deliver events; check and apply the returned actions."""
         self.now += after
         for event in events:
             self._note(event)
@@ -116,7 +116,7 @@ class CheckedCluster:
             self.cancelled.discard(event.worker)
         match event:
             case WorkerJoined():
-                self.workers[event.worker] = event.device
+                self.workers[event.worker], self.slots[event.worker] = event.device, event.slot
             case WorkerLost():
                 self.workers.pop(event.worker, None)
                 self.running.pop(event.worker, None)
@@ -129,13 +129,9 @@ class CheckedCluster:
                 self._keep_results(event)
 
     def _keep_results(self, event: TaskDone) -> None:
-        kinds = {
-            Stage.ENCODE_TEXT: DataKind.TEXT,
-            Stage.ENCODE_FIRST_FRAME: DataKind.FIRST_FRAME,
-            Stage.DENOISE: DataKind.LATENTS,
-        }
-        if event.task.stage in kinds:
-            self.held |= {DataKey(kind=kinds[event.task.stage], number=item) for item in event.task.items}
+        output = STAGES[event.task.stage].output
+        if output is not None:
+            self.held |= {DataKey(kind=output, number=item) for item in event.task.items}
         if event.task.stage is Stage.DENOISE:
             self.denoised.extend(event.task.items)
 
@@ -148,14 +144,18 @@ class CheckedCluster:
                 assert action.clip not in self.finished, "a clip ended twice"
                 self.finished[action.clip] = action
             case Drop():
-                assert action.key in self.held, "dropped what is not there"
-                assert not self._in_use(action.key), "dropped what a running task needs"
+                assert action.key in self.held, "dropped a datum that is not there"
+                assert not self._in_use(action.key), "dropped a datum that a running task needs"
                 self.held.discard(action.key)
             case WakeAt():
                 self.wakes.append(action.time)
             case Cancel():
                 assert self.running[action.worker].task == action.task
                 self.cancelled.add(action.worker)
+
+    def droppable(self) -> list[DataKey]:
+        """Data in the object store that no running task needs."""
+        return sorted((key for key in self.held if not self._in_use(key)), key=lambda key: (key.kind, key.number))
 
     def _in_use(self, key: DataKey) -> bool:
         wanted = [run for worker, run in self.running.items() if worker not in self.cancelled]
@@ -185,7 +185,7 @@ class CheckedCluster:
             assert self._inputs(task.stage, item) <= self.held, "an input is not there"
 
     def _check_idle(self) -> None:
-        """An idle worker is named with its reason, and 'nothing ready' is true."""
+        """Every idle worker has a reason."""
         if self.scheduler.done:
             return
         reasons = self.scheduler.idle_reasons()
@@ -193,38 +193,18 @@ class CheckedCluster:
         assert all(reason in Reason for reason in reasons.values())
 
     def finish_all(self, seconds: float = 1.0, limit: int = 10_000) -> None:
-        """Let every running task end well, the longest-running first, until the job is done."""
+        """Complete running tasks, the longest-running first, until the job is done."""
         for _ in range(limit):
             if self.scheduler.done:
                 return
             if not self.running:
-                assert self.wakes, f"nothing runs and nothing will: {self.scheduler.idle_reasons()}"
+                assert self.wakes, f"nothing runs and no Tick is due: {self.scheduler.idle_reasons()}"
                 self.now = max(self.now, self.wakes.pop(0))
                 self.send(Tick())
                 continue
             worker, run = next(iter(self.running.items()))
             self.send(TaskDone(worker=worker, task=run.task, seconds=seconds), after=seconds)
         raise AssertionError("the job does not end")
-
-
-def random_event(cluster: CheckedCluster, rng: random.Random, spare: list[DeviceProfile]) -> tuple[Event, ...]:
-    """Something that may happen next: mostly completions, now and then trouble."""
-    dice = rng.random()
-    if cluster.running and dice < 0.75:
-        worker = rng.choice(sorted(cluster.running))
-        task = cluster.running[worker].task
-        if rng.random() < 0.8:
-            return (TaskDone(worker=worker, task=task, seconds=rng.uniform(0.1, 100), load_seconds=rng.uniform(0, 5)),)
-        kind = rng.choice(sorted(FailureKind))
-        return (TaskFailed(worker=worker, task=task, kind=kind, message="made to fail"),)
-    if dice < 0.82 and len(cluster.workers) > 1:
-        return (WorkerLost(worker=rng.choice(sorted(cluster.workers)), crashed=rng.random() < 0.5),)
-    if dice < 0.90 and spare:
-        return (WorkerJoined(worker=f"late-{len(spare)}", device=spare.pop()),)
-    if dice < 0.93 and cluster.held:
-        idle = [k for k in sorted(cluster.held, key=lambda k: (k.kind, k.number)) if not cluster._in_use(k)]
-        return (DataLost(key=rng.choice(idle)),) if idle else (Tick(),)
-    return (Tick(),)
 
 
 def failed(cluster: CheckedCluster) -> dict[int, str]:

@@ -1,8 +1,6 @@
-"""Who gets what. A policy looks at a frozen snapshot and returns a decision with its reason. Pure, without state.
+"""The interface of a scheduling policy: immutable snapshot in, decision with its reason out.
 
-`Production` follows the prices of a linear program over the remaining work (what one more task costs the makespan, what
-a device-second is worth), corrected by how full the queues are; near the end it asks where a clip ends soonest.
-`StaticStriding` and `MeanSpeed` are what others do, for comparison.
+Shapes: [workers] workers in service, [classes] device classes, [types] work types (a stage and a kind of clip).
 """
 
 import math
@@ -19,12 +17,11 @@ from ovi_ray.scheduling.task import Reason
 
 
 class Candidate(NamedTuple):
-    """Something that an idle worker could do now."""
+    """A task that an idle worker could run now. A named tuple, because thousands are made per second."""
 
     worker: int
-    """Number of the worker; it stands for all idle workers like it."""
-    device: int
-    """Number of its class."""
+    """Number of the worker; it stands for all interchangeable idle workers."""
+    device_class: int
     stage: Stage
     kind: int
     waiting: int
@@ -35,79 +32,66 @@ class Candidate(NamedTuple):
     """Expected seconds of unloading and loading before it."""
     urgent: bool
     """Other devices will soon wait for its result."""
-    denoises: int = 0
-    """Begun by the worker since it joined."""
-    owed: int = 0
-    """Of these, how many more than it has decoded."""
 
 
-class Worker(NamedTuple):
+class IdleWorker(NamedTuple):
     """An idle worker as a policy sees it."""
 
     number: int
     factor: float
-    """Times slower than its class."""
-    denoises: int
-    """Begun since it joined."""
-    owed: int
-    """Of these, how many more than it has decoded."""
+    """How many times slower than its class."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Cluster:
-    """What a plan is made from."""
+    """The remaining work and the workers, from which an allocation is made."""
 
-    jobs: tuple[tuple[Stage, int], ...]
-    """(stage, kind) of what is left to start."""
+    work_types: tuple[tuple[Stage, int], ...]
+    """(stage, kind) of the work left to start."""
     amounts: FloatArray
-    """[jobs] tasks left to start."""
+    """[types] tasks left to start."""
     seconds: FloatArray
-    """[classes, jobs] expected seconds, infinite where a class cannot do it."""
+    """[classes, types] expected seconds per task, infinite where a class cannot do it."""
     numbers: npt.NDArray[np.int64]
-    """[workers]"""
+    """[workers] number of each."""
     classes: npt.NDArray[np.int64]
-    """[workers] class of each."""
+    """[workers] device class of each."""
     factors: FloatArray
-    """[workers] times slower than its class."""
+    """[workers] how many times slower than its class."""
     available_s: FloatArray
     """[workers] seconds until each is free; 0 when idle."""
     load_s: FloatArray
-    """[workers] seconds to load a transformer; 0 when it holds one."""
-    denoises: int
-    """Begun so far by all of them."""
+    """[workers] seconds to load a transformer; 0 when one is resident."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
-class Plan:
-    """What a policy works out now and then, for its choices until the next plan."""
+class Allocation:
+    """A division of the remaining work, which guides decisions until the next one is made."""
 
     makespan_s: float
     """Expected seconds from the time of planning until the end."""
     advantage: dict[tuple[int, Stage, int], float] = field(default_factory=dict)
-    """(class, stage, kind) -> how near the class's best use it is, 0 to 1."""
-    quota: dict[int, int] = field(default_factory=dict)
-    """Worker -> denoises that it may begin."""
-    roles: dict[int, frozenset[Stage]] = field(default_factory=dict)
-    """Worker -> stages that it may run."""
+    """(device class, stage, kind) -> value of the task over value of the class's best use, 0 to 1."""
     denoise_by_s: float = math.inf
-    """A denoise that would end later, counted from the time of planning, is better left to others."""
+    """A denoise that would end later, in seconds from the time of planning, is left to faster devices."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Snapshot:
-    """What a choice is made from."""
+    """What a decision is made from."""
 
     since_plan_s: float
+    """Age of the allocation in seconds."""
     candidates: tuple[Candidate, ...]
     latents_fill: float
-    """Latents that wait for decode, over how many may wait."""
-    others: Callable[[Stage, int], FloatArray]
-    """Seconds in which each worker, after what it does now, would end one task of a stage and kind, ascending."""
+    """Latents waiting for decode over a quarter of their limit: at 1 their queue is worth draining."""
+    end_times: Callable[[Stage, int], FloatArray]
+    """(stage, kind) -> seconds in which each worker, after its running task, would end one such task; ascending."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Decision:
-    """Which candidate runs, or that all of them wait."""
+    """The candidate to run, or None for all of them to wait."""
 
     candidate: Candidate | None
     reason: Reason
@@ -121,26 +105,21 @@ class Policy(Protocol):
         """For reports."""
         ...
 
-    @property
-    def groups_follow_plan(self) -> bool:
-        """Whether `group` may change with the plan."""
+    def allocate(self, cluster: Cluster) -> Allocation:
+        """Divide the remaining work."""
         ...
 
-    def plan(self, cluster: Cluster) -> Plan:
-        """Prepare for the choices to come."""
+    def choose(self, snapshot: Snapshot, allocation: Allocation) -> Decision:
+        """Choose one of the candidates, or none."""
         ...
 
-    def choose(self, snapshot: Snapshot, plan: Plan) -> Decision:
-        """Pick one of the candidates, or none."""
-        ...
-
-    def group(self, worker: Worker, plan: Plan) -> int:
-        """Idle workers of a class with equal numbers here are interchangeable."""
+    def group(self, worker: IdleWorker) -> int:
+        """Idle workers with equal class, resident components and group are interchangeable."""
         ...
 
 
 def device_totals(cluster: Cluster) -> tuple[FloatArray, FloatArray]:
-    """[classes] devices' worth of speed, and device-seconds already given away."""
+    """[classes] devices, in units of the class's speed; [classes] device-seconds until they are free."""
     classes = len(cluster.seconds)
     capacity, committed = np.zeros(classes), np.zeros(classes)
     np.add.at(capacity, cluster.classes, 1 / cluster.factors)

@@ -1,7 +1,7 @@
 """The production policy: comparative advantage in bulk, earliest finish in the tail.
 
-It follows the prices of a linear program over the remaining work (what one more task costs the makespan, what a
-device-second is worth), corrected by how full the queues are; near the end it asks where a clip ends soonest.
+It follows the dual prices of a linear program over the remaining work (what one more task costs the makespan, what a
+device-second is worth), corrected by how full the queues are. Near the end it asks where a clip ends soonest.
 """
 
 import math
@@ -10,17 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovi.stages import STAGES, Stage
-from ovi_ray.scheduling.allocation_lp import FloatArray, balance
+from ovi_ray.scheduling.allocation_lp import AllocationSolution, FloatArray, solve_allocation
 from ovi_ray.scheduling.policies.base import (
+    Allocation,
     Candidate,
     Cluster,
     Decision,
-    Plan,
+    IdleWorker,
     Snapshot,
-    Worker,
     device_totals,
 )
 from ovi_ray.scheduling.task import Reason
+
+_NO_ADVANTAGE_KNOWN = 0.5  # for work that the program has no price for
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -28,57 +30,56 @@ class Production:
     """Comparative advantage in bulk, earliest finish in the tail."""
 
     name: str = "production"
-    groups_follow_plan: bool = False
     swap_batch: int = 8
     """Tasks over which the cost of a swap is spread at most."""
     low_latents: float = 0.85
-    """Weight of a decode when no latents wait; above 1 minus this the queue is being filled."""
+    """Weight of a decode when no latents wait; below 1, the queue fills before devices leave denoise."""
     latents_slope: float = 0.8
     """How fast that weight grows with the queue."""
     slack: float = 0.01
     """Share of the makespan by which a clip may end late before it is left to a faster device."""
+    groups_per_doubling: int = 4
+    """Groups of interchangeable workers for each factor of two in speed."""
+    whole_clips_below: int = 4
+    """Denoises left per worker below which their end is computed with whole clips instead of fractions."""
 
-    def group(self, worker: Worker, plan: Plan) -> int:
-        """Workers of a class are interchangeable while their speeds are."""
-        return round(4 * math.log2(worker.factor))
+    def group(self, worker: IdleWorker) -> int:
+        """Workers of a class are interchangeable while their speeds are similar."""
+        return round(self.groups_per_doubling * math.log2(worker.factor))
 
-    def plan(self, cluster: Cluster) -> Plan:
-        """Prices from the linear program; the time by which the last denoise should have ended."""
+    def allocate(self, cluster: Cluster) -> Allocation:
+        """Advantages from the linear program, and the time by which the last denoise should have ended."""
         capacity, committed = device_totals(cluster)
-        best = balance(cluster.seconds, cluster.amounts, capacity, committed)
-        advantage = {}
-        for device in np.flatnonzero(capacity).tolist():
-            for j, (stage, kind) in enumerate(cluster.jobs):
-                if not math.isfinite(cluster.seconds[device, j]):
-                    continue
-                worth = best.values[device] * cluster.seconds[device, j]
-                advantage[device, stage, kind] = min(1.0, best.prices[j] / worth) if worth > 0 else 0.5
+        solution = solve_allocation(cluster.seconds, cluster.amounts, capacity, committed)
         busy = float(cluster.available_s.max(initial=0.0))
-        last = max(best.makespan_s, busy, _last_denoise(cluster))
-        return Plan(makespan_s=last, advantage=advantage, denoise_by_s=last * (1 + self.slack))
+        last = max(solution.makespan_s, busy, _last_denoise(cluster, self.whole_clips_below))
+        advantage = _advantages(cluster, capacity, solution)
+        return Allocation(makespan_s=last, advantage=advantage, denoise_by_s=last * (1 + self.slack))
 
-    def choose(self, snapshot: Snapshot, plan: Plan) -> Decision:
-        """The best use of a device among what is not better left to a faster one."""
-        eligible = [c for c in snapshot.candidates if not self._ends_late(c, snapshot, plan)]
+    def choose(self, snapshot: Snapshot, allocation: Allocation) -> Decision:
+        """The best use of a device among the tasks that a faster device would not end earlier."""
+        eligible = [c for c in snapshot.candidates if not self._ends_late(c, snapshot, allocation)]
         if not eligible:
             reason = Reason.FASTER_DEVICE_SOON if snapshot.candidates else Reason.NOTHING_READY
             return Decision(candidate=None, reason=reason)
         if len(eligible) == 1:
             return Decision(candidate=eligible[0], reason=_reason(eligible[0], snapshot, Reason.ONLY_WORK))
-        best = min(eligible, key=lambda c: self._rank(c, snapshot, plan))
+        best = min(eligible, key=lambda c: self._rank(c, snapshot, allocation))
         return Decision(candidate=best, reason=_reason(best, snapshot, Reason.BEST_USE))
 
-    def _ends_late(self, c: Candidate, snapshot: Snapshot, plan: Plan) -> bool:
-        ends = c.swap_s + c.work_s
+    def _ends_late(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
+        seconds = c.swap_s + c.work_s
         if c.stage is Stage.DENOISE:
-            return snapshot.since_plan_s + ends > plan.denoise_by_s
-        if c.stage is Stage.DECODE and snapshot.since_plan_s + ends > plan.makespan_s:
-            others = snapshot.others(c.stage, c.kind)
-            return len(others) >= c.waiting and ends > others[c.waiting - 1] * (1 + self.slack)
+            return snapshot.since_plan_s + seconds > allocation.denoise_by_s
+        if c.stage is Stage.DECODE and snapshot.since_plan_s + seconds > allocation.makespan_s:
+            ends = snapshot.end_times(c.stage, c.kind)
+            return len(ends) >= c.waiting and seconds > ends[c.waiting - 1] * (1 + self.slack)
         return False
 
-    def _rank(self, c: Candidate, snapshot: Snapshot, plan: Plan) -> tuple[bool, float, float, int, int, int]:
-        use = plan.advantage.get((c.device, c.stage, c.kind), 0.5)
+    def _rank(
+        self, c: Candidate, snapshot: Snapshot, allocation: Allocation
+    ) -> tuple[bool, float, float, int, int, int]:
+        use = allocation.advantage.get((c.device_class, c.stage, c.kind), _NO_ADVANTAGE_KNOWN)
         use *= c.work_s / (c.work_s + c.swap_s / min(c.waiting, self.swap_batch))
         if c.stage is Stage.DECODE:
             use *= self.low_latents + self.latents_slope * snapshot.latents_fill
@@ -93,19 +94,33 @@ def _reason(best: Candidate, snapshot: Snapshot, otherwise: Reason) -> Reason:
     return otherwise
 
 
-def _last_denoise(cluster: Cluster) -> float:
-    """The earliest time by which all denoises can have ended when clips are not cut."""
-    denoises = [j for j, (stage, _) in enumerate(cluster.jobs) if stage is Stage.DENOISE and cluster.amounts[j] > 0]
-    denoises = [j for j in denoises if np.isfinite(cluster.seconds[:, j]).any()]
-    total = sum(cluster.amounts[j] for j in denoises)
-    if not denoises or total > 4 * len(cluster.numbers):
-        return 0.0  # cutting or not cutting makes no difference yet
+def _advantages(
+    cluster: Cluster, capacity: FloatArray, solution: AllocationSolution
+) -> dict[tuple[int, Stage, int], float]:
+    advantage = {}
+    for device_class in np.flatnonzero(capacity).tolist():
+        for j, (stage, kind) in enumerate(cluster.work_types):
+            seconds = cluster.seconds[device_class, j]
+            if math.isfinite(seconds):
+                worth = solution.values[device_class] * seconds
+                use = min(1.0, solution.prices[j] / worth) if worth > 0 else _NO_ADVANTAGE_KNOWN
+                advantage[device_class, stage, kind] = use
+    return advantage
+
+
+def _last_denoise(cluster: Cluster, whole_clips_below: int) -> float:
+    """The earliest time by which all denoises can have ended with whole clips; 0 while there are too many to matter."""
+    types = [j for j, (stage, _) in enumerate(cluster.work_types) if stage is Stage.DENOISE and cluster.amounts[j] > 0]
+    types = [j for j in types if np.isfinite(cluster.seconds[:, j]).any()]
+    total = sum(cluster.amounts[j] for j in types)
+    if not types or total > whole_clips_below * len(cluster.numbers):
+        return 0.0
     free = cluster.available_s + cluster.load_s
-    denoises.sort(key=lambda j: -float(np.min(cluster.seconds[:, j])))
-    seconds = [cluster.seconds[cluster.classes, j] * cluster.factors for j in denoises]
-    amounts = [float(cluster.amounts[j]) for j in denoises]
+    types.sort(key=lambda j: -float(np.min(cluster.seconds[:, j])))
+    seconds = [cluster.seconds[cluster.classes, j] * cluster.factors for j in types]
+    amounts = [float(cluster.amounts[j]) for j in types]
     low, high = 0.0, float(free.max() + sum(n * s.min() for n, s in zip(amounts, seconds, strict=True)))
-    for _ in range(24):
+    for _ in range(24):  # bisection to 1e-7 of the first bound
         middle = (low + high) / 2
         if _all_fit(middle - free, seconds, amounts):
             high = middle

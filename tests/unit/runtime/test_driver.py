@@ -24,7 +24,7 @@ from ovi_ray.runtime.clip_records import TRACEBACK_CHARS
 from ovi_ray.runtime.device_profiles import device_profile
 from ovi_ray.runtime.driver import Driver
 from ovi_ray.runtime.shutdown import Stop
-from ovi_ray.scheduling.config import SchedulerConfig
+from ovi_ray.scheduling.config import CircuitBreakerConfig, SchedulerConfig
 from ovi_ray.scheduling.events import TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKind, FailureKind, Task
 from ovi_ray.storage.paths import to_location
@@ -285,13 +285,13 @@ def test_the_user_learns_when_a_worker_is_taken_out_and_that_it_is_back(tmp_path
         dtype="float32",
         tell=told.append,
         explain=lambda now, action: decisions.append(explain(action)),
-        config=SchedulerConfig(rest_s=0.0),
+        config=SchedulerConfig(circuit_breaker=CircuitBreakerConfig(cooldown_s=0.0)),
     )
     driver.run()
     assert set(ledger.read().column("status").to_pylist()) == {"done"}
     assert "w1 is taken out" in told[0]
-    assert "the last failure: CUDA error: bad address (cpu on host)" in told[0]
-    assert "w1 is back in full" in told[-1]
+    assert "; last failure: CUDA error: bad address (cpu on host)" in told[0]
+    assert "w1 is back in service" in told[-1]
     assert any("w1 is tried again" in line for line in decisions)
     assert len(told) == 2  # a probe that failed is for those who ask
 

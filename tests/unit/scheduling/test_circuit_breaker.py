@@ -2,8 +2,8 @@
 
 from ovi.stages import Stage
 from ovi_ray.report.decisions import explain
-from ovi_ray.scheduling.config import SchedulerConfig
-from ovi_ray.scheduling.events import TaskDone, TaskFailed, Tick, WorkerLost
+from ovi_ray.scheduling.config import CircuitBreakerConfig, RetryConfig, SchedulerConfig
+from ovi_ray.scheduling.events import TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import BreakerChange, BreakerReason, BreakerState, FailureKind, Reason
 from ovi_ray.simulation.virtual_cluster import VirtualDevice, simulate
@@ -49,7 +49,7 @@ def run_until(cluster, condition, **options):
 
 
 def is_out(cluster, worker):
-    return cluster.scheduler.idle_reasons().get(worker) is Reason.RESTING
+    return cluster.scheduler.idle_reasons().get(worker) is Reason.QUARANTINED
 
 
 def tries_of(cluster, worker):
@@ -83,10 +83,11 @@ def test_a_device_that_fails_clips_which_others_finish_is_taken_out_with_the_rea
     assert is_out(cluster, "bad") is False  # it is at work on something else
     end(cluster, "bad", FailureKind.ERROR)
     (out,) = changes(cluster)
-    assert (out.worker, out.state, out.rest_s) == ("bad", BreakerState.OPEN, 60.0)
+    assert (out.worker, out.state, out.cooldown_s) == ("bad", BreakerState.OPEN, 60.0)
     assert out.reason is BreakerReason.REFUTED
     assert explain(out) == (
-        "bad is taken out for 60 s, because it failed tasks that others finished; the last failure: the device is broken"
+        "bad is taken out of service for 60 s, because it failed tasks that other devices finished; "
+        "last failure: the device is broken"
     )
 
 
@@ -102,7 +103,7 @@ def test_a_device_that_fails_faster_than_others_finish_is_taken_out_after_three_
             cluster.send(TaskFailed(worker="bad", task=run.task, kind=FailureKind.ERROR), after=0.1)
         else:
             cluster.send(TaskDone(worker="bad", task=run.task, seconds=0.1), after=0.1)
-    assert states(cluster) == [(BreakerState.OPEN, BreakerReason.IN_A_ROW)]
+    assert states(cluster) == [(BreakerState.OPEN, BreakerReason.CONSECUTIVE_FAILURES)]
     assert len({task.items for task in tries_of(cluster, "bad")}) == 3
 
 
@@ -112,7 +113,7 @@ def test_a_probe_that_goes_well_lets_the_device_back_in_full():
     failures = len(tries_of(cluster, "bad"))
     run_until(cluster, lambda: changes(cluster)[-1].state is BreakerState.CLOSED, seconds=5.0)
     assert states(cluster)[1:] == [
-        (BreakerState.HALF_OPEN, BreakerReason.RESTED),
+        (BreakerState.HALF_OPEN, BreakerReason.COOLDOWN_OVER),
         (BreakerState.CLOSED, BreakerReason.PROBE_DONE),
     ]
     cluster.finish_all()
@@ -121,27 +122,29 @@ def test_a_probe_that_goes_well_lets_the_device_back_in_full():
 
 
 def test_each_probe_that_fails_makes_the_rest_longer_up_to_a_bound():
-    cluster = cluster_of(60, devices={"good": BIG, "bad": BIG}, longest_rest_s=200.0)
+    cluster = cluster_of(
+        60, devices={"good": BIG, "bad": BIG}, circuit_breaker=CircuitBreakerConfig(max_cooldown_s=200.0)
+    )
     run_until(
         cluster,
         lambda: len([s for s in states(cluster) if s[0] is BreakerState.OPEN]) == 4,
         sick=("bad",),
         seconds=10.0,
     )
-    rests = [change.rest_s for change in changes(cluster) if change.state is BreakerState.OPEN]
+    rests = [change.cooldown_s for change in changes(cluster) if change.state is BreakerState.OPEN]
     assert rests == [60.0, 120.0, 200.0, 200.0]
     assert {change.reason for change in changes(cluster)[2::2]} == {BreakerReason.PROBE_FAILED}
 
 
 def test_no_clip_is_charged_for_what_fails_on_a_sick_device():
-    cluster = cluster_of(80, devices={"good": BIG, "bad": BIG}, max_attempts=1)
+    cluster = cluster_of(80, devices={"good": BIG, "bad": BIG}, retry=RetryConfig(max_attempts=1))
     while not cluster.scheduler.done:
         step(cluster, sick=("bad",) if "bad" in cluster.running and len(tries_of(cluster, "bad")) > 3 else ())
     assert len(cluster.finished) == 80
 
 
 def test_clips_that_fail_on_two_sick_devices_are_rendered_by_the_third():
-    cluster = cluster_of(40, devices={"good": BIG, "bad": BIG, "worse": BIG}, max_attempts=3)
+    cluster = cluster_of(40, devices={"good": BIG, "bad": BIG, "worse": BIG})
     while not cluster.scheduler.done:
         step(cluster, sick=("bad", "worse"))
     assert not failed(cluster)
@@ -180,7 +183,7 @@ def test_clips_that_fail_everywhere_end_failed_and_make_no_device_rest_for_longe
         is_bad = run is not None and run.task.stage is Stage.DENOISE and run.task.items and run.task.items[0] < 4
         step(cluster, sick=(worker,) if is_bad else ())
     assert set(failed(cluster)) == {0, 1, 2, 3}
-    assert {change.rest_s for change in changes(cluster)} <= {0.0, 60.0}
+    assert {change.cooldown_s for change in changes(cluster)} <= {0.0, 60.0}
 
 
 def test_workers_that_follow_each_other_at_a_place_share_what_is_held_against_it():
@@ -192,7 +195,7 @@ def test_workers_that_follow_each_other_at_a_place_share_what_is_held_against_it
             break
         worker = next(worker for worker in cluster.running if worker.startswith("w0"))
         cluster.send(WorkerLost(worker=worker), after=1.0)
-        cluster.send(*joins(**{f"w0.{life}": BIG}), after=1.0)
+        cluster.send(WorkerJoined(worker=f"w0.{life}", slot="w0", device=BIG), after=1.0)
     assert changes(cluster)[0].state is BreakerState.OPEN
     cluster.finish_all()
     assert not failed(cluster)
@@ -204,7 +207,7 @@ def test_a_clip_whose_worker_crashed_goes_elsewhere_when_the_worker_is_back():
               and cluster.running["w0"].task.items)  # fmt: skip
     crashed = cluster.running["w0"].task.items
     cluster.send(WorkerLost(worker="w0"))
-    cluster.send(*joins(**{"w0.1": BIG}))
+    cluster.send(WorkerJoined(worker="w0.1", slot="w0", device=BIG))
     cluster.finish_all()
     assert crashed not in [task.items for task in tries_of(cluster, "w0.1")]
     assert tries_of(cluster, "w1")
@@ -212,7 +215,7 @@ def test_a_clip_whose_worker_crashed_goes_elsewhere_when_the_worker_is_back():
 
 
 def test_nobody_is_charged_when_several_texts_were_in_a_batch_that_failed():
-    cluster = cluster_of(6, devices={"a": BIG}, max_attempts=1)
+    cluster = cluster_of(6, devices={"a": BIG}, retry=RetryConfig(max_attempts=1))
     run = cluster.running["a"]
     assert len(run.task.items) > 1
     cluster.send(TaskFailed(worker="a", task=run.task, kind=FailureKind.ERROR, message="boom"))
@@ -230,7 +233,7 @@ def test_a_crash_with_a_batch_of_texts_is_charged_to_none_and_the_one_that_kills
         if run.task.stage is Stage.ENCODE_TEXT and poison in run.task.items:
             lives += 1
             cluster.send(WorkerLost(worker=worker), after=1.0)
-            cluster.send(*joins(**{f"a.{lives}": BIG}), after=1.0)
+            cluster.send(WorkerJoined(worker=f"a.{lives}", slot="a", device=BIG), after=1.0)
         else:
             cluster.send(TaskDone(worker=worker, task=run.task, seconds=1.0), after=1.0)
     assert list(failed(cluster)) == [poison]
@@ -251,7 +254,7 @@ def test_a_device_that_is_sick_for_a_while_is_probed_seldom_and_takes_part_again
     sick_until = 3000.0
     devices = [
         VirtualDevice(name="good", profile=BIG),
-        VirtualDevice(name="bad", profile=BIG, sick=((300.0, sick_until),)),
+        VirtualDevice(name="bad", profile=BIG, faulty=((300.0, sick_until),)),
     ]
     outcome = simulate(make_workload(150), devices, keep_spans=True)
     assert (outcome.done, outcome.failed) == (150, 0)
@@ -260,4 +263,4 @@ def test_a_device_that_is_sick_for_a_while_is_probed_seldom_and_takes_part_again
     afterwards = [span for span in denoises if span.start_s >= sick_until and span.end_s - span.start_s > 60]
     assert 3 <= len(while_sick) <= 12
     assert len(afterwards) > 20
-    assert afterwards[0].start_s < sick_until + SchedulerConfig().longest_rest_s + 10
+    assert afterwards[0].start_s < sick_until + CircuitBreakerConfig().max_cooldown_s + 10

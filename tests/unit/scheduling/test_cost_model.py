@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ovi.config import Component
 from ovi.stages import STAGES, Stage
+from ovi_ray.scheduling.config import CostModelConfig
 from ovi_ray.scheduling.cost_model import CostModel
 from ovi_ray.scheduling.device_profile import INT8_SIZES, DeviceProfile, StageRates
 from ovi_ray.scheduling.workload import ClipKind, Workload
@@ -142,7 +143,7 @@ def test_the_first_load_replaces_the_prior_and_later_ones_move_it_with_caution()
 
 
 def test_learning_can_be_switched_off():
-    costs = CostModel((make_kind(),), learn=False)
+    costs = CostModel((make_kind(),), CostModelConfig(learn=False))
     device = costs.register(DeviceProfile(name="gpu"))
     before = costs.seconds(device, Stage.DENOISE, 0)
     assert measure(costs, device, 0, [1.0, 1.0]) == before

@@ -1,4 +1,4 @@
-"""Who gets what: the division of work, comparative advantage, and the tail."""
+"""Scheduling policies: the allocation by linear programming, comparative advantage in bulk, and the tail."""
 
 import math
 
@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 from yardsticks.baseline_policies import MeanSpeed, StaticStriding
 
 from ovi.stages import Stage
-from ovi_ray.scheduling.allocation_lp import balance
-from ovi_ray.scheduling.policies.base import Candidate, Cluster, Plan, Snapshot
+from ovi_ray.scheduling.allocation_lp import solve_allocation
+from ovi_ray.scheduling.policies.base import Allocation, Candidate, Cluster, Snapshot
 from ovi_ray.scheduling.policies.production import Production
-from ovi_ray.scheduling.task import Reason
+from ovi_ray.scheduling.task import Reason, Task
 
-JOBS = ((Stage.DENOISE, 0), (Stage.DECODE, 0))
+WORK_TYPES = ((Stage.DENOISE, 0), (Stage.DECODE, 0))
 
 
 def make_cluster(seconds, workers, clips=100.0, available=None, load=None) -> Cluster:
     """`seconds`: [classes, (denoise, decode)]; `workers`: the class of each."""
     count = len(workers)
     return Cluster(
-        jobs=JOBS,
+        work_types=WORK_TYPES,
         amounts=np.array([clips, clips]),
         seconds=np.array(seconds, dtype=float),
         numbers=np.arange(count),
@@ -29,14 +29,13 @@ def make_cluster(seconds, workers, clips=100.0, available=None, load=None) -> Cl
         factors=np.ones(count),
         available_s=np.zeros(count) if available is None else np.array(available, dtype=float),
         load_s=np.zeros(count) if load is None else np.array(load, dtype=float),
-        denoises=0,
     )
 
 
 def make_candidate(**changes: object) -> Candidate:
     fields = {
         "worker": 0,
-        "device": 0,
+        "device_class": 0,
         "stage": Stage.DENOISE,
         "kind": 0,
         "waiting": 5,
@@ -52,7 +51,7 @@ def make_snapshot(*candidates: Candidate, fill: float = 0.0, others=(), since: f
         since_plan_s=since,
         candidates=candidates,
         latents_fill=fill,
-        others=lambda stage, kind: np.array(others, dtype=float),
+        end_times=lambda stage, kind: np.array(others, dtype=float),
     )
 
 
@@ -61,13 +60,13 @@ def make_snapshot(*candidates: Candidate, fill: float = 0.0, others=(), since: f
 
 def test_work_is_divided_by_comparative_advantage():
     """Class 1 is slower at both, but less so at decode: it decodes."""
-    best = balance(np.array([[80.0, 10.0], [320.0, 20.0]]), np.array([100.0, 100.0]), np.array([4.0, 1.0]))
+    best = solve_allocation(np.array([[80.0, 10.0], [320.0, 20.0]]), np.array([100.0, 100.0]), np.array([4.0, 1.0]))
     assert best.share[1, 1] == pytest.approx(1.0)
     assert best.share[0, 0] == pytest.approx(1.0, abs=0.01) or best.share[1, 0] > 0
 
 
 def test_equal_devices_share_equally():
-    best = balance(np.array([[80.0, 10.0]]), np.array([100.0, 100.0]), np.array([8.0]))
+    best = solve_allocation(np.array([[80.0, 10.0]]), np.array([100.0, 100.0]), np.array([8.0]))
     assert best.makespan_s == pytest.approx(9000 / 8)
     assert best.values[0] == pytest.approx(1 / 8)
     assert best.prices[0] / best.prices[1] == pytest.approx(8.0)
@@ -75,17 +74,17 @@ def test_equal_devices_share_equally():
 
 def test_committed_time_counts():
     seconds, amounts, capacity = np.array([[10.0]]), np.array([10.0]), np.array([2.0])
-    assert balance(seconds, amounts, capacity, np.array([20.0])).makespan_s == pytest.approx(60.0)
+    assert solve_allocation(seconds, amounts, capacity, np.array([20.0])).makespan_s == pytest.approx(60.0)
 
 
 def test_a_job_that_nobody_can_do_is_left_out():
-    best = balance(np.array([[10.0, math.inf]]), np.array([10.0, 5.0]), np.array([1.0]))
+    best = solve_allocation(np.array([[10.0, math.inf]]), np.array([10.0, 5.0]), np.array([1.0]))
     assert best.makespan_s == pytest.approx(100.0)
     assert best.prices[1] == 0.0
 
 
 def test_nothing_to_do_takes_the_committed_time():
-    assert balance(np.array([[10.0]]), np.array([0.0]), np.array([2.0]), np.array([8.0])).makespan_s == 4.0
+    assert solve_allocation(np.array([[10.0]]), np.array([0.0]), np.array([2.0]), np.array([8.0])).makespan_s == 4.0
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,10 +93,10 @@ def test_nothing_to_do_takes_the_committed_time():
     amounts=st.tuples(st.floats(1, 1e5), st.floats(1, 1e5)),
     devices=st.integers(1, 300),
 )
-def test_the_division_keeps_every_limit_and_its_prices_balance(seconds, amounts, devices):
+def test_the_division_keeps_every_limit_and_its_prices_solve_allocation(seconds, amounts, devices):
     table, work = np.array(seconds), np.array(amounts)
     capacity = np.full(len(table), float(devices))
-    best = balance(table, work, capacity)
+    best = solve_allocation(table, work, capacity)
     assert np.allclose(best.share.sum(axis=0), 1.0, atol=1e-5)
     used = (best.share * work * table).sum(axis=1)
     assert (used <= capacity * best.makespan_s * (1 + 1e-5)).all()
@@ -110,10 +109,12 @@ def test_the_division_keeps_every_limit_and_its_prices_balance(seconds, amounts,
 
 def test_a_device_takes_what_it_is_relatively_best_at():
     policy = Production()
-    plan = policy.plan(make_cluster([[80.0, 10.0], [320.0, 20.0]], [0] * 4 + [1]))
+    plan = policy.allocate(make_cluster([[80.0, 10.0], [320.0, 20.0]], [0] * 4 + [1]))
     fast = make_snapshot(make_candidate(work_s=80.0), make_candidate(stage=Stage.DECODE, work_s=10.0))
     slow = make_snapshot(
-        make_candidate(device=1, work_s=320.0), make_candidate(device=1, stage=Stage.DECODE, work_s=20.0), fill=0.3
+        make_candidate(device_class=1, work_s=320.0),
+        make_candidate(device_class=1, stage=Stage.DECODE, work_s=20.0),
+        fill=0.3,
     )
     assert policy.choose(fast, plan).candidate.stage is Stage.DENOISE
     assert policy.choose(slow, plan).candidate.stage is Stage.DECODE
@@ -121,14 +122,14 @@ def test_a_device_takes_what_it_is_relatively_best_at():
 
 def test_full_queues_bring_in_devices_that_would_rather_denoise():
     policy = Production()
-    plan = policy.plan(make_cluster([[80.0, 10.0], [320.0, 20.0]], [0] * 4 + [1]))
+    plan = policy.allocate(make_cluster([[80.0, 10.0], [320.0, 20.0]], [0] * 4 + [1]))
     choices = [make_candidate(work_s=80.0), make_candidate(stage=Stage.DECODE, work_s=10.0)]
     assert policy.choose(make_snapshot(*choices, fill=3.0), plan).candidate.stage is Stage.DECODE
 
 
 def test_urgent_work_comes_first():
     policy = Production()
-    plan = policy.plan(make_cluster([[80.0, 10.0]], [0]))
+    plan = policy.allocate(make_cluster([[80.0, 10.0]], [0]))
     text = make_candidate(stage=Stage.ENCODE_TEXT, work_s=1.0, swap_s=10.0, urgent=True)
     decision = policy.choose(make_snapshot(make_candidate(work_s=80.0), text), plan)
     assert decision.candidate is text
@@ -137,7 +138,7 @@ def test_urgent_work_comes_first():
 
 def test_a_swap_for_one_task_is_not_worth_it_beside_work_without():
     policy = Production()
-    plan = policy.plan(make_cluster([[80.0, 80.0]], [0, 0]))
+    plan = policy.allocate(make_cluster([[80.0, 80.0]], [0, 0]))
     decode = make_candidate(stage=Stage.DECODE, work_s=80.0, swap_s=40.0, waiting=1)
     assert policy.choose(make_snapshot(make_candidate(work_s=80.0), decode), plan).candidate.stage is Stage.DENOISE
 
@@ -145,64 +146,74 @@ def test_a_swap_for_one_task_is_not_worth_it_beside_work_without():
 def test_a_slow_device_leaves_the_last_clip_to_a_fast_one_that_is_free_soon():
     policy = Production()
     cluster = make_cluster([[80.0, 10.0], [800.0, 100.0]], [0, 1], clips=1.0, available=[30.0, 0.0])
-    plan = policy.plan(cluster)
-    decision = policy.choose(make_snapshot(make_candidate(device=1, worker=1, work_s=800.0)), plan)
+    plan = policy.allocate(cluster)
+    decision = policy.choose(make_snapshot(make_candidate(device_class=1, worker=1, work_s=800.0)), plan)
     assert decision.candidate is None
     assert decision.reason is Reason.FASTER_DEVICE_SOON
 
 
 def test_a_slow_device_takes_a_clip_while_there_is_time():
     policy = Production()
-    plan = policy.plan(make_cluster([[80.0, 10.0], [800.0, 100.0]], [0, 1], clips=50.0))
-    assert policy.choose(make_snapshot(make_candidate(device=1, worker=1, work_s=800.0)), plan).candidate is not None
+    plan = policy.allocate(make_cluster([[80.0, 10.0], [800.0, 100.0]], [0, 1], clips=50.0))
+    assert (
+        policy.choose(make_snapshot(make_candidate(device_class=1, worker=1, work_s=800.0)), plan).candidate is not None
+    )
 
 
 def test_a_decode_that_would_end_last_waits_for_a_faster_device():
     policy = Production()
     slow = make_candidate(stage=Stage.DECODE, work_s=200.0, waiting=1)
-    plan = Plan(makespan_s=50.0, denoise_by_s=50.0)
+    plan = Allocation(makespan_s=50.0, denoise_by_s=50.0)
     assert policy.choose(make_snapshot(slow, others=[20.0, 200.0]), plan).candidate is None
     assert policy.choose(make_snapshot(slow._replace(waiting=2), others=[20.0, 200.0]), plan).candidate is not None
 
 
 def test_whole_clips_decide_when_the_last_denoise_should_end():
     """Three clips on two equal devices take two rounds, whatever the fraction says."""
-    plan = Production().plan(make_cluster([[100.0, 0.001]], [0, 0], clips=3.0))
+    plan = Production().allocate(make_cluster([[100.0, 0.001]], [0, 0], clips=3.0))
     assert plan.denoise_by_s == pytest.approx(200.0, rel=0.02)
 
 
 def test_loads_count_in_the_tail():
-    plan = Production().plan(make_cluster([[100.0, 0.001]], [0, 0], clips=2.0, load=[30.0, 30.0]))
+    plan = Production().allocate(make_cluster([[100.0, 0.001]], [0, 0], clips=2.0, load=[30.0, 30.0]))
     assert plan.denoise_by_s == pytest.approx(130.0, rel=0.02)
 
 
 def test_nothing_ready_is_told():
-    assert Production().choose(make_snapshot(), Plan(makespan_s=0.0)).reason is Reason.NOTHING_READY
+    assert Production().choose(make_snapshot(), Allocation(makespan_s=0.0)).reason is Reason.NOTHING_READY
 
 
-# --- what others do
+# --- policies of other systems
 
 
 def test_striding_gives_equal_shares_to_devices_that_run_everything():
-    plan = StaticStriding().plan(make_cluster([[80.0, 10.0], [800.0, 100.0], [math.inf, 50.0]], [0, 1, 2], clips=11.0))
-    assert plan.quota == {0: 6, 1: 5}
+    policy = StaticStriding()
+    policy.assign(make_cluster([[80.0, 10.0], [800.0, 100.0], [math.inf, 50.0]], [0, 1, 2], clips=11.0))
+    assert policy.quota == {0: 6, 1: 5}
 
 
 def test_striding_stops_when_the_share_is_begun():
-    plan = Plan(makespan_s=0.0, quota={0: 3})
-    decision = StaticStriding().choose(make_snapshot(make_candidate(denoises=3, owed=0)), plan)
-    assert decision.reason is Reason.OWN_SHARE_DONE
+    policy = StaticStriding()
+    policy.assign(make_cluster([[80.0, 10.0]], [0], clips=1.0))
+    own = make_snapshot(make_candidate())
+    assert policy.choose(own, Allocation(makespan_s=0.0)).candidate is not None
+    policy.task_started(0, Task(stage=Stage.DENOISE, items=(0,)))
+    assert policy.choose(own, Allocation(makespan_s=0.0)).candidate is None
 
 
 def test_mean_speed_sizes_pools_by_one_mean_for_all():
-    plan = MeanSpeed().plan(make_cluster([[80.0, 20.0]], [0] * 10))
-    assert sum(Stage.DENOISE in stages for stages in plan.roles.values()) == 8
+    policy = MeanSpeed()
+    policy.assign(make_cluster([[80.0, 20.0]], [0] * 10))
+    assert sum(Stage.DENOISE in stages for stages in policy.roles.values()) == 8
 
 
 def test_mean_speed_gives_devices_that_cannot_denoise_the_rest():
-    plan = MeanSpeed().plan(make_cluster([[80.0, 20.0], [math.inf, 20.0]], [0, 0, 1, 1, 1]))
-    assert [Stage.DENOISE in plan.roles[w] for w in range(5)] == [True, True, False, False, False]
+    policy = MeanSpeed()
+    policy.assign(make_cluster([[80.0, 20.0], [math.inf, 20.0]], [0, 0, 1, 1, 1]))
+    assert [Stage.DENOISE in policy.roles[w] for w in range(5)] == [True, True, False, False, False]
 
 
 def test_a_lone_worker_does_everything_in_mean_speed():
-    assert MeanSpeed().plan(make_cluster([[80.0, 20.0]], [0])).roles == {0: frozenset(Stage)}
+    policy = MeanSpeed()
+    policy.assign(make_cluster([[80.0, 20.0]], [0]))
+    assert policy.roles == {0: frozenset(Stage)}

@@ -1,0 +1,160 @@
+"""What the end of a task means: for its items (done, retried, given up), for its device, and for other devices."""
+
+from ovi.stages import Stage
+from ovi_ray.scheduling.actions import Action
+from ovi_ray.scheduling.dispatcher import Dispatcher
+from ovi_ray.scheduling.events import TaskDone, TaskFailed, WorkerLost
+from ovi_ray.scheduling.job_state import JobState
+from ovi_ray.scheduling.quarantine import Quarantine
+from ovi_ray.scheduling.ready_work import ReadyWork
+from ovi_ray.scheduling.retry_tracker import RetryTracker
+from ovi_ray.scheduling.speculation import SpeculativeExecution
+from ovi_ray.scheduling.task import FailureKind, Reason, Task
+from ovi_ray.scheduling.worker_pool import WorkerPool, WorkerState
+
+
+class TaskOutcomes:
+    """Applies TaskDone, TaskFailed and WorkerLost. Answers from workers that were given up are ignored."""
+
+    def __init__(
+        self,
+        job: JobState,
+        pool: WorkerPool,
+        retries: RetryTracker,
+        ready: ReadyWork,
+        speculation: SpeculativeExecution,
+        dispatcher: Dispatcher,
+        quarantine: Quarantine,
+    ) -> None:
+        self._job = job
+        self._pool = pool
+        self._retries = retries
+        self._ready = ready
+        self._speculation = speculation
+        self._dispatcher = dispatcher
+        self._quarantine = quarantine
+
+    def succeeded(self, event: TaskDone, now: float) -> list[Action]:
+        """Learn its times, close the breaker if it was a probe, and complete its items."""
+        worker = self._release(event.worker, event.task)
+        if worker is None:
+            return []
+        task = event.task
+        self._pool.costs.observe_load(worker.device_class, worker.load_s, event.load_seconds)
+        if not task.items:
+            return []
+        self._pool.learn(worker, task.stage, event.seconds)
+        actions = self._quarantine.record_success(worker, task.stage)
+        for item in task.items:
+            actions += self._complete(task.stage, item)
+            if self._retries:
+                actions += self._quarantine.refute(task.stage, item, worker, now)
+                self._retries.clear((task.stage, item))
+        return actions
+
+    def failed(self, event: TaskFailed, now: float) -> list[Action]:
+        """Charge the device or the items, then retry or give up each item at fault; requeue the others."""
+        worker = self._release(event.worker, event.task)
+        if worker is None:
+            return []
+        task, actions = event.task, list[Action]()
+        worker.preload_failed = not task.items
+        at_fault = set(event.items or task.items)
+        charged = bool(event.items) or len(task.items) == 1  # of several, it is not known which one is at fault
+        if event.kind is FailureKind.ERROR and task.items:
+            worker.breaker.record_failure(task.stage, task.items, event.message)
+            if charged:
+                actions += self._quarantine.trip_if_faulty(worker, task.stage, now)
+                charged = not actions
+        for item in reversed(task.items):
+            if item in at_fault:
+                actions += self._retry_or_give_up(event, item, worker, charged=charged)
+            else:
+                actions += self._requeue(task.stage, item)
+        return actions
+
+    def worker_lost(self, event: WorkerLost, now: float) -> list[Action]:
+        """Requeue its task. A crash is charged to the device, or to the item if it ran alone."""
+        worker = self._pool.find(event.worker)
+        if worker is None:
+            return []
+        run, actions = worker.running, list[Action]()
+        self._dispatcher.worker_unavailable(worker)
+        self._pool.remove(worker)
+        if run is None:
+            return actions
+        task = run.task
+        if event.crashed and task.items:
+            worker.breaker.record_failure(task.stage, task.items, f"the worker died during {task.stage}")
+            actions += self._quarantine.trip_if_faulty(worker, task.stage, now)
+        charged = not actions
+        for item in reversed(task.items):
+            if not event.crashed or self._survives_crash(task, item, worker, charged=charged):
+                actions += self._retry(task.stage, item, worker.kind)
+            else:
+                actions += self._give_up(task.stage, item, self._poison_message(task.stage))
+        return actions
+
+    def _release(self, name: str, task: Task) -> WorkerState | None:
+        """Make the worker idle; None when it was not running this task (any more)."""
+        worker = self._pool.find(name)
+        if worker is None or worker.running is None or worker.running.task != task:
+            return None
+        self._dispatcher.task_ended(worker)
+        return worker
+
+    # --- items
+
+    def _complete(self, stage: Stage, item: int) -> list[Action]:
+        if not self._job.is_running(stage, item):  # a copy was faster
+            return []
+        return [*self._speculation.cancel(stage, item, Reason.SUPERSEDED), *self._job.complete(stage, item)]
+
+    def _retry_or_give_up(self, event: TaskFailed, item: int, worker: WorkerState, *, charged: bool) -> list[Action]:
+        stage, key = event.task.stage, (event.task.stage, item)
+        match event.kind:
+            case FailureKind.BAD_INPUT:
+                again = not charged
+                if again:
+                    self._retries.record_suspicion(key)
+            case FailureKind.CANCELLED:
+                again = True
+            case FailureKind.ERROR:
+                again = self._retries.record_error(key, worker.slot, charged=charged)
+            case FailureKind.OUT_OF_MEMORY:
+                again = self._retries.record_out_of_memory(key, worker.slot, self._pool.memory_gb(worker))
+        if again:
+            return self._retry(stage, item, worker.kind)
+        return self._give_up(stage, item, event.message or f"{stage} failed: {event.kind}")
+
+    def _survives_crash(self, task: Task, item: int, worker: WorkerState, *, charged: bool) -> bool:
+        """Whether an item is tried again after its worker died."""
+        if len(task.items) == 1:
+            return self._retries.record_crash((task.stage, item), worker.slot, charged=charged)
+        self._retries.record_suspicion((task.stage, item))
+        return True
+
+    def _retry(self, stage: Stage, item: int, kind: int) -> list[Action]:
+        """Requeue an item, which may run anywhere again if it avoids every worker in service."""
+        if not self._ready.may_run_somewhere(stage, kind, item):
+            self._retries.lift_restrictions((stage, item))
+        return self._requeue(stage, item)
+
+    def _requeue(self, stage: Stage, item: int) -> list[Action]:
+        """The item is ready again, unless a copy of it still runs or has finished."""
+        if not self._job.is_running(stage, item) or self._speculation.runs_elsewhere(stage, item):
+            return []
+        return list(self._job.requeue(stage, item))
+
+    def _give_up(self, stage: Stage, item: int, message: str) -> list[Action]:
+        """The item can never be done: the clips that need it fail."""
+        self._quarantine.exonerate(stage, item)
+        self._retries.clear((stage, item))
+        if not self._job.is_running(stage, item):
+            return []
+        cancels = self._speculation.cancel(stage, item, Reason.CLIP_ENDED)
+        return [*cancels, *self._job.give_up(stage, item, message)]
+
+    def _poison_message(self, stage: Stage) -> str:
+        crashes = self._retries.config.max_crashes
+        return f"poison: {crashes} workers died one after the other, each while it ran the {stage} of this clip alone"
