@@ -73,12 +73,9 @@ class ClipShape(Protocol):
         ...
 
 
-TEXT_TFLOP_PER_TOKEN = 0.0094
-
-
 def encode_text_tflop(shape: ClipShape) -> float:
     """TFLOP of one text token; the clip's shape does not matter."""
-    return TEXT_TFLOP_PER_TOKEN
+    return 0.0094
 
 
 def encode_first_frame_tflop(shape: ClipShape) -> float:

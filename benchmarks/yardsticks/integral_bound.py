@@ -30,15 +30,15 @@ def _bisect(possible: Callable[[float], bool], tolerance: float) -> float:
 def integral_bound(workload: Workload, devices: Sequence[VirtualDevice], *, tolerance: float = 1e-3) -> float:
     """As `makespan_bound`, with whole denoises and decodes on each device. For jobs of one kind without first frames.
 
-    What it leaves out (that a decode follows its own denoise, but for the first and the last; that loads on one device
-    do not overlap with the wait for texts) makes it lower than the best schedule, never higher.
+    It ignores that each decode follows its own denoise (except the first and the last), and that loads on one device do
+    not overlap with the wait for texts. Both make it lower than the best schedule, never higher.
 
-    Raises ValueError for several kinds, kept latents, first frames, devices that come and go or are slow from the start.
+    Raises ValueError for several kinds, kept latents, first frames, devices that join, leave or are slow from the start.
     """
     if len(workload.kinds) != 1 or workload.first_frames or len(workload.clips_with_latents):
         raise ValueError("integral_bound takes jobs of one kind, without first frames or kept latents")
     if any(d.joins_at_s or d.leaves_at_s != math.inf for d in devices):
-        raise ValueError("integral_bound takes devices that are there all the time")
+        raise ValueError("integral_bound takes devices that are present all the time")
     problem = bound_problem(workload, devices)
     if any(change < problem.first_latents_s for d in devices for change, _ in d.slowdowns):
         raise ValueError("integral_bound takes devices that slow down after the first latents at the earliest")
@@ -48,7 +48,7 @@ def integral_bound(workload: Workload, devices: Sequence[VirtualDevice], *, tole
 
 
 def _whole_clips_by(problem: BoundProblem, end: float, clips: int, denoise: int, decode: int) -> bool:
-    """Whether devices can be given numbers of denoises and decodes that end in time and add up to all clips."""
+    """Whether the devices can be assigned whole denoises and decodes that end in time and add up to all clips."""
     uses: list[tuple[int, int, int]] = []  # group, denoises, decodes on one device
     for i, group in enumerate(problem.groups):
         each, after = problem.seconds[i, denoise], problem.seconds[i, decode]

@@ -28,7 +28,7 @@ MIXED_KINDS = (
 def make_workload(
     clips: int, *, kinds: Sequence[ClipKind] = (KIND_5S,), tokens: int = 120, variants_per_prompt: int = 1
 ) -> Workload:
-    """Clips in which the kinds alternate, with prompts of half to one and a half times `tokens` and two negatives."""
+    """Clips of alternating kinds, with prompts of half to one and a half times `tokens` and two shared negative prompts."""
     rows = np.arange(clips)
     prompt = rows // variants_per_prompt
     prompts = int(prompt.max(initial=-1)) + 1
@@ -70,7 +70,7 @@ class Measured:
 
 
 def bound_of(scenario: Scenario) -> float:
-    """Seconds that no schedule can beat."""
+    """Lower bound of the makespan."""
     if scenario.whole_clips:
         return integral_bound(scenario.workload, scenario.devices)
     return makespan_bound(scenario.workload, scenario.devices)
@@ -169,7 +169,7 @@ def _with_profile(device: VirtualDevice, **changes: object) -> VirtualDevice:
 
 
 def tails(profile: ClusterProfile) -> list[Scenario]:
-    """Fewer clips than devices, or few more."""
+    """Jobs with fewer clips than devices, or a few more: only the tail matters."""
     devices = tuple(virtual_devices(profile))
     found = [
         Scenario(name=f"tail: {clips} clips", workload=make_workload(clips), devices=devices, whole_clips=True)

@@ -79,10 +79,11 @@ class Capabilities:
         alone: bool,
     ) -> Swap:
         clip, needed = self._costs.kinds[kind], STAGES[stage].components
-        wrong_model = stage is Stage.DENOISE and held_model != clip.model_name
+        uses_model = Component.TRANSFORMER in needed
+        wrong_model = uses_model and held_model != clip.model_name
         keepable = resident - {Component.TRANSFORMER} if wrong_model else resident
         kept = needed if alone else self._beside(device_class, stage, kind, needed, keepable)
-        model_name = clip.model_name if stage is Stage.DENOISE else held_model
+        model_name = clip.model_name if uses_model else held_model
         if Component.TRANSFORMER not in kept:
             model_name = ""
         return Swap(kept, needed - keepable, len(resident - (kept & keepable)), model_name)

@@ -249,8 +249,7 @@ class Dispatcher:
             q and self._pool.fits(worker, Stage.DENOISE, k) for k, q in enumerate(self._job.clip_queues[Stage.DENOISE])
         ):
             return Reason.LATENTS_FULL
-        texts = Stage.ENCODE_TEXT
-        if self._job.inputs[texts].queued and self._pool.fits(worker, texts, 0):
+        if any(table.queued and self._pool.fits(worker, stage, 0) for stage, table in self._job.inputs.items()):
             return Reason.ENOUGH_AHEAD
         return Reason.NOTHING_READY
 

@@ -8,7 +8,7 @@ from ovi.stages import CLIP_STAGES, INPUT_STAGES, STAGES, Stage, stages_of
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.job_state import JobState
 from ovi_ray.scheduling.policies.base import Allocation, Cluster, Policy
-from ovi_ray.scheduling.states import ClipState
+from ovi_ray.scheduling.states import CLIP_STAGE_STATES
 from ovi_ray.scheduling.worker_pool import WorkerPool
 
 
@@ -123,8 +123,5 @@ class Replanner:
         return max(0, len(table) - table.encoded - table.running)
 
     def _clips_before(self, stage: Stage, kind: int) -> int:
-        counts = self._job.counts[kind]
-        clips = counts[ClipState.PENDING] + counts[ClipState.WAITING] + counts[ClipState.READY]
-        if stage is Stage.DECODE:
-            clips += counts[ClipState.DENOISING] + counts[ClipState.DENOISED]
-        return clips
+        """Clips that have yet to start a stage: the states are in the order of a clip's life."""
+        return sum(self._job.counts[kind][: CLIP_STAGE_STATES[stage].running])

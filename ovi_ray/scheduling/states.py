@@ -27,7 +27,7 @@ def check_transition(allowed: frozenset[State], subject: str, old: State, new: S
 
 
 class ClipState(IntEnum):
-    """Where a clip stands."""
+    """Where a clip stands, in the order of its life."""
 
     PENDING = 0
     """Not admitted yet: none of its inputs is queued on its behalf."""

@@ -1,7 +1,7 @@
-"""What a job will take on a cluster, told before anything is submitted. Pure.
+"""Forecast of a job on a cluster: time, utilisation, cost and bottlenecks, before anything is submitted.
 
-The production scheduler runs the job on a virtual cluster; what limits it is found by asking the linear-programming bound
-how much sooner it could end if one thing were better.
+The production scheduler runs the job on a virtual cluster. Bottlenecks are found by sensitivity analysis: how much earlier the
+lower bound ends when one stage is faster on one class, or a class has one device more.
 """
 
 import dataclasses
@@ -15,40 +15,40 @@ from ovi_ray.scheduling.workload import Workload
 from ovi_ray.simulation.lower_bound import makespan_bound
 from ovi_ray.simulation.virtual_cluster import Outcome, Span, VirtualDevice, simulate, virtual_devices
 
-WORTH_TELLING = 0.02  # a change that ends the job less than this much sooner limits nothing
+MIN_SAVING = 0.02  # share of the time; a change that saves less is not a bottleneck
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ClassForecast:
-    """What the devices of one class will do."""
+    """Utilisation and cost of the devices of one class."""
 
     name: str
     count: int
     device_hours: float
-    """They are held until the job ends."""
+    """All of its devices are held until the job ends."""
     busy: dict[Stage, float]
-    """Share of their time in each stage."""
+    """Stage -> share of their time."""
     load: float
-    """Share of their time in moving components in and out."""
+    """Share of their time spent on loading and unloading components."""
     cost: float | None
-    """In the profile's currency; None without a price."""
+    """In the profile's currency; None when the class has no price."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Bottleneck:
-    """Something that would end the job sooner."""
+    """A change that would end the job sooner."""
 
     what: str
-    """Such as "decode on nvidia-24gb"."""
+    """What limits the job, such as "decode on nvidia-24gb"."""
     change: str
-    """Such as "twice as fast"."""
+    """The change, such as "twice as fast"."""
     sooner: float
-    """Share of the time that it would save."""
+    """Share of the job's time that it would save."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Forecast:
-    """A job on a cluster."""
+    """Forecast of a job on a cluster."""
 
     clips: int
     texts: int
@@ -56,24 +56,24 @@ class Forecast:
     eta_s: float
     """Seconds from the start to the last video."""
     bound_s: float
-    """Seconds before which no schedule could end."""
+    """Lower bound of `eta_s`, whatever the schedule."""
     classes: tuple[ClassForecast, ...]
     bottlenecks: tuple[Bottleneck, ...]
-    """What holds the job up, the worst first."""
+    """Largest saving first."""
     cost: float | None
-    """Of all classes; None when one has no price."""
+    """Sum over all classes; None when one has no price."""
     currency: str
     spans: tuple[Span, ...] = ()
-    """Every task, for a picture."""
+    """Every task, for a timeline; empty unless `keep_spans` was set."""
 
     @property
     def clips_per_hour(self) -> float:
-        """Videos per hour, on average."""
+        """Average rate."""
         return self.clips * 3600 / self.eta_s if self.eta_s else 0.0
 
 
 def forecast(workload: Workload, cluster: ClusterProfile, *, keep_spans: bool = False) -> Forecast:
-    """What a job will take. Raises InputError for a stage that fits on no device of the cluster."""
+    """Forecast a job. Raises InputError for a stage that fits on no device of the cluster."""
     cluster.check(workload.kinds, source=f"cluster {cluster.name}")
     devices = virtual_devices(cluster)
     bound_s = makespan_bound(workload, devices)
@@ -95,13 +95,13 @@ def forecast(workload: Workload, cluster: ClusterProfile, *, keep_spans: bool = 
 
 
 def bottlenecks_of(workload: Workload, cluster: ClusterProfile, bound_s: float) -> tuple[Bottleneck, ...]:
-    """What would end the job sooner: a stage twice as fast on a class, or one more device of a class."""
+    """Sensitivity of the lower bound to a stage twice as fast on one class, and to one more device of a class."""
     devices = virtual_devices(cluster)
     bottlenecks = [
         Bottleneck(what=what, change=change, sooner=1 - makespan_bound(workload, changed) / bound_s)
         for what, change, changed in _changes(devices, cluster)
     ]
-    return tuple(sorted((x for x in bottlenecks if x.sooner >= WORTH_TELLING), key=lambda x: (-x.sooner, x.what)))
+    return tuple(sorted((x for x in bottlenecks if x.sooner >= MIN_SAVING), key=lambda x: (-x.sooner, x.what)))
 
 
 def _changes(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ovi.config import Component
-from ovi.stages import CLIP_STAGES, STAGES, TEXT_TFLOP_PER_TOKEN, Stage
+from ovi.stages import CLIP_STAGES, STAGES, Stage
 from ovi_ray.inputs.cluster_profile import ClusterProfile
 from ovi_ray.scheduling.actions import Action, Cancel, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile
@@ -233,7 +233,7 @@ class VirtualCluster:
             return 0.0
         if kind is None:
             tokens = int(self.workload.text_tokens[list(task.items)].sum())
-            return actual.prior_seconds(Stage.ENCODE_TEXT, TEXT_TFLOP_PER_TOKEN * tokens)
+            return actual.prior_seconds(task.stage, STAGES[task.stage].tflop(self.workload.kinds[0]) * tokens)
         key = (id(actual), task.stage, kind)
         if key not in self._seconds:
             self._seconds[key] = actual.prior_seconds(task.stage, STAGES[task.stage].tflop(self.workload.kinds[kind]))

@@ -1,4 +1,4 @@
-"""Sick devices: taken out by evidence, tried again, let back in; the clips are not charged."""
+"""Faulty devices: taken out of service by evidence, probed after a cooldown, put back; the clips are not charged."""
 
 from ovi.stages import Stage
 from ovi_ray.report.decisions import explain
@@ -25,14 +25,14 @@ def states(cluster):
     return [(change.state, change.reason) for change in changes(cluster)]
 
 
-def step(cluster, *, sick=(), stages=(Stage.DENOISE,), seconds=1.0):
-    """End the task that has run longest: badly where the worker is sick. Gives whether anything ran."""
+def step(cluster, *, faulty=(), stages=(Stage.DENOISE,), seconds=1.0):
+    """End the longest-running task, as a failure if the worker is faulty; pass to the next Tick when nothing runs."""
     if not cluster.running:
         cluster.now = max(cluster.now, cluster.wakes.pop(0))
         cluster.send(Tick())
         return
     worker, run = next(iter(cluster.running.items()))
-    if worker in sick and run.task.items and run.task.stage in stages:
+    if worker in faulty and run.task.items and run.task.stage in stages:
         event = TaskFailed(worker=worker, task=run.task, kind=FailureKind.ERROR, message="the device is broken")
     else:
         event = TaskDone(worker=worker, task=run.task, seconds=seconds)
@@ -45,7 +45,7 @@ def run_until(cluster, condition, **options):
             return
         assert not cluster.scheduler.done, "the job ended first"
         step(cluster, **options)
-    raise AssertionError("it never came")
+    raise AssertionError("the condition was never met")
 
 
 def is_out(cluster, worker):
@@ -107,9 +107,9 @@ def test_a_device_that_fails_faster_than_others_finish_is_taken_out_after_three_
     assert len({task.items for task in tries_of(cluster, "bad")}) == 3
 
 
-def test_a_probe_that_goes_well_lets_the_device_back_in_full():
+def test_a_successful_probe_puts_the_device_back_into_service():
     cluster = cluster_of(devices={"good": BIG, "bad": BIG})
-    run_until(cluster, lambda: is_out(cluster, "bad"), sick=("bad",))
+    run_until(cluster, lambda: is_out(cluster, "bad"), faulty=("bad",))
     failures = len(tries_of(cluster, "bad"))
     run_until(cluster, lambda: changes(cluster)[-1].state is BreakerState.CLOSED, seconds=5.0)
     assert states(cluster)[1:] == [
@@ -121,49 +121,49 @@ def test_a_probe_that_goes_well_lets_the_device_back_in_full():
     assert not failed(cluster)
 
 
-def test_each_probe_that_fails_makes_the_rest_longer_up_to_a_bound():
+def test_each_failed_probe_doubles_the_cooldown_up_to_its_limit():
     cluster = cluster_of(
         60, devices={"good": BIG, "bad": BIG}, circuit_breaker=CircuitBreakerConfig(max_cooldown_s=200.0)
     )
     run_until(
         cluster,
         lambda: len([s for s in states(cluster) if s[0] is BreakerState.OPEN]) == 4,
-        sick=("bad",),
+        faulty=("bad",),
         seconds=10.0,
     )
-    rests = [change.cooldown_s for change in changes(cluster) if change.state is BreakerState.OPEN]
-    assert rests == [60.0, 120.0, 200.0, 200.0]
+    cooldowns = [change.cooldown_s for change in changes(cluster) if change.state is BreakerState.OPEN]
+    assert cooldowns == [60.0, 120.0, 200.0, 200.0]
     assert {change.reason for change in changes(cluster)[2::2]} == {BreakerReason.PROBE_FAILED}
 
 
-def test_no_clip_is_charged_for_what_fails_on_a_sick_device():
+def test_no_clip_is_charged_for_what_fails_on_a_faulty_device():
     cluster = cluster_of(80, devices={"good": BIG, "bad": BIG}, retry=RetryConfig(max_attempts=1))
     while not cluster.scheduler.done:
-        step(cluster, sick=("bad",) if "bad" in cluster.running and len(tries_of(cluster, "bad")) > 3 else ())
+        step(cluster, faulty=("bad",) if "bad" in cluster.running and len(tries_of(cluster, "bad")) > 3 else ())
     assert len(cluster.finished) == 80
 
 
-def test_clips_that_fail_on_two_sick_devices_are_rendered_by_the_third():
+def test_clips_that_fail_on_two_faulty_devices_are_rendered_by_the_third():
     cluster = cluster_of(40, devices={"good": BIG, "bad": BIG, "worse": BIG})
     while not cluster.scheduler.done:
-        step(cluster, sick=("bad", "worse"))
+        step(cluster, faulty=("bad", "worse"))
     assert not failed(cluster)
     assert {change.worker for change in changes(cluster)} == {"bad", "worse"}
 
 
-def test_success_at_another_stage_is_no_sign_of_health():
+def test_a_success_at_another_stage_does_not_close_the_breaker():
     cluster = cluster_of(40, devices={"good": BIG, "bad": BIG})
-    run_until(cluster, lambda: is_out(cluster, "bad"), sick=("bad",), stages=(Stage.DECODE,))
+    run_until(cluster, lambda: is_out(cluster, "bad"), faulty=("bad",), stages=(Stage.DECODE,))
     while not cluster.scheduler.done:
-        step(cluster, sick=("bad",), stages=(Stage.DECODE,))
+        step(cluster, faulty=("bad",), stages=(Stage.DECODE,))
     assert BreakerState.CLOSED not in {change.state for change in changes(cluster)}
     assert not failed(cluster)
 
 
-def test_a_device_that_now_and_then_fails_stays_in():
+def test_a_device_that_fails_now_and_then_stays_in_service():
     cluster = cluster_of(60, devices={"good": BIG, "bad": BIG})
     while not cluster.scheduler.done:
-        step(cluster, sick=("bad",) if len(tries_of(cluster, "bad")) % 5 == 0 else ())
+        step(cluster, faulty=("bad",) if len(tries_of(cluster, "bad")) % 5 == 0 else ())
     assert not changes(cluster)
     assert not failed(cluster)
 
@@ -171,22 +171,22 @@ def test_a_device_that_now_and_then_fails_stays_in():
 def test_the_only_device_of_a_stage_is_never_taken_out():
     cluster = cluster_of(4, devices={"bad": BIG, "encoder": ENCODER})
     while not cluster.scheduler.done:
-        step(cluster, sick=("bad",))
+        step(cluster, faulty=("bad",))
     assert not changes(cluster)
     assert len(failed(cluster)) == 4
 
 
-def test_clips_that_fail_everywhere_end_failed_and_make_no_device_rest_for_longer_than_once():
+def test_clips_that_fail_everywhere_end_failed_and_open_no_breaker_twice():
     cluster = cluster_of(30, devices={"a": BIG, "b": BIG, "c": BIG})
     while not cluster.scheduler.done:
         worker, run = next(iter(cluster.running.items())) if cluster.running else ("", None)
         is_bad = run is not None and run.task.stage is Stage.DENOISE and run.task.items and run.task.items[0] < 4
-        step(cluster, sick=(worker,) if is_bad else ())
+        step(cluster, faulty=(worker,) if is_bad else ())
     assert set(failed(cluster)) == {0, 1, 2, 3}
     assert {change.cooldown_s for change in changes(cluster)} <= {0.0, 60.0}
 
 
-def test_workers_that_follow_each_other_at_a_place_share_what_is_held_against_it():
+def test_workers_that_follow_each_other_in_a_slot_share_its_breaker():
     cluster = cluster_of(40, devices={"w0": BIG, "w1": BIG, "w2": BIG})
     for life in range(1, 9):
         run_until(cluster, lambda: any(w.startswith("w0") and r.task.stage is Stage.DENOISE and r.task.items
@@ -201,7 +201,7 @@ def test_workers_that_follow_each_other_at_a_place_share_what_is_held_against_it
     assert not failed(cluster)
 
 
-def test_a_clip_whose_worker_crashed_goes_elsewhere_when_the_worker_is_back():
+def test_a_clip_whose_worker_crashed_is_not_retried_by_its_replacement():
     cluster = cluster_of(12, devices={"w0": BIG, "w1": BIG})
     run_until(cluster, lambda: "w0" in cluster.running and cluster.running["w0"].task.stage is Stage.DENOISE
               and cluster.running["w0"].task.items)  # fmt: skip
@@ -224,7 +224,7 @@ def test_nobody_is_charged_when_several_texts_were_in_a_batch_that_failed():
     assert not failed(cluster)
 
 
-def test_a_crash_with_a_batch_of_texts_is_charged_to_none_and_the_one_that_kills_is_found():
+def test_a_crash_with_a_batch_of_texts_is_charged_to_none_and_the_fatal_one_is_found():
     cluster = cluster_of(4, devices={"a": BIG})
     poison = 2
     lives = 0
@@ -241,26 +241,26 @@ def test_a_crash_with_a_batch_of_texts_is_charged_to_none_and_the_one_that_kills
     assert lives == 4  # once in the batch, three times alone
 
 
-def test_a_job_waits_for_its_resting_device_when_the_others_are_gone():
+def test_a_job_waits_for_its_quarantined_device_when_the_others_are_gone():
     cluster = cluster_of(10, devices={"good": BIG, "bad": BIG})
-    run_until(cluster, lambda: is_out(cluster, "bad"), sick=("bad",))
+    run_until(cluster, lambda: is_out(cluster, "bad"), faulty=("bad",))
     cluster.send(WorkerLost(worker="good", crashed=False))
     assert not cluster.running
     cluster.finish_all()
     assert not failed(cluster)
 
 
-def test_a_device_that_is_sick_for_a_while_is_probed_seldom_and_takes_part_again_when_it_healed():
-    sick_until = 3000.0
+def test_a_device_that_is_faulty_for_a_while_is_probed_rarely_and_used_again_once_it_recovered():
+    healthy_at = 3000.0
     devices = [
         VirtualDevice(name="good", profile=BIG),
-        VirtualDevice(name="bad", profile=BIG, faulty=((300.0, sick_until),)),
+        VirtualDevice(name="bad", profile=BIG, faulty=((300.0, healthy_at),)),
     ]
     outcome = simulate(make_workload(150), devices, keep_spans=True)
     assert (outcome.done, outcome.failed) == (150, 0)
     denoises = [s for s in outcome.spans if s.worker == "bad" and s.task.stage is Stage.DENOISE and s.task.items]
-    while_sick = [span for span in denoises if 300.0 <= span.start_s < sick_until]
-    afterwards = [span for span in denoises if span.start_s >= sick_until and span.end_s - span.start_s > 60]
-    assert 3 <= len(while_sick) <= 12
+    while_faulty = [span for span in denoises if 300.0 <= span.start_s < healthy_at]
+    afterwards = [span for span in denoises if span.start_s >= healthy_at and span.end_s - span.start_s > 60]
+    assert 3 <= len(while_faulty) <= 12
     assert len(afterwards) > 20
-    assert afterwards[0].start_s < sick_until + CircuitBreakerConfig().max_cooldown_s + 10
+    assert afterwards[0].start_s < healthy_at + CircuitBreakerConfig().max_cooldown_s + 10

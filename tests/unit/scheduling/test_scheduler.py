@@ -7,11 +7,11 @@ from yardsticks.baseline_policies import SCHEDULERS
 
 from ovi.config import Component
 from ovi.stages import Stage
-from ovi_ray.scheduling.actions import Cancel, Drop, RunTask
+from ovi_ray.scheduling.actions import Cancel, Drop, RunTask, WakeAt
 from ovi_ray.scheduling.config import RetryConfig, SchedulerConfig, SpeculationConfig
-from ovi_ray.scheduling.events import TaskDone, TaskFailed, Tick, WorkerLost
+from ovi_ray.scheduling.events import TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.scheduler import Scheduler
-from ovi_ray.scheduling.task import DataKind, FailureKind, Reason
+from ovi_ray.scheduling.task import BreakerChange, DataKind, FailureKind, Reason
 from ovi_ray.scheduling.workload import Workload
 from tests.support.scheduling import (
     BIG,
@@ -347,6 +347,30 @@ def test_a_worker_that_joins_twice_is_refused():
     cluster.send(*joins(a=BIG))
     with pytest.raises(ValueError, match="'a' has joined already"):
         cluster.scheduler.handle(joins(a=BIG), 0.0)
+
+
+def test_a_slot_that_is_occupied_is_refused():
+    cluster = cluster_for(make_workload(1))
+    cluster.send(WorkerJoined(worker="a", slot="gpu-0", device=BIG))
+    with pytest.raises(ValueError, match="slot 'gpu-0' of worker 'b' is occupied by 'a'"):
+        cluster.scheduler.handle([WorkerJoined(worker="b", slot="gpu-0", device=BIG)], 0.0)
+
+
+def test_devices_taken_out_in_one_cycle_each_get_a_wake_up_at_the_end_of_their_cooldown():
+    cluster = cluster_for(make_workload(20))
+    cluster.send(*joins(a=BIG))
+    run_stage(cluster, Stage.DENOISE)
+    cluster.send(*joins(b=BIG, c=BIG))
+    while cluster.scheduler.progress().workers == 3 and not any(
+        isinstance(a, BreakerChange) for a in cluster.log[-1][2]
+    ):
+        failing = [run for worker, run in cluster.running.items() if worker != "a" and run.task.items]
+        events = [TaskFailed(worker=run.worker, task=run.task, kind=FailureKind.ERROR) for run in failing]
+        cluster.send(*events, after=1.0)
+    opened = [action for action in cluster.log[-1][2] if isinstance(action, BreakerChange)]
+    wakes = [action.time for action in cluster.log[-1][2] if isinstance(action, WakeAt)]
+    assert sorted(change.worker for change in opened) == ["b", "c"]
+    assert wakes.count(cluster.now + opened[0].cooldown_s) >= 2
 
 
 def test_time_that_runs_backwards_is_refused():

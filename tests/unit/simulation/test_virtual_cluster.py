@@ -117,7 +117,7 @@ def test_whole_clips_take_whole_rounds():
 def test_the_integral_bound_is_for_simple_jobs():
     with pytest.raises(ValueError, match="one kind"):
         integral_bound(make_workload(4, kinds=MIXED_KINDS), devices(BIG))
-    with pytest.raises(ValueError, match="all the time"):
+    with pytest.raises(ValueError, match="present all the time"):
         integral_bound(make_workload(4), devices(BIG, leaves_at_s=9.0))
 
 
