@@ -123,5 +123,5 @@ class DeviceProfile:
         return not self.why_not(stage, kind)
 
     def prior_seconds(self, stage: Stage, operations: float) -> float:
-        """Of one task of so many TFLOP, before anything is measured."""
+        """Of one task of `operations` TFLOP, before anything is measured."""
         return operations / (self.rates.of(stage) * self.speed) + self.task_overhead_s

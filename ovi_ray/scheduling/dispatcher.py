@@ -135,14 +135,14 @@ class Dispatcher:
         tasks = self._ready.tasks() if self._idle else []
         if not tasks:
             return []
-        found = []
+        found, fits = [], self._pool.capabilities.fits
         for key, worker in self._idle.first_of_each():
             for task in tasks:
-                if not self._pool.fits(worker, task.stage, task.kind):
+                if not fits(worker.device_class, task.stage, task.kind):
                     continue
                 if blocked and (key, task.stage, task.kind) in blocked:
                     continue
-                if not self._ready.is_declined(worker, task):
+                if not (task.optional and self._ready.is_declined(worker, task)):
                     found.append(self._candidate(worker, task))
         return found
 

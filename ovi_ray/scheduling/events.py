@@ -1,4 +1,4 @@
-"""Events: what the scheduler is told. Frozen values."""
+"""Events: what happened on the cluster, as the scheduler receives it. Frozen values."""
 
 from dataclasses import dataclass
 

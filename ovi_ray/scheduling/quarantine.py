@@ -44,11 +44,11 @@ class Quarantine:
 
     def reinstate(self, now: float) -> list[Action]:
         """Put the workers whose cooldown is over back into service, on probation."""
-        rested = [worker for worker in self._pool.quarantined.values() if worker.breaker.open_until_s <= now]
-        for worker in rested:
+        due = [worker for worker in self._pool.quarantined.values() if worker.breaker.open_until_s <= now]
+        for worker in due:
             self._pool.reinstate(worker)
             self._put_into_service(worker)
-        return [_change(worker, BreakerState.HALF_OPEN, BreakerReason.COOLDOWN_OVER) for worker in rested]
+        return [_change(worker, BreakerState.HALF_OPEN, BreakerReason.COOLDOWN_OVER) for worker in due]
 
     def _put_into_service(self, worker: WorkerState) -> None:
         if not worker.breaker.is_closed:

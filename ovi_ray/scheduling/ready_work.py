@@ -49,25 +49,23 @@ class ReadyWork:
         """Everything that could start now, by stage and kind."""
         found = [task for stage in _BATCHED_INPUTS for task in self._batches(stage)]
         may_denoise = self._job.totals[ClipState.READY] > 0 and self._has_room_for_latents()
+        ready, denoised = self._job.clip_queues[Stage.DENOISE], self._job.clip_queues[Stage.DECODE]
         for kind in self._kinds:
             for stage in _SINGLE_INPUTS:
                 if waiting := len(self._job.queue(stage, kind)):
                     urgent = self._is_urgent(stage)
                     found.append(ReadyTasks(stage, kind, waiting, 1.0, urgent, not urgent))
-            if may_denoise and self._replanner.placeable[kind]:
-                found += self._clips(Stage.DENOISE, kind)
-            found += self._clips(Stage.DECODE, kind)
+            if may_denoise and self._replanner.placeable[kind] and (waiting := len(ready[kind])):
+                found.append(ReadyTasks(Stage.DENOISE, kind, waiting, 1.0, False, False))
+            if waiting := len(denoised[kind]):
+                found.append(ReadyTasks(Stage.DECODE, kind, waiting, 1.0, False, False))
         return found
-
-    def _clips(self, stage: Stage, kind: int) -> list[ReadyTasks]:
-        waiting = len(self._job.clip_queues[stage][kind])
-        return [ReadyTasks(stage, kind, waiting, 1.0, False, False)] if waiting else []
 
     def _batches(self, stage: Stage) -> list[ReadyTasks]:
         """Full batches at any time; a partial one only when its result is urgent."""
         waiting, largest = self._job.inputs[stage].queued, self._config.text_batch
-        urgent = self._is_urgent(stage)
-        if not waiting or not (urgent or waiting >= largest):
+        urgent = waiting > 0 and self._is_urgent(stage)
+        if not urgent and waiting < largest:
             return []
         units = min(waiting, largest) * self._replanner.mean_tokens
         return [ReadyTasks(stage, self._replanner.kind_of_texts, -(-waiting // largest), units, urgent, not urgent)]

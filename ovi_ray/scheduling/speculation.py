@@ -99,5 +99,7 @@ class SpeculativeExecution:
 
     def cancel(self, stage: Stage, item: int, reason: Reason) -> list[Cancel]:
         """Stop the other worker that runs an item whose result is not needed any more."""
+        if not self._runners:
+            return []
         running = [self._pool.workers[number].running for number in self._runners.pop((stage, item), ())]
         return [Cancel(worker=run.worker, task=run.task, reason=reason) for run in running if run is not None]

@@ -59,7 +59,7 @@ def tries_of(cluster, worker):
 
 
 def end(cluster, worker, kind=None):
-    """End the worker's task, well or as a failure."""
+    """End the worker's task, as a success or as a failure."""
     task = cluster.running[worker].task
     if kind is None:
         cluster.send(TaskDone(worker=worker, task=task, seconds=1.0), after=1.0)

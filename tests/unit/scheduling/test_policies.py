@@ -179,7 +179,7 @@ def test_loads_count_in_the_tail():
     assert plan.denoise_by_s == pytest.approx(130.0, rel=0.02)
 
 
-def test_nothing_ready_is_told():
+def test_without_candidates_the_reason_is_that_nothing_is_ready():
     assert Production().choose(make_snapshot(), Allocation(makespan_s=0.0)).reason is Reason.NOTHING_READY
 
 

@@ -1,7 +1,11 @@
 """Illegal moves raise; every state can be reached, and only ends have no way out."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+import ovi_ray.scheduling
 from ovi.stages import CLIP_STAGES, Stage
 from ovi_ray.scheduling.circuit_breaker import CircuitBreaker
 from ovi_ray.scheduling.config import CircuitBreakerConfig
@@ -37,6 +41,15 @@ def test_every_state_is_reachable_and_only_ends_have_no_way_out(table, first, en
         reached |= set(frontier)
     assert reached == set(table) == set(type(first))
     assert {state for state, allowed in table.items() if not allowed} == ends
+
+
+@pytest.mark.parametrize("table", [CLIP_TRANSITIONS, WORKER_TRANSITIONS, BREAKER_TRANSITIONS])
+def test_the_readme_draws_every_transition_and_no_other(table):
+    names = {state.name for state in table}
+    text = (Path(ovi_ray.scheduling.__file__).parent / "README.md").read_text(encoding="utf-8")
+    drawn = set(re.findall(r"^ +(\w+) --> (\w+)", text, re.MULTILINE))
+    declared = {(old.name, new.name) for old, allowed in table.items() for new in allowed}
+    assert {(old, new) for old, new in drawn if {old, new} <= names} == declared
 
 
 def test_an_illegal_move_names_the_subject_and_both_states():

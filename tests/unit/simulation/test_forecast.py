@@ -1,4 +1,4 @@
-"""What a job will take, told before it starts."""
+"""Forecasts of a job: time, utilisation, cost and bottlenecks."""
 
 import numpy as np
 import pytest
@@ -37,13 +37,13 @@ def workload(clips=40):
 
 
 def test_the_time_is_close_above_the_bound_and_the_cost_follows_from_it():
-    told = forecast(workload(), cluster())
-    assert told.bound_s <= told.eta_s <= 1.05 * told.bound_s
-    (gpu,) = told.classes
-    assert gpu.device_hours == pytest.approx(2 * told.eta_s / 3600)
-    assert told.cost == pytest.approx(gpu.device_hours * 2.5)
-    assert told.clips_per_hour == pytest.approx(40 * 3600 / told.eta_s)
-    assert (told.clips, told.texts, told.first_frames) == (40, 42, 0)
+    result = forecast(workload(), cluster())
+    assert result.bound_s <= result.eta_s <= 1.05 * result.bound_s
+    (gpu,) = result.classes
+    assert gpu.device_hours == pytest.approx(2 * result.eta_s / 3600)
+    assert result.cost == pytest.approx(gpu.device_hours * 2.5)
+    assert result.clips_per_hour == pytest.approx(40 * 3600 / result.eta_s)
+    assert (result.clips, result.texts, result.first_frames) == (40, 42, 0)
 
 
 def test_the_shares_of_a_class_add_up_to_its_time():
@@ -73,7 +73,7 @@ def test_one_more_device_is_weighed_too():
     assert more.sooner == pytest.approx(1 / 3, abs=0.03)
 
 
-def test_a_stage_that_fits_nowhere_is_told_before_anything_starts():
+def test_a_stage_that_fits_nowhere_is_reported_before_anything_starts():
     with pytest.raises(InputError, match="denoise of 720x720_5s"):
         forecast(workload(4), cluster(small=devices(memory_gb=14)))
 

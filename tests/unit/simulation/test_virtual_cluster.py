@@ -70,7 +70,7 @@ def test_clips_that_fit_nowhere_end_failed():
     assert simulate(make_workload(3), devices(ENCODER, SMALL_CARD)).failed == 3
 
 
-def test_a_cluster_that_empties_is_told():
+def test_a_cluster_that_empties_is_an_error():
     with pytest.raises(SimulationError, match="no events are left"):
         simulate(make_workload(30), devices(BIG, leaves_at_s=100.0))
 
