@@ -47,9 +47,11 @@ class CircuitBreaker:
         return self.state is BreakerState.OPEN and self.open_until_s > now
 
     def trip_reason(self) -> BreakerReason | None:
-        """Why the evidence suffices to open the breaker; None when it does not."""
+        """Why the evidence suffices to open the breaker; None when it does not, or the breaker is open."""
         config = self._config
-        if not self.is_closed and any(self._failed.values()):
+        if self.state is BreakerState.OPEN:
+            return None
+        if self.state is BreakerState.HALF_OPEN and any(self._failed.values()):
             return BreakerReason.PROBE_FAILED
         if any(refuted >= config.max_refutations for refuted in self._refuted.values()):
             return BreakerReason.REFUTED

@@ -30,6 +30,7 @@ class Dispatcher:
 
     def __init__(
         self,
+        *,
         job: JobState,
         pool: WorkerPool,
         retries: RetryTracker,

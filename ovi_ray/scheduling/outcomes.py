@@ -18,6 +18,7 @@ class TaskOutcomes:
 
     def __init__(
         self,
+        *,
         job: JobState,
         pool: WorkerPool,
         retries: RetryTracker,

@@ -54,6 +54,7 @@ class Scheduler:
     """
 
     dispatcher_type: ClassVar[type[Dispatcher]] = Dispatcher
+    """A subclass of Scheduler may schedule with a subclass of Dispatcher."""
 
     def __init__(
         self,
@@ -74,11 +75,24 @@ class Scheduler:
         ready = ReadyWork(self.job, self.pool, self.retries, self._replanner, config)
         speculation = SpeculativeExecution(self.job, self.pool, config.speculation)
         self._dispatcher = self.dispatcher_type(
-            self.job, self.pool, self.retries, ready, self._replanner, speculation, policy, config
+            job=self.job,
+            pool=self.pool,
+            retries=self.retries,
+            ready=ready,
+            replanner=self._replanner,
+            speculation=speculation,
+            policy=policy,
+            config=config,
         )
         self._quarantine = Quarantine(self.pool, self.retries, self._dispatcher)
         self._outcomes = TaskOutcomes(
-            self.job, self.pool, self.retries, ready, speculation, self._dispatcher, self._quarantine
+            job=self.job,
+            pool=self.pool,
+            retries=self.retries,
+            ready=ready,
+            speculation=speculation,
+            dispatcher=self._dispatcher,
+            quarantine=self._quarantine,
         )
         self._now = float("-inf")
         self._stuck_since: float | None = None

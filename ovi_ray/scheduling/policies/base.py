@@ -22,8 +22,10 @@ class Candidate(NamedTuple):
     worker: int
     """Number of the worker; it stands for all interchangeable idle workers."""
     device_class: int
+    """Number of the worker's device class."""
     stage: Stage
     kind: int
+    """Index of the kind of clip in `Workload.kinds`."""
     waiting: int
     """Tasks of this stage and kind that are ready."""
     work_s: float
@@ -38,6 +40,7 @@ class IdleWorker(NamedTuple):
     """An idle worker as a policy sees it."""
 
     number: int
+    """Identifies the worker as long as it is present."""
     factor: float
     """How many times slower than its class."""
 

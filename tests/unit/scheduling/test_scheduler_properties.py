@@ -58,9 +58,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         make_scheduler=st.sampled_from(list(SCHEDULERS.values())),
         speculate=st.booleans(),
         max_latents=st.none() | st.integers(1, 5),
+        failures_to_trip=st.sampled_from([1, 3]),
         devices=st.lists(DEVICES, min_size=1, max_size=4),
     )
-    def start(self, clips, texts, kinds, with_latents, make_scheduler, speculate, max_latents, devices):
+    def start(
+        self, clips, texts, kinds, with_latents, make_scheduler, speculate, max_latents, failures_to_trip, devices
+    ):
         workload = make_workload(
             clips,
             kinds=tuple(kinds),
@@ -70,7 +73,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         config = SchedulerConfig(
             max_latents=max_latents,
             speculation=SpeculationConfig(enabled=speculate),
-            circuit_breaker=CircuitBreakerConfig(cooldown_s=5.0),
+            circuit_breaker=CircuitBreakerConfig(cooldown_s=5.0, max_consecutive_failures=failures_to_trip),
         )
         self.is_production = make_scheduler is production
         self.make_scheduler = lambda: make_scheduler(workload, config)
@@ -159,6 +162,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         device, job = self.cluster.workers[worker], self.cluster.scheduler.job
         kinds = enumerate(job.workload.kinds)
         return [(s, k) for k, kind in kinds for s in Stage if device.fits(s, kind) and job.queue(s, k)]
+
+    @invariant()
+    def a_worker_is_quarantined_only_while_its_device_cools_down(self):
+        scheduler, now = self.cluster.scheduler, self.cluster.now
+        quarantined = scheduler.pool.quarantined.values()
+        assert scheduler.done or all(worker.breaker.is_cooling_down(now) for worker in quarantined)
 
     @invariant()
     def while_nothing_runs_a_worker_or_a_time_is_waited_for(self):
