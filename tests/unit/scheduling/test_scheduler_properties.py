@@ -51,7 +51,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     cluster: CheckedCluster
 
     @initialize(
-        clips=st.integers(0, 12),
+        clips=st.integers(0, 16),
         texts=st.integers(1, 12),
         kinds=st.lists(st.sampled_from([SMALL, LARGE, IMAGE]), min_size=1, max_size=3, unique=True),
         with_latents=st.sets(st.integers(0, 11), max_size=3),
@@ -59,10 +59,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         speculate=st.booleans(),
         max_latents=st.none() | st.integers(1, 5),
         failures_to_trip=st.sampled_from([1, 3]),
-        devices=st.lists(DEVICES, min_size=1, max_size=4),
+        patience_s=st.sampled_from([50.0, 0.0]),
+        devices=st.lists(DEVICES, max_size=2),
     )
     def start(
-        self, clips, texts, kinds, with_latents, make_scheduler, speculate, max_latents, failures_to_trip, devices
+        self,
+        clips,
+        texts,
+        kinds,
+        with_latents,
+        make_scheduler,
+        speculate,
+        max_latents,
+        failures_to_trip,
+        patience_s,
+        devices,
     ):
         workload = make_workload(
             clips,
@@ -72,6 +83,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         config = SchedulerConfig(
             max_latents=max_latents,
+            patience_s=patience_s,
             speculation=SpeculationConfig(enabled=speculate),
             circuit_breaker=CircuitBreakerConfig(cooldown_s=5.0, max_consecutive_failures=failures_to_trip),
         )
@@ -80,7 +92,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.cluster = CheckedCluster(workload=workload, scheduler=self.make_scheduler())
         self.joined = 0
         self.empty_slots: list[str] = []
-        self.send(*[self.new_worker(device) for device in devices])
+        self.send(*[self.new_worker(device) for device in (BIG, BIG, *devices)])
 
     # --- events
 
@@ -122,7 +134,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.send(*done, after=after)
 
     @precondition(lambda self: self.cluster.running)
-    @rule(pick=PICK, kind=st.sampled_from(FailureKind), blamed=st.integers(0, 3), after=AFTER)
+    @rule(pick=PICK, kind=st.sampled_from([FailureKind.ERROR, *FailureKind]), blamed=st.integers(0, 3), after=AFTER)
     def fail(self, pick, kind, blamed, after):
         run = self.pick_run(pick)
         items = run.task.items[:blamed]
