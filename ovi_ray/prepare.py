@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before a model loads, told at once."""
+"""Check everything about a job that can be checked before a model loads. Nothing is written to its output folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from ovi_ray.errors import InputError, Problem, StorageUnavailable
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
+from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.weights.cache import Tell, local_checkpoint
 from ovi_ray.weights.checks import checkpoint_problem, checkpoint_problems, missing_file_problems, store_problem
 from ovi_ray.weights.digests import cached_file_digest
@@ -25,26 +26,22 @@ class PreparedJob:
     manifest: Manifest
 
 
-def prepare(job: JobSpec, *, tell: Tell = lambda text: None) -> PreparedJob:
+def prepare(job: JobSpec, *, prompts: PromptList | None = None, tell: Tell = lambda text: None) -> PreparedJob:
     """Check the checkpoint, the cluster profile and every row of the prompt list. Raises InputError with every problem.
 
-    Weights in a store are fetched to this machine once all else is right; `tell` gets what is fetched.
+    `prompts` replaces the job's own list. Weights in a store are downloaded to this machine once everything else is valid;
+    `tell` receives a line for each file.
     """
     problems = _profile_problems(job)
-    arch = Architecture()
-    try:
-        arch = Architecture.read(local_checkpoint(job.ckpt_dir))
-        problems += _unfetched_problems(job)
-        problems += device_problems(job)
-    except CheckpointError as error:
-        problems.append(checkpoint_problem(error, job.ckpt_dir / ARCHITECTURE))
-    except StorageUnavailable as error:
-        problems.append(store_problem(error, job.ckpt_dir))
-    except InputError as error:
-        problems += error.problems
+    arch, found = _check_checkpoint(job)
+    problems += found
     try:
         manifest = build_manifest(
-            job, arch, weights=lambda name: _weights(job, name, problems, tell), numerics=job.numerics
+            job,
+            arch,
+            weights=lambda name: _fingerprint(job, name, problems, tell),
+            numerics=job.numerics,
+            prompts=prompts,
         )
     except InputError as error:
         problems += [problem for problem in error.problems if problem not in problems]
@@ -62,15 +59,29 @@ def _profile_problems(job: JobSpec) -> list[Problem]:
     return []
 
 
-def _unfetched_problems(job: JobSpec) -> list[Problem]:
-    """What is wrong with the job's model; in a store, what can be told of it without fetching it."""
+def _check_checkpoint(job: JobSpec) -> tuple[Architecture, list[Problem]]:
+    """The checkpoint's architecture, or the published one where it cannot be read, and the problems of the job's model."""
+    arch = Architecture()
+    try:
+        arch = Architecture.read(local_checkpoint(job.ckpt_dir))
+        return arch, [*_local_problems(job), *device_problems(job)]
+    except CheckpointError as error:
+        return arch, [checkpoint_problem(error, job.ckpt_dir / ARCHITECTURE)]
+    except StorageUnavailable as error:
+        return arch, [store_problem(error, job.ckpt_dir)]
+    except InputError as error:
+        return arch, list(error.problems)
+
+
+def _local_problems(job: JobSpec) -> list[Problem]:
+    """Problems with the files of the job's model. Of files in a store, only their presence is checked."""
     if isinstance(job.ckpt_dir, Path):
         return checkpoint_problems(job.ckpt_dir, job.model_name, job.weights)
     return missing_file_problems(job.ckpt_dir, job.model_name, job.weights)
 
 
-def _weights(job: JobSpec, model_name: str, found: list[Problem], tell: Tell) -> str:
-    """The fingerprint of a model's weights; of a model that cannot be used, its problems."""
+def _fingerprint(job: JobSpec, model_name: str, found: list[Problem], tell: Tell) -> str:
+    """The fingerprint of a model's weights. Raises InputError with the problems found so far, or with the model's own."""
     problems = found or checkpoint_problems(job.ckpt_dir, model_name, job.weights, tell=tell)
     if problems:
         raise InputError(problems)

@@ -220,7 +220,7 @@ def test_check_speaks_json(tiny_dir):
 
 def test_check_of_an_empty_folder_fails(tmp_path):
     code, _, table = call("weights", "check", tmp_path)
-    assert code == 1
+    assert code == 2
     assert "models that can run: none" in table
 
 
