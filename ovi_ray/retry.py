@@ -13,7 +13,7 @@ from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN, PromptList
 from ovi_ray.inputs.rows import META_PREFIX, OVERRIDES
 from ovi_ray.output.job_files import ERROR_COLUMN, FAILED, JOB_FILE, MANIFEST, read_job_file
-from ovi_ray.prepare import PreparedJob, prepare
+from ovi_ray.preparation import PreparedJob, prepare
 from ovi_ray.storage.paths import Location, to_location
 
 _ROW_COLUMNS = ("row", "repeat")

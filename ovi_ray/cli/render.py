@@ -96,7 +96,7 @@ def render(
     keeping = {"overwrite": overwrite, "verify": verify, "keep_latents": keep_latents, "checkpoint_s": checkpoint_s}
     with command_console(display) as console:
         job = read_job(JobSpec, prompts, job_options)
-        from ovi_ray.prepare import prepare
+        from ovi_ray.preparation import prepare
 
         def tell(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -13,16 +13,16 @@ from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.runtime.shutdown import Stop, stop_on_signals
 
 if TYPE_CHECKING:
-    from ovi_ray.prepare import PreparedJob
-    from ovi_ray.render import JobResult
+    from ovi_ray.preparation import PreparedJob
+    from ovi_ray.rendering import JobResult
 
 
 def run_job(
     prepared: "PreparedJob", console: Console, *, explain: bool, quiet: bool, options: dict[str, Any]
 ) -> "JobResult":
     """Render a checked job; `options` are fields of `RenderOptions`."""
-    from ovi_ray.render import RenderOptions
-    from ovi_ray.render import render as render_job
+    from ovi_ray.rendering import RenderOptions
+    from ovi_ray.rendering import render as render_job
     from ovi_ray.report.decisions import Explainer
     from ovi_ray.report.terminal import ProgressDisplay
 

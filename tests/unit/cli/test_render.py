@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from ovi.weights import hub
-from ovi_ray import render as render_module
+from ovi_ray import rendering as render_module
 from ovi_ray.cli import app
 
 pytestmark = pytest.mark.usefixtures("nothing_starts")

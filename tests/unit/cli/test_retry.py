@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from ovi_ray import render as render_module
+from ovi_ray import rendering as render_module
 from ovi_ray.cli import app
 from ovi_ray.output.lock import output_lock
 

@@ -14,7 +14,7 @@ from ovi.weights import loading as checkpoints
 from ovi.weights.layout import ARCHITECTURE, TOKENIZER, model_files
 from ovi_ray.errors import InputError, StorageUnavailable
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.prepare import prepare
+from ovi_ray.preparation import prepare
 from ovi_ray.protocol.messages import EncodeFirstFrame, Order, Preload
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.object_store import RemotePath
