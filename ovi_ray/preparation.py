@@ -1,5 +1,6 @@
 """Check everything about a job that can be checked before a model loads. Nothing is written to its output folder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
 from ovi_ray.inputs.prompt_lists import PromptList
-from ovi_ray.weights.cache import Tell, local_checkpoint
+from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.weights.checks import checkpoint_problem, checkpoint_problems, missing_file_problems, store_problem
 from ovi_ray.weights.digests import cached_file_digest
 
@@ -26,11 +27,13 @@ class PreparedJob:
     manifest: Manifest
 
 
-def prepare(job: JobSpec, *, prompts: PromptList | None = None, tell: Tell = lambda text: None) -> PreparedJob:
+def prepare(
+    job: JobSpec, *, prompts: PromptList | None = None, on_message: Callable[[str], None] = lambda text: None
+) -> PreparedJob:
     """Check the checkpoint, the cluster profile and every row of the prompt list. Raises InputError with every problem.
 
     `prompts` replaces the job's own list. Weights in a store are downloaded to this machine once everything else is valid;
-    `tell` receives a line for each file.
+    `on_message` receives a line for each file.
     """
     problems = _profile_problems(job)
     arch, found = _check_checkpoint(job)
@@ -39,7 +42,7 @@ def prepare(job: JobSpec, *, prompts: PromptList | None = None, tell: Tell = lam
         manifest = build_manifest(
             job,
             arch,
-            weights=lambda name: _fingerprint(job, name, problems, tell),
+            weights=lambda name: _fingerprint(job, name, problems, on_message),
             numerics=job.numerics,
             prompts=prompts,
         )
@@ -80,9 +83,9 @@ def _local_problems(job: JobSpec) -> list[Problem]:
     return missing_file_problems(job.ckpt_dir, job.model_name, job.weights)
 
 
-def _fingerprint(job: JobSpec, model_name: str, found: list[Problem], tell: Tell) -> str:
+def _fingerprint(job: JobSpec, model_name: str, found: list[Problem], on_message: Callable[[str], None]) -> str:
     """The fingerprint of a model's weights. Raises InputError with the problems found so far, or with the model's own."""
-    problems = found or checkpoint_problems(job.ckpt_dir, model_name, job.weights, tell=tell)
+    problems = found or checkpoint_problems(job.ckpt_dir, model_name, job.weights, tell=on_message)
     if problems:
         raise InputError(problems)
     folder = local_checkpoint(job.ckpt_dir, [model_name], job.weights)

@@ -98,10 +98,10 @@ def render(
         job = read_job(JobSpec, prompts, job_options)
         from ovi_ray.preparation import prepare
 
-        def tell(text: str) -> None:
+        def print_message(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        prepared = prepare(job, tell=tell)
+        prepared = prepare(job, on_message=print_message)
         result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=keeping)
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))

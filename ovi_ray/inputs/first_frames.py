@@ -56,15 +56,16 @@ def inspect_images(paths: Iterable[Location]) -> dict[Location, ImageFacts | Ima
         return dict(zip(distinct, pool.map(_Inspection().of, distinct), strict=True))
 
 
-def inspect_image(path: Location) -> ImageFacts | ImageRefusal:
-    """Inspect one image: its facts, or why it is refused."""
-    return _Inspection().of(path)
+def inspect_image(path: Location, *, max_bytes: int = MAX_IMAGE_BYTES) -> ImageFacts | ImageRefusal:
+    """Inspect one image: its facts, or why it is refused. A file of more than `max_bytes` is not read."""
+    return _Inspection(max_bytes=max_bytes).of(path)
 
 
 class _Inspection:
     """Inspects images in any number of threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_bytes: int = MAX_IMAGE_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._decoding = threading.Semaphore(os.cpu_count() or 1)  # a large image takes hundreds of megabytes
         self._down: set[RemotePath] = set()  # buckets that did not answer: one question per image would take hours
 
@@ -74,8 +75,8 @@ class _Inspection:
         if isinstance(path, RemotePath) and path.bucket in self._down:
             return ImageRefusal(found="a file of a store that does not answer", expected=_ANY_FILE)
         try:
-            if (size := path.stat().st_size) > MAX_IMAGE_BYTES:  # a weight file, for example, would fill the memory
-                return ImageRefusal(found=f"a file of {size:,} bytes", expected=f"at most {MAX_IMAGE_BYTES:,} bytes")
+            if (size := path.stat().st_size) > self._max_bytes:  # a weight file, for example, would fill the memory
+                return ImageRefusal(found=f"a file of {size:,} bytes", expected=f"at most {self._max_bytes:,} bytes")
             content = path.read_bytes()
         except OSError as error:
             if isinstance(path, RemotePath) and is_unreachable(error):

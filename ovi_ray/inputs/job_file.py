@@ -129,7 +129,7 @@ def _found(check: PathCheck, path: Location) -> Iterator[tuple[str, str]]:
 
 
 def _resolve(item: Given) -> Any:
-    """The path that a value names; what is no path, or cannot be one, is left for validation to refuse."""
+    """The path that a value names. Other values, and the error of a path that cannot be used, are left to validation."""
     if not isinstance(item.value, str | Location) or not str(item.value).strip():
         return item.value
     try:

@@ -50,7 +50,7 @@ def usable_image(path: Location) -> tuple[str, str] | None:
 def write_obstacle(folder: Location) -> str | None:
     """Why files cannot be written to a folder, as far as permissions and file types show it; None if they can.
 
-    A store tells only whether its bucket can be listed: that writing is refused shows when the job first writes.
+    In a store only the listing of the bucket is checked: a refusal to write shows when the job first writes.
     """
     try:
         return _bucket_obstacle(folder) if isinstance(folder, RemotePath) else _disk_obstacle(folder)
