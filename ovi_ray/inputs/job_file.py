@@ -112,20 +112,23 @@ def load(
         known = sorted([*spec.model_fields, *ignored, *ALIASES])
         problems += [_problem(spec, details, settled, source, known) for details in error.errors()]
     refused = {problem.field for problem in problems}
-    problems += [
-        settled[key].problem(expected, f"{show_path(settled[key].value)}{found}")
-        for key, check in checks.items()
-        if key in settled and settled[key].label not in refused
-        for found, expected in _found(check, values[key])
-    ]
+    problems += _path_problems(
+        {key: item for key, item in settled.items() if item.label not in refused}, values, checks
+    )
     if job is None or problems:
         raise InputError(sorted(problems, key=lambda problem: (problem.file, problem.line or 0)))
     return job
 
 
-def _found(check: PathCheck, path: Location) -> Iterator[tuple[str, str]]:
-    if (refusal := check(path)) is not None:
-        yield refusal
+def _path_problems(
+    given: Mapping[str, Given], values: Mapping[str, Any], checks: Mapping[str, PathCheck]
+) -> Iterator[Problem]:
+    """Problems on the disk or in the store with the paths that are valid in form."""
+    for key, check in checks.items():
+        item = given.get(key)
+        if item is not None and (refusal := check(values[key])) is not None:
+            found, expected = refusal
+            yield item.problem(expected, f"{show_path(item.value)}{found}")
 
 
 def _resolve(item: Given) -> Any:
