@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     CLIPS_FAILED = 1
-    """The job ended, and some of its clips failed."""
+    """The job ended, and some of its clips failed. Python also ends with 1 after an unexpected error, with a traceback."""
     BAD_INPUT = 2
     """The options, the job file, the prompts, the weights or the output folder cannot be used."""
     UNAVAILABLE = 3

@@ -71,6 +71,15 @@ def test_the_help_shows_defaults_choices_and_panels():
         assert words in text
 
 
+def test_the_shell_completes_the_values_of_an_option_with_few_of_them():
+    completing = {
+        "COMP_WORDS": "ovi-ray render --solver-name u",
+        "COMP_CWORD": "3",
+        "_OVI_RAY_COMPLETE": "complete_bash",
+    }
+    assert CliRunner().invoke(app, [], prog_name="ovi-ray", env=completing).stdout.split() == ["unipc"]
+
+
 def test_every_sampling_parameter_reaches_the_job(rendered, tiny_dir, tmp_path):
     given = {name: another_value(name) for name in PARAM_FIELDS}
     options = [text for name, value in given.items() for text in (option_name(name), as_text(value))]
