@@ -5,9 +5,13 @@ with other sizes declares them in its `architecture.json`.
 """
 
 import dataclasses
+import functools
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -266,56 +270,133 @@ MAX_SEED = 2**63 - 1
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class ParamSpec:
+    """What the declaration of a sampling parameter says besides its name, type and default."""
+
+    help: str
+    """One line for `--help`."""
+    expected: str
+    """The values that are accepted, as error messages name them."""
+    accepts: Callable[[Any], bool]
+    """Whether a value is one of them."""
+
+
+_PARAM_SPEC = "param_spec"
+
+
+def _spec(*, help: str, expected: str, accepts: Callable[[Any], bool]) -> dict[str, ParamSpec]:
+    """Metadata for a field of SamplingParams."""
+    return {_PARAM_SPEC: ParamSpec(help=help, expected=expected, accepts=accepts)}
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(_is_int(side) and side > 0 for side in value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class SamplingParams:
     """What determines a clip beside its prompt, its image and the weights. Names and defaults are the published ones.
 
-    Raises InvalidRequest, naming every field that is out of range.
+    The only declaration of these parameters: job files, list columns, command-line options, manifest columns and clip ids
+    are derived from its fields. Raises InvalidRequest, naming every field that is out of range.
     """
 
-    video_frame_height_width: tuple[int, int] = (704, 1280)
-    """Wanted size: scaled to the model's area, snapped to multiples of 32. A first-frame image overrides it."""
-    seed: int = 100
-    """Seed of the starting noise."""
-    sample_steps: int = 50
-    """Denoising steps."""
-    solver_name: SolverName = SolverName.UNIPC
-    shift: float = 5.0
-    """Shift of the noise schedule."""
-    video_guidance_scale: float = 4.0
-    audio_guidance_scale: float = 3.0
-    slg_layer: int = 11
-    """Block that the negative pass leaves out; 0 leaves out none."""
-    video_negative_prompt: str = DEFAULT_VIDEO_NEGATIVE_PROMPT
-    audio_negative_prompt: str = DEFAULT_AUDIO_NEGATIVE_PROMPT
+    video_frame_height_width: tuple[int, int] = field(
+        default=(704, 1280),
+        metadata=_spec(
+            help="Frame size as height x width, such as 704x1280: scaled to the model's area, in multiples of 32."
+            " A first-frame image sets its own.",
+            expected="two positive integers [height, width]",
+            accepts=_is_size,
+        ),
+    )
+    seed: int = field(
+        default=100,
+        metadata=_spec(
+            help="Seed of the starting noise. Rows without a seed of their own derive one from it.",
+            expected="an integer from 0 to 2**63-1",
+            accepts=lambda value: _is_int(value) and 0 <= value <= MAX_SEED,
+        ),
+    )
+    sample_steps: int = field(
+        default=50,
+        metadata=_spec(
+            help="Denoising steps.",
+            expected="an integer of at least 1",
+            accepts=lambda value: _is_int(value) and value >= 1,
+        ),
+    )
+    solver_name: SolverName = field(
+        default=SolverName.UNIPC,
+        metadata=_spec(
+            help="ODE solver.",
+            expected=f"one of {', '.join(SolverName)}",
+            accepts=lambda value: value in list(SolverName),
+        ),
+    )
+    shift: float = field(
+        default=5.0,
+        metadata=_spec(
+            help="Shift of the noise schedule.",
+            expected="a positive number",
+            accepts=lambda value: _is_finite(value) and value > 0,
+        ),
+    )
+    video_guidance_scale: float = field(
+        default=4.0,
+        metadata=_spec(
+            help="Classifier-free guidance scale of the video.", expected="a finite number", accepts=_is_finite
+        ),
+    )
+    audio_guidance_scale: float = field(
+        default=3.0,
+        metadata=_spec(
+            help="Classifier-free guidance scale of the sound.", expected="a finite number", accepts=_is_finite
+        ),
+    )
+    slg_layer: int = field(
+        default=11,
+        metadata=_spec(
+            help="Transformer block that the negative pass skips (skip-layer guidance); 0 for none.",
+            expected="a block number, or 0 for none",
+            accepts=lambda value: _is_int(value) and value >= 0,
+        ),
+    )
+    video_negative_prompt: str = field(
+        default=DEFAULT_VIDEO_NEGATIVE_PROMPT,
+        metadata=_spec(help="What the video should not show.", expected="text", accepts=_is_text),
+    )
+    audio_negative_prompt: str = field(
+        default=DEFAULT_AUDIO_NEGATIVE_PROMPT,
+        metadata=_spec(help="What should not be heard.", expected="text", accepts=_is_text),
+    )
 
     def __post_init__(self) -> None:
-        problems = list(self._problems())
+        problems = [
+            f"{name} is {getattr(self, name)!r}; expected {spec.expected}"
+            for name, spec in param_specs().items()
+            if not spec.accepts(getattr(self, name))
+        ]
         if problems:
             raise InvalidRequest("; ".join(problems))
         object.__setattr__(self, "solver_name", SolverName(self.solver_name))
         height, width = self.video_frame_height_width
         object.__setattr__(self, "video_frame_height_width", (int(height), int(width)))
 
-    def _problems(self) -> list[str]:
-        problems = []
-        size = self.video_frame_height_width
-        if len(size) != 2 or not all(_is_int(side) and side > 0 for side in size):
-            problems.append(f"video_frame_height_width is {size!r}; expected two positive integers [height, width]")
-        if not _is_int(self.seed) or not 0 <= self.seed <= MAX_SEED:
-            problems.append(f"seed is {self.seed!r}; expected an integer from 0 to 2**63-1")
-        if not _is_int(self.sample_steps) or self.sample_steps < 1:
-            problems.append(f"sample_steps is {self.sample_steps!r}; expected an integer of at least 1")
-        if self.solver_name not in list(SolverName):
-            problems.append(f"solver_name is {self.solver_name!r}; expected one of {', '.join(SolverName)}")
-        if not 0 < self.shift < float("inf"):
-            problems.append(f"shift is {self.shift!r}; expected a positive number")
-        for name in ("video_guidance_scale", "audio_guidance_scale"):
-            if not abs(getattr(self, name)) < float("inf"):
-                problems.append(f"{name} is {getattr(self, name)!r}; expected a finite number")
-        if not _is_int(self.slg_layer) or self.slg_layer < 0:
-            problems.append(f"slg_layer is {self.slg_layer!r}; expected a block number, or 0 for none")
-        return problems
 
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+@functools.cache
+def param_specs() -> dict[str, ParamSpec]:
+    """The declaration of each field of SamplingParams, by name, in order."""
+    return {declared.name: declared.metadata[_PARAM_SPEC] for declared in dataclasses.fields(SamplingParams)}

@@ -1,16 +1,16 @@
 """Every failure that `ovi_ray` raises on purpose.
 
 OviRayError
- ├── InputError     the job file, the command line or the prompt list is wrong; carries every problem at once
- ├── OutputError            the output folder cannot be used as it is
- │    ├── OutputInUse       another driver renders into it now
- │    ├── OutputOfOtherJob  it holds the clips of another job
- │    └── ResultsTooNew      a newer version of this program wrote its results
- ├── ClusterError   Ray cannot be started or joined, or has not what the job asks for
- ├── WorkersLost    no worker is left and none comes back; what is finished is kept
- ├── StorageUnavailable  a store cannot be reached, or refuses; also an OSError
- ├── JobStopped     the user or the machine asked the job to stop; what is finished is kept
- └── LatentsUnusable  a file of latents or a checkpoint is broken: the clip is denoised again
+ ├── InputError              the job file, the command line or the prompt list is wrong; holds every problem
+ ├── OutputError             the output folder cannot be used
+ │    ├── OutputInUse        another driver is rendering into it
+ │    ├── OutputOfOtherJob   it holds the clips of another job
+ │    └── ResultsTooNew      a newer version of ovi-ray wrote its results
+ ├── ClusterError            Ray cannot be started or joined, or lacks the resources that the job asks for
+ ├── WorkersLost             no worker is left and none can be started; finished clips are kept
+ ├── StorageUnavailable      a store cannot be reached, or refuses; also an OSError
+ ├── JobStopped              the job was asked to stop; finished clips are kept
+ └── LatentsUnusable         a latents file or a denoise checkpoint is broken: the clip is denoised again
 """
 
 import re
@@ -18,7 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-MAX_SHOWN = 50  # problems in a message; `InputError.problems` has them all
+COMMAND_LINE = "command line"
+"""`Problem.file` of an option."""
+MAX_SHOWN = 50  # problems in a message; `InputError.problems` holds all of them
 MAX_VALUE_CHARS = 80
 MAX_PATH_CHARS = 400
 _PASSWORD = re.compile(r"//[^/@:]*:[^/@]*@")
@@ -26,10 +28,10 @@ _PASSWORD = re.compile(r"//[^/@:]*:[^/@]*@")
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Problem:
-    """One thing that is wrong with what the user gave. `str()` is a plain line that says all of it."""
+    """One problem with the user's input. `str()` is one line that holds every field."""
 
     file: str
-    """Where it was given: a path, or "command line"."""
+    """The file that it is in, or COMMAND_LINE."""
     row: int | None = None
     """Row of a prompt list, counted from 1 without the header and without blank lines."""
     line: int | None = None
@@ -37,23 +39,23 @@ class Problem:
     field: str | None = None
     """Column, key or option."""
     value: str
-    """What was found there, ready to be read: `show(value)`, "empty", "missing"."""
+    """What was found, as text: `show(value)`, "empty", "missing"."""
     expected: str
-    """What would be right."""
+    """What is accepted instead."""
 
     def __str__(self) -> str:
         return f"{self.file}{', ' if self.place else ''}{self.place}: {self.what}"
 
     @property
     def place(self) -> str:
-        """Where in the file: "row 3 (line 7)", "line 7", or nothing for the file as a whole."""
+        """The place in the file: "row 3 (line 7)", "line 7", or an empty string for the whole file."""
         if self.row is None:
             return "" if self.line is None else f"line {self.line}"
         return f"row {self.row}" if self.line is None else f"row {self.row} (line {self.line})"
 
     @property
     def what(self) -> str:
-        """What was found, and what would be right."""
+        """The value found, and what was expected."""
         found = self.value if self.field is None else f"{self.field} is {self.value}"
         return f"{found}; expected {self.expected}"
 
@@ -63,7 +65,7 @@ class OviRayError(Exception):
 
 
 class InputError(OviRayError, ValueError):
-    """What the user gave cannot be rendered. `problems` holds everything that is wrong with it, not the first only."""
+    """The user's input cannot be rendered. `problems` holds every problem, not only the first."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -81,49 +83,49 @@ class InputError(OviRayError, ValueError):
 
 
 class ClusterError(OviRayError):
-    """Ray cannot be started or joined, or the cluster has not what the job asks for."""
+    """Ray cannot be started or joined, or the cluster lacks the resources that the job asks for."""
 
 
 class WorkersLost(OviRayError):
-    """No worker is left and none comes back. What is finished is kept: the same command goes on from there."""
+    """No worker is left and none can be started. Finished clips are kept; running the job again continues from them."""
 
 
 class OutputError(OviRayError):
-    """The output folder cannot be used as it is."""
+    """The output folder cannot be used."""
 
 
 class OutputInUse(OutputError):
-    """Another driver renders into the output folder now."""
+    """Another driver is rendering into the output folder."""
 
 
 class OutputOfOtherJob(OutputError):
-    """The output folder holds clips, and none of them is of this job."""
+    """The output folder holds clips of another job only."""
 
 
 class ResultsTooNew(OutputError):
-    """A newer version of this program wrote the results."""
+    """A newer version of ovi-ray wrote the results."""
 
 
 class StorageUnavailable(OviRayError, OSError):
-    """An object store or a distributed file system cannot be reached, refuses, or has not taken all of a file."""
+    """An object store or distributed file system cannot be reached, refuses, or did not take all of a file."""
 
 
 class JobStopped(OviRayError):
-    """The job was asked to stop. What is finished is kept, and so is what half-denoised clips had reached."""
+    """The job was asked to stop. Finished clips are kept, and so are the denoise checkpoints of unfinished ones."""
 
 
 class LatentsUnusable(OviRayError):
-    """A file of latents, or a checkpoint of a denoise, is truncated, corrupt or of another clip."""
+    """A latents file or a denoise checkpoint is truncated, corrupt or of another clip."""
 
 
 def show(value: object) -> str:
-    """`value` as Python writes it, a password in a URI hidden, cut to a length that fits on a line."""
+    """`repr(value)`, with the password of a URI hidden, cut to MAX_VALUE_CHARS."""
     text = _PASSWORD.sub("//***@", repr(value))
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 3]}..."
 
 
 def show_path(path: object) -> str:
-    """`path` as Python writes it, a password in it hidden; of a very long one the end, which tells it from others, is left."""
+    """`repr` of a path, with a password hidden; a very long one is cut in the middle, since the end identifies it."""
     text = _PASSWORD.sub("//***@", repr(str(path)))
     return (
         text

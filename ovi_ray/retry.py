@@ -1,4 +1,4 @@
-"""Rendering again what failed, as it was or with other parameters."""
+"""Prepare the failed clips of a job for another attempt, with the same or with changed parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,47 +6,46 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
 
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
-from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN
+from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN, PromptList
 from ovi_ray.inputs.rows import META_PREFIX, OVERRIDES
 from ovi_ray.output.job_files import ERROR_COLUMN, FAILED, JOB_FILE, MANIFEST, read_job_file
-from ovi_ray.prepare import PreparedJob, prepare
-from ovi_ray.storage.paths import Location, PathOrUri, atomic_write, to_location
+from ovi_ray.preparation import PreparedJob, prepare
+from ovi_ray.storage.paths import Location, PathOrUri, to_location
 
-_LIST = ".retry.parquet"
-_PLACE = ("row", "repeat")
+_ROW_COLUMNS = ("row", "repeat")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Retry:
-    """The job of an output folder with the clips that failed checked again, in the places that they had."""
+    """The job of an output folder, with its failed clips checked again for another attempt."""
 
     prepared: PreparedJob
     clips: int
-    """That failed."""
+    """Number of clips that failed."""
 
 
 def prepare_retry(output_dir: PathOrUri, changes: Mapping[str, Any]) -> Retry:
-    """Check the clips that failed in an output folder for another try.
+    """Check the failed clips of an output folder for another attempt. Nothing is written.
 
-    `changes`, by field of the job (None: not given), hold for all of these clips, whatever their rows said; a changed clip
-    takes the place of the one that failed. Raises InputError, also where nothing has failed.
+    `changes`, by field of the job (None: not given), apply to every failed clip, whatever its row said; the changed clip
+    takes the row of the one that failed. Raises InputError, also where no clip has failed.
     """
     folder = to_location(output_dir)
     given = {name: value for name, value in changes.items() if value is not None}
     manifest, failed = _read(folder, MANIFEST), _read(folder, FAILED)
-    job = _job(folder, failed, given)
-    tried = prepare(job).manifest
+    saved = _saved_job(folder)
+    job = _retry_job(folder, saved, given)
+    retried = prepare(job, prompts=_prompt_list(folder, failed, given)).manifest
     is_failed = pc.is_in(manifest.column("clip_id"), value_set=failed.column("clip_id"))
-    clips = _in_place(tried.table, failed)
-    table = pa.concat_tables([manifest.filter(pc.invert(is_failed)), clips], promote_options="default")
-    asked = job.model_copy(update=_source(folder))
+    kept = manifest.filter(pc.invert(is_failed))
+    table = pa.concat_tables([kept, _with_rows_of(failed, retried.table)], promote_options="default")
     return Retry(
-        prepared=PreparedJob(job=asked, manifest=Manifest(table=table, notes=tried.notes)), clips=failed.num_rows
+        prepared=PreparedJob(job=_with_source(job, saved), manifest=Manifest(table=table, notes=retried.notes)),
+        clips=failed.num_rows,
     )
 
 
@@ -58,49 +57,56 @@ def _read(output_dir: Location, name: str) -> pa.Table:
     return Manifest.read(path).table
 
 
-def _job(output_dir: Location, failed: pa.Table, given: Mapping[str, Any]) -> JobSpec:
-    """The job that the folder was rendered with, of the failed clips alone."""
+def _saved_job(output_dir: Location) -> dict[str, Any]:
+    """The job as the folder was rendered with, by field."""
     saved = read_job_file(output_dir).get("job")
     if not isinstance(saved, dict):
-        raise InputError(
-            [Problem(file=str(output_dir / JOB_FILE), value="no job", expected="the job as it was started")]
-        )
+        expected = "the job that `ovi-ray render` saved when it started"
+        raise InputError([Problem(file=str(output_dir / JOB_FILE), value="without a job", expected=expected)])
+    return saved
+
+
+def _retry_job(output_dir: Location, saved: Mapping[str, Any], given: Mapping[str, Any]) -> JobSpec:
+    """The saved job with the failed clips as its prompt list: their rows hold images and repeats already."""
     own = {
-        "prompts": _write_list(output_dir, failed, given),
+        "prompts": output_dir / FAILED,
         "text_prompt": None,
         "image_path": None,
         "mode": None,
         "each_example_n_times": None,
         "output_dir": output_dir,
     }
-    return JobSpec.from_options(**saved | own | dict(given))
+    return JobSpec.from_options(**{**saved, **own, **given})
 
 
-def _write_list(output_dir: Location, failed: pa.Table, given: Mapping[str, Any]) -> Location:
-    """The failed clips as a prompt list whose rows say everything but what was changed."""
+def _prompt_list(output_dir: Location, failed: pa.Table, given: Mapping[str, Any]) -> PromptList:
+    """The failed clips as a prompt list whose rows set everything but the given changes."""
     inputs = {PROMPT_COLUMN, "image_path", *OVERRIDES} - given.keys()
     names = [
         name
         for name in failed.column_names
         if name in inputs or (name.startswith(META_PREFIX) and name != ERROR_COLUMN)
     ]
-    path = output_dir / _LIST
-    with atomic_write(path) as local:
-        pa.parquet.write_table(failed.select(names), local)
-    return path
+    return PromptList(
+        file=str(output_dir / FAILED),
+        folder=output_dir,
+        columns={name: failed.column(name).to_pylist() for name in names},
+        rows=range(1, failed.num_rows + 1),
+        has_types=True,
+    )
 
 
-def _in_place(clips: pa.Table, failed: pa.Table) -> pa.Table:
-    """The clips with the rows of the prompt list that the failed ones had."""
-    places = clips.column("row")
-    for name in _PLACE:
+def _with_rows_of(failed: pa.Table, clips: pa.Table) -> pa.Table:
+    """The clips, numbered by row of the failed list, with the row and repeat that the failed clip had in its own list."""
+    indices = clips.column("row")
+    for name in _ROW_COLUMNS:
         index = clips.schema.get_field_index(name)
-        clips = clips.set_column(index, clips.schema.field(name), failed.column(name).take(places))
+        clips = clips.set_column(index, clips.schema.field(name), failed.column(name).take(indices))
     return clips
 
 
-def _source(output_dir: Location) -> dict[str, Any]:
-    """Where the job's prompts came from, for what is shown and saved of it."""
-    saved = read_job_file(output_dir)["job"]
+def _with_source(job: JobSpec, saved: Mapping[str, Any]) -> JobSpec:
+    """The job with the prompts that were rendered first, to be shown and saved."""
     prompts = saved.get("prompts")
-    return {"prompts": to_location(prompts) if prompts else None, "text_prompt": saved.get("text_prompt")}
+    source = {"prompts": to_location(prompts) if prompts else None, "text_prompt": saved.get("text_prompt")}
+    return job.model_copy(update=source)

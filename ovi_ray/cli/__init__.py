@@ -1,13 +1,16 @@
-"""The command line: `ovi-ray render`, `retry`, `plan`, `doctor` and `weights`. It may import every other package.
-
-Exit codes: 0 all is well, 1 some clips failed, 2 the input is wrong, 3 the cluster or the machine is,
-130 stopped by Ctrl-C, 143 by SIGTERM.
-"""
+"""The command line: `ovi-ray render`, `retry`, `plan`, `doctor` and `weights`. It may import every other package."""
 
 import os
+import platform
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
 
 import typer
 
+from ovi_ray import __version__
+from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode
 from ovi_ray.cli.doctor import doctor
 from ovi_ray.cli.plan import plan
 from ovi_ray.cli.render import render
@@ -16,25 +19,40 @@ from ovi_ray.cli.weights import weights
 
 app = typer.Typer(
     help="Render lists of prompts into videos with sound, on all the GPUs there are.",
+    epilog=EXIT_CODE_HELP,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(render)
-app.command()(doctor)
-app.command()(plan)
-app.command()(retry)
+for command in (render, retry, plan, doctor):
+    app.command(epilog=EXIT_CODE_HELP)(command)
 app.add_typer(weights, name="weights")
 
 
 def main() -> None:
-    """The program's entry point."""
-    # Ray prints an essay about every worker that dies, to standard output, where the JSON belongs.
+    """Run `ovi-ray`."""
+    # Ray prints many lines about every worker that dies, to standard output, which is for JSON.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-    app()
+    signal.signal(signal.SIGTERM, _terminate)
+    app(prog_name="ovi-ray")
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM outside of a running job: end with its exit code, after clean-up."""
+    sys.exit(ExitCode.TERMINATED)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"ovi-ray {__version__} (Python {platform.python_version()})")
+        raise typer.Exit
 
 
 @app.callback()
-def _program() -> None:
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     """Render lists of prompts into videos with sound, on all the GPUs there are."""

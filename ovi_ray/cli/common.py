@@ -1,35 +1,82 @@
-"""What the commands share: reading a job, and plain errors with their exit codes."""
+"""Shared by the commands: exit codes, error reporting, logging options, job loading."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from enum import IntEnum
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from ovi.errors import OviError
-from ovi_ray.errors import InputError, OutputError, OviRayError, Problem, show
-from ovi_ray.inputs.job_spec import COMMAND_LINE, JobSpec
+from ovi_ray.cli.options import DisplayOptions
+from ovi_ray.errors import COMMAND_LINE, InputError, JobStopped, OutputError, OviRayError, Problem, show
+from ovi_ray.inputs.job_spec import BatchSpec
+from ovi_ray.logs import configure_logging
 from ovi_ray.storage.paths import Location, to_location
 
-PLACE = "PATH|URI"
-EXIT_FAILED_CLIPS = 1
-EXIT_BAD_INPUT = 2
-EXIT_CLUSTER = 3
-EXIT_INTERRUPTED = 130
+_Spec = TypeVar("_Spec", bound=BatchSpec)
 
 
-def read_job(prompts: str, options: Mapping[str, Any]) -> JobSpec:
-    """A job file with the options over it, or a job of the options alone. Raises InputError.
+class ExitCode(IntEnum):
+    """How a command ended; the same numbers in every command."""
 
-    A text with spaces that is no file is a prompt.
+    OK = 0
+    CLIPS_FAILED = 1
+    """The job ended, and some of its clips failed. Python also ends with 1 after an unexpected error, with a traceback."""
+    BAD_INPUT = 2
+    """The options, the job file, the prompts, the weights or the output folder cannot be used."""
+    UNAVAILABLE = 3
+    """The cluster, its workers or the storage cannot be used."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C (128 + SIGINT)."""
+    TERMINATED = 143
+    """Stopped by SIGTERM (128 + SIGTERM)."""
+
+    @classmethod
+    def of(cls, error: OviRayError | OviError) -> "ExitCode":
+        """The code of a command that ends with this error."""
+        match error:
+            case InputError() | OutputError() | OviError():
+                return cls.BAD_INPUT
+            case JobStopped():
+                return cls.INTERRUPTED
+            case _:
+                return cls.UNAVAILABLE
+
+
+EXIT_CODE_HELP = (
+    "Exit codes: 0 success; 1 some clips failed; 2 the input or the output folder cannot be used; "
+    "3 the cluster or the storage cannot be used; 130 stopped by Ctrl-C; 143 stopped by SIGTERM."
+)
+
+
+@contextmanager
+def command_console(display: DisplayOptions) -> Iterator[Console]:
+    """The console for messages (standard error), with logging set up.
+
+    An error that is raised on purpose becomes a message and an exit code; any other keeps its traceback.
+    """
+    console = Console(stderr=True)
+    configure_logging(display.level, console)
+    try:
+        yield console
+    except (OviRayError, OviError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(ExitCode.of(error)) from None
+
+
+def read_job(spec: type[_Spec], prompts: str, options: Mapping[str, Any]) -> _Spec:
+    """A job from a job file with the options over it, or from the options alone. Raises InputError.
+
+    A text with spaces that is not the path of a file is a prompt.
     """
     path = location(prompts, "PROMPTS")
     if path.suffix.lower() in (".yaml", ".yml"):
-        return JobSpec.from_yaml(path, options)
+        return spec.from_yaml(path, options)
     is_prompt = " " in prompts.strip() and path.is_local and not _exists(path)
     source = {"text_prompt": prompts} if is_prompt else {"prompts": prompts}
-    return JobSpec.from_options(**source, **options)
+    return spec.from_options(**source, **options)
 
 
 def location(given: str, option: str) -> Location:
@@ -39,18 +86,6 @@ def location(given: str, option: str) -> Location:
     except ValueError as error:
         problem = Problem(file=COMMAND_LINE, field=option, value=show(given), expected=str(error))
         raise InputError([problem]) from None
-
-
-@contextmanager
-def plain_errors(console: Console) -> Iterator[None]:
-    """Errors that are raised on purpose become a message and an exit code; any other keeps its traceback."""
-    try:
-        yield
-    except (OviRayError, OviError) as error:
-        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(
-            EXIT_BAD_INPUT if isinstance(error, InputError | OutputError | OviError) else EXIT_CLUSTER
-        ) from None
 
 
 def _exists(path: Location) -> bool:

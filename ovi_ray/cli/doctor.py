@@ -1,4 +1,4 @@
-"""`ovi-ray doctor`: what each device can do, and what would help."""
+"""`ovi-ray doctor`: what each device can do, and what would improve it."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -7,30 +7,33 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ovi.errors import OviError
-from ovi_ray.cli.common import PLACE, location
-from ovi_ray.errors import OviRayError
+from ovi.config import MODEL_SPECS
+from ovi_ray.cli.common import command_console, location
+from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
+from ovi_ray.storage.paths import Location
 
 if TYPE_CHECKING:
     from ovi_ray.devices.node_report import DeviceReport, NodeReport
 
-EXIT_BAD_INPUT = 2
 
-
+@with_display_options
 def doctor(
+    display: DisplayOptions,
     ckpt_dir: Annotated[
         str,
         typer.Option(
-            metavar=PLACE, help="Checkpoint folder, for the sizes of its model; by default the published ones."
+            metavar=LOCATION, help="Checkpoint folder, for the sizes of its model; without one, the published sizes."
         ),
     ] = "ckpts",
-    model_name: Annotated[str, typer.Option(help="720x720_5s, 960x960_5s or 960x960_10s.")] = "720x720_5s",
-    address: Annotated[str | None, typer.Option(help="A Ray cluster, such as auto: every node of it.")] = None,
-    allow_inexact: Annotated[bool, typer.Option("--allow-inexact", help="Try attention that changes pixels.")] = False,
+    model_name: Annotated[str, typer.Option(help=f"One of {', '.join(MODEL_SPECS)}.")] = "720x720_5s",
+    address: Annotated[str | None, typer.Option(help="A Ray cluster, such as auto, to examine every node of.")] = None,
+    allow_inexact: Annotated[
+        bool, typer.Option("--allow-inexact", help="Also try attention that changes pixels.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     labels: Annotated[bool, typer.Option("--labels", help="Print this node's labels for `ray start`.")] = False,
 ) -> None:
-    """Say what each device is, which attention works on it and how fast, what fits, and what would help.
+    """Report each device, which attention backends work on it and how fast, which stages fit, and what would improve it.
 
     Examples:
 
@@ -40,29 +43,34 @@ def doctor(
 
         ray start --address head:6379 --labels "$(ovi-ray doctor --labels)"
     """
-    from ovi_ray.devices.doctor import examine_node
-    from ovi_ray.devices.probe import node_labels, probe
-
-    if labels:
-        pairs = node_labels(probe().devices[0]).items()
-        typer.echo(",".join(f"{name}={value}" for name, value in pairs))
-        return
-    try:
+    with command_console(display):
+        if labels:
+            typer.echo(_node_labels())
+            return
         folder = location(ckpt_dir, "--ckpt-dir").absolute()
-        if address:
-            from ovi_ray.runtime.ray_session import examine_cluster
-
-            reports = examine_cluster(address, str(folder), model_name, allow_inexact=allow_inexact)
-        else:
-            reports = [examine_node(folder, model_name, allow_inexact=allow_inexact)]
-    except (OviError, OviRayError) as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(EXIT_BAD_INPUT) from None
+        reports = _examine(folder, model_name, address, allow_inexact=allow_inexact)
     if as_json:
         typer.echo(json.dumps({"nodes": [report.as_json() for report in reports]}, indent=1))
     else:
         for report in reports:
             _show(report, Console())
+
+
+def _node_labels() -> str:
+    from ovi_ray.devices.probe import node_labels, probe
+
+    return ",".join(f"{name}={value}" for name, value in node_labels(probe().devices[0]).items())
+
+
+def _examine(folder: Location, model_name: str, address: str | None, *, allow_inexact: bool) -> "list[NodeReport]":
+    """The reports of this machine, or of every node of a cluster."""
+    if address:
+        from ovi_ray.runtime.ray_session import examine_cluster
+
+        return examine_cluster(address, str(folder), model_name, allow_inexact=allow_inexact)
+    from ovi_ray.devices.doctor import examine_node
+
+    return [examine_node(folder, model_name, allow_inexact=allow_inexact)]
 
 
 def _show(report: "NodeReport", console: Console) -> None:

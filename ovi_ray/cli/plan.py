@@ -1,7 +1,6 @@
-"""`ovi-ray plan`: what a job will take on a cluster, before anything is submitted."""
+"""`ovi-ray plan`: how long a job will take on a cluster, and what it will cost."""
 
 import json
-import tempfile
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ovi.config import Architecture
-from ovi_ray.cli.common import PLACE, location, plain_errors, read_job
-from ovi_ray.inputs.job_spec import Mode
+from ovi_ray.cli.common import command_console, location, read_job
+from ovi_ray.cli.options import LOCATION, DisplayOptions, JobOptions, with_display_options, with_job_options
+from ovi_ray.inputs.job_spec import BatchSpec
+from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.storage.paths import Location
 
 if TYPE_CHECKING:
@@ -22,30 +23,33 @@ if TYPE_CHECKING:
     from ovi_ray.simulation.forecast import Forecast
 
 MAX_BOTTLENECKS_SHOWN = 5
+JOB_PANELS = {
+    "What to render": ("model_name", "mode", "image_path", "each_example_n_times"),
+    "Sampling, for rows that do not set their own": PARAM_FIELDS,
+}
 
 
+@with_job_options(JOB_PANELS)
+@with_display_options
 def plan(
     prompts: Annotated[
         str, typer.Argument(help="A prompt list or a job file (YAML), each a path or a URI, or a prompt.")
     ],
     cluster: Annotated[
-        str, typer.Option(metavar=PLACE, help="Cluster profile (YAML), such as cluster/profiles/b.yaml.")
+        str, typer.Option(metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml.")
     ],
-    model_name: Annotated[str | None, typer.Option(help="720x720_5s, 960x960_5s or 960x960_10s.")] = None,
-    mode: Annotated[Mode | None, typer.Option(help="t2v, i2v or auto.")] = None,
-    each_example_n_times: Annotated[int | None, typer.Option(help="Clips of each row.")] = None,
-    sample_steps: Annotated[str | None, typer.Option(metavar="INTEGER", help="Denoising steps.")] = None,
-    video_frame_height_width: Annotated[str | None, typer.Option(help="Size, such as 704x1280.")] = None,
+    job_options: JobOptions,
+    display: DisplayOptions,
     timeline: Annotated[
-        Path | None, typer.Option(help="Write a picture of who does what when: a .html or .svg file.")
+        Path | None, typer.Option(help="Draw which device does what when: a .html or .svg file to write.")
     ] = None,
     actual: Annotated[
         str | None,
-        typer.Option(metavar=PLACE, help="Output folder of the job once it ran: what it took beside what was planned."),
+        typer.Option(metavar=LOCATION, help="Output folder of the finished job, to compare the plan with."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Tell what a job will take on a cluster: time, device-hours, cost, and what holds it up. Nothing is started.
+    """Forecast a job on a cluster: time, device-hours, cost and bottlenecks. Nothing is started.
 
     Examples:
 
@@ -59,35 +63,26 @@ def plan(
     from ovi_ray.report.timeline import write_timeline
     from ovi_ray.simulation.forecast import forecast
 
-    options = {
-        "model_name": model_name,
-        "mode": mode,
-        "each_example_n_times": each_example_n_times,
-        "sample_steps": sample_steps,
-        "video_frame_height_width": video_frame_height_width,
-    }
-    console = Console(stderr=True)
-    with plain_errors(console):
+    with command_console(display) as console:
         profile = read_profile(location(cluster, "--cluster"))
-        told = forecast(_workload(prompts, options), profile, keep_spans=timeline is not None)
+        planned = forecast(_workload(prompts, job_options), profile, keep_spans=timeline is not None)
         if timeline is not None:
-            write_timeline(timeline, told.spans, title=f"{told.clips} clips on cluster {profile.name}")
+            write_timeline(timeline, planned.spans, title=f"{planned.clips} clips on cluster {profile.name}")
             console.print(f"timeline {timeline}", highlight=False, soft_wrap=True)
         actuals = None if actual is None else _actuals(location(actual, "--actual"))
     if as_json:
-        typer.echo(json.dumps(_as_json(told, actuals)))
+        typer.echo(json.dumps(_as_json(planned, actuals)))
     else:
-        _show(told, actuals, Console())
+        _show(planned, actuals, Console())
 
 
-def _workload(prompts: str, options: dict[str, Any]) -> "Workload":
-    """The job's clips, at the published sizes: a plan needs neither weights nor an output folder."""
+def _workload(prompts: str, job_options: JobOptions) -> "Workload":
+    """The job's clips with the published sizes of the models: planning needs neither weights nor an output folder."""
     from ovi_ray.inputs.manifest import build_manifest
     from ovi_ray.inputs.task_table import TaskTable, workload_of
 
-    with tempfile.TemporaryDirectory() as nowhere:
-        job = read_job(prompts, {**options, "ckpt_dir": Path(nowhere), "output_dir": Path(nowhere)})
-        manifest = build_manifest(job, Architecture(), weights=lambda name: name, numerics=job.dtype)
+    job = read_job(BatchSpec, prompts, job_options)
+    manifest = build_manifest(job, Architecture(), weights=lambda name: name, numerics=job.numerics)
     return workload_of(TaskTable.of(manifest))
 
 
@@ -97,45 +92,46 @@ def _actuals(output_dir: Location) -> "Actuals":
     return read_actuals(output_dir)
 
 
-def _as_json(told: "Forecast", actuals: "Actuals | None") -> dict[str, Any]:
+def _as_json(planned: "Forecast", actuals: "Actuals | None") -> dict[str, Any]:
     facts = {
-        name: getattr(told, name) for name in ("clips", "texts", "first_frames", "eta_s", "bound_s", "cost", "currency")
+        name: getattr(planned, name)
+        for name in ("clips", "texts", "first_frames", "eta_s", "bound_s", "cost", "currency")
     }
     return {
         **facts,
-        "clips_per_hour": told.clips_per_hour,
-        "classes": [asdict(part) for part in told.classes],
-        "bottlenecks": [asdict(bottleneck) for bottleneck in told.bottlenecks],
+        "clips_per_hour": planned.clips_per_hour,
+        "classes": [asdict(part) for part in planned.classes],
+        "bottlenecks": [asdict(bottleneck) for bottleneck in planned.bottlenecks],
         "actual": None if actuals is None else {**asdict(actuals), "clips_per_hour": actuals.clips_per_hour},
     }
 
 
-def _show(told: "Forecast", actuals: "Actuals | None", console: Console) -> None:
-    frames = f", {told.first_frames} first frames" if told.first_frames else ""
-    console.print(f"{told.clips} clips, {told.texts} distinct texts{frames}", highlight=False)
+def _show(planned: "Forecast", actuals: "Actuals | None", console: Console) -> None:
+    frames = f", {planned.first_frames} first frames" if planned.first_frames else ""
+    console.print(f"{planned.clips} clips, {planned.texts} distinct texts{frames}", highlight=False)
     console.print(
-        f"time {_clock(told.eta_s)}, {told.clips_per_hour:.1f} clips an hour "
-        f"(no schedule could end before {_clock(told.bound_s)})",
+        f"time {_clock(planned.eta_s)}, {planned.clips_per_hour:.1f} clips an hour "
+        f"(no schedule could end before {_clock(planned.bound_s)})",
         style="bold",
         highlight=False,
     )
-    if told.cost is not None:
-        console.print(f"cost {told.cost:.2f} {told.currency}", highlight=False)
-    console.print(_class_table(told))
-    for bottleneck in told.bottlenecks[:MAX_BOTTLENECKS_SHOWN]:
+    if planned.cost is not None:
+        console.print(f"cost {planned.cost:.2f} {planned.currency}", highlight=False)
+    console.print(_class_table(planned))
+    for bottleneck in planned.bottlenecks[:MAX_BOTTLENECKS_SHOWN]:
         console.print(
             f"bottleneck: {bottleneck.what}; {bottleneck.change} would end it {bottleneck.sooner:.0%} sooner",
             highlight=False,
         )
     if actuals is not None:
-        _show_actuals(told, actuals, console)
+        _show_actuals(planned, actuals, console)
 
 
-def _class_table(told: "Forecast") -> Table:
+def _class_table(planned: "Forecast") -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("devices", "count", "device-hours", "busy", "encode", "denoise", "decode", "load"):
         table.add_column(name, justify="left" if name == "devices" else "right")
-    for part in told.classes:
+    for part in planned.classes:
         shares = {stage.value: share for stage, share in part.busy.items()}
         encode = shares.get("encode_text", 0.0) + shares.get("encode_first_frame", 0.0)
         denoise, decode = shares.get("denoise", 0.0), shares.get("decode", 0.0)
@@ -145,24 +141,24 @@ def _class_table(told: "Forecast") -> Table:
     return table
 
 
-def _show_actuals(told: "Forecast", actuals: "Actuals", console: Console) -> None:
+def _show_actuals(planned: "Forecast", actuals: "Actuals", console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("", "planned", "actual"):
         table.add_column(name, justify="right" if name else "left")
-    table.add_row("clips", str(told.clips), f"{actuals.clips}, {actuals.failed} failed")
-    table.add_row("time", _clock(told.eta_s), _clock(actuals.seconds))
-    table.add_row("clips an hour", f"{told.clips_per_hour:.1f}", f"{actuals.clips_per_hour:.1f}")
-    for stage, planned in _planned_seconds(told).items():
-        table.add_row(f"{stage}, seconds a clip", f"{planned:.2f}", f"{actuals.stage_s[stage]:.2f}")
+    table.add_row("clips", str(planned.clips), f"{actuals.clips}, {actuals.failed} failed")
+    table.add_row("time", _clock(planned.eta_s), _clock(actuals.seconds))
+    table.add_row("clips an hour", f"{planned.clips_per_hour:.1f}", f"{actuals.clips_per_hour:.1f}")
+    for stage, seconds in _planned_seconds(planned).items():
+        table.add_row(f"{stage}, seconds a clip", f"{seconds:.2f}", f"{actuals.stage_s[stage]:.2f}")
     console.print(table)
 
 
-def _planned_seconds(told: "Forecast") -> dict[str, float]:
+def _planned_seconds(planned: "Forecast") -> dict[str, float]:
     """Mean device-seconds a clip of each stage."""
     seconds = dict.fromkeys(("encode", "denoise", "decode"), 0.0)
-    for part in told.classes:
+    for part in planned.classes:
         for stage, share in part.busy.items():
-            seconds[stage.value.partition("_")[0]] += share * part.device_hours * 3600 / max(1, told.clips)
+            seconds[stage.value.partition("_")[0]] += share * part.device_hours * 3600 / max(1, planned.clips)
     return seconds
 
 

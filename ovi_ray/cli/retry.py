@@ -1,35 +1,33 @@
-"""`ovi-ray retry`: render again what failed."""
+"""`ovi-ray retry`: render failed clips again."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from ovi_ray.cli.common import EXIT_FAILED_CLIPS, PLACE, location, plain_errors
+from ovi_ray.cli.common import ExitCode, command_console, location
+from ovi_ray.cli.options import DisplayOptions, JobOptions, with_display_options, with_job_options
 from ovi_ray.cli.run import run_job
-from ovi_ray.inputs.job_spec import DeviceKind
+from ovi_ray.inputs.params import PARAM_FIELDS
+
+JOB_PANELS = {
+    "Changes to every failed clip": ("model_name", *PARAM_FIELDS),
+    "Where it runs": ("ckpt_dir", "workers", "device", "address"),
+}
 
 
+@with_job_options(JOB_PANELS, shows_defaults=False)
+@with_display_options
 def retry(
     out: Annotated[
         str, typer.Argument(metavar="OUT", help="Output folder of a job in which clips failed: a path or a URI.")
     ],
-    sample_steps: Annotated[str | None, typer.Option(metavar="INTEGER", help="Denoising steps instead.")] = None,
-    solver_name: Annotated[str | None, typer.Option(help="ODE solver instead.")] = None,
-    shift: Annotated[str | None, typer.Option(metavar="NUMBER", help="Shift of the noise schedule instead.")] = None,
-    seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="Seed to derive the clips' from instead.")] = None,
-    video_frame_height_width: Annotated[str | None, typer.Option(help="Size instead, such as 720x720.")] = None,
-    model_name: Annotated[str | None, typer.Option(help="Model instead.")] = None,
-    ckpt_dir: Annotated[str | None, typer.Option(metavar=PLACE, help="Checkpoint folder, where it has moved.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Workers.")] = None,
-    device: Annotated[DeviceKind | None, typer.Option(help="What workers run on.")] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to join, such as auto.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    job_options: JobOptions,
+    display: DisplayOptions,
 ) -> None:
-    """Render again what failed in an output folder, and whatever else of its job is missing.
+    """Render the failed clips of an output folder again, and any other clips of the job that are missing.
 
-    Clips whose denoise was finished begin at decode. An option holds for every clip that failed, whatever its row said; such
-    a clip is another clip, and takes the place of the one that failed.
+    A clip whose denoise was finished starts at decode. Options replace the values of every failed clip, including those that
+    its row set; the changed clip is another clip, and takes the place of the failed one. Other values stay as they were.
 
     Examples:
 
@@ -37,24 +35,11 @@ def retry(
 
         ovi-ray retry out --sample-steps 30 --video-frame-height-width 720x720
     """
-    changes: dict[str, Any] = {
-        "sample_steps": sample_steps,
-        "solver_name": solver_name,
-        "shift": shift,
-        "seed": seed,
-        "video_frame_height_width": video_frame_height_width,
-        "model_name": model_name,
-        "ckpt_dir": ckpt_dir,
-        "workers": workers,
-        "device": device,
-        "address": address,
-    }
-    console = Console(stderr=True)
-    with plain_errors(console):
+    with command_console(display) as console:
         folder = location(out, "OUT")
         from ovi_ray.retry import prepare_retry
 
-        prepared = prepare_retry(folder, changes)
-        console.print(f"{prepared.clips} failed clips are tried again", highlight=False)
-        result = run_job(prepared.prepared, console, explain=False, quiet=quiet, options={"replaces": True})
-    raise typer.Exit(EXIT_FAILED_CLIPS if result.failed else 0)
+        found = prepare_retry(folder, job_options)
+        console.print(f"retrying {found.clips} failed clips", highlight=False)
+        result = run_job(found.prepared, console, explain=False, quiet=display.quiet, options={"replaces": True})
+    raise typer.Exit(ExitCode.CLIPS_FAILED if result.failed else ExitCode.OK)

@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from ovi_ray.cli.common import EXIT_INTERRUPTED
+from ovi_ray.cli.common import ExitCode
 from ovi_ray.errors import JobStopped
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.runtime.shutdown import Stop, stop_on_signals
 
 if TYPE_CHECKING:
-    from ovi_ray.prepare import PreparedJob
-    from ovi_ray.render import JobResult
-
-EXIT_TERMINATED = 143
+    from ovi_ray.preparation import PreparedJob
+    from ovi_ray.rendering import JobResult
 
 
 def run_job(
     prepared: "PreparedJob", console: Console, *, explain: bool, quiet: bool, options: dict[str, Any]
 ) -> "JobResult":
     """Render a checked job; `options` are fields of `RenderOptions`."""
-    from ovi_ray.render import RenderOptions
-    from ovi_ray.render import render as render_job
+    from ovi_ray.rendering import RenderOptions
+    from ovi_ray.rendering import render as render_job
     from ovi_ray.report.decisions import Explainer
     from ovi_ray.report.terminal import ProgressDisplay
 
@@ -79,4 +77,4 @@ def _stoppable(stop: Stop, console: Console, job: JobSpec) -> Iterator[None]:
             style="yellow",
             soft_wrap=True,
         )
-        raise typer.Exit(EXIT_TERMINATED if stop.reason == "SIGTERM" else EXIT_INTERRUPTED) from None
+        raise typer.Exit(ExitCode.TERMINATED if stop.reason == "SIGTERM" else ExitCode.INTERRUPTED) from None

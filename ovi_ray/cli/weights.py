@@ -1,4 +1,4 @@
-"""`ovi-ray weights`: get, check and make checkpoint folders."""
+"""`ovi-ray weights`: download, check and create checkpoint folders."""
 
 import json
 from pathlib import Path
@@ -11,51 +11,56 @@ from rich.table import Table
 from ovi.config import MODEL_SPECS
 from ovi.weights.formats import WeightFormat
 from ovi.weights.hub import HubFile, download_model
-from ovi_ray.cli.common import plain_errors
+from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console
+from ovi_ray.cli.options import DisplayOptions, with_display_options
 
-weights = typer.Typer(help="Get, check and make checkpoint folders.", no_args_is_help=True)
+weights = typer.Typer(
+    help="Download, check and create checkpoint folders.", epilog=EXIT_CODE_HELP, no_args_is_help=True
+)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Checkpoint folder.")]
-EXIT_UNUSABLE = 1
 
 
 @weights.command()
+@with_display_options
 def download(
     ckpt_dir: Folder,
+    display: DisplayOptions,
     model_name: Annotated[str, typer.Option(help=f"One of {', '.join(MODEL_SPECS)}.")] = "720x720_5s",
     fp8: Annotated[bool, typer.Option("--fp8", help="The transformer in 8-bit floats, for `render --fp8`.")] = False,
 ) -> None:
-    """Fetch the published files that a model needs, and only these. A broken-off download goes on where it stood.
+    """Download the published files that a model needs, and no others. An interrupted download is resumed.
 
     Example:
 
         ovi-ray weights download --model-name 960x960_5s ckpts
     """
-    console = Console(stderr=True)
+    with command_console(display) as console:
 
-    def tell(file: HubFile) -> None:
-        console.print(f"fetching {file.path} from {file.repo_id}", markup=False, highlight=False, soft_wrap=True)
+        def announce(file: HubFile) -> None:
+            console.print(f"downloading {file.path} from {file.repo_id}", markup=False, highlight=False, soft_wrap=True)
 
-    weights_in = WeightFormat.FP8 if fp8 else WeightFormat.DTYPE
-    with plain_errors(console):
-        fetched = download_model(model_name, ckpt_dir, weights=weights_in, on_file=tell)
-    console.print(f"{len(fetched)} files fetched; {model_name} is complete in {ckpt_dir}", highlight=False)
+        weights_in = WeightFormat.FP8 if fp8 else WeightFormat.DTYPE
+        fetched = download_model(model_name, ckpt_dir, weights=weights_in, on_file=announce)
+        console.print(f"{len(fetched)} files downloaded; {model_name} is complete in {ckpt_dir}", highlight=False)
 
 
 @weights.command()
+@with_display_options
 def check(
     ckpt_dir: Folder,
+    display: DisplayOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Say what is there, what is missing or broken, and which models the folder can run.
+    """List the files that are there, missing or broken, and the models that the folder can run.
 
     Example:
 
         ovi-ray weights check ckpts
     """
-    from ovi.weights.loading import check_model
+    with command_console(display):
+        from ovi.weights.loading import check_model
 
-    with plain_errors(Console(stderr=True)):
         statuses = {name: check_model(ckpt_dir, name) for name in MODEL_SPECS}
     files = {status.path: status for found in statuses.values() for status in found}
     usable = [name for name, found in statuses.items() if not any(status.error for status in found)]
@@ -71,18 +76,20 @@ def check(
             table.add_row(path, state, style=None if status.error is None else "yellow" if status.missing else "red")
         Console().print(table)
         Console().print(f"models that can run: {', '.join(usable) or 'none'}", highlight=False)
-    raise typer.Exit(0 if usable else EXIT_UNUSABLE)
+    raise typer.Exit(ExitCode.OK if usable else ExitCode.BAD_INPUT)
 
 
 @weights.command()
-def tiny(ckpt_dir: Folder) -> None:
-    """Write a small built-in checkpoint (8 MB, random weights): the whole pipeline runs on it, on any machine.
+@with_display_options
+def tiny(ckpt_dir: Folder, display: DisplayOptions) -> None:
+    """Write a small built-in checkpoint (8 MB, random weights), with which the whole pipeline runs on any machine.
 
     Example:
 
         ovi-ray weights tiny ckpts-tiny
     """
-    from ovi.weights.tiny import write_tiny_checkpoint
+    with command_console(display) as console:
+        from ovi.weights.tiny import write_tiny_checkpoint
 
-    write_tiny_checkpoint(ckpt_dir)
-    Console(stderr=True).print(f"a small checkpoint of all three models is in {ckpt_dir}", highlight=False)
+        write_tiny_checkpoint(ckpt_dir)
+        console.print(f"a small checkpoint of all three models is in {ckpt_dir}", highlight=False)

@@ -14,8 +14,8 @@ from ovi.memory.plan import check_budget
 from ovi_ray.devices.attention import attention_target, model_shapes
 from ovi_ray.devices.memory import memory_demand
 from ovi_ray.devices.probe import GB, Device, DeviceEdge, probe
-from ovi_ray.errors import Problem
-from ovi_ray.inputs.job_spec import COMMAND_LINE, DeviceKind, JobSpec
+from ovi_ray.errors import COMMAND_LINE, Problem
+from ovi_ray.inputs.job_spec import DeviceKind, JobSpec
 from ovi_ray.weights.cache import local_checkpoint
 
 

@@ -1,18 +1,21 @@
-"""Cluster profiles: which devices there are and how fast they are assumed to be, from YAML. Pure.
+"""Cluster profiles: the device classes of a cluster and their assumed speeds, from YAML.
 
 profile = read_profile("cluster/profiles/b.yaml")
-profile.check(workload.kinds)                 # raises InputError when something fits nowhere
+profile.check(workload.kinds)                 # raises InputError when a stage fits on no device class
 simulate(workload, virtual_devices(profile))
+
+The sections of a profile are derived from the dataclasses of `scheduling.device_profile`, which declare their fields.
 """
 
+import dataclasses
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ovi.stages import Stage
-from ovi_ray.errors import InputError, Problem, StorageUnavailable
+from ovi_ray.errors import InputError, Problem, StorageUnavailable, show
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.scheduling.device_profile import (
     ALL_STAGES,
@@ -31,72 +34,63 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 _SIZES = {"bf16": BF16_SIZES, "int8": INT8_SIZES}
+_DEFAULTS = DeviceProfile(name="")
 
 
-class _Strict(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Tflops(_Strict):
-    """TFLOP/s achieved in each stage."""
-
-    encode_text: Positive
-    encode_first_frame: Positive
-    denoise: Positive
-    decode: Positive
-
-
-class Sizes(_Strict):
-    """GB of each component's weights, for other than the published models."""
-
-    text_encoder: NotNegative
-    transformer: NotNegative
-    video_vae: NotNegative
-    audio_vae: NotNegative
-    vocoder: NotNegative
+def _section(declared: type, bound: Any, *, has_defaults: bool) -> type[_Section]:
+    """A section with the fields of a dataclass of numbers; without defaults, every field must be given."""
+    fields: dict[str, Any] = {
+        field.name: (bound, field.default if has_defaults else ...) for field in dataclasses.fields(declared)
+    }
+    return create_model(declared.__name__, __base__=_Section, **fields)
 
 
-class Activations(_Strict):
-    """GB beside the weights."""
+Tflops = _section(StageRates, Positive, has_defaults=False)
+"""TFLOP/s achieved in each stage."""
+Sizes = _section(ComponentSizes, NotNegative, has_defaults=False)
+"""GB of each component's weights."""
+Activations = _section(ActivationSizes, NotNegative, has_defaults=True)
+"""GB that each stage needs beside the weights."""
 
-    encode_text: NotNegative = ActivationSizes().encode_text
-    denoise_per_thousand_tokens: NotNegative = ActivationSizes().denoise_per_thousand_tokens
-    vae_per_thousand_tokens: NotNegative = ActivationSizes().vae_per_thousand_tokens
 
-
-class Devices(_Strict):
-    """Devices of one class."""
+class DeviceClass(_Section):
+    """The devices of one class. Fields with the name of one of `DeviceProfile` have its meaning and default."""
 
     count: Annotated[int, Field(ge=1, le=100_000)]
+    """Number of devices."""
     vendor: Literal["nvidia", "amd", "cpu"]
-    architecture: str = ""
+    architecture: str = _DEFAULTS.architecture
     memory_gb: Positive
     """Usable GB (1e9 bytes)."""
     weights: Literal["bf16", "int8"] = "bf16"
-    sizes: Sizes | None = None
-    """Instead of the published models' at `weights`."""
+    """Published sizes of the weights to assume."""
+    sizes: Sizes | None = None  # type: ignore[valid-type]
+    """Other sizes than the published ones, in GB."""
     stages: tuple[Stage, ...] = tuple(Stage)
-    tflops: Tflops
-    activations: Activations = Activations()
+    tflops: Tflops  # type: ignore[valid-type]
+    activations: Activations = Activations()  # type: ignore[valid-type]
     load_gb_per_s: Positive
-    unload_s: NotNegative = 0.3
-    task_overhead_s: NotNegative = 0.05
-    speed: Positive = 1.0
+    unload_s: NotNegative = _DEFAULTS.unload_s
+    task_overhead_s: NotNegative = _DEFAULTS.task_overhead_s
+    speed: Positive = _DEFAULTS.speed
     price_per_hour: NotNegative | None = None
-    """Of one device, in the profile's currency."""
+    """Price of one device, in the profile's currency."""
 
     def profile(self, name: str) -> DeviceProfile:
-        """The class as the scheduler knows it."""
-        sizes = _SIZES[self.weights] if self.sizes is None else ComponentSizes(**self.sizes.model_dump())
+        """The class in the scheduler's terms."""
         return DeviceProfile(
             name=name,
             vendor=self.vendor,
             architecture=self.architecture,
             memory_gb=self.memory_gb,
             stages=ALL_STAGES & frozenset(self.stages),
-            sizes=sizes,
-            activations=ActivationSizes(**self.activations.model_dump()),
-            rates=StageRates(**self.tflops.model_dump()),
+            sizes=_SIZES[self.weights] if self.sizes is None else ComponentSizes(**dict(self.sizes)),
+            activations=ActivationSizes(**dict(self.activations)),
+            rates=StageRates(**dict(self.tflops)),
             load_gb_per_s=self.load_gb_per_s,
             unload_s=self.unload_s,
             task_overhead_s=self.task_overhead_s,
@@ -104,21 +98,22 @@ class Devices(_Strict):
         )
 
 
-class ClusterProfile(_Strict):
+class ClusterProfile(_Section):
     """A cluster: its devices by class."""
 
     name: str
     description: str = ""
     currency: str = "USD"
-    devices: Annotated[dict[str, Devices], Field(min_length=1)]
+    devices: Annotated[dict[str, DeviceClass], Field(min_length=1)]
+    """Device classes by name."""
 
     @property
     def device_profiles(self) -> dict[str, DeviceProfile]:
-        """Each class as the scheduler knows it."""
-        return {name: devices.profile(name) for name, devices in self.devices.items()}
+        """Each class in the scheduler's terms."""
+        return {name: device_class.profile(name) for name, device_class in self.devices.items()}
 
     def check(self, kinds: Iterable[ClipKind], *, source: str = "cluster profile") -> None:
-        """Raise InputError for every stage of every kind that fits on none of the devices, saying why not on each."""
+        """Raise InputError for every stage of every kind of clip that fits on no device class, with the reason for each."""
         profiles = self.device_profiles.values()
         problems = [
             _fits_nowhere(stage, kind, profiles, source)
@@ -132,21 +127,21 @@ class ClusterProfile(_Strict):
 
 
 def _fits_nowhere(stage: Stage, kind: ClipKind, profiles: Iterable[DeviceProfile], source: str) -> Problem:
-    elsewhere = [
-        f"{profile.name} can run {', '.join(s for s in Stage if profile.fits(s, kind)) or 'nothing of it'}"
+    possible = [
+        f"{profile.name} can run {', '.join(s for s in Stage if profile.fits(s, kind)) or 'no stage'}"
         for profile in profiles
     ]
     why = [profile.why_not(stage, kind) for profile in profiles]
     return Problem(
         file=source,
         field=f"{stage} of {kind}",
-        value=f"possible nowhere ({'; '.join(why)})",
-        expected=f"a device that it fits on; as it is, {'; '.join(elsewhere)}",
+        value=f"impossible on every device class ({'; '.join(why)})",
+        expected=f"a device class that can run it; of these, {'; '.join(possible)}",
     )
 
 
 def read_profile(path: PathOrUri) -> ClusterProfile:
-    """The profile in a YAML file. Raises InputError with everything that is wrong with it."""
+    """Read a profile from a YAML file. Raises InputError with every problem."""
     try:
         raw = yaml.safe_load(to_location(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a URI that cannot be used
@@ -157,7 +152,7 @@ def read_profile(path: PathOrUri) -> ClusterProfile:
 
 
 def parse_profile(raw: object, *, source: str = "cluster profile") -> ClusterProfile:
-    """The profile in a mapping as YAML gives it. Raises InputError with everything that is wrong with it."""
+    """Validate a mapping as YAML gives it. Raises InputError with every problem."""
     try:
         return ClusterProfile.model_validate(raw)
     except ValidationError as error:
@@ -172,30 +167,29 @@ def _one_line(error: Exception) -> str:
 def _problem(detail: Any, source: str) -> Problem:
     place = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "missing":
-        return Problem(file=source, field=place, value="missing", expected=_expected(detail, place))
+        return Problem(file=source, field=place, value="missing", expected="a value")
     if detail["type"] == "extra_forbidden":
         known = _known_keys(detail["loc"])
         hint = did_you_mean(detail["loc"][-1], known)
         return Problem(file=source, field=place, value="an unknown key", expected=f"one of {', '.join(known)}{hint}")
-    return Problem(file=source, field=place or None, value=repr(detail["input"]), expected=_expected(detail, place))
+    return Problem(file=source, field=place or None, value=show(detail["input"]), expected=_expected(detail))
 
 
-def _expected(detail: Any, place: str) -> str:
+def _expected(detail: Any) -> str:
     context = detail.get("ctx", {})
     if "gt" in context:
         return f"a number greater than {context['gt']:g}"
     if "ge" in context:
         return f"a number of at least {context['ge']:g}"
-    if detail["type"] == "missing":
-        return "a value"
     return str(context.get("expected", detail["msg"]))
 
 
-_PARTS: dict[str, type[BaseModel]] = {"tflops": Tflops, "sizes": Sizes, "activations": Activations}
-
-
-def _known_keys(place: tuple[Any, ...]) -> list[str]:
-    """The keys that are possible where `place` is."""
+def _known_keys(place: tuple[str | int, ...]) -> list[str]:
+    """The keys of the section that `place` lies in: the cluster, devices.CLASS or devices.CLASS.SECTION."""
     if len(place) == 1:
         return list(ClusterProfile.model_fields)
-    return list(_PARTS.get(str(place[-2]), Devices).model_fields)
+    section = DeviceClass.model_fields.get(str(place[-2]))
+    if section is None:  # the name of a device class
+        return list(DeviceClass.model_fields)
+    types = (section.annotation, *get_args(section.annotation))
+    return next(list(t.model_fields) for t in types if isinstance(t, type) and issubclass(t, BaseModel))

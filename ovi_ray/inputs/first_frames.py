@@ -1,4 +1,4 @@
-"""First-frame images, looked at before anything is rendered: they must exist, decode wholly and be of a sane size."""
+"""Checks of first-frame images before anything is rendered: each must exist, decode completely and have a usable size."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from ovi_ray.storage.paths import Location
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_IMAGE_BYTES = 1 << 30
-_FETCHES = 32  # images of a store that are looked at at a time: most of it is waiting
+_DOWNLOADS = 32  # images in a store that are read at a time: most of the time is waiting
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _ANY_FILE = "an image file, relative to the folder of the file that names it"
 _ANY_IMAGE = f"an image that opens ({', '.join(IMAGE_FORMATS)})"
@@ -27,11 +27,12 @@ _ANY_IMAGE = f"an image that opens ({', '.join(IMAGE_FORMATS)})"
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ImageFacts:
-    """What a clip needs to know of its first frame."""
+    """The identity and size of a first frame."""
 
     sha256: str
-    """Of the file, in hex."""
+    """Digest of the file, in hex."""
     height: int
+    """Pixels, as the image is displayed (after its EXIF orientation)."""
     width: int
 
 
@@ -40,30 +41,31 @@ class ImageRefusal:
     """Why a file cannot be a first frame."""
 
     found: str
-    """What it is, such as "a file that does not exist"."""
+    """Description of the file, such as "a file that does not exist"."""
     expected: str
 
 
 def inspect_images(paths: Iterable[Location]) -> dict[Location, ImageFacts | ImageRefusal]:
-    """Look at each distinct image once, many at a time: Pillow decodes, and stores answer, outside the interpreter's lock."""
+    """Inspect each distinct image once, many at a time: decoding and downloading release the interpreter lock."""
     distinct = list(dict.fromkeys(paths))
     is_remote = any(not path.is_local for path in distinct)
-    with warnings.catch_warnings(), ThreadPoolExecutor(_FETCHES if is_remote else os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(_DOWNLOADS if is_remote else os.cpu_count()) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, with the row named
         return dict(zip(distinct, pool.map(_Inspection().of, distinct), strict=True))
 
 
-def inspect_image(path: Location) -> ImageFacts | ImageRefusal:
-    """The facts of one image, or why it is refused."""
-    return _Inspection().of(path)
+def inspect_image(path: Location, *, max_bytes: int = MAX_IMAGE_BYTES) -> ImageFacts | ImageRefusal:
+    """Inspect one image: its facts, or why it is refused. A file of more than `max_bytes` is not read."""
+    return _Inspection(max_bytes=max_bytes).of(path)
 
 
 class _Inspection:
-    """Looks at images, in any number of threads."""
+    """Inspects images in any number of threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_bytes: int = MAX_IMAGE_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._decoding = threading.Semaphore(os.cpu_count() or 1)  # a large image takes hundreds of megabytes
-        self._down: set[str] = set()  # buckets that do not answer: asking once an image would take hours
+        self._down: set[str] = set()  # buckets that did not answer: one question per image would take hours
 
     def of(self, path: Location) -> ImageFacts | ImageRefusal:
         if path.is_local and (found := readable_problem(path)):
@@ -71,8 +73,8 @@ class _Inspection:
         if not path.is_local and path.bucket in self._down:
             return ImageRefusal(found="a file of a store that does not answer", expected=_ANY_FILE)
         try:
-            if (size := path.stat().st_size) > MAX_IMAGE_BYTES:  # a weight file, say, would fill the memory
-                return ImageRefusal(found=f"a file of {size:,} bytes", expected=f"at most {MAX_IMAGE_BYTES:,} bytes")
+            if (size := path.stat().st_size) > self._max_bytes:  # a weight file, for example, would fill the memory
+                return ImageRefusal(found=f"a file of {size:,} bytes", expected=f"at most {self._max_bytes:,} bytes")
             content = path.read_bytes()
         except OSError as error:
             if not path.is_local and is_unreachable(error):
@@ -91,7 +93,7 @@ def _decode(content: bytes) -> ImageFacts | ImageRefusal:
     except Image.DecompressionBombError:
         found = f"an image of more than {2 * MAX_IMAGE_PIXELS:,} pixels"
         return ImageRefusal(found=found, expected=f"at most {MAX_IMAGE_PIXELS:,} pixels in all")
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to say that a file is broken
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for a broken file
         return ImageRefusal(found=f"a damaged or truncated image ({error})", expected=_ANY_IMAGE)
 
 

@@ -1,7 +1,7 @@
-"""The manifest: an Arrow table with a row for each clip of a job, complete enough to render from it alone.
+"""The manifest: an Arrow table with one row per clip of a job, complete enough to render from it alone.
 
-A clip's id is a hash of what determines its pixels and its sound, and of nothing else: the same clip has the same id in
-every run, whatever list, row or folder it comes from.
+A clip's id is a hash of everything that determines its pixels and its sound, and of nothing else: the same clip has the same
+id in every run, whatever list, row or folder it comes from.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ import pyarrow.parquet
 
 from ovi.config import MAX_SEED, Architecture
 from ovi_ray.errors import InputError, Problem, show
-from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.job_spec import BatchSpec
+from ovi_ray.inputs.params import NEGATIVE_PROMPTS, PARAM_FIELDS, arrow_fields
 from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN, PromptList, read_prompt_list, read_table
 from ovi_ray.inputs.rows import META_PREFIX, Rows, resolve_rows
 from ovi_ray.storage.paths import PathOrUri, atomic_write, to_location
@@ -26,33 +27,27 @@ MANIFEST_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),  # of the prompt list, from 0
-        pa.field("repeat", pa.int32(), nullable=False),  # from 0, of each_example_n_times
+        pa.field("repeat", pa.int32(), nullable=False),  # 0 to each_example_n_times - 1
         pa.field("text_prompt", pa.string(), nullable=False),  # as given
-        pa.field("prompt", pa.string(), nullable=False),  # in the model's tag form: what is encoded
+        pa.field("prompt", pa.string(), nullable=False),  # with the model's form of audio tag: the text that is encoded
         pa.field("image_path", pa.string()),
         pa.field("image_sha256", pa.string()),
         pa.field("model_name", pa.string(), nullable=False),
-        pa.field("video_frame_height_width", pa.list_(pa.int32(), 2), nullable=False),  # as given
-        pa.field("height", pa.int32(), nullable=False),  # of the frames
+        pa.field("height", pa.int32(), nullable=False),  # of the frames, in pixels
         pa.field("width", pa.int32(), nullable=False),
         pa.field("video_latent_length", pa.int32(), nullable=False),
         pa.field("audio_latent_length", pa.int32(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("sample_steps", pa.int32(), nullable=False),
-        pa.field("solver_name", pa.string(), nullable=False),
-        pa.field("shift", pa.float64(), nullable=False),
-        pa.field("video_guidance_scale", pa.float64(), nullable=False),
-        pa.field("audio_guidance_scale", pa.float64(), nullable=False),
-        pa.field("slg_layer", pa.int32(), nullable=False),
-        pa.field("video_negative_prompt", pa.string(), nullable=False),
-        pa.field("audio_negative_prompt", pa.string(), nullable=False),
+        *arrow_fields(),  # the sampling parameters; video_frame_height_width as given
     ]
 )
-"""Columns of a manifest. A list's own `meta_` columns follow them, as text."""
+"""Columns of a manifest. The list's own `meta_` columns follow them, as text."""
 
-ROW_SEED_STRIDE = 1_000_000  # without a column `seed`, row r and repeat n start from the job's seed + r * stride + n
+ROW_SEED_STRIDE = 1_000_000  # without a column `seed`, row r and repeat n use the job's seed + r * stride + n
 CLIP_ID_DIGITS = 20
 _NOTES = b"ovi_ray.notes"
+_SIZE_PARAM = "video_frame_height_width"  # reaches the clip, and its id, as height and width
+_HASHED_TEXTS = ("prompt", *NEGATIVE_PROMPTS)
+"""Columns that enter the id as they are tokenized."""
 _HASHED = (
     "model_name",
     "height",
@@ -60,24 +55,18 @@ _HASHED = (
     "video_latent_length",
     "audio_latent_length",
     "image_sha256",
-    "seed",
-    "sample_steps",
-    "solver_name",
-    "shift",
-    "video_guidance_scale",
-    "audio_guidance_scale",
-    "slg_layer",
+    *(name for name in PARAM_FIELDS if name not in (_SIZE_PARAM, *_HASHED_TEXTS)),
 )
-_HASHED_TEXTS = ("prompt", "video_negative_prompt", "audio_negative_prompt")
+"""Columns that enter the id as they are."""
 _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Manifest:
-    """The clips of a job and what the user should know of how their input was read."""
+    """The clips of a job, with notes for the user on how the input was interpreted."""
 
     table: pa.Table
-    """`MANIFEST_SCHEMA`, then the `meta_` columns; a row a clip, each `clip_id` once."""
+    """`MANIFEST_SCHEMA`, then the `meta_` columns; one row per clip, each `clip_id` once."""
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -96,21 +85,36 @@ class Manifest:
 
     @classmethod
     def read(cls, path: PathOrUri) -> Self:
-        """Read what `write` wrote. Raises InputError for a file that is not a manifest."""
+        """Read a file that `write` wrote. Raises InputError for a file that is not a manifest."""
         table = read_table(to_location(path))
         if not set(MANIFEST_SCHEMA.names) <= set(table.column_names):
-            raise InputError([Problem(file=str(path), value="another table", expected="a manifest of this program")])
+            raise InputError(
+                [
+                    Problem(
+                        file=str(path),
+                        value="a table without a manifest's columns",
+                        expected="a manifest that ovi-ray wrote",
+                    )
+                ]
+            )
         notes = json.loads((table.schema.metadata or {}).get(_NOTES, b"[]"))
         return cls(table=table.replace_schema_metadata(None), notes=tuple(notes))
 
 
-def build_manifest(job: JobSpec, arch: Architecture, *, weights: Callable[[str], str], numerics: str) -> Manifest:
-    """Read the prompts of a job and check everything in them, images included, before any model loads.
+def build_manifest(
+    job: BatchSpec,
+    arch: Architecture,
+    *,
+    weights: Callable[[str], str],
+    numerics: str,
+    prompts: PromptList | None = None,
+) -> Manifest:
+    """Check the prompts of a job, images included, before any model loads. Raises InputError with every problem.
 
-    `weights` gives the fingerprint of a model's weights by its name; `numerics` says how it is computed, such as the
-    dtype. Both are part of every clip's id. Raises InputError with every problem of every row.
+    `weights` maps a model's name to the fingerprint of its weights; `numerics` names the form of the computation, such as
+    the dtype. Both are part of every clip's id. `prompts` replaces the job's own list.
     """
-    prompts = read_prompts(job)
+    prompts = read_prompts(job) if prompts is None else prompts
     rows = resolve_rows(prompts, job, arch)
     columns = _repeat(rows, prompts, job)
     columns["clip_id"] = _clip_ids(columns, rows.cleaned, weights, numerics)
@@ -124,7 +128,7 @@ def build_manifest(job: JobSpec, arch: Architecture, *, weights: Callable[[str],
     return Manifest(table=table, notes=tuple(notes))
 
 
-def read_prompts(job: JobSpec) -> PromptList:
+def read_prompts(job: BatchSpec) -> PromptList:
     """The job's prompt list; a single prompt is a list of one row. Raises InputError."""
     if job.prompts is not None:
         return read_prompt_list(job.prompts)
@@ -133,12 +137,12 @@ def read_prompts(job: JobSpec) -> PromptList:
 
 
 def clip_id(content: dict[str, Any]) -> str:
-    """The id of a clip: the first digits of a SHA-256 over canonical JSON of everything that determines it."""
+    """The first hex digits of a SHA-256 over the canonical JSON of everything that determines a clip."""
     return hashlib.sha256(_CANONICAL_JSON.encode(content).encode()).hexdigest()[:CLIP_ID_DIGITS]
 
 
-def _repeat(rows: Rows, prompts: PromptList, job: JobSpec) -> dict[str, list[Any]]:
-    """The columns with each row `each_example_n_times`, and the seeds."""
+def _repeat(rows: Rows, prompts: PromptList, job: BatchSpec) -> dict[str, list[Any]]:
+    """The columns with each row repeated `each_example_n_times`, and the seed of each repeat."""
     times = job.each_example_n_times
     columns = rows.columns | {"row": [number - 1 for number in prompts.rows]}
     columns["seed"] = [
@@ -155,7 +159,7 @@ def _repeat(rows: Rows, prompts: PromptList, job: JobSpec) -> dict[str, list[Any
 
 def _check_seeds(seeds: list[int], prompts: PromptList, times: int) -> None:
     largest = MAX_SEED - (times - 1)
-    expected = "a smaller seed: with the row and the repeat counted in, it would pass 2**63-1"
+    expected = "a smaller seed: with the row and the repeat added, it would exceed 2**63-1"
     problems = [prompts.problem(i, "seed", show(seed), expected) for i, seed in enumerate(seeds) if seed > largest]
     if problems:
         raise InputError(problems)
@@ -188,11 +192,11 @@ def _same_clip_note(columns: dict[str, list[Any]], first: dict[str, int]) -> str
     earlier, later = columns["row"][first[ids[place]]] + 1, columns["row"][place] + 1
     extra = len(ids) - len(first)
     subject = f"{extra} clips are" if extra > 1 else "1 clip is"
-    return f"{subject} the same as an earlier one and rendered once: row {later} is row {earlier}"
+    return f"{subject} identical to an earlier one and rendered once: row {later} equals row {earlier}"
 
 
 def _repeated_prompt_note(columns: dict[str, list[Any]]) -> list[str]:
-    """Rows that share prompt and image but not the seed are variations: rendered, and told."""
+    """A note where rows share prompt and image but not the seed: they are rendered as variations."""
     starts = [place for place, repeat in enumerate(columns["repeat"]) if repeat == 0]
     pairs = [(columns["prompt"][place], columns["image_sha256"][place]) for place in starts]
     first = _first_places(pairs)

@@ -1,6 +1,7 @@
-"""Values as users write them - cells of a list, keys of a job file, options - turned into checked parameters.
+"""Sampling parameters as users write them (cells of a list, keys of a job file, options) parsed into checked values.
 
-Ranges are checked by `SamplingParams` alone; here text becomes numbers, and a refusal becomes what would be right.
+`ovi.config.SamplingParams` declares the parameters and checks their ranges. This module converts text to numbers first, and
+turns a refusal into a message that says which values are accepted.
 """
 
 import dataclasses
@@ -10,42 +11,58 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ovi.config import MODEL_SPECS, SamplingParams, SolverName
-from ovi.errors import InvalidRequest
+import pyarrow as pa
+
+from ovi.config import MODEL_SPECS, SamplingParams, SolverName, param_specs
 from ovi.geometry import MAX_ASPECT_RATIO, MAX_IMAGE_SIDE, aspect_ratio
 
 DEFAULT_PARAMS = SamplingParams()
 PARAM_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
-NEGATIVE_PROMPTS = ("video_negative_prompt", "audio_negative_prompt")
+NEGATIVE_PROMPTS = tuple(name for name in PARAM_FIELDS if type(getattr(DEFAULT_PARAMS, name)) is str)
 
 _INTEGER = re.compile(r"([+-]?[0-9]{1,30})(\.0*)?")  # spreadsheets write 100 as 100.0
 _SIZE = re.compile(r"[\s\[(]*([+-]?[0-9]{1,30})(?:\s*[x×,;]\s*|\s+)([+-]?[0-9]{1,30})[\s\])]*", re.IGNORECASE)
-_LARGEST_INT = 2**31 - 1  # of a manifest's columns
+_MAX_INT32 = 2**31 - 1
 _LARGEST_EXACT_FLOAT = 2**53
+_ARROW_TYPES: dict[type, pa.DataType] = {
+    int: pa.int32(),
+    float: pa.float64(),
+    str: pa.string(),
+    SolverName: pa.string(),
+    tuple: pa.list_(pa.int32(), 2),
+}
+_WIDE_PARAMS = frozenset({"seed"})  # integers stored in 64 bits
+
+
+def arrow_fields() -> list[pa.Field]:
+    """The manifest column of each sampling parameter, in the order of `SamplingParams`."""
+    return [pa.field(name, arrow_type(name), nullable=False) for name in PARAM_FIELDS]
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """The Arrow type that holds every value of a sampling parameter."""
+    return pa.int64() if name in _WIDE_PARAMS else _ARROW_TYPES[type(getattr(DEFAULT_PARAMS, name))]
 
 
 def parse_param(name: str, raw: object) -> Any:
-    """The value of a `SamplingParams` field or of `model_name`. Raises ValueError that says what would be right."""
+    """Parse a `SamplingParams` field or `model_name`. The message of the ValueError names the accepted values."""
     if name == "model_name":
         return _one_of(MODEL_SPECS, raw)
     if name == "solver_name":
         return SolverName(_one_of(SolverName, raw))
-    if name in NEGATIVE_PROMPTS:
-        return _text(raw)
-    change: dict[str, Any] = {name: _CONVERTERS[type(getattr(DEFAULT_PARAMS, name))](raw)}
-    try:
-        checked = getattr(SamplingParams(**change), name)
-    except InvalidRequest as error:
-        raise ValueError(str(error).partition("expected ")[2]) from None
-    if name == "video_frame_height_width" and (expected := shape_problem(*checked)):
+    value = _CONVERTERS[type(getattr(DEFAULT_PARAMS, name))](raw)
+    spec = param_specs()[name]
+    if not spec.accepts(value):
+        raise ValueError(spec.expected)
+    if name == "video_frame_height_width" and (expected := shape_problem(*value)):
         raise ValueError(expected)
-    if name != "seed" and isinstance(checked, int) and checked > _LARGEST_INT:
-        raise ValueError(f"an integer of at most {_LARGEST_INT}")
-    return checked
+    if arrow_type(name) == pa.int32() and value > _MAX_INT32:
+        raise ValueError(f"an integer of at most {_MAX_INT32}")
+    return value
 
 
 def shape_problem(height: int, width: int) -> str | None:
-    """What would be right for a frame or an image that no clip can be made of at this size; None if it will do."""
+    """The sizes accepted for a frame or an image, if this one is not among them; else None."""
     if max(height, width) > MAX_IMAGE_SIDE:
         return f"sides of at most {MAX_IMAGE_SIDE:,} pixels"
     if aspect_ratio(height, width) > MAX_ASPECT_RATIO:
@@ -54,7 +71,7 @@ def shape_problem(height: int, width: int) -> str | None:
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` where something known is close to what was given, else nothing."""
+    """`"; did you mean 'x'?"` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(str(given).strip().lower(), [str(name) for name in known], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -66,13 +83,7 @@ def _one_of(known: Iterable[str], raw: object) -> str:
     raise ValueError(f"one of {', '.join(names)}{did_you_mean(raw, names)}")
 
 
-def _text(raw: object) -> str:
-    if isinstance(raw, str):
-        return raw
-    raise ValueError("text")
-
-
-# A converter leaves what it cannot convert as it is, or as NaN: `SamplingParams` then refuses it in its own words.
+# Converters return what they cannot convert unchanged, or as NaN; the parameter's own check then refuses it.
 
 
 def _to_int(raw: object) -> object:
@@ -87,7 +98,7 @@ def _to_float(raw: object) -> float:
     if isinstance(raw, bool) or not isinstance(raw, str | int | float):
         return math.nan
     try:
-        return float(raw) + 0.0  # -0.0 becomes 0.0: equal parameters are written alike
+        return float(raw) + 0.0  # -0.0 becomes 0.0, so that equal parameters hash alike
     except (ValueError, OverflowError):
         return math.nan
 
@@ -98,4 +109,8 @@ def _to_size(raw: object) -> tuple[object, ...]:
     return tuple(_to_int(side) for side in raw) if isinstance(raw, list | tuple) else (raw,)
 
 
-_CONVERTERS: dict[type, Callable[[object], object]] = {int: _to_int, float: _to_float, tuple: _to_size}
+def _unchanged(raw: object) -> object:
+    return raw
+
+
+_CONVERTERS: dict[type, Callable[[object], Any]] = {int: _to_int, float: _to_float, tuple: _to_size, str: _unchanged}

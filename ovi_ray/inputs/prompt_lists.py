@@ -1,7 +1,7 @@
-"""Prompt lists as users have them: CSV, TSV, JSON Lines, plain text, Arrow and Parquet, read into columns.
+"""Prompt lists (CSV, TSV, JSON Lines, plain text, Arrow and Parquet) read into columns.
 
-Rows are counted from 1, without the header and without blank lines. What is wrong with single rows is collected, so
-that everything can be told at once; what makes the whole file unreadable raises InputError.
+Rows are counted from 1, without the header and without blank lines. Problems of single rows are collected, to be reported
+together with those of the cells; a file that cannot be read as a list at all raises InputError.
 """
 
 import csv
@@ -25,22 +25,22 @@ PROMPT_COLUMN = "text_prompt"
 
 @dataclass(kw_only=True, slots=True)
 class PromptList:
-    """A prompt list in columns. Cells are as written: text, or typed where the file has types; None where absent."""
+    """A prompt list in columns. Cells are text, or typed values where the file format has types; None where absent."""
 
     file: str
-    """The path as shown in messages."""
+    """The path, as messages show it."""
     folder: Location
-    """What image paths are relative to."""
+    """The folder that relative image paths start from."""
     columns: dict[str, list[Any]]
-    """Cells of each column, all of one length."""
+    """The cells of each column; all columns have the same length."""
     rows: Sequence[int]
     """Number of each row, from 1."""
     lines: Sequence[int] | None = None
     """Line where each row starts, from 1; None for files without lines."""
     has_types: bool = False
-    """Whether empty text differs from a cell that is absent."""
+    """Whether the format distinguishes empty text from an absent cell."""
     problems: list[Problem] = field(default_factory=list)
-    """What is wrong with the rows that are not in the columns."""
+    """Problems of the rows that could not be read, and are not in the columns."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -104,7 +104,7 @@ def _read_delimited(path: Location, delimiter: str) -> PromptList:
 
 
 def _records(path: Location, delimiter: str) -> Iterator[tuple[int, list[str] | Problem]]:
-    """(starting line, fields) of each record that is not blank; a Problem, the last, where quoting goes wrong."""
+    """(first line, fields) of each record that is not blank. Broken quoting gives a Problem in place of the last record."""
     reader = csv.reader(read_lines(path, newline=""), delimiter=delimiter, strict=True)
     line = 1
     try:
@@ -121,7 +121,7 @@ def _check_header(path: Location, names: list[str], line: int | None = None) -> 
     problems = []
     for position, name in enumerate(names, start=1):
         if not name:
-            expected = "a name for every column (pandas writes an unnamed index unless told index=False)"
+            expected = "a name for every column (pandas writes an unnamed index unless index=False is passed)"
             problems.append(_file_problem(path, f"column {position} has no name", expected, line))
         elif name in names[: position - 1]:
             problems.append(_file_problem(path, f"two columns are named {show(name)}", "each name once", line))
@@ -191,7 +191,7 @@ def _json_object(line: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     if not isinstance(cells, dict):
-        raise ValueError(f"JSON of another kind ({type(cells).__name__})")
+        raise ValueError(f"a JSON {type(cells).__name__}")
     return cells
 
 
@@ -204,7 +204,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_table(path: Location) -> Any:
-    """An Arrow or Parquet file as a `pyarrow.Table`. Raises InputError for a file that cannot be read as one."""
+    """Read an Arrow or Parquet file as a `pyarrow.Table`. Raises InputError."""
     is_parquet = path.suffix.lower() == ".parquet"
     expected = "a Parquet file" if is_parquet else "an Arrow IPC file or stream (Feather version 2)"
     with readable(path, expected) as local:
@@ -216,7 +216,7 @@ def read_table(path: Location) -> Any:
 
 
 def _open_arrow(path: Path) -> Any:
-    """The table, mapped: it stays readable when the file is removed."""
+    """The table, memory-mapped: it stays readable after the file is removed."""
     with pa.memory_map(str(path)) as source:
         try:
             return pa.ipc.open_file(source).read_all()
@@ -252,4 +252,4 @@ READERS: dict[str, Callable[[Location], PromptList]] = {
     ".ipc": _read_columns,
     ".parquet": _read_columns,
 }
-"""Readers by suffix."""
+"""The reader of each file suffix."""

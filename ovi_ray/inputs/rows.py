@@ -1,4 +1,4 @@
-"""Rows of a prompt list, each cell checked and completed from the job, with everything that is wrong told at once."""
+"""Rows of a prompt list: every cell checked, blank ones filled from the job, and all problems reported at once."""
 
 import functools
 import re
@@ -11,14 +11,14 @@ from ovi.geometry import image_size, snap_size
 from ovi.prompts import clean, rewrite_audio_tag
 from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
-from ovi_ray.inputs.job_spec import JobSpec, Mode
+from ovi_ray.inputs.job_spec import BatchSpec, Mode
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS, PARAM_FIELDS, did_you_mean, parse_param
 from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN, PromptList
 from ovi_ray.storage.paths import Location, resolve_path
 
 META_PREFIX = "meta_"
 OVERRIDES = (*PARAM_FIELDS, "model_name")
-"""Columns that override the job for their row."""
+"""Columns that override the job's value for their row."""
 INPUT_COLUMNS = (PROMPT_COLUMN, "image_path", *OVERRIDES)
 DERIVED_COLUMNS = (
     "clip_id",
@@ -31,7 +31,7 @@ DERIVED_COLUMNS = (
     "video_latent_length",
     "audio_latent_length",
 )
-"""What a manifest holds beside the input columns; ignored when a manifest is read as a prompt list."""
+"""Columns that a manifest has beside the input columns; ignored when a manifest is read as a prompt list."""
 
 
 _NOT_UTF8 = re.compile(r"[\x00\ud800-\udfff]")
@@ -39,16 +39,16 @@ _NOT_UTF8 = re.compile(r"[\x00\ud800-\udfff]")
 
 @dataclass(kw_only=True, slots=True)
 class Rows:
-    """Checked rows in columns of one length: those of a manifest that do not differ between repeats."""
+    """Checked rows in columns of equal length: the manifest's columns that do not differ between repeats."""
 
     columns: dict[str, list[Any]]
     cleaned: dict[str, str]
-    """Each distinct `prompt` and negative prompt, as it is tokenized."""
+    """Each distinct prompt and negative prompt, and the text that is tokenized for it."""
     notes: list[str] = field(default_factory=list)
 
 
-def resolve_rows(prompts: PromptList, job: JobSpec, arch: Architecture) -> Rows:
-    """Check every cell and complete every row. Raises InputError with every problem of every row."""
+def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Rows:
+    """Check every cell and fill the blank ones. Raises InputError with every problem of every row."""
     problems = [*_column_problems(prompts), *prompts.problems]
     columns: dict[str, list[Any]] = {}
     defaults = {name: getattr(job, name) for name in OVERRIDES} | {"seed": None, PROMPT_COLUMN: _Refusal("a prompt")}
@@ -77,7 +77,7 @@ def _column_problems(prompts: PromptList) -> list[Problem]:
             file=prompts.file,
             field=name,
             value="an unknown column",
-            expected=f"some of {', '.join(INPUT_COLUMNS)}, or a name of your own that starts with {META_PREFIX}"
+            expected=f"one of {', '.join(INPUT_COLUMNS)}, or a column of your own whose name starts with {META_PREFIX}"
             f"{did_you_mean(name, INPUT_COLUMNS)}",
         )
         for name in unknown
@@ -93,15 +93,16 @@ def _column_problems(prompts: PromptList) -> list[Problem]:
 
 @dataclass(slots=True, frozen=True)
 class _Refusal:
-    """Stands where a value would, and says what would be right."""
+    """Takes the place of the value of a cell that is refused."""
 
     expected: str
+    """The values that are accepted."""
 
 
 def _resolve(
     prompts: PromptList, name: str, default: Any, parse: Callable[[Any], Any]
 ) -> tuple[list[Any], list[Problem]]:
-    """The value of each row, `default` where the cell is blank, and the cells that are refused.
+    """The value of each row, `default` where the cell is blank, and a problem for each cell that is refused.
 
     Equal cells are parsed once.
     """
@@ -123,7 +124,7 @@ def _resolve(
 
 
 def _key(cell: Any) -> Hashable:
-    """Equal only for cells that mean the same: 1, 1.0 and True are equal to Python."""
+    """A key that differs for 1, 1.0 and True, which Python takes for equal."""
     return cell if type(cell) is str else (type(cell), repr(cell))
 
 
@@ -148,7 +149,7 @@ def _parse_text(cell: Any) -> str:
 
 def _parse_prompt(cell: Any) -> str:
     if not clean(_parse_text(cell)):
-        raise ValueError("a prompt: nothing is left of this one once it is cleaned")
+        raise ValueError("a prompt with text in it: this one is empty after HTML entities and spaces are cleaned")
     return str(cell)
 
 
@@ -173,7 +174,7 @@ class _Image:
     facts: ImageFacts
 
 
-def _resolve_images(prompts: PromptList, job: JobSpec) -> tuple[list[_Image | None], list[Problem]]:
+def _resolve_images(prompts: PromptList, job: BatchSpec) -> tuple[list[_Image | None], list[Problem]]:
     if job.mode is Mode.T2V:
         return [None] * len(prompts), []
     folder = prompts.folder.absolute()
@@ -189,7 +190,9 @@ def _resolve_images(prompts: PromptList, job: JobSpec) -> tuple[list[_Image | No
             found = f"{show_path(prompts.columns.get('image_path', cells)[index] or path)}, {facts.found}"
             problems.append(prompts.problem(index, "image_path", found, facts.expected))
         elif path is None and job.mode is Mode.I2V:
-            problems.append(prompts.problem(index, "image_path", "empty", "an image in every row, as mode i2v asks"))
+            problems.append(
+                prompts.problem(index, "image_path", "empty", "an image in every row, as mode i2v requires")
+            )
     return images, problems
 
 
@@ -198,10 +201,10 @@ def _complete_images(rows: Rows, images: list[_Image | None]) -> None:
     rows.columns["image_sha256"] = [None if image is None else image.facts.sha256 for image in images]
 
 
-def _add_image_notes(rows: Rows, prompts: PromptList, job: JobSpec) -> None:
+def _add_image_notes(rows: Rows, prompts: PromptList, job: BatchSpec) -> None:
     named = sum(not _is_blank(cell) for cell in prompts.columns.get("image_path", ()))
     if job.mode is Mode.T2V and (named or job.image_path):
-        rows.notes.append(f"mode t2v ignores images: {named or 'all'} row{'s' if named != 1 else ''} would have one")
+        rows.notes.append(f"mode t2v ignores the image of {named or 'all'} row{'s' if named != 1 else ''}")
 
 
 # -- prompts and sizes ---------------------------------------------------------------------------------------------
@@ -220,10 +223,12 @@ def _complete_prompts(rows: Rows, prompts: PromptList, arch: Architecture) -> No
     if changed:
         text, tag = pairs[changed[0]]
         example = f"{_around_tag(text)} became {_around_tag(rewritten[text, tag])}"
-        rows.notes.append(f"{_rows(prompts, changed)} the audio tag rewritten to the model's form: {example}")
+        rows.notes.append(
+            f"{_rows(prompts, changed)} an audio tag in another form than the model's, which is rewritten: {example}"
+        )
     untidy = [index for index, text in enumerate(texts) if " ".join(text.split()) != text]
     if untidy:
-        rows.notes.append(f"{_rows(prompts, untidy)} extra spaces or line breaks, which make no difference")
+        rows.notes.append(f"{_rows(prompts, untidy)} extra spaces or line breaks, which are ignored")
 
 
 def _complete_sizes(rows: Rows, images: list[_Image | None], arch: Architecture) -> None:
@@ -246,7 +251,7 @@ def _fit(wanted: tuple[int, int], image: ImageFacts | None, area: int) -> tuple[
 
 
 def _rows(prompts: PromptList, indices: list[int]) -> str:
-    """The subject of a note: "Row 3 has", "12 rows (the first is row 3) have"."""
+    """The subject of a note: "row 3 has", or "12 rows (the first is row 3) have"."""
     first = prompts.rows[indices[0]]
     return f"row {first} has" if len(indices) == 1 else f"{len(indices)} rows (the first is row {first}) have"
 

@@ -1,6 +1,6 @@
-"""What there is to do for a manifest: its distinct texts and first frames, each encoded once, and its clips.
+"""The tasks of a manifest: its distinct texts and first frames, each encoded once, and its clips.
 
-Columnar: a million clips are a table and two arrays of numbers; one clip becomes an object only when it is asked for.
+Stored in columns: a million clips are a table and two arrays of numbers, and one clip becomes an object only on request.
 Texts, first frames and clips are numbered from 0 in the order of their first use.
 """
 
@@ -44,25 +44,25 @@ _CLIP_FIELDS = (
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ClipTask:
-    """One clip, with what each of its stages needs."""
+    """One clip, with the inputs of each of its stages."""
 
     index: int
-    """In the plan."""
+    """Row in `TaskTable.clips`."""
     clip_id: str
     row: int
     repeat: int
     model_name: str
     text_prompt: str
-    """As the user gave it."""
+    """The prompt as the user gave it."""
     prompt: str
-    """In the model's tag form."""
+    """The prompt that is encoded, with the model's form of audio tag."""
     texts: tuple[int, int, int]
-    """Numbers of the prompt, the video negative and the audio negative in `TaskTable.texts`."""
+    """Rows of the prompt, the video negative and the audio negative in `TaskTable.texts`."""
     first_frame: int | None
-    """Number in `TaskTable.first_frames`."""
+    """Row in `TaskTable.first_frames`; None for a clip from text alone."""
     image_path: str | None
     height: int
-    """Pixels of the frames."""
+    """Height of the frames in pixels."""
     width: int
     video_latent_length: int
     audio_latent_length: int
@@ -71,22 +71,22 @@ class ClipTask:
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class TaskTable:
-    """The tasks of a job, in columns."""
+    """The tasks of a job in columns: N clips, T distinct texts, I distinct first frames."""
 
     clips: pa.Table
     """The rows of the manifest."""
     texts: pa.Table
-    """[T] text_id, text: distinct as they are tokenized; `text` is one of the spellings."""
+    """[T] text_id, text. Texts that tokenize alike are one row, with one of their spellings as `text`."""
     clip_texts: IntArray
-    """[N, 3] the prompt, the video negative and the audio negative of each clip in `texts`."""
+    """[N, 3] rows in `texts` of each clip's prompt, video negative and audio negative."""
     first_frames: pa.Table
-    """[I] first_frame_id, image_path, model_name, height, width: distinct by image and size."""
+    """[I] first_frame_id, image_path, image_sha256, model_name, height, width; distinct by image and size."""
     clip_first_frame: IntArray
-    """[N] the first frame of each clip in `first_frames`, -1 for none."""
+    """[N] row in `first_frames` of each clip, or NO_FIRST_FRAME."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> "TaskTable":
-        """The plan of every clip of a manifest."""
+        """The tasks of every clip of a manifest."""
         texts, clip_texts = _distinct_texts(manifest.table)
         first_frames, clip_first_frame = _distinct_first_frames(manifest.table)
         return cls(
@@ -101,7 +101,7 @@ class TaskTable:
         return int(self.clips.num_rows)
 
     def counts(self) -> dict[Stage, int]:
-        """Tasks of each stage."""
+        """Number of tasks of each stage."""
         return {
             Stage.ENCODE_TEXT: self.texts.num_rows,
             Stage.ENCODE_FIRST_FRAME: self.first_frames.num_rows,
@@ -126,7 +126,7 @@ class TaskTable:
 
 
 def _distinct_texts(clips: pa.Table) -> tuple[pa.Table, IntArray]:
-    """Texts that are equal once cleaned are encoded once: [T] texts and [N, 3] their numbers."""
+    """The distinct texts [T] and the three of each clip [N, 3]; texts that are equal once cleaned are one."""
     columns = [clips.column(name).to_pylist() for name in _TEXTS_OF_CLIP]
     cleaned = {text: clean(text) for column in columns for text in set(column)}
     number_of, numbers = _number(cleaned[text] for clip in zip(*columns, strict=True) for text in clip)
@@ -157,7 +157,7 @@ def _distinct_first_frames(clips: pa.Table) -> tuple[pa.Table, IntArray]:
 
 
 def _number(values: Iterable[Hashable]) -> tuple[dict[Hashable, int], IntArray]:
-    """Number distinct values from 0 in the order of first use: the numbers by value, and of each value in turn."""
+    """Number distinct values from 0 in the order of first use. Returns the number by value, and that of each value."""
     number_of: dict[Hashable, int] = {}
     numbers = np.fromiter((number_of.setdefault(value, len(number_of)) for value in values), np.int32)
     return number_of, numbers
@@ -167,38 +167,38 @@ def _content_id(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:_ID_DIGITS]
 
 
-def workload_of(plan: TaskTable, with_latents: pa.Array | None = None) -> Workload:
-    """The plan as the scheduler sees it: clips of the same cost share a kind.
+def workload_of(tasks: TaskTable, with_latents: pa.Array | None = None) -> Workload:
+    """The tasks in the scheduler's terms: clips of equal cost share a kind.
 
-    `with_latents` are ids of clips, of this plan or not, whose latents are kept: those of the plan begin at decode.
+    `with_latents` holds ids of clips whose latents are kept: those of this table start at decode, others are ignored.
     """
     names = ("model_name", "height", "width", "video_latent_length", "sample_steps")
-    columns = [plan.clips.column(name).to_pylist() for name in names]
-    has_image = (plan.clip_first_frame >= 0).tolist()
+    columns = [tasks.clips.column(name).to_pylist() for name in names]
+    has_image = (tasks.clip_first_frame >= 0).tolist()
     number_of: dict[tuple[Any, ...], int] = {}
     clip_kind = [number_of.setdefault(key, len(number_of)) for key in zip(*columns, has_image, strict=True)]
     kinds = [ClipKind(**dict(zip((*names, "has_image"), key, strict=True))) for key in number_of]
-    with_frame = np.flatnonzero(plan.clip_first_frame >= 0)
-    frame_kind = np.zeros(plan.first_frames.num_rows, np.int32)
-    frame_kind[plan.clip_first_frame[with_frame]] = np.asarray(clip_kind, np.int32)[with_frame]
+    with_frame = np.flatnonzero(tasks.clip_first_frame >= 0)
+    frame_kind = np.zeros(tasks.first_frames.num_rows, np.int32)
+    frame_kind[tasks.clip_first_frame[with_frame]] = np.asarray(clip_kind, np.int32)[with_frame]
     return Workload(
         kinds=tuple(kinds),
         clip_kind=np.asarray(clip_kind, np.int32),
-        clip_texts=plan.clip_texts,
-        text_tokens=np.array([_tokens(text) for text in plan.texts.column("text").to_pylist()], np.int32),
-        clip_first_frame=plan.clip_first_frame,
+        clip_texts=tasks.clip_texts,
+        text_tokens=np.array([_tokens(text) for text in tasks.texts.column("text").to_pylist()], np.int32),
+        clip_first_frame=tasks.clip_first_frame,
         first_frame_kind=frame_kind,
-        clips_with_latents=_places(plan, with_latents),
+        clips_with_latents=_places(tasks, with_latents),
     )
 
 
-def _places(plan: TaskTable, ids: pa.Array | None) -> IntArray:
+def _places(tasks: TaskTable, ids: pa.Array | None) -> IntArray:
     if ids is None or not len(ids):
         return np.zeros(0, np.int32)
-    is_there = pc.is_in(plan.clips.column("clip_id"), value_set=ids)
+    is_there = pc.is_in(tasks.clips.column("clip_id"), value_set=ids)
     return np.flatnonzero(is_there.to_numpy()).astype(np.int32)
 
 
 def _tokens(text: str) -> int:
-    """About how many tokens a text has: enough to balance batches."""
+    """Estimated tokens of a text, good enough to balance batches."""
     return 1 + len(text) // 4

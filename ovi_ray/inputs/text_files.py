@@ -1,4 +1,4 @@
-"""Text files as users have them: read line by line, with a message that helps where they are not UTF-8."""
+"""Reading of UTF-8 text files line by line, with messages that help to convert files in other encodings."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,9 +12,9 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_lines(path: Location, *, newline: str | None = None) -> Iterator[str]:
-    """The lines of a UTF-8 file with or without a byte order mark, with their line ends.
+    """The lines of a UTF-8 file, with their line ends and without a byte order mark.
 
-    `newline` is that of `open`. Raises InputError for a file that is missing, unreadable or not UTF-8 text.
+    `newline` is passed to `open`. Raises InputError for a file that is missing, unreadable or not UTF-8 text.
     """
     with readable(path) as local:
         _check_mark(path, local)
@@ -30,9 +30,9 @@ def read_lines(path: Location, *, newline: str | None = None) -> Iterator[str]:
 
 @contextmanager
 def readable(path: Location, expected: str = "a file that can be read") -> Iterator[Path]:
-    """Where a file can be read for the time of the block: a file of a store is fetched, once.
+    """A local path at which a file can be read within the block; a file in a store is downloaded once.
 
-    Raises InputError, which says what was found and what was `expected`.
+    Raises InputError that names `expected`.
     """
     with ExitStack() as fetched:
         found = readable_problem(path) if path.is_local else None
@@ -46,7 +46,7 @@ def readable(path: Location, expected: str = "a file that can be read") -> Itera
 
 
 def readable_problem(path: Location) -> str | None:
-    """What keeps `path` from being read as a file, or None."""
+    """Why `path` cannot be read as a file, such as "a folder"; None if it can."""
     try:
         if not path.exists():
             return unreadable(path, FileNotFoundError())
@@ -60,7 +60,7 @@ def readable_problem(path: Location) -> str | None:
 
 
 def unreadable(path: Location, error: OSError) -> str:
-    """What `path` is, such as "a file that does not exist", after an attempt to read it."""
+    """What `path` turned out to be when reading it failed, such as "a file that does not exist"."""
     if not isinstance(error, FileNotFoundError):
         return f"a file that cannot be read ({plain_reason(error)})"
     try:

@@ -11,8 +11,8 @@ import ray
 
 from ovi_ray.errors import JobStopped, OviRayError
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.prepare import prepare
-from ovi_ray.render import RenderOptions, render
+from ovi_ray.preparation import prepare
+from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.runtime import storage_pause as storage
 from ovi_ray.runtime.shutdown import Stop, stop_on_signals
 from tests.chaos.hooks import fail_writes

@@ -13,7 +13,7 @@ from ovi.config import Architecture
 from ovi.sampling.denoise import initial_noise
 from ovi_ray.devices.probe import vendor_environment
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.prepare import prepare
+from ovi_ray.preparation import prepare
 from ovi_ray.runtime import placement as cluster
 from ovi_ray.runtime.placement import VENDORS, Placement, placements
 from ovi_ray.runtime.ray_session import examine_cluster
@@ -68,7 +68,7 @@ def look(tiny_dir):
 
 
 def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster, tiny_dir, tmp_path, monkeypatch):
-    from ovi_ray import render
+    from ovi_ray import rendering as render
 
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"a fox number {i}\n" for i in range(12)))

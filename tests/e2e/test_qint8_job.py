@@ -5,8 +5,8 @@ import pytest
 
 from ovi.media.probe import probe
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.prepare import prepare
-from ovi_ray.render import render
+from ovi_ray.preparation import prepare
+from ovi_ray.rendering import render
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def test_a_clip_that_fails_fails_alone(tiny_dir, tmp_path):
     image.write_bytes((Path(__file__).parent.parent / "data" / "tiny" / "first_frame.png").read_bytes())
     write_prompts(prompts, good, {"text_prompt": "a dog", "image_path": "first.png"})
     code = (
-        "import ovi_ray.render as r, pathlib\n"
+        "import ovi_ray.rendering as r, pathlib\n"
         "start = r.ray_session\n"
         f"r.ray_session = lambda job: (pathlib.Path({str(image)!r}).unlink(), start(job))[1]\n"
         "from ovi_ray.cli import main; main()"

@@ -10,7 +10,7 @@ def loaded_by(module: str, *heavy: str) -> str:
 
 
 def test_a_worker_starts_without_the_libraries_that_only_text_encoding_and_qint8_need():
-    assert loaded_by("ovi_ray.workers.actor, ovi_ray.render", "transformers", "optimum.quanto") == ""
+    assert loaded_by("ovi_ray.workers.actor, ovi_ray.rendering", "transformers", "optimum.quanto") == ""
 
 
 def test_help_is_quick_because_the_command_line_loads_no_model_code():

@@ -11,14 +11,14 @@ from ovi.media.probe import probe
 from ovi.media.video import VideoWriter
 from ovi.stages import Stage
 from ovi.weights import loading as checkpoints
-from ovi_ray import render as render_module
+from ovi_ray import rendering as render_module
 from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.results import Results
-from ovi_ray.prepare import prepare
+from ovi_ray.preparation import prepare
 from ovi_ray.protocol.messages import Decode, Denoise
-from ovi_ray.render import RenderOptions, render
+from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.retry import prepare_retry
 from ovi_ray.scheduling.events import TaskFailed
 from ovi_ray.scheduling.task import FailureKind

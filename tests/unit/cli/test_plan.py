@@ -30,17 +30,17 @@ def prompts(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c", "d"])
-def test_every_profile_that_comes_along_can_be_planned_on(prompts, name):
-    told = json.loads(
+def test_every_profile_in_the_repository_can_be_planned_on(prompts, name):
+    planned = json.loads(
         plan(prompts, "--cluster", PROFILES / f"{name}.yaml", "--each-example-n-times", 4, "--json").stdout
     )
-    assert (told["clips"], told["texts"]) == (12, 5)
-    assert told["eta_s"] >= told["bound_s"] > 0
-    assert told["cost"] > 0
-    assert sum(part["device_hours"] for part in told["classes"]) > 0
+    assert (planned["clips"], planned["texts"]) == (12, 5)
+    assert planned["eta_s"] >= planned["bound_s"] > 0
+    assert planned["cost"] > 0
+    assert sum(part["device_hours"] for part in planned["classes"]) > 0
 
 
-def test_the_plan_is_told_in_words(prompts):
+def test_the_plan_is_printed_as_text(prompts):
     text = plan(prompts, "--cluster", PROFILES / "c.yaml").stdout
     assert "3 clips, 5 distinct texts" in text
     assert "nvidia-24gb" in text
@@ -76,14 +76,14 @@ def result_row(number, **changes):
     return facts | changes
 
 
-def test_what_a_job_took_stands_beside_what_was_planned(prompts, tmp_path):
+def test_the_plan_is_compared_with_what_the_job_took(prompts, tmp_path):
     rows = [result_row(0), result_row(1), result_row(2, status="failed", error="it broke", decode_s=None)]
     (tmp_path / "out" / "results").mkdir(parents=True)
     pyarrow.parquet.write_table(
         pa.Table.from_pylist(rows, schema=RESULTS_SCHEMA), tmp_path / "out" / "results" / "part-0.parquet"
     )
-    told = json.loads(plan(prompts, "--cluster", PROFILES / "a.yaml", "--actual", tmp_path / "out", "--json").stdout)
-    actual = told["actual"]
+    planned = json.loads(plan(prompts, "--cluster", PROFILES / "a.yaml", "--actual", tmp_path / "out", "--json").stdout)
+    actual = planned["actual"]
     assert (actual["clips"], actual["failed"], actual["seconds"]) == (2, 1, 180.0)
     assert actual["stage_s"] == {"encode": 1.0, "denoise": 80.0, "decode": 9.0}
     assert actual["clips_per_hour"] == pytest.approx(40.0)
@@ -94,7 +94,7 @@ def test_a_folder_without_results_is_refused(prompts, tmp_path):
     assert "no results" in message
 
 
-def test_a_bad_profile_is_told_in_full(prompts, tmp_path):
+def test_every_problem_of_a_profile_is_reported(prompts, tmp_path):
     profile = tmp_path / "bad.yaml"
     profile.write_text(
         "name: bad\ndevices:\n  gpu:\n    count: 0\n    vendor: nvidia\n    memory: 24\n    memory_gb: 24\n"
@@ -118,7 +118,7 @@ def test_a_model_that_fits_nowhere_says_which_stage_and_why_not_on_each_device(p
     assert "gpu has 14.0 GB" in message
 
 
-def test_bad_prompts_are_told_as_for_rendering(tmp_path):
+def test_bad_prompts_are_reported_as_for_rendering(tmp_path):
     (tmp_path / "p.csv").write_text("text_prompt,seed\na fox,x\n", encoding="utf-8")
     message = plan(tmp_path / "p.csv", "--cluster", PROFILES / "a.yaml", code=2).stderr
     assert "row 1" in message

@@ -1,4 +1,4 @@
-"""The command line: everything that is wrong is told at once, plainly, and before any model loads."""
+"""`ovi-ray render` and `weights`: every problem is reported at once, before any model loads."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from ovi.weights import hub
-from ovi_ray import render as render_module
+from ovi_ray import rendering
 from ovi_ray.cli import app
 
 pytestmark = pytest.mark.usefixtures("nothing_starts")
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.usefixtures("nothing_starts")
 
 @pytest.fixture
 def nothing_starts(monkeypatch):
-    """No Ray and no model: whatever reaches them has passed the checks."""
+    """A job that passes the checks is a failure: neither Ray nor a model is started."""
 
     def reached(*args, **kwargs):
         raise AssertionError("the job was started")
 
-    monkeypatch.setattr(render_module, "ray_session", reached)
+    monkeypatch.setattr(rendering, "render", reached)
 
 
 def call(*arguments):
@@ -50,7 +50,18 @@ def write(path, content, encoding="utf-8"):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["render"], ["weights"], ["weights", "download"], ["weights", "check"], ["weights", "tiny"]]
+    "command",
+    [
+        [],
+        ["render"],
+        ["retry"],
+        ["plan"],
+        ["doctor"],
+        ["weights"],
+        ["weights", "download"],
+        ["weights", "check"],
+        ["weights", "tiny"],
+    ],
 )
 def test_every_command_has_help(command):
     code, _, text = call(*command, "--help")
@@ -76,7 +87,7 @@ def test_a_list_without_prompts_names_the_column_it_needs(tiny_dir, tmp_path):
     assert "p.csv" in message
 
 
-def test_every_bad_cell_of_every_row_is_told_with_its_row_and_field(tiny_dir, tmp_path):
+def test_every_bad_cell_of_every_row_is_reported_with_its_row_and_field(tiny_dir, tmp_path):
     Image.new("RGB", (40_000, 2)).save(tmp_path / "wide.png")
     write(tmp_path / "not.png", "no image")
     rows = [
@@ -93,8 +104,8 @@ def test_every_bad_cell_of_every_row_is_told_with_its_row_and_field(tiny_dir, tm
     ]
     code, message, _ = render(write(tmp_path / "p.csv", "\n".join(rows)), tiny_dir, tmp_path)
     assert code == 2
-    told = {int(line.split("row ")[1].split(" ")[0]): line for line in message.splitlines() if "row " in line}
-    assert sorted(told) == list(range(1, 10))
+    lines = {int(line.split("row ")[1].split(" ")[0]): line for line in message.splitlines() if "row " in line}
+    assert sorted(lines) == list(range(1, 10))
     expected = [
         "missing.png",
         "not.png",
@@ -107,17 +118,17 @@ def test_every_bad_cell_of_every_row_is_told_with_its_row_and_field(tiny_dir, tm
         "1080p",
     ]
     for number, word in enumerate(expected, start=1):
-        assert word in told[number]
-        assert "expected" in told[number]
+        assert word in lines[number]
+        assert "expected" in lines[number]
 
 
-def test_an_unknown_column_is_told_with_the_nearest_known_one(tiny_dir, tmp_path):
+def test_an_unknown_column_is_reported_with_the_closest_known_one(tiny_dir, tmp_path):
     code, message, _ = render(write(tmp_path / "p.csv", "text_prompt,sample_step\na fox,4\n"), tiny_dir, tmp_path)
     assert code == 2
     assert "sample_steps" in message
 
 
-def test_a_wrong_encoding_is_told_with_what_to_do(tiny_dir, tmp_path):
+def test_a_wrong_encoding_is_reported_with_the_right_one(tiny_dir, tmp_path):
     code, message, _ = render(write(tmp_path / "p.csv", "text_prompt\ncafé\n", encoding="cp1252"), tiny_dir, tmp_path)
     assert code == 2
     assert "UTF-8" in message
@@ -138,21 +149,21 @@ def test_a_wrong_encoding_is_told_with_what_to_do(tiny_dir, tmp_path):
         ("--dtype", "int4"),
     ],
 )
-def test_an_option_out_of_range_is_named_with_what_would_be_right(tiny_dir, tmp_path, option, value):
+def test_an_option_out_of_range_is_named_with_what_is_expected(tiny_dir, tmp_path, option, value):
     code, message, _ = render(write(tmp_path / "p.txt", "a fox\n"), tiny_dir, tmp_path, option, value)
     assert code == 2
     assert option in message
     assert "expected" in message
 
 
-def test_an_output_folder_that_cannot_be_written_is_told(tiny_dir, tmp_path):
+def test_an_output_folder_that_cannot_be_written_is_reported(tiny_dir, tmp_path):
     write(tmp_path / "out", "a file in the way")
     code, message, _ = render(write(tmp_path / "p.txt", "a fox\n"), tiny_dir, tmp_path)
     assert code == 2
     assert "--out" in message
 
 
-def test_bad_weights_and_bad_rows_are_told_at_once(tiny_dir, tmp_path):
+def test_bad_weights_and_bad_rows_are_reported_together(tiny_dir, tmp_path):
     ckpts = shutil.copytree(tiny_dir, tmp_path / "ckpts")
     tensors = load_file(ckpts / "Ovi" / "model.safetensors")
     del tensors["audio_model.head.head.bias"]
@@ -190,7 +201,7 @@ def test_a_job_file_is_checked_like_options_and_names_its_lines(tiny_dir, tmp_pa
     assert "line 5" in message
 
 
-def test_a_bad_cluster_profile_is_told_with_the_rows(tiny_dir, tmp_path):
+def test_a_bad_cluster_profile_is_reported_with_the_rows(tiny_dir, tmp_path):
     profile = write(tmp_path / "cluster.yaml", "name: mine\ndevices:\n  gpu: {count: -1}\n")
     code, message, _ = render(
         write(tmp_path / "p.csv", "text_prompt,seed\na fox,x\n"), tiny_dir, tmp_path, "--cluster", profile
@@ -203,14 +214,14 @@ def test_a_bad_cluster_profile_is_told_with_the_rows(tiny_dir, tmp_path):
 # -- weights ----------------------------------------------------------------------------------------------------------
 
 
-def test_check_says_what_is_missing_and_what_can_run(tiny_dir):
+def test_check_lists_missing_files_and_usable_models(tiny_dir):
     code, _, table = call("weights", "check", tiny_dir)
     assert code == 0
     assert "models that can run: 720x720_5s, 960x960_5s" in table
     assert "no such file" in table
 
 
-def test_check_speaks_json(tiny_dir):
+def test_check_prints_json(tiny_dir):
     _, _, text = call("weights", "check", tiny_dir, "--json")
     findings = json.loads(text)
     assert findings["models"] == ["720x720_5s", "960x960_5s"]
@@ -218,9 +229,9 @@ def test_check_speaks_json(tiny_dir):
     assert "no such file" in findings["files"]["Ovi/model_960x960_10s.safetensors"]
 
 
-def test_check_of_an_empty_folder_fails(tmp_path):
+def test_check_of_a_folder_without_a_usable_model_is_bad_input(tmp_path):
     code, _, table = call("weights", "check", tmp_path)
-    assert code == 1
+    assert code == 2
     assert "models that can run: none" in table
 
 
@@ -231,7 +242,7 @@ def test_tiny_writes_a_folder_that_passes_the_check(tmp_path):
     assert "models that can run: 720x720_5s, 960x960_5s, 960x960_10s" in table
 
 
-def test_download_without_a_connection_says_so(tmp_path, monkeypatch):
+def test_download_without_a_connection_is_reported_with_the_reason(tmp_path, monkeypatch):
     def fetch(*args, **kwargs):
         raise OSError("no route to host")
 

@@ -5,7 +5,7 @@ import pytest
 from ovi_ray.devices.checks import device_problems
 from ovi_ray.errors import InputError
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.prepare import prepare
+from ovi_ray.preparation import prepare
 from tests.support.fake_devices import NODES
 
 

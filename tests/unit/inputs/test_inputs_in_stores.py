@@ -14,7 +14,6 @@ from ovi.config import Architecture
 from ovi.errors import InvalidImage
 from ovi_ray.cli import app
 from ovi_ray.errors import InputError, StorageUnavailable
-from ovi_ray.inputs import first_frames as images
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.first_frames import ImageRefusal, inspect_image
 from ovi_ray.inputs.job_spec import JobSpec
@@ -212,11 +211,10 @@ def test_a_store_that_hangs_is_one_that_does_not_answer(s3_bucket, s3_server):
         assert "does not answer" in inspect_image(Location(store, "a.png")).found
 
 
-def test_a_file_too_large_to_be_an_image_is_not_fetched(put, monkeypatch, s3_server):
-    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 1000)
+def test_a_file_too_large_to_be_an_image_is_not_fetched(put, s3_server):
     uri = put("weights.png", bytes(1001))
     s3_server.forget_requests()
-    assert inspect_image(to_location(uri)) == ImageRefusal(
+    assert inspect_image(to_location(uri), max_bytes=1000) == ImageRefusal(
         found="a file of 1,001 bytes", expected="at most 1,000 bytes"
     )
     assert s3_server.requests() == []

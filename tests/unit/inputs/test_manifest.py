@@ -13,6 +13,8 @@ from PIL import Image
 from ovi.config import Architecture, SolverName
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, ROW_SEED_STRIDE, Manifest, build_manifest, clip_id
+from ovi_ray.inputs.params import PARAM_FIELDS
+from tests.support.params import another_value
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -168,13 +170,22 @@ def test_the_jobs_image_serves_rows_without_one(build, tmp_path):
     assert column(manifest, "image_path") == [str(path)]
 
 
-def test_mode_t2v_ignores_images_and_tells_so(build):
+def test_mode_t2v_ignores_images_and_notes_it(build):
     manifest = build("text_prompt,image_path\na,none.png\nb,\n", mode="t2v")
     assert column(manifest, "image_path") == [None, None]
-    assert manifest.notes == ("mode t2v ignores images: 1 row would have one",)
+    assert manifest.notes == ("mode t2v ignores the image of 1 row",)
 
 
 # -- ids -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PARAM_FIELDS)
+def test_every_sampling_parameter_is_part_of_the_clip_id(build, name):
+    row, value = {"text_prompt": "A dog"}, another_value(name)
+    default, of_row, of_job = build([row]), build([row | {name: value}]), build([row], **{name: value})
+    assert column(of_row, name) == column(of_job, name) != column(default, name)
+    assert column(of_row, "clip_id") == column(of_job, "clip_id") != column(default, "clip_id")
+
 
 ALL_CHANGES = {
     "text_prompt": "A cat",
@@ -217,6 +228,13 @@ def test_prompts_with_one_beginning_have_different_ids(build):
     assert len(set(column(build(f"text_prompt,seed\n{'x' * 60}a,1\n{'x' * 60}b,1\n"), "clip_id"))) == 2
 
 
+def test_the_id_of_a_clip_never_changes_between_releases(build):
+    manifest = build(
+        "text_prompt\nA dog. Audio: barking\n", solver_name="euler", video_negative_prompt="blur  &amp; noise"
+    )
+    assert column(manifest, "clip_id") == ["9eca724b647f7d7e5a42"]
+
+
 def test_an_id_is_the_same_in_every_process_and_release():
     content = {"prompt": "A dog", "seed": 2**62, "shift": 0.1, "image_sha256": None}
     code = f"from ovi_ray.inputs.manifest import clip_id; print(clip_id({dict(reversed(content.items()))!r}))"
@@ -239,31 +257,29 @@ def test_ids_are_equal_exactly_where_clips_are(build, rows):
 # -- notes ---------------------------------------------------------------------------------------------------------
 
 
-def test_equal_clips_are_rendered_once_and_told(build):
+def test_equal_clips_are_rendered_once_and_noted(build):
     manifest = build("text_prompt,seed\na,1\nb,1\na,1\n")
     assert column(manifest, "row") == [0, 1]
-    assert "1 clip is the same as an earlier one and rendered once: row 3 is row 1" in manifest.notes
+    assert "1 clip is identical to an earlier one and rendered once: row 3 equals row 1" in manifest.notes
 
 
-def test_rows_that_repeat_a_prompt_are_rendered_with_their_own_seeds_and_told(build):
+def test_rows_that_repeat_a_prompt_are_rendered_with_their_own_seeds_and_noted(build):
     manifest = build("text_prompt\na\nb\na\n")
     assert len(manifest) == 3
     assert manifest.notes[0].startswith("1 row repeats the prompt and image of an earlier row (row 3 those of row 1)")
 
 
-def test_rewritten_audio_tags_are_told_with_an_example(build):
+def test_rewritten_audio_tags_are_noted_with_an_example(build):
     manifest = build("text_prompt\na Audio: rain\nb\nc Audio: wind\n")
     assert column(manifest, "prompt")[0] == "a <AUDCAP>rain<ENDAUDCAP>"
     assert manifest.notes == (
-        "2 rows (the first is row 1) have the audio tag rewritten to the model's form: "
+        "2 rows (the first is row 1) have an audio tag in another form than the model's, which is rewritten: "
         "'Audio: rain' became '<AUDCAP>rain<ENDAUDCAP>'",
     )
 
 
-def test_extra_spaces_are_told(build):
-    assert build("text_prompt\na\n b  c\n").notes == (
-        "row 2 has extra spaces or line breaks, which make no difference",
-    )
+def test_extra_spaces_are_noted(build):
+    assert build("text_prompt\na\n b  c\n").notes == ("row 2 has extra spaces or line breaks, which are ignored",)
 
 
 # -- writing and reading -------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from ovi.weights import loading as checkpoints
 from ovi.weights.layout import ARCHITECTURE, TOKENIZER, model_files
 from ovi_ray.errors import InputError, StorageUnavailable
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.prepare import prepare
+from ovi_ray.preparation import prepare
 from ovi_ray.protocol.messages import EncodeFirstFrame, Order, Preload
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import to_location
@@ -226,7 +226,7 @@ def test_a_worker_encodes_a_first_frame_of_a_store(tiny_dir, s3_bucket, first_fr
 
 def test_a_clip_has_the_same_id_whether_its_weights_lie_in_a_store_or_on_a_disk(ckpts, tiny_dir, tmp_path):
     told = []
-    there = prepare(job(ckpts, tmp_path), tell=told.append)
+    there = prepare(job(ckpts, tmp_path), on_message=told.append)
     here = prepare(job(tiny_dir, tmp_path))
     assert there.manifest == here.manifest
     assert there.job.ckpt_dir == ckpts
@@ -236,7 +236,7 @@ def test_a_clip_has_the_same_id_whether_its_weights_lie_in_a_store_or_on_a_disk(
 def test_missing_weights_are_named_where_they_should_be_and_no_others_are_fetched(ckpts, tmp_path):
     (ckpts / TRANSFORMER).unlink()
     told = []
-    problems = problems_of(lambda: prepare(job(ckpts, tmp_path), tell=told.append))
+    problems = problems_of(lambda: prepare(job(ckpts, tmp_path), on_message=told.append))
     assert problems == [
         f"{ckpts}/{TRANSFORMER}: no such file; expected a file of model {MODEL}, at the path that `ovi-ray weights"
         " download` gives it on a disk"
@@ -254,7 +254,7 @@ def test_a_bad_row_is_told_before_anything_large_is_fetched(ckpts, tmp_path):
     (tmp_path / "p.csv").write_text("text_prompt,seed\na fox,x\n")
     told = []
     options = {"text_prompt": None, "prompts": tmp_path / "p.csv"}
-    (problem,) = problems_of(lambda: prepare(job(ckpts, tmp_path, **options), tell=told.append))
+    (problem,) = problems_of(lambda: prepare(job(ckpts, tmp_path, **options), on_message=told.append))
     assert "row 1" in problem
     assert told == []
 

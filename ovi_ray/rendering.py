@@ -23,7 +23,7 @@ from ovi_ray.output.job_files import FAILED_COLUMNS, check_owner, write_failed, 
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.recovery import VideoCheck, check_videos, recover_rows
 from ovi_ray.output.results import Results
-from ovi_ray.prepare import PreparedJob
+from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.progress import Observer, WorkerTime
 from ovi_ray.report.html import ReportSummary, write_report
 from ovi_ray.runtime.driver import Driver, Explain, Tell

@@ -1,0 +1,8 @@
+"""Snapshots of folders, for tests that nothing is written."""
+
+from pathlib import Path
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of the last change of everything in a folder: any file created, changed or removed shows."""
+    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in [folder, *folder.rglob("*")]}

@@ -1,0 +1,131 @@
+"""Options that are generated from the fields of a job, and those that every command has."""
+
+import logging
+from importlib import import_module
+
+import pytest
+from typer.testing import CliRunner
+
+from ovi.config import SamplingParams
+from ovi_ray.cli import app
+from ovi_ray.cli.render import JOB_PANELS
+from ovi_ray.inputs.job_file import option_name
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.params import PARAM_FIELDS
+from ovi_ray.rendering import JobResult
+from tests.support.params import another_value
+
+RESULT = JobResult(clips=1, done=1, failed=0, finished_before=0, seconds=1.0)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """The jobs that `ovi-ray render` would have started, with what it passed on."""
+    calls = []
+
+    def run_job(prepared, console, *, explain, quiet, options):
+        calls.append({"job": prepared.job, "quiet": quiet, "explain": explain, "options": options})
+        return RESULT
+
+    monkeypatch.setattr(import_module("ovi_ray.cli.render"), "run_job", run_job)
+    return calls
+
+
+@pytest.fixture
+def levels(monkeypatch):
+    """The log levels that were configured."""
+    levels = []
+    monkeypatch.setattr(import_module("ovi_ray.cli.common"), "configure_logging", lambda level, _: levels.append(level))
+    return levels
+
+
+def as_text(value):
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize("command", ["render", "retry", "plan"])
+@pytest.mark.parametrize("name", [*PARAM_FIELDS, "model_name"])
+def test_every_sampling_parameter_is_an_option_of_every_command_that_takes_a_job(command, name):
+    assert f"{option_name(name)} " in invoke(command, "--help").stdout
+
+
+def test_render_has_an_option_for_every_field_of_a_job_but_the_argument_and_what_has_no_effect():
+    offered = {name for names in JOB_PANELS.values() for name in names}
+    assert JobSpec.model_fields.keys() - offered == {"prompts", "text_prompt", "sp_size"}
+
+
+def test_the_help_shows_defaults_choices_and_panels():
+    text = " ".join(invoke("render", "--help").stdout.replace("│", " ").split())
+    for words in (
+        "Denoising steps. [default: 50]",
+        "[default: 704x1280]",
+        "unipc|dpm++|euler",
+        "One of 720x720_5s, 960x960_5s, 960x960_10s.",
+        "What to render",
+        "Sampling",
+    ):
+        assert words in text
+
+
+def test_the_shell_completes_the_values_of_an_option_with_few_of_them():
+    completing = {
+        "COMP_WORDS": "ovi-ray render --solver-name u",
+        "COMP_CWORD": "3",
+        "_OVI_RAY_COMPLETE": "complete_bash",
+    }
+    assert CliRunner().invoke(app, [], prog_name="ovi-ray", env=completing).stdout.split() == ["unipc"]
+
+
+def test_every_sampling_parameter_reaches_the_job(rendered, tiny_dir, tmp_path):
+    given = {name: another_value(name) for name in PARAM_FIELDS}
+    options = [text for name, value in given.items() for text in (option_name(name), as_text(value))]
+    result = invoke("render", "a red fox", "--ckpt-dir", tiny_dir, "--out", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    assert rendered[0]["job"].params == SamplingParams(**given)
+
+
+def test_the_other_options_reach_the_job(rendered, tiny_dir, tmp_path):
+    options = ("--mode", "t2v", "--workers", 3, "--device", "cpu", "--dtype", "float32", "--attention", "sdpa_math")
+    flags = ("--allow-inexact", "--cpu-offload", "--memory-gb", 90, "--each-example-n-times", 2)
+    result = invoke("render", "a red fox", "--ckpt-dir", tiny_dir, "--out", tmp_path / "out", *options, *flags)
+    assert result.exit_code == 0, result.output
+    job = rendered[0]["job"]
+    assert (job.mode, job.workers, job.device, job.dtype, job.attention) == ("t2v", 3, "cpu", "float32", "sdpa_math")
+    assert (job.allow_inexact, job.cpu_offload, job.memory_gb, job.each_example_n_times) == (True, True, 90, 2)
+    assert (job.qint8, job.fp8) == (False, False)
+
+
+def test_a_text_with_spaces_that_is_not_a_file_is_a_prompt(rendered, tiny_dir, tmp_path):
+    assert invoke("render", "a red fox", "--ckpt-dir", tiny_dir, "--out", tmp_path / "out").exit_code == 0
+    assert rendered[0]["job"].text_prompt == "a red fox"
+
+
+@pytest.mark.parametrize(
+    ("options", "quiet"), [((), False), (("-q",), True), (("--quiet",), True), (("-v", "--log-level", "debug"), False)]
+)
+def test_render_is_quiet_only_when_asked_to_be(rendered, tiny_dir, tmp_path, options, quiet):
+    assert invoke("render", "a red fox", "--ckpt-dir", tiny_dir, "--out", tmp_path / "o", *options).exit_code == 0
+    assert rendered[0]["quiet"] == quiet
+
+
+@pytest.mark.parametrize(
+    ("options", "level"),
+    [
+        ((), logging.WARNING),
+        (("-v",), logging.INFO),
+        (("-vv",), logging.DEBUG),
+        (("--quiet",), logging.ERROR),
+        (("-q", "--log-level", "info"), logging.INFO),
+        (("--log-level", "error", "-v"), logging.ERROR),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [["weights", "check", "none"], ["retry", "none"], ["plan", "none.csv", "--cluster", "none.yaml"]]
+)
+def test_every_command_sets_the_log_level(levels, command, options, level):
+    invoke(*command, *options)
+    assert levels == [level]

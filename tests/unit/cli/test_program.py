@@ -1,0 +1,84 @@
+"""The program as a whole: version, `python -m`, colours, and what it leaves on disk."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+from typer.testing import CliRunner
+
+import ovi_ray
+from ovi_ray.cli import app
+from tests.support.files import snapshot
+
+PROFILE = (
+    "name: x\ndevices:\n  gpu:\n    count: 1\n    vendor: nvidia\n    memory_gb: 80\n    load_gb_per_s: 2\n"
+    "    tflops: {encode_text: 1, encode_first_frame: 1, denoise: 1, decode: 1}\n"
+)
+
+
+def run_module(*arguments, **environment):
+    given = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    command = [sys.executable, "-m", "ovi_ray", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**given, **environment}, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a prompt list and a cluster profile, which also holds all temporary files."""
+    (tmp_path / "p.csv").write_text("text_prompt,seed\na fox,1\n", encoding="utf-8")
+    (tmp_path / "bad.csv").write_text("text_prompt,seed\na fox,x\n", encoding="utf-8")
+    (tmp_path / "c.yaml").write_text(PROFILE, encoding="utf-8")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def test_the_version_is_printed_with_that_of_python():
+    result = run_module("--version")
+    assert result.stdout.split() == ["ovi-ray", ovi_ray.__version__, "(Python", f"{sys.version.split()[0]})"]
+    assert result.returncode == 0
+
+
+def test_the_module_runs_the_program_under_its_own_name():
+    assert "Usage: ovi-ray [OPTIONS] COMMAND" in run_module("--help").stdout
+
+
+def test_the_version_and_the_help_load_neither_torch_nor_ray():
+    for option in ("--version", "--help"):
+        code = (
+            f"import sys; sys.argv = ['ovi-ray', {option!r}]\nfrom ovi_ray.cli import main\n"
+            "try: main()\nexcept SystemExit: print([name for name in ('torch', 'ray') if name in sys.modules])"
+        )
+        output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert output.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("environment", "is_red"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_no_color_is_respected(environment, is_red, tmp_path):
+    result = run_module("retry", tmp_path / "none", FORCE_COLOR="1", TERM="xterm-256color", **environment)
+    assert result.returncode == 2
+    assert ("\x1b[31m" in result.stderr) == is_red
+
+
+def test_planning_a_job_writes_nothing_and_needs_no_folders(folder):
+    before = snapshot(folder)
+    result = invoke("plan", folder / "p.csv", "--cluster", folder / "c.yaml", "--json")
+    assert result.exit_code == 0, result.output
+    assert snapshot(folder) == before
+
+
+def test_planning_a_job_file_ignores_folders_that_are_not_there_yet(folder):
+    (folder / "job.yaml").write_text("prompts: p.csv\nckpt_dir: none\noutput_dir: c.yaml/out\n", encoding="utf-8")
+    assert invoke("plan", folder / "job.yaml", "--cluster", folder / "c.yaml", "--json").exit_code == 0
+
+
+def test_a_job_that_is_refused_writes_nothing(folder, tiny_dir):
+    before = snapshot(folder)
+    result = invoke("render", folder / "bad.csv", "--ckpt-dir", tiny_dir, "--out", folder / "new" / "out")
+    assert result.exit_code == 2
+    assert snapshot(folder) == before

@@ -1,0 +1,76 @@
+"""Preparation of failed clips for another attempt."""
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from ovi_ray.errors import InputError
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.output.job_files import FAILED_COLUMNS, write_failed, write_job
+from ovi_ray.output.result_row import RESULTS_SCHEMA
+from ovi_ray.preparation import prepare
+from ovi_ray.retry import prepare_retry
+from tests.support.files import snapshot
+
+
+@pytest.fixture
+def output(tiny_dir, tmp_path):
+    """The output folder of a job of three clips, of which the second failed. Its prompt list is gone."""
+    rows = [
+        {"text_prompt": text, "seed": 7, "video_negative_prompt": "", "meta_shot": text} for text in ("a", "b", "c")
+    ]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    out = tmp_path / "out"
+    out.mkdir()
+    prepared = prepare(
+        JobSpec.from_options(prompts=prompts, ckpt_dir=tiny_dir, output_dir=out, sample_steps=4, dtype="float32")
+    )
+    write_job(out, prepared.job, prepared.manifest)
+    failed = prepared.manifest.table.column("clip_id")[1].as_py()
+    schema = pa.schema([RESULTS_SCHEMA.field(name) for name in FAILED_COLUMNS])
+    write_failed(out, prepared.manifest, [pa.record_batch([[failed], ["failed"], ["it broke"]], schema=schema)])
+    prompts.unlink()
+    return out, prepared
+
+
+def rows(manifest):
+    names = ("clip_id", "row", "text_prompt", "seed", "sample_steps", "video_negative_prompt", "meta_shot")
+    return manifest.table.select(names).sort_by("row").to_pylist()
+
+
+def test_a_failed_clip_is_the_same_clip_again(output):
+    out, prepared = output
+    retry = prepare_retry(out, {})
+    assert retry.clips == 1
+    assert rows(retry.prepared.manifest) == rows(prepared.manifest)
+    assert retry.prepared.job == prepared.job
+
+
+def test_a_change_applies_to_the_failed_clip_alone_and_makes_another_clip_of_it(output):
+    out, prepared = output
+    before, after = rows(prepared.manifest), rows(prepare_retry(out, {"sample_steps": "9"}).prepared.manifest)
+    assert [row["sample_steps"] for row in after] == [4, 9, 4]
+    assert [a["clip_id"] == b["clip_id"] for a, b in zip(after, before, strict=True)] == [True, False, True]
+    assert {**after[1], "clip_id": "", "sample_steps": 4} == {**before[1], "clip_id": ""}
+
+
+def test_preparing_a_retry_writes_nothing(output):
+    before = snapshot(output[0].parent)
+    prepare_retry(output[0], {"seed": "8"})
+    assert snapshot(output[0].parent) == before
+
+
+def test_a_bad_change_is_reported(output):
+    with pytest.raises(InputError) as caught:
+        prepare_retry(output[0], {"sample_steps": "0"})
+    assert [(problem.field, problem.value) for problem in caught.value.problems] == [("--sample-steps", "'0'")]
+
+
+@pytest.mark.parametrize("name", ["manifest.parquet", "failed.parquet", "job.json"])
+def test_a_folder_without_one_of_its_files_is_refused_by_its_name(output, name):
+    (output[0] / name).unlink()
+    with pytest.raises(InputError) as caught:
+        prepare_retry(output[0], {})
+    assert [problem.file for problem in caught.value.problems] == [str(output[0] / name)]
