@@ -1,4 +1,4 @@
-"""The command line: `ovi-ray render`, `retry`, `plan`, `doctor` and `weights`. It may import every other package.
+"""The command line: `ovi-ray render`, `retry`, `plan`, `explain`, `doctor` and `weights`. It may import every other package.
 
 Exit codes: 0 all is well, 1 some clips failed, 2 the input is wrong, 3 the cluster or the machine is,
 130 stopped by Ctrl-C, 143 by SIGTERM.
@@ -9,6 +9,7 @@ import os
 import typer
 
 from ovi_ray.cli.doctor import doctor
+from ovi_ray.cli.explain import explain
 from ovi_ray.cli.plan import plan
 from ovi_ray.cli.render import render
 from ovi_ray.cli.retry import retry
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(render)
 app.command()(doctor)
+app.command()(explain)
 app.command()(plan)
 app.command()(retry)
 app.add_typer(weights, name="weights")

@@ -10,8 +10,6 @@ import pytest
 from ovi.media.probe import probe
 from ovi.media.video import VideoWriter
 from ovi.stages import Stage
-from ovi.weights import loading as checkpoints
-from ovi_ray import render as render_module
 from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.output.lock import output_lock
@@ -20,10 +18,10 @@ from ovi_ray.prepare import prepare
 from ovi_ray.protocol.messages import Decode, Denoise
 from ovi_ray.render import RenderOptions, render
 from ovi_ray.retry import prepare_retry
-from ovi_ray.scheduling.events import TaskFailed
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import atomic_write, list_files, local_copy, to_location
-from tests.support.fake_executor import FakeExecutor
+from tests.support.fake_executor import Fails, FakeExecutor
+from tests.support.recording_observer import RecordingObserver
 
 
 class RenderingExecutor(FakeExecutor):
@@ -36,19 +34,15 @@ class RenderingExecutor(FakeExecutor):
             return {"num_frames": work.num_frames, "video_bytes": path.stat().st_size}
 
     def counts(self, kind):
-        return sum(isinstance(work, kind) for _, _, work in self.orders)
+        return len(self.works(kind))
 
 
 @pytest.fixture
-def start(monkeypatch, tiny_dir, tmp_path, out):
-    """Renders a list of prompts into OUT; gives the result, the executor and what was told."""
-    monkeypatch.setattr(render_module, "ray_session", lambda job: contextlib.nullcontext())
-    monkeypatch.setattr(render_module, "placements", lambda job: [])
-    monkeypatch.setattr(checkpoints, "check_model", lambda *given: [])
+def start(tiny_dir, tmp_path, out):
+    """Renders a list of prompts into OUT; returns the result, the executor and the messages."""
 
     def run(prompts=("a fox", "a dog"), *, script=None, prepared=None, steps=4, **options):
-        executor, told = RenderingExecutor(script=script), []
-        monkeypatch.setattr(render_module, "Executor", lambda placements, silence_s: executor)
+        executor, observer = RenderingExecutor(script=script), RecordingObserver()
         if prepared is None:
             path = tmp_path / "prompts.jsonl"
             lines = (json.dumps({"text_prompt": text, "seed": 7}) for text in prompts)
@@ -58,7 +52,14 @@ def start(monkeypatch, tiny_dir, tmp_path, out):
                     prompts=path, ckpt_dir=tiny_dir, output_dir=out, sample_steps=steps, dtype="float32"
                 )
             )
-        return render(prepared, options=RenderOptions(**options), tell=told.append), executor, told
+        result = render(
+            prepared,
+            options=RenderOptions(**options),
+            observer=observer,
+            open_executor=lambda job, config: contextlib.nullcontext(executor),
+            clock=executor.clock,
+        )
+        return result, executor, observer.messages
 
     return run
 
@@ -84,7 +85,7 @@ def names(folder):
 
 def failing_denoise(worker, task, tries):
     if task.stage is Stage.DENOISE and task.items == (0,):
-        return TaskFailed(worker=worker, task=task, kind=FailureKind.BAD_INPUT, message="it cannot be")
+        return Fails(kind=FailureKind.BAD_INPUT, message="it cannot be")
     return None
 
 
@@ -94,7 +95,7 @@ def failing_denoise(worker, task, tries):
 def test_the_same_job_again_has_nothing_to_do(start, out):
     assert start()[0].done == 2
     result, executor, _ = start()
-    assert (result.done, result.finished_before, executor.orders) == (0, 2, [])
+    assert (result.done, result.finished_before, executor.submissions) == (0, 2, [])
     assert len(rows(out)) == 2
 
 
@@ -135,8 +136,8 @@ def test_a_video_without_its_row_is_taken_over_with_what_is_known_of_it(start, o
     first = rows(out)
     lose_rows(out)
     result, executor, told = start()
-    assert (result.done, result.finished_before, executor.orders) == (0, 2, [])
-    assert told == ["2 finished videos had no row: they are taken over"]
+    assert (result.done, result.finished_before, executor.submissions) == (0, 2, [])
+    assert told == ["recovered the missing rows of 2 finished videos"]
     again = rows(out)
     same = (
         "clip_id",
@@ -204,9 +205,8 @@ def test_what_failed_before_is_tried_last(start):
     """Clips that kill every worker must not keep the others from being rendered, run after run."""
     start(("a fox", "a dog"), script=failing_denoise)
     _, executor, _ = start(("a fox", "a dog", "a cat"))
-    denoised = [work.params.seed for _, _, work in executor.orders if isinstance(work, Denoise)]
-    titles = [work.title for _, _, work in executor.orders if isinstance(work, Decode)]
-    assert (len(denoised), titles) == (2, ["a cat", "a fox"])
+    titles = [work.title for work in executor.works(Decode)]
+    assert (executor.counts(Denoise), titles) == (2, ["a cat", "a fox"])
 
 
 def test_a_job_without_failures_leaves_no_list_of_them(start, out):
