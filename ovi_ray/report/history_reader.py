@@ -1,7 +1,7 @@
 """Reads histories of clips, workers and runs out of a recorded run, in one pass over its entries."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ovi.stages import CLIP_STAGES, Stage
@@ -35,6 +35,7 @@ class _Worker:
 class _Tracker:
     """Pairs each task's start with its end while the entries of a run go by."""
 
+    clip_ids: Sequence[str]
     workers: dict[str, _Worker] = field(default_factory=dict)
     breaker: list[BreakerEntry] = field(default_factory=list)
     ended: dict[int, tuple[float, Finish]] = field(default_factory=dict)
@@ -91,14 +92,15 @@ class _Tracker:
                 self.breaker.append(BreakerEntry(at_s=self.now, change=action))
 
     def _started(self, action: RunTask) -> TaskSpan:
-        entry = self._worker(action.worker).entry
+        entry, task = self._worker(action.worker).entry, action.task
         return TaskSpan(
             worker=action.worker,
             node=entry.node,
             device=entry.device,
-            stage=action.task.stage,
-            items=action.task.items,
-            attempt=action.task.attempt,
+            stage=task.stage,
+            items=task.items,
+            clip_id=self.clip_ids[task.items[0]] if task.items and task.stage in CLIP_STAGES else "",
+            attempt=task.attempt,
             reason=action.reason,
             started_s=self.now,
         )
@@ -110,7 +112,7 @@ class _Tracker:
 
 def clip_history(run: RecordedRun, number: int) -> ClipHistory:
     """The life of a clip, by its number in the run's workload. Raises InputError for a broken record."""
-    workload, tracker = run.workload, _Tracker()
+    workload, tracker = run.workload, _Tracker(run.clip_ids)
     items: dict[Stage, set[int]] = {stage: {number} for stage in CLIP_STAGES}
     items[Stage.ENCODE_TEXT] = set(workload.clip_texts[number].tolist())
     items[Stage.ENCODE_FIRST_FRAME] = {int(workload.frames_of_clips[number])} - {NO_FRAME}
@@ -128,7 +130,7 @@ def clip_history(run: RecordedRun, number: int) -> ClipHistory:
 
 def worker_history(run: RecordedRun, name: str) -> WorkerHistory:
     """The life of a worker. Raises InputError for a broken record, and KeyError for an unknown name."""
-    tracker, idle = _Tracker(), _IdleReasons(name)
+    tracker, idle = _Tracker(run.clip_ids), _IdleReasons(name)
     spans = _by_start(span for span in tracker.spans(idle.watch(run.entries())) if span.worker == name)
     worker = tracker.workers[name]
     end_s = tracker.now if worker.lost_s is None else worker.lost_s
@@ -149,7 +151,7 @@ def worker_history(run: RecordedRun, name: str) -> WorkerHistory:
 
 def summary(run: RecordedRun, runs: int) -> RunSummary:
     """A run at a glance. Raises InputError for a broken record."""
-    tracker, rest = _Tracker(), _Rest()
+    tracker, rest = _Tracker(run.clip_ids), _Rest()
     tasks: Counter[str] = Counter()
     busy_s: dict[str, float] = {}
     reasons: dict[Stage, Counter[Reason]] = {}

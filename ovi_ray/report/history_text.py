@@ -58,7 +58,7 @@ def summary_lines(run: RunSummary) -> Iterator[str]:
     yield "workers"
     yield from (f"  {_worker(worker, run.ended_s)}" for worker in run.workers)
     for stage, reasons in run.reasons.items():
-        yield f"{STAGES[stage].label}: {sum(reasons.values())} tasks"
+        yield f"{STAGES[stage].label}: {sum(reasons.values())} decisions"
         yield from (f"  {count}x {reason}" for reason, count in reasons.items())
     if run.failures:
         yield "failures"
@@ -79,8 +79,8 @@ def _task(task: TaskSpan, *, with_worker: bool = True) -> str:
 
 
 def _items(task: TaskSpan) -> str:
-    if task.stage in CLIP_STAGES:
-        return f"of clip {task.items[0]}"
+    if task.clip_id:
+        return f"of clip {task.clip_id}"
     return f"of {len(task.items)} {STAGES[task.stage].label}" if len(task.items) > 1 else ""
 
 
@@ -110,7 +110,8 @@ def _worker(worker: WorkerSummary, run_ended_s: float) -> str:
     held_s = max(until_s - worker.joined_s, 1e-9)
     lost = "" if worker.lost_s is None else f", lost after {_at(worker.lost_s)}"
     where = f"{worker.device} on {worker.node}, slot {worker.slot}"
-    return f"{worker.worker}: {where}, {worker.tasks} tasks, busy {min(1.0, worker.busy_s / held_s):.0%}{lost}"
+    busy = f"busy {min(1.0, worker.busy_s / held_s):.0%}"
+    return f"{worker.worker}: {where}, {worker.tasks} task{'s'[: worker.tasks != 1]}, {busy}{lost}"
 
 
 def _end(run: RunSummary) -> str:

@@ -31,6 +31,8 @@ class TaskSpan:
     stage: Stage
     items: tuple[int, ...]
     """Texts, a first frame or a clip, by number; empty for a preload."""
+    clip_id: str
+    """Of the clip that a denoise or decode belongs to; empty for other tasks."""
     attempt: int
     reason: Reason
     """Why the scheduler gave this task to this worker."""

@@ -94,7 +94,9 @@ def _workers(snapshot: JobSnapshot) -> Table:
 def _doing(running: RunningTask | None) -> str:
     if running is None:
         return "idle"
-    what = running.clip_id or f"{len(running.task.items)} texts"
+    if not running.task.items:
+        return "loading components"
+    what = running.clip_id or f"{len(running.task.items)} {STAGES[running.task.stage].label}"
     if running.activity is None or not running.activity.done:
         return f"{running.task.stage} {what}"
     unit = STAGES[running.task.stage].progress_unit

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ovi.stages import Stage
+from ovi.stages import CLIP_STAGES, INPUT_STAGES, Stage
 from ovi_ray.inputs.task_table import ClipTask, TaskTable
 from ovi_ray.output.result_row import result_row
 from ovi_ray.protocol.messages import Failure, TaskReport, WorkerInfo
@@ -13,9 +13,6 @@ from ovi_ray.scheduling.actions import Finish
 from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
 
 TRACEBACK_CHARS = 20_000  # the end of a traceback, where the error is
-
-CLIP_STAGES = (Stage.DENOISE, Stage.DECODE)
-"""Stages whose tasks belong to one clip: `Task.items` is its number."""
 
 
 class ClipRecords:
@@ -25,8 +22,8 @@ class ClipRecords:
         self._tasks = tasks
         self._dtype = dtype
         self._facts: dict[int, dict[str, Any]] = {}  # clip -> columns of its row
-        self._text_s = np.zeros(tasks.texts.num_rows)  # seconds of each text's encode
-        self._frame_s = np.zeros(tasks.first_frames.num_rows)
+        counts = tasks.counts()
+        self._input_s = {stage: np.zeros(counts[stage]) for stage in INPUT_STAGES}  # seconds by item
         self._tracebacks: dict[tuple[Stage, int], str] = {}  # of items that failed and have not succeeded since
 
     def started(self, task: Task) -> dict[str, Any]:
@@ -43,10 +40,8 @@ class ClipRecords:
             for item in task.items:
                 self._tracebacks.pop((task.stage, item), None)
         match task.stage:
-            case Stage.ENCODE_TEXT:
-                self._text_s[list(task.items)] = report.seconds / len(task.items)
-            case Stage.ENCODE_FIRST_FRAME:
-                self._frame_s[list(task.items)] = report.seconds
+            case stage if stage in INPUT_STAGES:
+                self._input_s[stage][list(task.items)] = report.seconds / len(task.items)
             case Stage.DENOISE if task.items:
                 where = {"worker": worker, "node": info.node, "device": info.device, "denoise_s": report.seconds}
                 self._facts_of(task.items[0]).update(where | report.facts)
@@ -62,15 +57,19 @@ class ClipRecords:
 
     def row(self, clip: ClipTask, end: Finish) -> dict[str, Any]:
         """The result row of a clip that ends now."""
-        frame_s = 0.0 if clip.first_frame is None else self._frame_s[clip.first_frame]
         facts = {
             **self._facts.pop(end.clip, {}),
-            "encode_s": float(self._text_s[clip.texts[0]] + frame_s),
+            "encode_s": self._encode_s(clip),
             "dtype": self._dtype,
         }
         if end.status is ClipStatus.FAILED:
             facts["traceback"] = self._take_traceback(end.clip, clip)
         return result_row(clip, facts, status=end.status, error=end.error, finished_at=datetime.now(UTC))
+
+    def _encode_s(self, clip: ClipTask) -> float:
+        """Seconds for the clip's own inputs: its share of a batch of texts, and its first frame; negatives are left out."""
+        own = {**_inputs_of(clip), Stage.ENCODE_TEXT: clip.texts[:1]}
+        return float(sum(self._input_s[stage][list(items)].sum() for stage, items in own.items()))
 
     def _facts_of(self, clip: int) -> dict[str, Any]:
         return self._facts.setdefault(clip, {"attempts": 0})
@@ -78,7 +77,11 @@ class ClipRecords:
     def _take_traceback(self, number: int, clip: ClipTask) -> str | None:
         """The traceback of the latest stage that failed; those of shared inputs stay for other clips."""
         own = [self._tracebacks.pop((stage, number), None) for stage in reversed(CLIP_STAGES)]
-        inputs = [(Stage.ENCODE_TEXT, text) for text in clip.texts]
-        if clip.first_frame is not None:
-            inputs.append((Stage.ENCODE_FIRST_FRAME, clip.first_frame))
+        inputs = [(stage, item) for stage, items in _inputs_of(clip).items() for item in items]
         return next(filter(None, [*own, *map(self._tracebacks.get, inputs)]), None)
+
+
+def _inputs_of(clip: ClipTask) -> dict[Stage, tuple[int, ...]]:
+    """The items that a clip needs of each input stage."""
+    first_frame = () if clip.first_frame is None else (clip.first_frame,)
+    return {Stage.ENCODE_TEXT: clip.texts, Stage.ENCODE_FIRST_FRAME: first_frame}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from ovi.stages import CLIP_STAGES
 from ovi_ray.errors import JobStopped, WorkersLost
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.intermediates import Intermediates
@@ -15,7 +16,7 @@ from ovi_ray.output.results import Results
 from ovi_ray.protocol.messages import WorkerInfo
 from ovi_ray.protocol.observer import Cycle, JobObserver, RunEnded, RunStarted
 from ovi_ray.protocol.progress import WorkerTime
-from ovi_ray.runtime.clip_records import CLIP_STAGES, ClipRecords
+from ovi_ray.runtime.clip_records import ClipRecords
 from ovi_ray.runtime.clock import Clock, SystemClock
 from ovi_ray.runtime.device_profiles import device_profile
 from ovi_ray.runtime.executor import Executor, ExecutorEvent, TaskEnded, WorkerReplaced, WorkerStarted

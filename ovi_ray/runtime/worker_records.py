@@ -3,12 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 
-from ovi.stages import Stage
+from ovi.stages import CLIP_STAGES, Stage
 from ovi_ray.protocol.messages import TaskReport, WorkerInfo
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.scheduling.task import Task
-
-_COSTLY_STAGES = (Stage.DENOISE, Stage.DECODE)  # an encode is quickly repeated
 
 
 class WorkerRecords:
@@ -37,8 +35,8 @@ class WorkerRecords:
 
     @property
     def has_unsaved_work(self) -> bool:
-        """Whether a task runs that would be costly to repeat."""
-        return any(task.items and task.stage in _COSTLY_STAGES for task in self._running.values())
+        """Whether a task runs that would be costly to repeat; encodes are not."""
+        return any(task.items and task.stage in CLIP_STAGES for task in self._running.values())
 
     def denoising(self) -> list[tuple[str, Task]]:
         """(worker, task) of each running denoise."""

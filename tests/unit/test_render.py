@@ -12,6 +12,7 @@ from ovi.media.video import VideoWriter
 from ovi.stages import Stage
 from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.output.event_log import recorded_runs
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.results import Results
 from ovi_ray.prepare import prepare
@@ -104,6 +105,14 @@ def test_rows_that_were_added_to_the_list_are_rendered_and_the_others_kept(start
     result, _, _ = start(("a fox", "a dog", "a cat"))
     assert (result.clips, result.done, result.finished_before) == (3, 1, 2)
     assert json.loads((out / "job.json").read_text(encoding="utf-8"))["clips"] == 3
+
+
+def test_every_run_is_recorded_in_the_folder(start, out):
+    start()
+    start(("a fox", "a dog", "a cat"))
+    with local_copy(out / "events.jsonl") as local:
+        assert [run.workload.clips for run in recorded_runs(local)] == [2, 1]
+    assert (out / "run.log").read_text(encoding="utf-8").count("run ended") == 2
 
 
 def test_a_folder_with_clips_of_another_job_is_refused_with_what_to_do(start, out):

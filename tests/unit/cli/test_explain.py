@@ -100,6 +100,7 @@ def test_the_life_of_a_clip_has_every_stage_with_its_worker_reason_and_time(out,
     life = explain_json(out, "--clip", ids[0])
     assert (life["clip_id"], life["status"], life["error"]) == (ids[0], "done", "")
     assert [task["stage"] for task in life["tasks"]] == ["encode_text", "denoise", "decode"]
+    assert [task["clip_id"] for task in life["tasks"]] == ["", ids[0], ids[0]]
     for task in life["tasks"]:
         assert task["worker"] in ("w0", "w1")
         assert (task["device"], task["node"], task["outcome"], task["seconds"]) == ("cpu", "host", "done", 1.0)
