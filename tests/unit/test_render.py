@@ -1,26 +1,32 @@
 """A job from beginning to end in an output folder, again and again, without Ray."""
 
 import contextlib
+import functools
 import json
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
+from ovi.config import Architecture
 from ovi.media.probe import probe
 from ovi.media.video import VideoWriter
 from ovi.stages import Stage
+from ovi.weights.formats import WeightFormat
+from ovi.weights.loading import fingerprint
 from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.output.event_log import recorded_runs
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.results import Results
-from ovi_ray.prepare import prepare
+from ovi_ray.prepare import PreparedJob
 from ovi_ray.protocol.messages import Decode, Denoise
 from ovi_ray.render import RenderOptions, render
 from ovi_ray.retry import prepare_retry
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import atomic_write, list_files, local_copy, to_location
+from ovi_ray.weights.digests import cached_file_digest
 from tests.support.fake_executor import Fails, FakeExecutor
 from tests.support.recording_observer import RecordingObserver
 
@@ -38,6 +44,21 @@ class RenderingExecutor(FakeExecutor):
         return len(self.works(kind))
 
 
+def unchecked(job, ckpt_dir):
+    """What `prepare` returns, without its check of every weight."""
+    return PreparedJob(
+        job=job,
+        manifest=build_manifest(
+            job, Architecture.read(ckpt_dir), weights=lambda name: weights_digest(ckpt_dir, name), numerics=job.numerics
+        ),
+    )
+
+
+@functools.cache
+def weights_digest(ckpt_dir, model_name):
+    return fingerprint(ckpt_dir, model_name, cached_file_digest, WeightFormat.DTYPE)
+
+
 @pytest.fixture
 def start(tiny_dir, tmp_path, out):
     """Renders a list of prompts into OUT; returns the result, the executor and the messages."""
@@ -48,11 +69,10 @@ def start(tiny_dir, tmp_path, out):
             path = tmp_path / "prompts.jsonl"
             lines = (json.dumps({"text_prompt": text, "seed": 7}) for text in prompts)
             path.write_text("\n".join(lines), encoding="utf-8")
-            prepared = prepare(
-                JobSpec.from_options(
-                    prompts=path, ckpt_dir=tiny_dir, output_dir=out, sample_steps=steps, dtype="float32"
-                )
+            job = JobSpec.from_options(
+                prompts=path, ckpt_dir=tiny_dir, output_dir=out, sample_steps=steps, dtype="float32"
             )
+            prepared = unchecked(job, tiny_dir)
         result = render(
             prepared,
             options=RenderOptions(**options),
@@ -205,7 +225,7 @@ def test_what_failed_is_a_list_that_can_be_rendered(start, out, tiny_dir, tmp_pa
     again = JobSpec.from_options(
         prompts=out / "failed.parquet", ckpt_dir=tiny_dir, output_dir=tmp_path / "other", dtype="float32"
     )
-    result, _, _ = start(prepared=prepare(again))
+    result, _, _ = start(prepared=unchecked(again, tiny_dir))
     assert result.done == 1
     assert rows(tmp_path / "other")[0]["clip_id"] == table.column("clip_id")[0].as_py()
 
