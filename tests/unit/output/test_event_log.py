@@ -72,7 +72,7 @@ CYCLE = Cycle(
         Drop(key=DataKey(kind=DataKind.LATENTS, number=2)),
         Finish(clip=2, status=ClipStatus.FAILED, error="it broke"),
         WakeAt(time=1e9 / 7),
-        BreakerChange(worker="w1", state=BreakerState.OPEN, reason=BreakerReason.REFUTED, rest_s=60.0),
+        BreakerChange(worker="w1", state=BreakerState.OPEN, reason=BreakerReason.REFUTED, last_failure="it broke"),
     ),
     stopping=True,
 )
