@@ -65,6 +65,7 @@ class FakeExecutor:
         self.data = set()
         self.last_death = ""
         self.slots = {}
+        self.deaths = {}
         self.running = {}
         self.tries = {}
         self.events = []
@@ -101,8 +102,8 @@ class FakeExecutor:
         self.running.pop(worker, None)
         slot = self.slots.pop(worker)
         self.last_death = "killed"
-        base, _, number = worker.partition(".")
-        successor = f"{base}.{int(number or 0) + 1}" if self.replaces else ""
+        self.deaths[slot] = self.deaths.get(slot, 0) + 1
+        successor = f"{slot}.{self.deaths[slot]}" if self.replaces else ""
         self.events.append(WorkerLost(worker=worker, crashed=True))
         self.events.append(WorkerReplaced(worker=worker, slot=slot, reason="died", successor=successor))
         if successor:

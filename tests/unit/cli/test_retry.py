@@ -3,9 +3,9 @@
 import pytest
 from typer.testing import CliRunner
 
-from ovi_ray import render as render_module
 from ovi_ray.cli import app
 from ovi_ray.output.lock import output_lock
+from ovi_ray.runtime import ray_executor
 
 
 def call(*arguments):
@@ -18,7 +18,7 @@ def nothing_starts(monkeypatch):
     def reached(*args, **kwargs):
         raise AssertionError("the job was started")
 
-    monkeypatch.setattr(render_module, "ray_session", reached)
+    monkeypatch.setattr(ray_executor, "ray_session", reached)
 
 
 def test_retry_has_help_with_an_example():
