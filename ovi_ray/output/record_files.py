@@ -111,11 +111,7 @@ class RecordFolder:
 
     def sync_if_due(self) -> None:
         """Upload in the background, unless an upload runs or the last one was recent."""
-        if (
-            self._output_dir.is_local
-            or time.monotonic() < self._due_at
-            or (self._upload is not None and self._upload.is_alive())
-        ):
+        if self._output_dir.is_local or time.monotonic() < self._due_at:
             return
         self._due_at = float("inf")  # until the upload has ended
         self._upload = threading.Thread(target=self._upload_all, name="record-upload", daemon=True)
