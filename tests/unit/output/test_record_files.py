@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ovi_ray.errors import StorageUnavailable
 from ovi_ray.output.record_files import AppendedFile, RecordConfig, RecordFolder
 from ovi_ray.storage.paths import to_location
 
@@ -118,10 +119,16 @@ def test_the_record_of_a_store_continues_the_one_that_is_there_and_leaves_no_loc
 
 
 @pytest.mark.s3
-def test_a_store_that_cannot_be_written_is_reported_once(s3_server):
+def test_a_store_whose_earlier_record_cannot_be_read_is_refused(s3_server):
+    with pytest.raises(StorageUnavailable):
+        mirrored(to_location("s3://no-such-bucket") / "out")
+
+
+@pytest.mark.s3
+def test_uploads_that_fail_are_reported_once(store):
     problems = []
-    folder = mirrored(to_location("s3://no-such-bucket") / "out", problems.append)
-    (folder.path / "log").write_text("one\n")
+    folder = mirrored(store, problems.append)
+    (folder.path / "log").mkdir()  # cannot be copied
     folder.sync_if_due()
     folder.close()
     assert len(problems) == 1
