@@ -1,14 +1,15 @@
-"""Rendering a job from beginning to end: what `ovi-ray render` does, as a function.
+"""Renders a job from beginning to end; `ovi-ray render` is a thin layer over `render`.
 
-    lock the folder -> check whose it is -> see what is finished -> adopt videos without a row -> render the rest -> report
+    lock the folder -> check its owner -> find finished clips -> recover videos without a row -> render the rest -> report
 
-However it ends, what is finished is kept and told, and the same call goes on from there.
+However it ends, finished clips are kept, and the same call continues from there. Every run appends to `run.log` and
+`events.jsonl` in the output folder.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -21,35 +22,42 @@ from ovi_ray.inputs.task_table import TaskTable
 from ovi_ray.output.intermediates import CHECKPOINT_S, Intermediates
 from ovi_ray.output.job_files import FAILED_COLUMNS, check_owner, write_failed, write_job
 from ovi_ray.output.lock import output_lock
+from ovi_ray.output.record_files import RecordConfig
 from ovi_ray.output.recovery import VideoCheck, check_videos, recover_rows
 from ovi_ray.output.results import Results
 from ovi_ray.preparation import PreparedJob
-from ovi_ray.protocol.progress import Observer, WorkerTime
+from ovi_ray.protocol.observer import JobObserver, Observers
+from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.html import ReportSummary, write_report
-from ovi_ray.runtime.driver import Driver, Explain, Tell
-from ovi_ray.runtime.placement import placements
-from ovi_ray.runtime.ray_executor import SILENCE_S, Executor
-from ovi_ray.runtime.ray_session import ray_session
-from ovi_ray.runtime.shutdown import Stop
+from ovi_ray.runtime.clock import Clock
+from ovi_ray.runtime.driver import Driver, DriverConfig
+from ovi_ray.runtime.executor import Executor
+from ovi_ray.runtime.ray_executor import ExecutorConfig, ray_executor
+from ovi_ray.runtime.run_record import run_record
+from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.storage.paths import Location
+
+OpenExecutor = Callable[[JobSpec, ExecutorConfig], AbstractContextManager[Executor]]
+"""Starts the workers of a job, and stops them at the end of the block."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class RenderOptions:
-    """What is done with what is there already, and what is kept."""
+    """What happens to files of earlier runs, what is kept, and how the runtime is tuned."""
 
     overwrite: bool = False
-    """Render every clip of the list again; its video stays until the new one replaces it."""
+    """Render every clip again; an existing video stays until its replacement is complete."""
     verify: bool = False
-    """Read every finished video to its end before it counts as finished."""
+    """Decode every finished video completely before it counts as finished."""
     keep_latents: bool = False
     """Keep the latents of finished clips."""
     checkpoint_s: float = CHECKPOINT_S
-    """Seconds of denoising that a lost worker may cost."""
-    silence_s: float = SILENCE_S
-    """Seconds after which a busy worker that does not answer is replaced."""
+    """Seconds between two checkpoints of a denoise: the work that a lost worker may cost."""
     replaces: bool = False
-    """The clips take the place of others in the folder, so they need not be known there."""
+    """The clips replace others in the folder, so that none of them needs to be known there (`ovi-ray retry`)."""
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    driver: DriverConfig = field(default_factory=DriverConfig)
+    record: RecordConfig = field(default_factory=RecordConfig)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -61,9 +69,9 @@ class JobResult:
     done: int
     """Rendered in this run."""
     failed: int
-    """In this run; the reason is in each clip's row."""
+    """Given up in this run; each clip's row has the reason."""
     finished_before: int
-    """Done by an earlier run and left as they were."""
+    """Rendered by earlier runs and left as they were."""
     seconds: float
 
 
@@ -71,26 +79,27 @@ def render(
     prepared: PreparedJob,
     *,
     options: RenderOptions | None = None,
-    stop: Stop | None = None,
-    tell: Tell = lambda text: None,
-    observer: Observer | None = None,
-    explain: Explain | None = None,
+    stop: StopRequest | None = None,
+    observer: JobObserver | None = None,
+    open_executor: OpenExecutor = ray_executor,
+    clock: Clock | None = None,
 ) -> JobResult:
-    """Render what is missing of a checked job into its output folder, and write its report.
+    """Render the missing clips of a checked job into its output folder, and write its report.
 
-    `tell` gets what the user should know while it runs; `stop` ends the job safely. Raises OutputError when the folder is
-    in use, of another job or of a newer version, ClusterError when Ray cannot serve the job, WorkersLost when no worker is
-    left, and JobStopped.
+    `stop` ends the job safely from a signal handler or another thread; `observer` is called on this thread. Raises OutputError
+    when the folder is in use, belongs to another job or was written by a newer version, ClusterError when Ray cannot serve the
+    job, WorkersLost when no worker is left, and JobStopped.
     """
+    observer = observer or JobObserver()
     with _usable(prepared.job.output_dir):
-        run = _Run(prepared=prepared, options=options or RenderOptions(), stop=stop or Stop(), tell=tell)
-    with output_lock(prepared.job.output_dir, on_lost=run.folder_lost, tell=tell):
-        return run.to_the_end(observer, explain)
+        run = _Run(prepared=prepared, options=options or RenderOptions(), stop=stop or StopRequest(), observer=observer)
+    with output_lock(prepared.job.output_dir, on_lost=run.folder_lost, tell=observer.message):
+        return run.to_the_end(open_executor, clock)
 
 
 @contextmanager
 def _usable(output_dir: Location) -> Iterator[None]:
-    """What storage refuses before anything is rendered is for the user to mend."""
+    """Storage errors before rendering starts are the user's to fix: raises OutputError for them."""
     try:
         yield
     except OSError as error:
@@ -98,33 +107,45 @@ def _usable(output_dir: Location) -> Iterator[None]:
 
 
 class _Run:
-    """One run of a job. The folder is locked."""
+    """One run of a job, on a locked folder."""
 
-    def __init__(self, *, prepared: PreparedJob, options: RenderOptions, stop: Stop, tell: Tell) -> None:
+    def __init__(
+        self, *, prepared: PreparedJob, options: RenderOptions, stop: StopRequest, observer: JobObserver
+    ) -> None:
         self._job = prepared.job
         self._manifest = prepared.manifest
         self._options = options
         self._stop = stop
-        self._tell = tell
-        self._ledger = Results(prepared.job.output_dir)
-        self._keep = Intermediates(
+        self._observer = observer
+        self._results = Results(prepared.job.output_dir)
+        self._intermediates = Intermediates(
             output_dir=prepared.job.output_dir, keep_latents=options.keep_latents, checkpoint_s=options.checkpoint_s
         )
         self._started, self._started_at = time.monotonic(), datetime.now(UTC)
         self._done = self._failed = 0
         self._workers: tuple[WorkerTime, ...] = ()
 
-    def to_the_end(self, observer: Observer | None, explain: Explain | None) -> JobResult:
-        """Find out what is missing, render it, report."""
+    def to_the_end(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
+        """Find the missing clips, render them, write the report."""
         with _usable(self._job.output_dir):
             if not self._options.replaces:
-                check_owner(self._job.output_dir, self._manifest, self._ledger.done_ids())
+                check_owner(self._job.output_dir, self._manifest, self._results.done_ids())
+        with run_record(self._job.output_dir, self._observer.message, self._options.record) as record:
+            self._observer = Observers([self._observer, record])
+            return self._recorded(open_executor, clock)
+
+    def folder_lost(self) -> None:
+        """Another driver took the folder over, because this one had been silent for too long."""
+        self._stop.ask("another driver has taken the folder over", grace_s=0.0)
+
+    def _recorded(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
+        with _usable(self._job.output_dir):
             missing = self._missing()
             write_job(self._job.output_dir, self._job, self._manifest)
         finished_before = len(self._manifest) - len(missing)
         try:
             if len(missing):
-                self._render(TaskTable.of(missing), observer, explain)
+                self._render(TaskTable.of(missing), open_executor, clock)
         finally:
             self._try_to_report(finished_before)
         return JobResult(
@@ -135,71 +156,64 @@ class _Run:
             seconds=time.monotonic() - self._started,
         )
 
-    def folder_lost(self) -> None:
-        """Another driver took this one for dead."""
-        self._stop.ask("another driver has taken the folder over", grace_s=0.0)
-
-    # -- what there is to do ---------------------------------------------------------------------------------------
+    # -- earlier runs ----------------------------------------------------------------------------------------------
 
     def _missing(self) -> Manifest:
-        """The clips that are not finished; what other runs left of the finished ones is cleared away."""
-        self._keep.prepare()
+        """The clips to render. Leftovers of finished clips are removed on the way."""
+        self._intermediates.prepare()
         ids = self._manifest.table.column("clip_id")
-        found = self._ledger.resume(wanted=ids)
+        found = self._results.resume(wanted=ids)
         for note in found.notes:
-            self._tell(note)
+            self._observer.message(note)
         if self._options.overwrite:
-            for clip_id in ids.filter(pc.is_in(ids, value_set=self._keep.clip_ids())).to_pylist():
-                self._keep.remove(clip_id)
+            for clip_id in ids.filter(pc.is_in(ids, value_set=self._intermediates.clip_ids())).to_pylist():
+                self._intermediates.remove(clip_id)
             return self._manifest
         if self._options.verify and self._remove_broken(found.finished):
-            found = self._ledger.resume(wanted=ids)
-        if self._adopt(found.videos):
-            found = self._ledger.resume(wanted=ids)
-        self._keep.remove_all_committed(found.finished)
+            found = self._results.resume(wanted=ids)
+        if self._recover(found.videos):
+            found = self._results.resume(wanted=ids)
+        self._intermediates.remove_all_committed(found.finished)
         is_finished, has_failed = (pc.is_in(ids, value_set=those) for those in (found.finished, found.failed))
         table = self._manifest.table
-        # What failed comes last: clips that kill their workers must not keep the others from being rendered.
+        # Clips that failed before come last: those that kill their workers must not keep others from being rendered.
         parts = [table.filter(pc.invert(pc.or_(is_finished, has_failed))), table.filter(has_failed)]
         return Manifest(table=pa.concat_tables(parts), notes=self._manifest.notes)
 
     def _remove_broken(self, finished: pa.Array) -> int:
-        broken = [check for check in check_videos(self._manifest, finished, self._ledger) if check.info is None]
+        broken = [check for check in check_videos(self._manifest, finished, self._results) if check.info is None]
         for check in broken:
-            self._tell(f"{check.problem}: it is rendered again")
-            self._ledger.video_path(check.clip.clip_id).unlink(missing_ok=True)
+            self._observer.message(f"{check.problem}; it is rendered again")
+            self._results.video_path(check.clip.clip_id).unlink(missing_ok=True)
         return len(broken)
 
-    def _adopt(self, videos: pa.Array) -> int:
-        adopted = recover_rows(self._told(videos), self._ledger, self._job.numerics)
-        if adopted:
-            one = adopted == 1
-            self._tell(
-                f"{adopted} finished video{'' if one else 's'} had no row: {'it is' if one else 'they are'} taken over"
-            )
-        return adopted
+    def _recover(self, videos: pa.Array) -> int:
+        """Write the rows of complete videos that have none; others are removed. Returns the number of rows."""
+        recovered = recover_rows(self._checked(videos), self._results, self._job.numerics)
+        if recovered:
+            self._observer.message(f"recovered the missing rows of {recovered} finished video{'s'[: recovered != 1]}")
+        return recovered
 
-    def _told(self, videos: pa.Array) -> Iterator[VideoCheck]:
-        for check in check_videos(self._manifest, videos, self._ledger):
+    def _checked(self, videos: pa.Array) -> Iterator[VideoCheck]:
+        for check in check_videos(self._manifest, videos, self._results):
             if check.problem:
-                self._tell(f"{check.problem}: it is rendered again")
+                self._observer.message(f"{check.problem}; it is rendered again")
             yield check
 
-    # -- doing it --------------------------------------------------------------------------------------------------
+    # -- this run --------------------------------------------------------------------------------------------------
 
-    def _render(self, plan: TaskTable, observer: Observer | None, explain: Explain | None) -> None:
-        with ray_session(self._job):
-            executor = Executor(placements(self._job), silence_s=self._options.silence_s)
+    def _render(self, tasks: TaskTable, open_executor: OpenExecutor, clock: Clock | None) -> None:
+        with open_executor(self._job, self._options.executor) as executor:
             driver = Driver(
-                plan,
+                tasks,
                 executor,
-                self._ledger,
+                self._results,
                 dtype=self._job.numerics,
-                keep=self._keep,
+                intermediates=self._intermediates,
                 stop=self._stop,
-                tell=self._tell,
-                observer=observer,
-                explain=explain,
+                observer=self._observer,
+                config=self._options.driver,
+                clock=clock,
             )
             try:
                 driver.run()
@@ -211,8 +225,8 @@ class _Run:
     def _try_to_report(self, finished_before: int) -> None:
         try:
             self._report(finished_before)
-        except OSError as error:  # how the job ended matters more
-            self._tell(f"the report cannot be written: {error.strerror or error}; the next run writes it")
+        except OSError as error:  # must not hide how the job ended
+            self._observer.message(f"the report cannot be written: {error.strerror or error}; the next run writes it")
 
     def _report(self, finished_before: int) -> None:
         summary = ReportSummary(
@@ -222,8 +236,8 @@ class _Run:
             seconds=time.monotonic() - self._started,
             workers=self._workers,
         )
-        write_failed(self._job.output_dir, self._manifest, self._ledger.batches(FAILED_COLUMNS))
-        write_report(self._job.output_dir, self._ledger.batches, title=_title(self._job), summary=summary)
+        write_failed(self._job.output_dir, self._manifest, self._results.batches(FAILED_COLUMNS))
+        write_report(self._job.output_dir, self._results.batches, title=_title(self._job), summary=summary)
 
 
 def _title(job: JobSpec) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `ovi-ray render`, `retry`, `plan`, `doctor` and `weights`. It may import every other package."""
+"""The command line: `ovi-ray render`, `retry`, `plan`, `explain`, `doctor` and `weights`. May import every other package."""
 
 import os
 import platform
@@ -12,6 +12,7 @@ import typer
 from ovi_ray import __version__
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode
 from ovi_ray.cli.doctor import doctor
+from ovi_ray.cli.explain import explain
 from ovi_ray.cli.plan import plan
 from ovi_ray.cli.render import render
 from ovi_ray.cli.retry import retry
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (render, retry, plan, doctor):
+for command in (render, retry, plan, explain, doctor):
     app.command(epilog=EXIT_CODE_HELP)(command)
 app.add_typer(weights, name="weights")
 

@@ -22,8 +22,9 @@ class ExitCode(IntEnum):
     """How a command ended; the same numbers in every command."""
 
     OK = 0
-    CLIPS_FAILED = 1
-    """The job ended, and some of its clips failed. Python also ends with 1 after an unexpected error, with a traceback."""
+    FAILED = 1
+    """Some clips of the job failed, or `explain --verify` found a difference. Also Python's code after an unexpected error,
+    with a traceback."""
     BAD_INPUT = 2
     """The options, the job file, the prompts, the weights or the output folder cannot be used."""
     UNAVAILABLE = 3

@@ -1,4 +1,4 @@
-"""Running a checked job from the command line: what is shown, how it is stopped, how it ends."""
+"""Runs a checked job from the command line: progress display, signals, summary, exit codes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from rich.console import Console
 from ovi_ray.cli.common import ExitCode
 from ovi_ray.errors import JobStopped
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.runtime.shutdown import Stop, stop_on_signals
+from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
     from ovi_ray.preparation import PreparedJob
@@ -20,27 +20,18 @@ if TYPE_CHECKING:
 def run_job(
     prepared: "PreparedJob", console: Console, *, explain: bool, quiet: bool, options: dict[str, Any]
 ) -> "JobResult":
-    """Render a checked job; `options` are fields of `RenderOptions`."""
-    from ovi_ray.rendering import RenderOptions
-    from ovi_ray.rendering import render as render_job
-    from ovi_ray.report.decisions import Explainer
+    """Render a checked job; `options` are fields of `RenderOptions`, `explain` prints every decision."""
+    from ovi_ray.protocol.observer import JobObserver, Observers
+    from ovi_ray.rendering import RenderOptions, render
+    from ovi_ray.report.decisions import DecisionPrinter
     from ovi_ray.report.terminal import ProgressDisplay
 
-    def tell(text: str) -> None:
-        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-    for note in (*prepared.job.notes, *prepared.manifest.notes):
-        tell(f"note: {note}")
-    stop = Stop()
+    stop = StopRequest()
     with _stoppable(stop, console, prepared.job), ProgressDisplay(console, quiet=quiet) as display:
-        result = render_job(
-            prepared,
-            options=RenderOptions(**options),
-            stop=stop,
-            tell=tell,
-            observer=display,
-            explain=Explainer(console) if explain else None,
-        )
+        for note in (*prepared.job.notes, *prepared.manifest.notes):
+            display.message(f"note: {note}")
+        observers: list[JobObserver] = [display, *([DecisionPrinter(console)] if explain else [])]
+        result = render(prepared, options=RenderOptions(**options), stop=stop, observer=Observers(observers))
     _summarise(result, prepared.job, console)
     return result
 
@@ -58,7 +49,7 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
     )
     if result.failed:
         console.print(
-            f"once the reasons are mended: ovi-ray retry {job.output_dir}",
+            f"Fix the causes above, then run: ovi-ray retry {job.output_dir}",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -66,14 +57,14 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
 
 
 @contextmanager
-def _stoppable(stop: Stop, console: Console, job: JobSpec) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end a job with what is finished, and half finished, kept."""
+def _stoppable(stop: StopRequest, console: Console, job: JobSpec) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the job; finished clips and checkpoints are kept. Raises typer.Exit."""
     try:
         with stop_on_signals(stop):
             yield
     except (KeyboardInterrupt, JobStopped):
         console.print(
-            f"stopped; what is finished is in {job.output_dir}: the same command goes on from there",
+            f"stopped; finished clips are in {job.output_dir}, and the same command continues from there",
             style="yellow",
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""What the driver tells a worker to do and what the worker tells back. Pure: these travel through Ray."""
+"""Requests from the driver to a worker, and the worker's reports. All of them are pickled and travel through Ray."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,123 +10,125 @@ from ovi_ray.scheduling.task import FailureKind
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class EncodeTexts:
-    """Encode a batch of texts; gives one embedding each."""
+    """Encode a batch of texts. Output: one embedding per text, in order."""
 
     texts: tuple[str, ...]
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class EncodeFirstFrame:
-    """Encode an image; gives its latent."""
+    """Encode an image. Output: its latent."""
 
     image_path: str
+    """Path or URI."""
     height: int
-    """Pixels that the image is fitted to."""
+    """Pixels; the image is scaled and cropped to this size."""
     width: int
     image_sha256: str = ""
-    """Of the file when the job was checked, which its clips' ids say; empty for any."""
+    """Hash of the file when the job was checked; the task fails for another file. Empty accepts any."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Denoise:
-    """Denoise a clip from its three embeddings and, where it has one, its first frame's latent; gives its latents."""
+    """Denoise a clip. Inputs: three text embeddings and, for image-to-video, a first-frame latent. Output: its latents."""
 
     params: SamplingParams
     clip_id: str = ""
     latents_path: str = ""
-    """A file to keep the latents in, and to take them from where they are there already; empty for none."""
+    """File for the finished latents; if it exists already, the task returns its content. Empty writes none."""
     checkpoint_path: str = ""
-    """A file to keep the half-denoised clip in, and to continue from; empty for none."""
+    """File for the solver state of the unfinished clip; if it exists already, the task resumes from it. Empty writes none."""
     checkpoint_s: float = 60.0
-    """Seconds between two of these."""
+    """Seconds between two checkpoints."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Decode:
-    """Decode a clip's latents into a video file; gives nothing."""
+    """Decode a clip's latents into a video file. No output data."""
 
     clip_id: str = ""
     latents_path: str = ""
-    """The file that the latents are kept in, for when they are not given."""
+    """File to read the latents from when they are not passed as an input."""
     video_path: str
     poster_path: str
-    """A still of the middle of the clip, for reports."""
+    """A still from the middle of the clip, shown in the report."""
     num_frames: int
     title: str
     parameters: dict[str, object]
-    """Kept in the file's metadata."""
+    """Stored in the video file's metadata."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Preload:
-    """Make the components resident and no more."""
+    """Load the requested components and do nothing else."""
 
 
 Work = EncodeTexts | EncodeFirstFrame | Denoise | Decode | Preload
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Order:
-    """A task as a worker gets it."""
+class TaskRequest:
+    """One task as it is sent to a worker."""
 
     number: int
-    """Tells this order from every other of the job, so that a late stop stops nothing else."""
+    """Unique within a run, so that a late stop message cannot stop a later task."""
     work: Work
     model_name: str
-    """Empty when any model will do."""
+    """Empty when the task does not depend on the model."""
     components: frozenset[Component]
     """Resident during the task; all others are unloaded first."""
 
 
-class Cause(StrEnum):
-    """What made a task fail that is neither the clip's fault nor the worker's."""
+class FailureCause(StrEnum):
+    """Tells failures of the environment from failures of the task itself."""
 
     TASK = "task"
-    """Nothing else: the failure's kind says it all."""
+    """The task itself; `Failure.kind` says more."""
     STORAGE = "storage"
     """The output folder is full or out of reach."""
     LATENTS = "latents"
-    """The clip's latents are gone or broken: they are made again."""
+    """The clip's latents are missing or corrupt and have to be computed again."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Failure:
-    """Why a task failed, as data: an exception of a library need not survive the journey."""
+    """Why a task failed, as plain data: exceptions of third-party libraries may not unpickle on the driver."""
 
     kind: FailureKind
     message: str
     traceback: str = ""
-    cause: Cause = Cause.TASK
+    cause: FailureCause = FailureCause.TASK
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Report:
-    """How a task went."""
+class TaskReport:
+    """The outcome of a task."""
 
     seconds: float
-    """Of the work, loads not included."""
+    """Time of the work itself, without loading components."""
     load_seconds: float = 0.0
-    """Of unloading and loading components before it."""
+    """Time spent on unloading and loading components before the work."""
     failure: Failure | None = None
     facts: dict[str, object] = field(default_factory=dict)
-    """What a clip's row says of the task: attention_backend, video_bytes, ..."""
+    """Measured columns of the clip's result row: attention_backend, video_bytes, ..."""
     notes: tuple[str, ...] = ()
-    """What the user should know."""
+    """Messages for the user."""
     storage_error: str = ""
-    """Why something that the task gives could not be kept, although the task went well."""
+    """Why an intermediate file could not be written although the task succeeded."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Activity:
-    """What a worker is doing now, for display."""
+    """Progress within the running task, for display."""
 
     done: int
+    """Denoising steps or video frames."""
     total: int
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class WorkerInfo:
-    """A worker that is ready."""
+    """A started worker and its device."""
 
     node: str
     """Host name."""
@@ -138,8 +140,8 @@ class WorkerInfo:
     architecture: str
     """Such as sm90 or gfx942; empty for a CPU."""
     memory_gb: float
-    """GB that weights and activations may use together."""
+    """GB available for weights and activations together."""
     component_gb: dict[Component, float]
     """GB of each component's weights once loaded."""
     declared: DeviceProfile | None = None
-    """What the cluster profile says of the device: its class, stages and speeds."""
+    """The device's entry in the cluster profile, if the job has one."""

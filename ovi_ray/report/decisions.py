@@ -1,30 +1,32 @@
-"""Every decision of the scheduler, a line each, for `--explain`."""
+"""The scheduler's decisions in words."""
 
 from rich.console import Console
 
+from ovi_ray.protocol.observer import Cycle, JobObserver
 from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.task import BreakerChange, ClipStatus
 
 
-class Explainer:
-    """Prints actions as they are taken."""
+class DecisionPrinter(JobObserver):
+    """Prints every decision as it is taken, for `ovi-ray render --explain`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def __call__(self, now: float, action: Action) -> None:
-        """Print an action, `now` seconds into the job."""
-        line = explain(action)
-        if line:
-            self._console.print(f"{now:8.2f} s  {line}", markup=False, highlight=False, soft_wrap=True)
+    def cycle(self, cycle: Cycle) -> None:
+        """Print a line per decision: seconds since the start of the run, and the decision."""
+        for action in cycle.actions:
+            line = explain(action)
+            if line:
+                self._console.print(f"{cycle.now:8.2f} s  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def explain(action: Action) -> str:
-    """An action in words; empty for one that says nothing of placement."""
+    """An action in words; empty for one that does not concern placement."""
     match action:
         case RunTask(worker=worker, task=task, reason=reason):
             what = f"{task.stage} {_items(task.items)}" if task.items else "load components"
-            retry = f" (try {task.attempt})" if task.attempt > 1 else ""
+            retry = f" (attempt {task.attempt})" if task.attempt > 1 else ""
             return f"{worker}: {what}{retry}, because {reason}"
         case Cancel(worker=worker, task=task, reason=reason):
             return f"{worker}: stop {task.stage} {_items(task.items)}, because {reason}"

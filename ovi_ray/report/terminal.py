@@ -1,6 +1,5 @@
-"""The progress of a job on a terminal; plain lines where there is no terminal."""
+"""Progress of a job on a terminal: a live panel, or plain lines where output is redirected."""
 
-import datetime
 from types import TracebackType
 from typing import Self
 
@@ -11,16 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from ovi.stages import STAGES
+from ovi_ray.protocol.observer import JobObserver
 from ovi_ray.protocol.progress import ClipEnded, JobSnapshot, RunningTask
+from ovi_ray.report.durations import format_duration
 from ovi_ray.scheduling.progress import Progress
 from ovi_ray.scheduling.task import ClipStatus
 
-PLAIN_EVERY_S = 30.0
-_MAX_WORKERS_SHOWN = 16
+PLAIN_INTERVAL_S = 30.0
+MAX_WORKERS_SHOWN = 16
 
 
-class ProgressDisplay:
-    """An observer of a job. A context manager: what it shows is gone when it ends, but for the lines of failed clips."""
+class ProgressDisplay(JobObserver):
+    """Shows a job for the time of a `with` block. The panel disappears at its end; messages and failed clips stay."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
@@ -41,15 +42,19 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def __call__(self, snapshot: JobSnapshot) -> None:
-        """Show how far the job is."""
+    def message(self, text: str) -> None:
+        """Print a message, in quiet mode too."""
+        self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def progress(self, snapshot: JobSnapshot) -> None:
+        """Update the panel, or print a line if the last one is a while ago."""
         for clip in snapshot.ended:
             if clip.status is ClipStatus.FAILED or (self._live is None and not self._quiet):
                 self._console.print(_ended_line(clip), highlight=False, soft_wrap=True)
         if self._live is not None:
             self._live.update(_panel(snapshot))
         elif not self._quiet and snapshot.elapsed_s >= self._plain_at:
-            self._plain_at = snapshot.elapsed_s + PLAIN_EVERY_S
+            self._plain_at = snapshot.elapsed_s + PLAIN_INTERVAL_S
             self._console.print(_headline(snapshot), highlight=False)
 
 
@@ -64,8 +69,8 @@ def _headline(snapshot: JobSnapshot) -> Text:
     line = Text(f"{progress.done}/{progress.clips} clips")
     if progress.failed:
         line.append(f", {progress.failed} failed", style="bold red")
-    line.append(f"  elapsed {_clock(snapshot.elapsed_s)}")
-    eta = "unknown yet" if progress.eta_s is None else _clock(progress.eta_s)
+    line.append(f"  elapsed {format_duration(snapshot.elapsed_s)}")
+    eta = "unknown yet" if progress.eta_s is None else format_duration(progress.eta_s)
     return line.append(f"  left {eta}")
 
 
@@ -78,9 +83,9 @@ def _stages(progress: Progress) -> str:
 
 def _workers(snapshot: JobSnapshot) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
-    for worker, info in list(snapshot.workers.items())[:_MAX_WORKERS_SHOWN]:
+    for worker, info in list(snapshot.workers.items())[:MAX_WORKERS_SHOWN]:
         table.add_row(worker, info.device, _doing(snapshot.running.get(worker)))
-    hidden = len(snapshot.workers) - _MAX_WORKERS_SHOWN
+    hidden = len(snapshot.workers) - MAX_WORKERS_SHOWN
     if hidden > 0:
         table.add_row("...", f"and {hidden} more", "")
     return table
@@ -89,7 +94,9 @@ def _workers(snapshot: JobSnapshot) -> Table:
 def _doing(running: RunningTask | None) -> str:
     if running is None:
         return "idle"
-    what = running.clip_id or f"{len(running.task.items)} texts"
+    if not running.task.items:
+        return "loading components"
+    what = running.clip_id or f"{len(running.task.items)} {STAGES[running.task.stage].label}"
     if running.activity is None or not running.activity.done:
         return f"{running.task.stage} {what}"
     unit = STAGES[running.task.stage].progress_unit
@@ -102,7 +109,3 @@ def _ended_line(clip: ClipEnded) -> Text:
     if clip.status is ClipStatus.FAILED:
         return Text(f"failed  {clip.clip_id}  {where}: {clip.error}", style="red")
     return Text(f"done    {clip.video_path}  {where}")
-
-
-def _clock(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))

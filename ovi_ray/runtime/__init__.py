@@ -1,4 +1,4 @@
-"""The event loop of a job, between the scheduler and Ray.
+"""The event loop between the scheduler and an executor, the executor on Ray, and the record that a run leaves.
 
-May import every package but `ovi_ray.cli` and `ovi_ray.report`.
+May import ray, `ovi_ray.workers` and the layers below it.
 """

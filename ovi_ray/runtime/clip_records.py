@@ -1,83 +1,87 @@
-"""What is known of how each clip under way was rendered, and the row that comes of it."""
+"""What is known of each unfinished clip, and the result row that it becomes."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from ovi.stages import Stage
+from ovi.stages import CLIP_STAGES, INPUT_STAGES, Stage
 from ovi_ray.inputs.task_table import ClipTask, TaskTable
 from ovi_ray.output.result_row import result_row
-from ovi_ray.protocol.messages import Failure, Report, WorkerInfo
+from ovi_ray.protocol.messages import Failure, TaskReport, WorkerInfo
 from ovi_ray.scheduling.actions import Finish
 from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
 
-TRACEBACK_CHARS = 20_000  # its end, where the error is
+TRACEBACK_CHARS = 20_000  # the end of a traceback, where the error is
 
 
-class ClipFacts:
-    """The facts of the clips of one run; those of a clip are dropped with its row."""
+class ClipRecords:
+    """Columns of the result rows of one run, collected from task reports; a clip's are dropped with its row."""
 
-    def __init__(self, plan: TaskTable, dtype: str) -> None:
-        self._plan = plan
+    def __init__(self, tasks: TaskTable, dtype: str) -> None:
+        self._tasks = tasks
         self._dtype = dtype
-        self._of: dict[int, dict[str, Any]] = {}
-        self._text_s = np.zeros(plan.texts.num_rows)
-        self._frame_s = np.zeros(plan.first_frames.num_rows)
-        self._tracebacks: dict[tuple[Stage, int], str] = {}
-        """Of what failed and has not gone well since."""
-
-    def of(self, clip: int) -> dict[str, Any]:
-        """What is known of a clip."""
-        return self._of.setdefault(clip, {"attempts": 0})
+        self._facts: dict[int, dict[str, Any]] = {}  # clip -> columns of its row
+        counts = tasks.counts()
+        self._input_s = {stage: np.zeros(counts[stage]) for stage in INPUT_STAGES}  # seconds by item
+        self._tracebacks: dict[tuple[Stage, int], str] = {}  # of items that failed and have not succeeded since
 
     def started(self, task: Task) -> dict[str, Any]:
-        """A task begins; gives what is known of its clip, nothing where it is of no single one."""
-        if not task.items or task.stage not in (Stage.DENOISE, Stage.DECODE):
+        """Count an attempt. Returns the clip's known columns; empty for a task that does not belong to a single clip."""
+        if not task.items or task.stage not in CLIP_STAGES:
             return {}
-        facts = self.of(task.items[0])
+        facts = self._facts_of(task.items[0])
         facts["attempts"] += task.stage is Stage.DENOISE
         return facts
 
-    def done(self, task: Task, worker: str, info: WorkerInfo, report: Report) -> None:
-        """A task ended well."""
+    def succeeded(self, task: Task, worker: str, info: WorkerInfo, report: TaskReport) -> None:
+        """Take over what a task measured."""
         if self._tracebacks:
             for item in task.items:
                 self._tracebacks.pop((task.stage, item), None)
         match task.stage:
-            case Stage.ENCODE_TEXT:
-                self._text_s[list(task.items)] = report.seconds / len(task.items)
-            case Stage.ENCODE_FIRST_FRAME:
-                self._frame_s[list(task.items)] = report.seconds
+            case stage if stage in INPUT_STAGES:
+                self._input_s[stage][list(task.items)] = report.seconds / len(task.items)
             case Stage.DENOISE if task.items:
                 where = {"worker": worker, "node": info.node, "device": info.device, "denoise_s": report.seconds}
-                self.of(task.items[0]).update(where | report.facts)
+                self._facts_of(task.items[0]).update(where | report.facts)
             case Stage.DECODE:
-                facts = self.of(task.items[0])
+                facts = self._facts_of(task.items[0])
                 facts.update({**report.facts, **facts, "decode_worker": worker, "decode_s": report.seconds})
 
     def failed(self, task: Task, failure: Failure) -> None:
-        """A task ended badly: its traceback is kept for the rows of the clips that fail of it."""
+        """Keep the traceback of a failed task for the rows of the clips that fail because of it."""
         if failure.kind is not FailureKind.CANCELLED and failure.traceback:
             for item in task.items:
                 self._tracebacks[task.stage, item] = failure.traceback[-TRACEBACK_CHARS:]
 
     def row(self, clip: ClipTask, end: Finish) -> dict[str, Any]:
-        """The row of a clip that ends now."""
-        frame_s = 0.0 if clip.first_frame is None else self._frame_s[clip.first_frame]
+        """The result row of a clip that ends now."""
         facts = {
-            **self._of.pop(end.clip, {}),
-            "encode_s": float(self._text_s[clip.texts[0]] + frame_s),
+            **self._facts.pop(end.clip, {}),
+            "encode_s": self._encode_s(clip),
             "dtype": self._dtype,
         }
         if end.status is ClipStatus.FAILED:
-            facts["traceback"] = self._traceback(end.clip, clip)
+            facts["traceback"] = self._take_traceback(end.clip, clip)
         return result_row(clip, facts, status=end.status, error=end.error, finished_at=datetime.now(UTC))
 
-    def _traceback(self, number: int, clip: ClipTask) -> str | None:
-        """Of the last stage of a clip that failed; those of its own are not needed again."""
-        own = [self._tracebacks.pop((stage, number), None) for stage in (Stage.DECODE, Stage.DENOISE)]
-        inputs = [(Stage.ENCODE_TEXT, text) for text in clip.texts]
-        if clip.first_frame is not None:
-            inputs.append((Stage.ENCODE_FIRST_FRAME, clip.first_frame))
+    def _encode_s(self, clip: ClipTask) -> float:
+        """Seconds for the clip's own inputs: its share of a batch of texts, and its first frame; negatives are left out."""
+        own = {**_inputs_of(clip), Stage.ENCODE_TEXT: clip.texts[:1]}
+        return float(sum(self._input_s[stage][list(items)].sum() for stage, items in own.items()))
+
+    def _facts_of(self, clip: int) -> dict[str, Any]:
+        return self._facts.setdefault(clip, {"attempts": 0})
+
+    def _take_traceback(self, number: int, clip: ClipTask) -> str | None:
+        """The traceback of the latest stage that failed; those of shared inputs stay for other clips."""
+        own = [self._tracebacks.pop((stage, number), None) for stage in reversed(CLIP_STAGES)]
+        inputs = [(stage, item) for stage, items in _inputs_of(clip).items() for item in items]
         return next(filter(None, [*own, *map(self._tracebacks.get, inputs)]), None)
+
+
+def _inputs_of(clip: ClipTask) -> dict[Stage, tuple[int, ...]]:
+    """The items that a clip needs of each input stage."""
+    first_frame = () if clip.first_frame is None else (clip.first_frame,)
+    return {Stage.ENCODE_TEXT: clip.texts, Stage.ENCODE_FIRST_FRAME: first_frame}

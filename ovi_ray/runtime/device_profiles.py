@@ -1,4 +1,4 @@
-"""A job in the scheduler's terms: its clips as a workload, a worker's device as a profile."""
+"""A worker's device as a profile for the scheduler."""
 
 import dataclasses
 
@@ -7,12 +7,15 @@ from ovi.stages import Stage
 from ovi_ray.protocol.messages import WorkerInfo
 from ovi_ray.scheduling.device_profile import BF16_SIZES, ComponentSizes, DeviceProfile, StageRates
 
+_CPU_TFLOPS = 0.05  # assumed, until tasks are measured
+_GPU_TFLOPS = 150.0
+
 
 def device_profile(info: WorkerInfo, dtype: str) -> DeviceProfile:
-    """A worker's device as the scheduler sees it; its speeds are a first guess that measuring corrects.
+    """The profile of a worker's device: as the cluster profile declares it, or else assumed; measurements correct its rates.
 
-    What a cluster profile declares of it goes before what is assumed. A smaller model than the published one does less work
-    for the same clip: the rates are scaled by its weights.
+    The scheduler counts the operations of the published model. A smaller model needs fewer for the same clip, so the rates are
+    scaled up by the ratio of their weights.
     """
     bytes_per_weight = 4 if dtype == "float32" else 2
     sizes = ComponentSizes(**{component.value: size for component, size in info.component_gb.items()})
@@ -43,7 +46,3 @@ def _assumed(info: WorkerInfo) -> DeviceProfile:
         memory_gb=info.memory_gb,
         rates=StageRates(encode_text=rate, encode_first_frame=rate, denoise=rate, decode=rate),
     )
-
-
-_CPU_TFLOPS = 0.05
-_GPU_TFLOPS = 150.0

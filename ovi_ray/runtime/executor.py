@@ -1,40 +1,113 @@
-"""Values that an executor reports to the driver."""
+"""The executor protocol: what the driver needs of whatever runs its tasks, and the events that come back.
 
+A *slot* is a seat for a worker, in effect a device. Its worker may die and be replaced under a new name; the slot stays.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from ovi_ray.protocol.messages import Report, WorkerInfo
-from ovi_ray.scheduling.events import Event
+from ovi.config import Component
+from ovi_ray.protocol.messages import Activity, TaskReport, Work, WorkerInfo
+from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
+from ovi_ray.scheduling.task import DataKey, Task
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Submission:
+    """A task for a worker, with the data it takes and leaves behind."""
+
+    worker: str
+    task: Task
+    work: Work
+    model_name: str
+    """Empty when the task does not depend on the model."""
+    components: frozenset[Component]
+    """Resident during the task."""
+    inputs: tuple[DataKey, ...] = ()
+    """Data to pass to the worker, in order; `Executor.holds` is true for each."""
+    outputs: tuple[DataKey, ...] = ()
+    """Keys under which the task's output is held once it succeeded, in order."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class WorkerStarted:
-    """An actor answers: its device is known."""
+    """A worker is ready for tasks."""
 
     worker: str
+    slot: str
     info: WorkerInfo
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Outcome:
-    """An event for the scheduler and, for a task that ended, its report."""
+class WorkerReplaced:
+    """A worker died or could not be started, and its slot got a new one or was given up."""
 
-    event: Event
-    report: Report | None = None
+    worker: str
+    slot: str
+    reason: str
+    """Continues a sentence that starts with the worker's name: "died during denoise"."""
+    successor: str
+    """The next worker of the slot; empty when the slot is given up."""
+
+    def __str__(self) -> str:
+        outcome = f"{self.successor} replaces it" if self.successor else "its slot is given up"
+        return f"{self.worker} {self.reason}: {outcome}"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class WorkerReplaced:
-    """An actor is gone."""
+class TaskEnded:
+    """A task ended, well or badly."""
 
-    worker: str
-    why: str
-    """Goes on from its name: "died during denoise"."""
-    successor: str
-    """The worker that comes in its place; empty where that is given up."""
-
-    def __str__(self) -> str:
-        what_next = f"{self.successor} takes its place" if self.successor else "its place is given up"
-        return f"{self.worker} {self.why}: {what_next}"
+    event: TaskDone | TaskFailed
+    report: TaskReport | None = None
+    """None when the worker never ran the task."""
 
 
-Happened = WorkerStarted | Outcome | WorkerReplaced
+ExecutorEvent = WorkerStarted | WorkerReplaced | TaskEnded | WorkerLost | DataLost
+
+
+class Executor(Protocol):
+    """Runs tasks on workers that it starts and replaces. `tests/unit/runtime/test_executor_contract.py` is the contract.
+
+    Each submission is answered once: by its TaskEnded, or by the WorkerLost of its worker. A WorkerLost is followed by a
+    WorkerReplaced for the same worker, and where that names a successor, by the successor's WorkerStarted.
+    """
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no worker is alive or being started."""
+        ...
+
+    @property
+    def last_death(self) -> str:
+        """Why the last lost worker died; empty if none was lost."""
+        ...
+
+    def submit(self, submission: Submission) -> None:
+        """Start a task on a worker that is ready and idle. Returns at once."""
+        ...
+
+    def stop(self, worker: str, task: Task, *, save: bool = False) -> None:
+        """Ask a worker to stop a task; with `save` an unfinished denoise is checkpointed. Ignored if it is not running."""
+        ...
+
+    def holds(self, key: DataKey) -> bool:
+        """Whether the output of an earlier task is available."""
+        ...
+
+    def drop(self, key: DataKey) -> None:
+        """Release the output of an earlier task; unknown keys are ignored."""
+        ...
+
+    def poll(self, timeout_s: float) -> Sequence[ExecutorEvent]:
+        """Wait up to `timeout_s` for anything to happen and return the events so far, each once."""
+        ...
+
+    def activities(self) -> dict[str, Activity]:
+        """Progress of busy workers, as last reported; does not block."""
+        ...
+
+    def shutdown(self) -> None:
+        """Stop every worker now and release all data."""
+        ...

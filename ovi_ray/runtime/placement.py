@@ -1,4 +1,4 @@
-"""Starting or joining Ray, and where workers go on what it has."""
+"""Which workers a job gets, and what each must reserve of the Ray cluster."""
 
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -15,24 +15,24 @@ from ovi_ray.workers.actor import WorkerConfig
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Placement:
-    """Where a worker goes: what Ray must reserve for it."""
+    """A worker's settings, and the resources that Ray reserves for it."""
 
     config: WorkerConfig
     num_cpus: float
     num_gpus: float
     labels: dict[str, str] = field(default_factory=dict)
-    """Labels of the nodes that it may go to, as Ray's label selectors."""
+    """Ray label selectors that its node must match."""
     environment: dict[str, str] = field(default_factory=dict)
-    """Set in the worker before torch is imported."""
+    """Environment variables, set before the worker imports torch."""
 
 
-VENDORS = ("nvidia", "amd")  # values of the node label `vendor` that workers are placed by
+VENDORS = ("nvidia", "amd")  # values of the node label `vendor`
 
 
 def placements(job: JobSpec) -> list[Placement]:
-    """A worker on each GPU that Ray has, or on CPUs where it has none; with a cluster profile, those that it declares.
+    """One worker per GPU, or workers on CPUs if Ray has no GPU; with a cluster profile, the workers that it declares.
 
-    Raises ClusterError when the job asks for more than there is, and InputError for a bad profile.
+    Raises ClusterError when the job asks for more than Ray has, and InputError for a bad profile.
     """
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
@@ -41,14 +41,14 @@ def placements(job: JobSpec) -> list[Placement]:
     if job.device is DeviceKind.CPU or (job.device is DeviceKind.AUTO and not gpus):
         return _on_cpus(job, int(resources.get("CPU", 1)))
     if not gpus:
-        raise ClusterError("the job asks for GPUs and Ray has found none; use --device cpu, or look at `ray status`")
+        raise ClusterError("the job asks for GPUs and Ray has found none; use --device cpu, or see `ray status`")
     threads = max(1, int(resources.get("CPU", 1)) // gpus)
     config = _config(job, device="cuda", num_threads=threads, memory_gb=job.memory_gb, host_gb=_host_gb_per_gpu())
     return _on_gpus(config, _gpus_by_vendor())[: job.workers]
 
 
 def _as_declared(job: JobSpec, cluster: ClusterProfile, *, cpus: int, gpus: int) -> list[Placement]:
-    """A worker for each declared device, with the memory, stages and speeds that are declared of it."""
+    """One worker per declared device, with its declared memory, stages and speeds."""
     wanted = sum(devices.count for devices in cluster.devices.values())
     on_gpus = sum(devices.count for devices in cluster.devices.values() if devices.vendor != "cpu")
     if wanted > cpus or on_gpus > gpus:
@@ -83,7 +83,7 @@ def _on_cpus(job: JobSpec, cpus: int) -> list[Placement]:
 
 
 def _on_gpus(config: WorkerConfig, gpus: dict[str, int]) -> list[Placement]:
-    """A worker on each GPU, the vendors in turn; it goes to nodes with its vendor's label, in its vendor's environment."""
+    """One worker per GPU, alternating between vendors, each on a node of its vendor and in its vendor's environment."""
     by_vendor = [
         [
             Placement(
@@ -101,14 +101,14 @@ def _on_gpus(config: WorkerConfig, gpus: dict[str, int]) -> list[Placement]:
 
 
 def _selector(vendor: str, gpus: dict[str, int]) -> dict[str, str]:
-    """Which nodes a vendor's workers may go to; any, where no node is labelled."""
+    """Label selector for a vendor's nodes; "" stands for nodes without a label, and selects all if none is labelled."""
     if vendor:
         return {"vendor": vendor}
     return {"vendor": f"!in({','.join(VENDORS)})"} if len(gpus) > 1 else {}
 
 
 def _gpus_by_vendor() -> dict[str, int]:
-    """GPUs by the `vendor` label of their nodes; "" for nodes without one."""
+    """Number of GPUs by the `vendor` label of their nodes; "" for nodes without one."""
     counts: dict[str, int] = {}
     for node in ray.nodes():
         if node["Alive"] and (gpus := int(node["Resources"].get("GPU", 0))):
@@ -119,7 +119,7 @@ def _gpus_by_vendor() -> dict[str, int]:
 
 
 def _host_gb_per_gpu() -> float:
-    """GB of host memory that each GPU's worker may use, on the node that has least."""
+    """GB of host memory per GPU, on the node that has the least."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
     return min((node.get("memory", 0.0) / node["GPU"] for node in nodes), default=0.0) / 1e9
 

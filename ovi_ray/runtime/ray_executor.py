@@ -1,160 +1,183 @@
-"""The only place that waits on Ray: orders go out to the workers, events come back.
+"""The executor on Ray: one actor per slot. This is the only module that waits for Ray during a job.
 
-Every worker is one actor. A worker that dies is reported lost and replaced under a new name, until its place has failed too
-often without finishing anything. What tasks give (embeddings, latents) stays in the object store; the executor holds the
-references.
+A worker that dies is reported lost and replaced under a new name, until its slot has failed too often without finishing
+anything. Task outputs (embeddings, latents) stay in Ray's object store; the executor holds the references, so they outlive
+the worker that made them. Logs of worker processes go to Ray's own session folder (`/tmp/ray/session_latest/logs`).
 """
 
 import itertools
+import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import Hashable, Sequence, Set
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError, RayError
+from ray.exceptions import ObjectLostError, RayActorError, RayError
 
-from ovi.config import Component
-from ovi_ray.protocol.messages import Activity, Order, Report, Work, WorkerInfo
-from ovi_ray.runtime.executor import Happened, Outcome, WorkerReplaced, WorkerStarted
-from ovi_ray.runtime.placement import Placement
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.protocol.messages import Activity, TaskReport, TaskRequest, WorkerInfo
+from ovi_ray.runtime.executor import Executor, ExecutorEvent, Submission, TaskEnded, WorkerReplaced, WorkerStarted
+from ovi_ray.runtime.heartbeats import Heartbeats
+from ovi_ray.runtime.placement import Placement, placements
+from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line
+from ovi_ray.runtime.ray_session import ray_session
+from ovi_ray.runtime.slot_history import SlotHistory
 from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 from ovi_ray.workers.actor import CONTROL, Worker
 
-ASK_S = 0.5  # between two questions to a busy worker of how far it is
-SILENCE_S = 120.0  # without an answer to one, after which a worker is frozen; a load may hold the answer up for a while
-MAX_BARREN = 5  # starts and different tasks that workers may die at in one place, one after the other, finishing none
-FETCH_S = 10.0  # for a look at whether something is still in the object store
-NODE_DEATHS = ("its node has died", "actor's node was terminated")  # Ray has only words for it
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ExecutorConfig:
+    """When a worker counts as dead and a slot as broken. Raises ValueError for a value out of range."""
+
+    heartbeat_interval_s: float = 0.5
+    """Seconds between two progress requests to a busy worker."""
+    unresponsive_after_s: float = 120.0
+    """Seconds without an answer after which a busy worker is killed and replaced; loading weights may delay an answer."""
+    max_consecutive_failures: int = 5
+    """Failed starts, and different tasks that killed their worker, after which a slot that finished nothing is given up."""
+    fetch_timeout_s: float = 10.0
+    """Seconds to find out whether an object is still in the object store."""
+
+    def __post_init__(self) -> None:
+        for name in ("heartbeat_interval_s", "unresponsive_after_s", "max_consecutive_failures", "fetch_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected more than 0")
+
+
+@contextmanager
+def ray_executor(
+    job: JobSpec,
+    config: ExecutorConfig | None = None,
+    *,
+    place: Callable[[JobSpec], Sequence[Placement]] = placements,
+) -> Iterator[Executor]:
+    """Ray and the workers of a job, for the time of the block. `place` chooses a placement for each worker.
+
+    Raises ClusterError, and InputError for a bad cluster profile.
+    """
+    with ray_session(job):
+        executor = RayExecutor(place(job), config=config)
+        try:
+            yield executor
+        finally:
+            executor.shutdown()
 
 
 @dataclass(kw_only=True, slots=True)
 class _Slot:
-    """A place for a worker and the actor that fills it now."""
+    """A slot and the worker that occupies it."""
 
-    placement: Placement
     name: str
+    placement: Placement
+    worker: str
     actor: Any
     info: WorkerInfo | None = None
-    """Known once the actor answers."""
-    lives: int = 1
-    """Actors that have filled it."""
-    barren: frozenset[Hashable] = frozenset()
-    """What the last ones died at, none of them having finished a task: each task once, and each start."""
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class _Question:
-    """How far a worker is, asked of it and not answered yet."""
-
-    worker: str
-    asked_at: float
+    """None until the worker answers."""
+    history: SlotHistory
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class _Running:
     worker: str
     task: Task
-    order: Order
+    number: int
     inputs: tuple[DataKey, ...]
     outputs: dict[DataKey, ray.ObjectRef]
 
 
-class Executor:
-    """Runs tasks on Ray actors. `ray.init` has been called."""
+class RayExecutor:
+    """Runs tasks on Ray actors. Requires `ray.init`."""
 
-    def __init__(self, placements: Sequence[Placement], *, silence_s: float = SILENCE_S) -> None:
-        """A busy worker that does not answer for `silence_s` is killed and replaced."""
-        self._silence_s = silence_s
-        self._slots: dict[str, _Slot] = {}
+    def __init__(self, placements: Sequence[Placement], *, config: ExecutorConfig | None = None) -> None:
+        self._config = config or ExecutorConfig()
+        self._slots: dict[str, _Slot] = {}  # by the name of their worker
         self._starting: dict[ray.ObjectRef, str] = {}
         self._running: dict[ray.ObjectRef, _Running] = {}
         self._data: dict[DataKey, ray.ObjectRef] = {}
-        self._asked: dict[ray.ObjectRef, _Question] = {}
-        self._asked_at = float("-inf")
-        self._activities: dict[str, Activity] = {}
         self._numbers = itertools.count(1)
-        self.last_death = ""
-        """Why the last worker died, as Ray tells it."""
+        self._heartbeats = Heartbeats(
+            interval_s=self._config.heartbeat_interval_s, timeout_s=self._config.unresponsive_after_s
+        )
+        self._last_death = ""
         for index, placement in enumerate(placements):
-            self._launch(_Slot(placement=placement, name=f"w{index}", actor=None))
+            self._launch(f"w{index}", f"w{index}", placement, SlotHistory())
 
     @property
     def is_empty(self) -> bool:
-        """No worker is alive or coming."""
+        """Whether no worker is alive or being started."""
         return not self._slots
 
-    def run(
-        self,
-        worker: str,
-        task: Task,
-        work: Work,
-        *,
-        model_name: str,
-        components: frozenset[Component],
-        inputs: Sequence[DataKey],
-        outputs: Sequence[DataKey],
-    ) -> None:
-        """Give a worker a task. `inputs` are what it needs, in order; `outputs` are the names of what it gives."""
-        order = Order(number=next(self._numbers), work=work, model_name=model_name, components=components)
-        actor = self._slots[worker].actor
-        arguments = [self._data[key] for key in inputs]
-        returned = actor.run.options(num_returns=1 + len(outputs)).remote(order, *arguments)
-        report, *given = returned if outputs else [returned]
+    @property
+    def last_death(self) -> str:
+        """Why the last lost worker died, as Ray reports it."""
+        return self._last_death
+
+    def submit(self, submission: Submission) -> None:
+        """Start a task on a worker. Returns at once."""
+        request = TaskRequest(
+            number=next(self._numbers),
+            work=submission.work,
+            model_name=submission.model_name,
+            components=submission.components,
+        )
+        inputs = [self._data[key] for key in submission.inputs]
+        actor = self._slots[submission.worker].actor
+        returned = actor.run.options(num_returns=1 + len(submission.outputs)).remote(request, *inputs)
+        report, *outputs = returned if submission.outputs else [returned]
         self._running[report] = _Running(
-            worker=worker,
-            task=task,
-            order=order,
-            inputs=tuple(inputs),
-            outputs=dict(zip(outputs, given, strict=True)),
+            worker=submission.worker,
+            task=submission.task,
+            number=request.number,
+            inputs=submission.inputs,
+            outputs=dict(zip(submission.outputs, outputs, strict=True)),
         )
 
     def stop(self, worker: str, task: Task, *, save: bool = False) -> None:
-        """Ask a worker to stop a task if it can; `save` makes it keep how far a denoise is."""
+        """Ask a worker to stop a task; with `save` an unfinished denoise is checkpointed."""
         for running in self._running.values():
             if running.worker == worker and running.task == task:
-                self._slots[worker].actor.stop.remote(running.order.number, save)
+                self._slots[worker].actor.stop.remote(running.number, save)
 
     def holds(self, key: DataKey) -> bool:
-        """Whether the object store has what a task gave."""
+        """Whether the output of an earlier task is in the object store."""
         return key in self._data
 
     def drop(self, key: DataKey) -> None:
-        """Release what a task gave."""
+        """Release the output of an earlier task."""
         self._data.pop(key, None)
 
-    def poll(self, timeout_s: float) -> list[Happened]:
-        """What has happened, waiting at most `timeout_s` for anything to happen."""
+    def poll(self, timeout_s: float) -> list[ExecutorEvent]:
+        """Wait up to `timeout_s` for anything to happen and return the events so far."""
         waiting = [*self._starting, *self._running]
         if not waiting:
-            time.sleep(timeout_s)  # workers rest: there is nothing to wait for but time
+            time.sleep(timeout_s)  # every worker is idle
             return []
         first, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s, fetch_local=False)
-        self._ask_busy()
-        if not first:
-            return self._silent()
-        ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
-        happened: list[Happened] = []
-        for ref in ready:
-            if ref in self._starting:
-                happened += self._collect_start(ref)
-            elif ref in self._running:  # not swept away by its worker's loss just now
-                happened += self._collect_task(ref)
-        return happened + self._silent()
+        self._heartbeats.ask(self._busy())
+        events: list[ExecutorEvent] = []
+        if first:
+            ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+            for ref in ready:
+                events += self._collect(ref)
+        return events + self._replace_unresponsive()
 
     def activities(self) -> dict[str, Activity]:
-        """How far each busy worker was when it last answered."""
-        self._ask_busy()
-        busy = {running.worker for running in self._running.values()}
-        return {worker: self._activities[worker] for worker in busy if worker in self._activities}
+        """Progress of busy workers, as last reported."""
+        busy = self._busy()
+        self._heartbeats.ask(busy)
+        return self._heartbeats.activity_of(busy.keys())
 
     def shutdown(self) -> None:
-        """Stop every worker now."""
+        """Stop every worker now and release all data."""
         for slot in self._slots.values():
             _kill(slot)
         self._slots.clear()
@@ -162,153 +185,112 @@ class Executor:
         self._running.clear()
         self._data.clear()
 
+    def _busy(self) -> dict[str, Any]:
+        return {running.worker: self._slots[running.worker].actor for running in self._running.values()}
+
+    def _collect(self, ref: ray.ObjectRef) -> list[ExecutorEvent]:
+        if ref in self._starting:
+            return self._collect_start(ref)
+        return self._collect_task(ref) if ref in self._running else []  # dropped with its worker, in this very poll
+
     # -- workers ---------------------------------------------------------------------------------------------------
 
-    def _launch(self, slot: _Slot) -> None:
+    def _launch(self, slot_name: str, worker: str, placement: Placement, history: SlotHistory) -> None:
         actor_class = ray.remote(concurrency_groups={CONTROL: 1})(Worker).options(
-            num_cpus=slot.placement.num_cpus,
-            num_gpus=slot.placement.num_gpus,
-            label_selector=slot.placement.labels or None,
-            runtime_env={"env_vars": slot.placement.environment} if slot.placement.environment else None,
-            max_restarts=0,  # it would come back without a word: a new one joins under a new name instead
+            num_cpus=placement.num_cpus,
+            num_gpus=placement.num_gpus,
+            label_selector=placement.labels or None,
+            runtime_env={"env_vars": placement.environment} if placement.environment else None,
+            max_restarts=0,  # Ray would restart it silently, and the scheduler would not know of the loss
         )
-        slot.actor = actor_class.remote(slot.placement.config)
-        self._slots[slot.name] = slot
-        self._starting[slot.actor.describe.remote()] = slot.name
+        actor = actor_class.remote(placement.config)
+        self._slots[worker] = _Slot(name=slot_name, placement=placement, worker=worker, actor=actor, history=history)
+        self._starting[actor.describe.remote()] = worker
 
-    def _collect_start(self, ref: ray.ObjectRef) -> list[Happened]:
+    def _collect_start(self, ref: ray.ObjectRef) -> list[ExecutorEvent]:
         worker = self._starting.pop(ref)
+        slot = self._slots[worker]
         try:
-            info: WorkerInfo = ray.get(ref)
-            self._slots[worker].info = info
-            return [WorkerStarted(worker=worker, info=info)]
+            slot.info = ray.get(ref)
         except RayError as error:
-            self.last_death = str(error)
-            reason = str(error).strip().splitlines()[-1].strip()
-            died_at = set() if _is_loss_of_node(error) else {self._slots[worker].lives}
-            return [self._replace(worker, f"cannot be started ({reason})", died_at)]
+            self._last_death = str(error)
+            causes = set() if is_node_loss(error) else {slot.history.workers}
+            return [self._replace(worker, f"cannot be started ({last_line(error)})", causes)]
+        return [WorkerStarted(worker=worker, slot=slot.name, info=slot.info)]
 
-    def _lose(self, worker: str, why: str, died_at: Set[Hashable]) -> list[Happened]:
-        """`died_at` is what it was at, and nothing where it went down with its machine."""
-        ray.kill(self._slots[worker].actor, no_restart=True)  # out of reach, it would go on beside its replacement
+    def _lose(self, worker: str, reason: str, causes: Set[Hashable]) -> list[ExecutorEvent]:
+        """`causes` is the task that the worker died at, or empty if it went down with its node."""
+        ray.kill(self._slots[worker].actor, no_restart=True)  # if only unreachable, it would run beside its replacement
         self._running = {ref: running for ref, running in self._running.items() if running.worker != worker}
-        self._asked = {ref: question for ref, question in self._asked.items() if question.worker != worker}
-        lost = Outcome(event=WorkerLost(worker=worker, crashed=bool(died_at)))
-        return [lost, self._replace(worker, why, died_at)]
+        self._heartbeats.forget(worker)
+        return [WorkerLost(worker=worker, crashed=bool(causes)), self._replace(worker, reason, causes)]
 
-    def _replace(self, worker: str, why: str, died_at: Set[Hashable]) -> WorkerReplaced:
+    def _replace(self, worker: str, reason: str, causes: Set[Hashable]) -> WorkerReplaced:
         slot = self._slots.pop(worker)
-        barren = slot.barren | died_at
-        if len(barren) >= MAX_BARREN:
-            return WorkerReplaced(worker=worker, why=why, successor="")
-        name = f"{worker.partition('.')[0]}.{slot.lives}"
-        self._launch(_Slot(placement=slot.placement, name=name, actor=None, lives=slot.lives + 1, barren=barren))
-        return WorkerReplaced(worker=worker, why=why, successor=name)
+        history = slot.history.failed_at(causes)
+        successor = ""
+        if not history.is_broken(self._config.max_consecutive_failures):
+            successor = f"{slot.name}.{slot.history.workers}"
+            self._launch(slot.name, successor, slot.placement, history)
+        return WorkerReplaced(worker=worker, slot=slot.name, reason=reason, successor=successor)
 
-    # -- questions -------------------------------------------------------------------------------------------------
-
-    def _ask_busy(self) -> None:
-        """Take the answers that are there and ask each busy worker again; waits for nobody."""
-        now = time.monotonic()
-        if now < self._asked_at + ASK_S:
-            return
-        self._asked_at = now
-        answered, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
-        for ref in answered:
-            question = self._asked.pop(ref)
-            if (activity := _answer(ref)) is not None:
-                self._activities[question.worker] = activity
-        busy = {running.worker for running in self._running.values()}
-        for worker in busy - {question.worker for question in self._asked.values()}:
-            self._asked[self._slots[worker].actor.activity.remote()] = _Question(worker=worker, asked_at=now)
-
-    def _silent(self) -> list[Happened]:
-        """The loss of each worker that has not answered for too long: it is frozen, or its machine is."""
-        now = time.monotonic()
-        late = {question.worker for question in self._asked.values() if now >= question.asked_at + self._silence_s}
-        happened: list[Happened] = []
-        for worker in late & self._slots.keys():
+    def _replace_unresponsive(self) -> list[ExecutorEvent]:
+        events: list[ExecutorEvent] = []
+        for worker in self._heartbeats.unresponsive() & self._slots.keys():
             _kill(self._slots[worker])
-            self.last_death = f"{worker} did not answer for {self._silence_s:.0f} s"
-            died_at = {_work_of(running.task) for running in self._running.values() if running.worker == worker}
-            happened += self._lose(worker, f"did not answer for {self._silence_s:.0f} s", died_at)
-        return happened
+            reason = f"did not answer for {self._config.unresponsive_after_s:.0f} s"
+            self._last_death = f"{worker} {reason}"
+            causes = {_work_of(running.task) for running in self._running.values() if running.worker == worker}
+            events += self._lose(worker, reason, causes)
+        return events
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
-    def _collect_task(self, ref: ray.ObjectRef) -> list[Happened]:
+    def _collect_task(self, ref: ray.ObjectRef) -> list[ExecutorEvent]:
         running = self._running.pop(ref)
         try:
-            report: Report = ray.get(ref)
+            report: TaskReport = ray.get(ref)
         except RayActorError as error:
-            self.last_death = str(error)
+            self._last_death = str(error)
+            logger.debug("%s: %s", running.worker, error)
             if is_crash(error):
                 return self._lose(running.worker, f"died during {running.task.stage}", {_work_of(running.task)})
-            return self._lose(running.worker, "is gone with its machine, or out of reach", set())
+            return self._lose(running.worker, "was lost with its node, or is unreachable", set())
         except RayError as error:
             return self._not_run(running, error)
         return [self._ended(running, report)]
 
-    def _ended(self, running: _Running, report: Report) -> Outcome:
-        if report.failure is not None:
-            failed = TaskFailed(
-                worker=running.worker,
-                task=running.task,
-                kind=report.failure.kind,
-                message=report.failure.message,
-            )
-            return Outcome(event=failed, report=report)
-        self._slots[running.worker].barren = frozenset()
+    def _ended(self, running: _Running, report: TaskReport) -> TaskEnded:
+        worker, task, failure = running.worker, running.task, report.failure
+        if failure is not None:
+            failed = TaskFailed(worker=worker, task=task, kind=failure.kind, message=failure.message)
+            return TaskEnded(event=failed, report=report)
+        slot = self._slots[worker]
+        slot.history = slot.history.succeeded()
         self._data.update(running.outputs)
-        done = TaskDone(
-            worker=running.worker, task=running.task, seconds=report.seconds, load_seconds=report.load_seconds
-        )
-        return Outcome(event=done, report=report)
+        done = TaskDone(worker=worker, task=task, seconds=report.seconds, load_seconds=report.load_seconds)
+        return TaskEnded(event=done, report=report)
 
-    def _not_run(self, running: _Running, error: RayError) -> list[Happened]:
-        """A task that Ray could not run. Embeddings or latents that went down with their node are made again."""
-        lost = [key for key in running.inputs if key in self._data and not _can_be_had(self._data[key])]
+    def _not_run(self, running: _Running, error: RayError) -> list[ExecutorEvent]:
+        """A task that Ray could not run, usually because an input went down with its node; such inputs are made again."""
+        timeout_s = self._config.fetch_timeout_s
+        lost = [key for key in running.inputs if key in self._data and not can_be_fetched(self._data[key], timeout_s)]
         for key in lost:
             self.drop(key)
-        # Another task may have found the loss first: nothing is missing any more, and still nobody is at fault.
+        # If another task found the loss first, nothing is missing any more; still, neither clip nor worker is at fault.
         kind = FailureKind.CANCELLED if lost or isinstance(error, ObjectLostError) else FailureKind.ERROR
         failed = TaskFailed(worker=running.worker, task=running.task, kind=kind, message=str(error))
-        return [*(Outcome(event=DataLost(key=key)) for key in lost), Outcome(event=failed)]
+        return [*(DataLost(key=key) for key in lost), TaskEnded(event=failed)]
 
 
 def _work_of(task: Task) -> Hashable:
-    """The same for every attempt: a clip that kills each of its workers says nothing of their place."""
+    """The same for every attempt: one clip that kills each of its workers says nothing about the slot."""
     return task.stage, task.items
 
 
-def is_crash(error: RayError) -> bool:
-    """Whether a worker's process died, and not its machine. A machine that dies is out of reach before Ray knows it dead."""
-    return isinstance(error, ActorDiedError) and not _is_loss_of_node(error)
-
-
-def _is_loss_of_node(error: RayError) -> bool:
-    return isinstance(error, ActorDiedError) and (error.preempted or any(words in str(error) for words in NODE_DEATHS))
-
-
-def _can_be_had(ref: ray.ObjectRef) -> bool:
-    """Whether what a task gave is there still. Only fetching it tells: for `ray.wait` what is lost is ready."""
-    try:
-        ray.get(ref, timeout=FETCH_S)
-    except RayError:
-        return False
-    return True
-
-
 def _kill(slot: _Slot) -> None:
-    """End an actor. One that is frozen does not hear Ray: where it is on this machine, its process is killed too."""
+    """End an actor. A frozen process does not react to Ray, so a local one is also killed by its pid."""
     ray.kill(slot.actor, no_restart=True)
     if slot.info is not None and slot.info.node == socket.gethostname():
         with suppress(ProcessLookupError, PermissionError):
             os.kill(slot.info.pid, signal.SIGKILL)
-
-
-def _answer(ref: ray.ObjectRef) -> Activity | None:
-    try:
-        return ray.get(ref)
-    except RayError:  # its death is seen where its task is
-        return None

@@ -16,14 +16,12 @@ from ovi_ray.inputs.job_spec import JobSpec
 
 @contextmanager
 def ray_session(job: JobSpec) -> Iterator[None]:
-    """A connection to Ray for the time of a job: the cluster at the job's address, or one on this machine alone.
+    """A connection to the Ray cluster at the job's address, or to a new local one, for the time of the block.
 
     Raises ClusterError when Ray cannot be started or joined.
     """
-    local = {
-        "address": "local",
-        "num_cpus": max(os.cpu_count() or 1, job.workers or 1),
-    }  # never one that happens to run
+    # "local" never joins a cluster that happens to run on this machine
+    local = {"address": "local", "num_cpus": max(os.cpu_count() or 1, job.workers or 1)}
     options = {"address": job.address} if job.address else local
     try:
         ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level="error")
@@ -38,13 +36,13 @@ def ray_session(job: JobSpec) -> Iterator[None]:
 def _why_no_ray(address: str | None, error: Exception) -> str:
     if not address:
         return f"a local Ray cannot be started: {error}"
-    # Ray uses the token file by itself only with the address "auto"
+    # Ray reads the token file on its own only for the address "auto"
     hint = "if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
     return f"the Ray cluster at {address} cannot be joined: {error}; is it up? {hint}"
 
 
 def examine_cluster(address: str, ckpt_dir: str, model_name: str, *, allow_inexact: bool) -> list[NodeReport]:
-    """What `doctor` finds on every node of a cluster, each examined by itself. Raises ClusterError."""
+    """The report of `ovi-ray doctor` for every node of a cluster, made on that node. Raises ClusterError."""
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -54,7 +52,7 @@ def examine_cluster(address: str, ckpt_dir: str, model_name: str, *, allow_inexa
             ray.remote(examine_node)
             .options(
                 num_cpus=0,
-                num_gpus=node["Resources"].get("GPU", 0),  # all of them: it sees no others
+                num_gpus=node["Resources"].get("GPU", 0),  # all of the node's, since it sees no others
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
                 runtime_env={"env_vars": vendor_environment(node["Labels"].get("vendor", ""))},
             )

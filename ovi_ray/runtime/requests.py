@@ -1,6 +1,6 @@
-"""What a task of the scheduler means to a worker: which texts, which image, which clip, which files."""
+"""Translates the scheduler's tasks, which are numbers, into work for a worker: texts, images, clips and files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,63 +11,78 @@ from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.result_row import RENDERED
 from ovi_ray.output.results import Results
 from ovi_ray.protocol.messages import Decode, Denoise, EncodeFirstFrame, EncodeTexts, Preload, Work
+from ovi_ray.runtime.executor import Submission
+from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.task import DataKey, DataKind, Task
 
-_FIRST_FRAME = ["image_path", "image_sha256", "height", "width"]
+_FIRST_FRAME_COLUMNS = ["image_path", "image_sha256", "height", "width"]
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class TaskOrder:
-    """A task as a worker does it."""
-
+class _WorkItem:
     work: Work
     inputs: tuple[DataKey, ...] = ()
-    """Names of the data that it takes, in order."""
     outputs: tuple[DataKey, ...] = ()
-    """Names of the data that it gives."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class TaskOrders:
-    """The orders of one job."""
+class RequestBuilder:
+    """Builds the submissions of one job."""
 
-    plan: TaskTable
-    ledger: Results
-    keep: Intermediates
+    tasks: TaskTable
+    results: Results
+    intermediates: Intermediates
     dtype: str
+    holds: Callable[[DataKey], bool]
+    """Whether the executor has a datum; a decode whose latents it has not reads their file."""
 
-    def order(self, task: Task, facts: Mapping[str, Any], *, has_latents: bool) -> TaskOrder:
-        """What a task is. `facts` are what is known of its clip; without `has_latents` a decode reads their file."""
-        if not task.items:
-            return TaskOrder(work=Preload())
-        first = task.items[0]
-        latents = DataKey(kind=DataKind.LATENTS, number=first)
-        match task.stage:
-            case Stage.ENCODE_TEXT:
-                texts = tuple(str(self.plan.texts.column("text")[item]) for item in task.items)
-                outputs = tuple(DataKey(kind=DataKind.TEXT, number=item) for item in task.items)
-                return TaskOrder(work=EncodeTexts(texts=texts), outputs=outputs)
-            case Stage.ENCODE_FIRST_FRAME:
-                frame = self.plan.first_frames.select(_FIRST_FRAME).slice(first, 1).to_pylist()[0]
-                key = DataKey(kind=DataKind.FIRST_FRAME, number=first)
-                return TaskOrder(work=EncodeFirstFrame(**frame), outputs=(key,))
-            case Stage.DENOISE:
-                clip = self.plan.clip(first)
-                return TaskOrder(work=self._denoise(clip), inputs=_inputs(clip), outputs=(latents,))
-            case Stage.DECODE:
-                work = self._decode(self.plan.clip(first), facts)
-                return TaskOrder(work=work, inputs=(latents,) if has_latents else ())
-
-    def _denoise(self, clip: ClipTask) -> Denoise:
-        return Denoise(
-            params=clip.params,
-            clip_id=clip.clip_id,
-            latents_path=str(self.keep.latents_path(clip.clip_id).absolute()),
-            checkpoint_path=str(self.keep.checkpoint_path(clip.clip_id).absolute()),
-            checkpoint_s=self.keep.checkpoint_s,
+    def build(self, action: RunTask, facts: Mapping[str, Any]) -> Submission:
+        """The submission for an action. `facts` are the known columns of the clip's result row."""
+        item = self._work_item(action.task, facts)
+        return Submission(
+            worker=action.worker,
+            task=action.task,
+            work=item.work,
+            model_name=action.model_name,
+            components=action.components,
+            inputs=item.inputs,
+            outputs=item.outputs,
         )
 
-    def _decode(self, clip: ClipTask, facts: Mapping[str, Any]) -> Decode:
+    def _work_item(self, task: Task, facts: Mapping[str, Any]) -> _WorkItem:
+        if not task.items:
+            return _WorkItem(work=Preload())
+        first = task.items[0]
+        match task.stage:
+            case Stage.ENCODE_TEXT:
+                return self._encode_texts(task.items)
+            case Stage.ENCODE_FIRST_FRAME:
+                return self._encode_first_frame(first)
+            case Stage.DENOISE:
+                return self._denoise(self.tasks.clip(first))
+            case Stage.DECODE:
+                return self._decode(self.tasks.clip(first), facts)
+
+    def _encode_texts(self, items: tuple[int, ...]) -> _WorkItem:
+        texts = tuple(str(self.tasks.texts.column("text")[item]) for item in items)
+        outputs = tuple(DataKey(kind=DataKind.TEXT, number=item) for item in items)
+        return _WorkItem(work=EncodeTexts(texts=texts), outputs=outputs)
+
+    def _encode_first_frame(self, item: int) -> _WorkItem:
+        frame = self.tasks.first_frames.select(_FIRST_FRAME_COLUMNS).slice(item, 1).to_pylist()[0]
+        return _WorkItem(work=EncodeFirstFrame(**frame), outputs=(DataKey(kind=DataKind.FIRST_FRAME, number=item),))
+
+    def _denoise(self, clip: ClipTask) -> _WorkItem:
+        work = Denoise(
+            params=clip.params,
+            clip_id=clip.clip_id,
+            latents_path=self._latents_path(clip),
+            checkpoint_path=str(self.intermediates.checkpoint_path(clip.clip_id).absolute()),
+            checkpoint_s=self.intermediates.checkpoint_s,
+        )
+        return _WorkItem(work=work, inputs=_inputs(clip), outputs=(_latents(clip),))
+
+    def _decode(self, clip: ClipTask, facts: Mapping[str, Any]) -> _WorkItem:
         parameters = {
             "clip_id": clip.clip_id,
             "prompt": clip.prompt,
@@ -76,15 +91,23 @@ class TaskOrders:
             "dtype": self.dtype,
             RENDERED: dict(facts),
         }
-        return Decode(
+        work = Decode(
             clip_id=clip.clip_id,
-            latents_path=str(self.keep.latents_path(clip.clip_id).absolute()),
-            video_path=str(self.ledger.video_path(clip.clip_id).absolute()),
-            poster_path=str(self.ledger.poster_path(clip.clip_id).absolute()),
+            latents_path=self._latents_path(clip),
+            video_path=str(self.results.video_path(clip.clip_id).absolute()),
+            poster_path=str(self.results.poster_path(clip.clip_id).absolute()),
             num_frames=num_frames(clip.video_latent_length),
             title=clip.text_prompt,
             parameters=parameters,
         )
+        return _WorkItem(work=work, inputs=(_latents(clip),) if self.holds(_latents(clip)) else ())
+
+    def _latents_path(self, clip: ClipTask) -> str:
+        return str(self.intermediates.latents_path(clip.clip_id).absolute())
+
+
+def _latents(clip: ClipTask) -> DataKey:
+    return DataKey(kind=DataKind.LATENTS, number=clip.index)
 
 
 def _inputs(clip: ClipTask) -> tuple[DataKey, ...]:

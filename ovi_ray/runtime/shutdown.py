@@ -1,7 +1,7 @@
-"""Stopping a job safely: asked once, it saves what is running; asked twice, it ends now. Pure but for the signals.
+"""Requests to stop a job: the first one saves what is running, the second one ends the program at once.
 
-Ctrl-C: everything that runs is finished or saved, however long that takes. SIGTERM, which Slurm, Kubernetes and spot
-machines send: the same within a grace period, because SIGKILL follows.
+Ctrl-C: running tasks are finished or saved, however long that takes. SIGTERM, which Slurm, Kubernetes and spot machines
+send: the same within a grace period, because SIGKILL follows.
 """
 
 import math
@@ -15,64 +15,69 @@ from typing import Any
 TERM_GRACE_S = 20.0  # Kubernetes and Slurm wait 30 s before they kill
 
 
-class Stop:
-    """A request to stop: signals make it, the driver looks at it."""
+class StopRequest:
+    """Set by signals or another thread, read by the driver."""
 
     def __init__(self) -> None:
         self.reason = ""
-        """Who asked; empty while nobody has."""
+        """Who asked, such as "SIGTERM"; empty while nobody has."""
         self.deadline = math.inf
-        """When everything must be saved, on the monotonic clock."""
+        """When running tasks must be saved, on the monotonic clock."""
         self.is_watched = False
-        """Whether a driver looks at it now; while none does, a signal ends the program at once."""
-        self._listen: Callable[[], object] = lambda: None
+        """Whether a driver reads the request now; while none does, a signal ends the program at once."""
+        self._install_handlers: Callable[[], object] = lambda: None
 
     @property
     def is_asked(self) -> bool:
-        """Whether the job is to stop."""
+        """Whether the job should stop."""
         return bool(self.reason)
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the grace period is over."""
+        return time.monotonic() >= self.deadline
+
     def ask(self, reason: str, grace_s: float = math.inf) -> None:
-        """Ask for a stop, with at most `grace_s` to save what is running."""
+        """Ask the job to stop, with at most `grace_s` to save what is running."""
         self.reason = reason
         self.deadline = time.monotonic() + grace_s
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """A driver looks at it for the time of the block."""
-        self._listen()  # again: Ray has put a handler of its own for SIGTERM in place when it started
+        """A driver reads the request for the time of the block."""
+        self._install_handlers()  # again: Ray has replaced the handler for SIGTERM when it started
         self.is_watched = True
         try:
             yield
         finally:
             self.is_watched = False
 
-    def listen_with(self, listen: Callable[[], object]) -> None:
-        """Have `listen` called whenever a driver begins to look."""
-        self._listen = listen
+    def on_watch(self, install_handlers: Callable[[], object]) -> None:
+        """Have `install_handlers` called whenever a driver begins to read the request."""
+        self._install_handlers = install_handlers
 
 
 @contextmanager
-def stop_on_signals(stop: Stop, *, grace_s: float = TERM_GRACE_S) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into a request, and any further one into a KeyboardInterrupt.
+def stop_on_signals(stop: StopRequest, *, grace_s: float = TERM_GRACE_S) -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop, and any further one into a KeyboardInterrupt.
 
-    `grace_s` is what SIGTERM leaves. Only the main thread may call it, as with every signal handler.
+    `grace_s` is the time that SIGTERM leaves. Call it on the main thread only, like all signal handling.
     """
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_asked or not stop.is_watched:
             stop.reason = stop.reason or signal.Signals(number).name
             raise KeyboardInterrupt
         stop.ask(signal.Signals(number).name, math.inf if number == signal.SIGINT else grace_s)
 
-    def listen() -> dict[signal.Signals, Any]:
-        return {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    def install() -> dict[signal.Signals, Any]:
+        return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    before = listen()
-    stop.listen_with(listen)
+    before = install()
+    stop.on_watch(install)
     try:
         yield
     finally:
-        stop.listen_with(lambda: None)
+        stop.on_watch(lambda: None)
         for number, handler in before.items():
             signal.signal(number, handler)

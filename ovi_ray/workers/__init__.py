@@ -1,4 +1,4 @@
-"""The Ray actor that holds one pipeline on one device, and what it needs to run its tasks.
+"""The Ray actor that runs one pipeline on one device, and its helpers: checkpoints, out-of-memory fallbacks, transport.
 
-May import torch, ray, `ovi_ray.devices`, `ovi_ray.protocol` and what these import.
+May import torch, ray, `ovi_ray.devices`, `ovi_ray.protocol` and the layers below them.
 """

@@ -1,6 +1,7 @@
 """Checkpoints of a running denoise: its solver state at intervals, its latents at the end."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from torch import Tensor
@@ -14,27 +15,28 @@ from ovi_ray.storage.paths import to_location
 from ovi_ray.workers.tensor_files import Facts, load_tensors, save_tensors
 
 
-class DenoiseKeeper:
-    """Keeps one denoise safe: its state every so often, its latents at the end. Storage that fails never fails a denoise."""
+class DenoiseCheckpointer:
+    """Reads and writes the checkpoint and the latents of one denoise. A failed write never fails the denoise."""
 
-    def __init__(self, work: Denoise) -> None:
+    def __init__(self, work: Denoise, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._work = work
-        self._started_at = self._saved_at = time.monotonic()
+        self._clock = clock
+        self._started_at = self._saved_at = clock()
         self._saved_step = 0
-        self._steps_begun = 0
+        self._steps_since_save = 0
         self._spent_before_s = 0.0
         self.notes: list[str] = []
-        """What the user should know."""
+        """Messages for the user."""
         self.storage_error = ""
-        """Why something could not be kept."""
+        """Why the last file that could not be written was not; empty if all were."""
 
     def finished(self) -> tuple[Latents, Facts] | None:
-        """The latents, where this clip's denoise was finished before."""
+        """The latents and their facts, if an earlier task finished this denoise."""
         found = self._load(self._work.latents_path)
         return None if found is None else (Latents(**found[0]), found[1])
 
     def state(self) -> DenoiseState | None:
-        """Where an earlier denoise of this clip stood."""
+        """The state to resume from, if an earlier task left a checkpoint."""
         found = self._load(self._work.checkpoint_path)
         if found is None:
             return None
@@ -45,28 +47,31 @@ class DenoiseKeeper:
 
     @property
     def spent_s(self) -> float:
-        """Seconds of denoising that this clip took, on all the workers whose work is in it."""
-        return self._spent_before_s + time.monotonic() - self._started_at
+        """Seconds of denoising behind the current state, those of earlier tasks included."""
+        return self._spent_before_s + self._clock() - self._started_at
+
+    def step_done(self) -> None:
+        """A denoising step was completed."""
+        self._steps_since_save += 1
 
     def is_due(self) -> bool:
-        """Asked before every step: whether the state is to be saved first. A step is taken between two saves at least."""
-        self._steps_begun += 1
-        is_late = time.monotonic() - self._saved_at >= self._work.checkpoint_s
-        return bool(self._work.checkpoint_path) and self._steps_begun > 1 and is_late
+        """Whether the state should be saved before the next step; never twice without a step in between."""
+        is_late = self._clock() - self._saved_at >= self._work.checkpoint_s
+        return bool(self._work.checkpoint_path) and self._steps_since_save > 0 and is_late
 
     def save_state(self, state: DenoiseState) -> None:
-        """Keep where the denoise stands."""
-        self._saved_at = time.monotonic()
-        self._steps_begun = 0
+        """Write a checkpoint, unless there is one of this step or a later one."""
+        self._saved_at = self._clock()
+        self._steps_since_save = 0
         if state.step > self._saved_step and self._save(
             self._work.checkpoint_path, state.tensors(), {"denoise_s": self.spent_s}
         ):
             self._saved_step = state.step
 
     def save_latents(self, latents: Latents, facts: Facts) -> None:
-        """Keep what the denoise gave; its state has served."""
+        """Write the latents and remove the checkpoint."""
         if self._save(self._work.latents_path, {"video": latents.video, "audio": latents.audio}, facts):
-            with suppress(OSError):  # storage out of reach: it goes with the clip's latents
+            with suppress(OSError):  # storage is unreachable: the driver removes it together with the latents
                 to_location(self._work.checkpoint_path).unlink(missing_ok=True)
 
     def _load(self, path: str) -> tuple[dict[str, Tensor], Facts] | None:

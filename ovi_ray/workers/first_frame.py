@@ -1,4 +1,4 @@
-"""A first-frame image as a local file on the worker's machine."""
+"""First-frame images as local files on the worker's machine."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from ovi_ray.storage.paths import local_copy, to_location
 
 @contextmanager
 def first_frame_file(image_path: str, sha256: str = "") -> Iterator[Path]:
-    """An image of a manifest as a file on this machine, for the time of the block.
+    """A local path to an image, valid inside the block; images in object stores are downloaded.
 
-    Raises InvalidImage when it is gone, or is not the one of that hash (empty for any).
+    Raises InvalidImage when the image is missing, or its SHA-256 is not `sha256` (empty accepts any).
     """
     with ExitStack() as fetched:
         try:
@@ -21,5 +21,5 @@ def first_frame_file(image_path: str, sha256: str = "") -> Iterator[Path]:
         except FileNotFoundError as error:
             raise InvalidImage(str(error)) from error
         if sha256 and (not local.is_file() or hashlib.sha256(local.read_bytes()).hexdigest() != sha256):
-            raise InvalidImage(f"{image_path}: gone, or not the image that it was when the job was checked")
+            raise InvalidImage(f"{image_path}: missing, or changed since the job was checked")
         yield local

@@ -1,7 +1,7 @@
-"""What a worker does when a stage runs out of memory: the same work again in less, before it gives the work back.
+"""Out-of-memory fallbacks of a worker: the same work again with less memory, before the task fails.
 
-A decode goes down to smaller tiles, then to the host's memory; the scheduler then finds it another device, and a worker
-that is given it again decodes it on the CPU. A denoise goes down to being alone on the device. Latents are never lost.
+A decode falls back to smaller tiles, then to the host's memory. If that is not enough, the scheduler tries a larger device; a
+worker that gets the clip again decodes it on the CPU. A denoise falls back to being alone on the device. Latents are kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,45 +14,51 @@ T = TypeVar("T")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Rung:
-    """One way to run a stage, less greedy than the one before."""
+class FallbackStep:
+    """One way to run a stage."""
 
     name: str
+    """Completes "clip ... was decoded ..."."""
     tiling: Tiling | None = None
-    """How the video's frames are cut."""
+    """How video frames are split for decoding; None for whole frames."""
     alone: bool = False
-    """Whether components that the stage does not need are put away first."""
+    """Unload the components that the stage does not need first."""
     on_cpu: bool = False
 
 
-AS_IT_IS = Rung(name="as it is")
-ON_CPU = Rung(name="on the CPU", on_cpu=True)
-DECODE_LADDER = (
-    AS_IT_IS,
-    Rung(name="in 2x2 tiles", tiling=Tiling(rows=2, columns=2)),
-    Rung(name="in 4x4 tiles", tiling=Tiling(rows=4, columns=4, overlap=4)),
-    Rung(
+FULL = FallbackStep(name="in full")
+ON_CPU = FallbackStep(name="on the CPU", on_cpu=True)
+DECODE_STEPS = (
+    FULL,
+    FallbackStep(name="in 2x2 tiles", tiling=Tiling(rows=2, columns=2)),
+    FallbackStep(name="in 4x4 tiles", tiling=Tiling(rows=4, columns=4, overlap=4)),
+    FallbackStep(
         name="in 4x4 tiles with the host's memory",
         tiling=Tiling(rows=4, columns=4, overlap=4, parks=True),
         alone=True,
     ),
 )
-DENOISE_LADDER = (AS_IT_IS, Rung(name="alone on the device", alone=True))
+DENOISE_STEPS = (FULL, FallbackStep(name="alone on the device", alone=True))
 
 
-def decode_ladder(*, was_given_back: bool) -> tuple[Rung, ...]:
-    """The rungs of a decode; one that this worker gave back before has found no better device, and ends on the CPU."""
-    return (*DECODE_LADDER, ON_CPU) if was_given_back else DECODE_LADDER
+def decode_steps(*, failed_here_before: bool) -> tuple[FallbackStep, ...]:
+    """The steps of a decode, in order; the CPU comes last, and only for a clip that found no better device meanwhile."""
+    return (*DECODE_STEPS, ON_CPU) if failed_here_before else DECODE_STEPS
 
 
-def descend(
-    ladder: Sequence[Rung], attempt: Callable[[Rung], T], is_out_of_memory: Callable[[BaseException], bool]
-) -> tuple[Rung, T]:
-    """The first rung that has enough memory, and what came of it. Raises the last rung's failure, and any other at once."""
-    for rung in ladder[:-1]:
+def run_with_fallback(
+    steps: Sequence[FallbackStep],
+    attempt: Callable[[FallbackStep], T],
+    is_out_of_memory: Callable[[BaseException], bool],
+) -> tuple[FallbackStep, T]:
+    """Try each step until one has enough memory. Returns that step and its result.
+
+    Raises what the last step raises, and any other error than out of memory at once.
+    """
+    for step in steps[:-1]:
         try:
-            return rung, attempt(rung)
+            return step, attempt(step)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-    return ladder[-1], attempt(ladder[-1])
+    return steps[-1], attempt(steps[-1])

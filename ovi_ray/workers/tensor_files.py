@@ -1,6 +1,6 @@
-"""Files of tensors that are complete and right, or refused: the latents of a clip, or the state of its denoise.
+"""Checksummed files of tensors: the latents of a clip, or the checkpoint of its denoise.
 
-A file carries the clip's id, what is known of how it was made, and a checksum over all of it.
+A file holds the clip's id, facts about how it was made, and a SHA-256 over all of it; a file that does not match is refused.
 """
 
 import hashlib
@@ -19,14 +19,17 @@ Facts = dict[str, Any]
 
 
 def save_tensors(path: Location, tensors: dict[str, Tensor], *, clip_id: str, facts: Facts) -> None:
-    """Write a file. It is complete and on disk under its name when this returns. Raises OSError."""
+    """Write a file atomically; it is durable when this returns. Raises OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"clip_id": clip_id, "facts": json.dumps(facts)}
     path.write_bytes(safetensors.torch.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)}))
 
 
 def load_tensors(path: Location, *, clip_id: str) -> tuple[dict[str, Tensor], Facts]:
-    """What `save_tensors` wrote. Raises LatentsUnusable, also where there is no such file, and OSError."""
+    """Read what `save_tensors` wrote: tensors and facts.
+
+    Raises LatentsUnusable for a file that is missing, corrupt or of another clip, and OSError.
+    """
     try:
         with local_copy(path) as local, safetensors.safe_open(local, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -35,9 +38,9 @@ def load_tensors(path: Location, *, clip_id: str) -> tuple[dict[str, Tensor], Fa
         raise LatentsUnusable(f"{path}: {error}") from None
     checksum = metadata.pop("sha256", "")
     if checksum != _checksum(tensors, metadata):
-        raise LatentsUnusable(f"{path}: the checksum of its content is wrong")
+        raise LatentsUnusable(f"{path}: its checksum does not match its content")
     if metadata["clip_id"] != clip_id:
-        raise LatentsUnusable(f"{path}: it is of clip {metadata['clip_id']}, not of {clip_id}")
+        raise LatentsUnusable(f"{path}: belongs to clip {metadata['clip_id']}; expected {clip_id}")
     return tensors, json.loads(metadata["facts"])
 
 

@@ -1,4 +1,4 @@
-"""Tensors as Ray's object store keeps them: numpy arrays, read without a copy. bf16 travels as its 16 bits."""
+"""Tensors in Ray's object store: numpy arrays, which Ray reads without a copy. bfloat16 is stored as uint16."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,15 @@ from torch import Tensor
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Packed:
-    """Tensors by name."""
+    """Tensors by name, as numpy arrays."""
 
     arrays: dict[str, np.ndarray]
     dtypes: dict[str, str]
+    """torch dtypes, such as "bfloat16"."""
 
 
 def pack(**tensors: Tensor) -> Packed:
-    """Tensors for the object store."""
+    """Move tensors to host memory, ready for the object store."""
     return Packed(
         arrays={name: _bits(tensor.cpu().contiguous()) for name, tensor in tensors.items()},
         dtypes={name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
@@ -24,7 +25,7 @@ def pack(**tensors: Tensor) -> Packed:
 
 
 def unpack(packed: Packed) -> dict[str, Tensor]:
-    """The tensors that were packed, copied out of the read-only store."""
+    """The packed tensors, on the CPU; copied, because the object store is read-only."""
     return {
         name: torch.from_numpy(array.copy()).view(getattr(torch, packed.dtypes[name]))
         for name, array in packed.arrays.items()

@@ -12,9 +12,12 @@ import ray
 from ovi_ray.errors import JobStopped, OviRayError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.preparation import prepare
+from ovi_ray.protocol.observer import MessageObserver
 from ovi_ray.rendering import RenderOptions, render
-from ovi_ray.runtime import storage_pause as storage
-from ovi_ray.runtime.shutdown import Stop, stop_on_signals
+from ovi_ray.runtime.driver import DriverConfig
+from ovi_ray.runtime.ray_executor import ExecutorConfig
+from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
+from ovi_ray.runtime.storage_pause import StoragePauseConfig
 from tests.chaos.hooks import fail_writes
 
 
@@ -34,10 +37,9 @@ class Run:
 
 def main() -> int:
     run = Run(**json.loads(sys.argv[1]))
-    storage.PROBE_S = 0.2  # storage that is mended is seen sooner, so that tests end sooner
     if seed := os.environ.get("CHAOS_FAILING_WRITES"):
         fail_writes(seed)
-    stop = Stop()
+    stop = StopRequest()
     try:
         with stop_on_signals(stop, grace_s=10.0):
             result = _render(run, stop)
@@ -51,7 +53,7 @@ def main() -> int:
     return 1 if result.failed else 0
 
 
-def _render(run: Run, stop: Stop):
+def _render(run: Run, stop: StopRequest):
     ray.init = functools.partial(ray.init, runtime_env=_worker_environment())
     job = JobSpec.from_options(
         prompts=Path(run.prompts),
@@ -61,8 +63,13 @@ def _render(run: Run, stop: Stop):
         address=run.address or None,
         dtype="float32",
     )
-    options = RenderOptions(checkpoint_s=run.checkpoint_s, silence_s=run.silence_s)
-    return render(prepare(job), options=options, stop=stop, tell=lambda text: print(text, flush=True))
+    options = RenderOptions(
+        checkpoint_s=run.checkpoint_s,
+        executor=ExecutorConfig(unresponsive_after_s=run.silence_s),
+        driver=DriverConfig(storage=StoragePauseConfig(probe_interval_s=0.2)),  # recovered storage is noticed sooner
+    )
+    observer = MessageObserver(lambda text: print(text, flush=True))
+    return render(prepare(job), options=options, stop=stop, observer=observer)
 
 
 def _worker_environment() -> dict[str, object]:

@@ -1,5 +1,6 @@
 """One job on a local Ray cluster whose nodes pretend to be of different vendors: workers are placed by their labels."""
 
+import functools
 import hashlib
 import os
 
@@ -14,8 +15,10 @@ from ovi.sampling.denoise import initial_noise
 from ovi_ray.devices.probe import vendor_environment
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.preparation import prepare
+from ovi_ray.rendering import render
 from ovi_ray.runtime import placement as cluster
 from ovi_ray.runtime.placement import VENDORS, Placement, placements
+from ovi_ray.runtime.ray_executor import ray_executor
 from ovi_ray.runtime.ray_session import examine_cluster
 from ovi_ray.workers.actor import WorkerConfig
 
@@ -67,9 +70,7 @@ def look(tiny_dir):
     return digest, ray.get_runtime_context().get_node_labels()["vendor"], dict(os.environ)
 
 
-def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster, tiny_dir, tmp_path, monkeypatch):
-    from ovi_ray import rendering as render
-
+def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster, tiny_dir, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"a fox number {i}\n" for i in range(12)))
     job = JobSpec.from_options(
@@ -82,8 +83,8 @@ def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster,
         slg_layer=1,
         video_frame_height_width="64x64",
     )
-    monkeypatch.setattr(render, "placements", lambda job: on_each_vendor(tiny_dir))
-    result = render.render(prepare(job))
+    open_executor = functools.partial(ray_executor, place=lambda job: on_each_vendor(tiny_dir))
+    result = render(prepare(job), open_executor=open_executor)
     assert (result.done, result.failed) == (12, 0)
     rows = pyarrow.parquet.read_table(tmp_path / "out" / "results").to_pylist()
     assert {row["attention_backend"] for row in rows} == {"sdpa_flash", "sdpa_math"}

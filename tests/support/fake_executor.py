@@ -1,9 +1,11 @@
-"""An executor without Ray, for tests of what drives it."""
+"""An executor without Ray, and a clock without waiting, for tests of what drives them."""
+
+from dataclasses import dataclass, replace
 
 from ovi.config import Component
-from ovi_ray.protocol.messages import Cause, Decode, Failure, Report, WorkerInfo
-from ovi_ray.runtime.executor import Outcome, WorkerStarted
-from ovi_ray.scheduling.events import TaskDone, TaskFailed
+from ovi_ray.protocol.messages import Decode, Failure, FailureCause, TaskReport, WorkerInfo
+from ovi_ray.runtime.executor import Submission, TaskEnded, WorkerReplaced, WorkerStarted
+from ovi_ray.scheduling.events import TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import FailureKind
 
 SIZES = dict.fromkeys(Component, 0.01)
@@ -22,70 +24,136 @@ def info(**changes):
     return WorkerInfo(**facts | changes)
 
 
+class FakeClock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self):
+        self.time = 0.0
+
+    def now(self):
+        return self.time
+
+    def sleep(self, seconds):
+        self.time += seconds
+
+
+@dataclass(kw_only=True, frozen=True)
+class Fails:
+    """The end of a task that fails. `cause` tells failures of the environment apart."""
+
+    kind: FailureKind = FailureKind.ERROR
+    message: str = "it broke"
+    cause: FailureCause = FailureCause.TASK
+    items: tuple[int, ...] = ()
+
+
+DIES = "dies"
+"""The end of a task whose worker dies."""
 HANGS = "hangs"
+"""A task that does not end before it is stopped."""
 
 
 class FakeExecutor:
-    """Ends every task at once; `script` may turn a task's end into another event, or into HANGS: it ends when stopped."""
+    """Ends every task at once. `script(worker, task, tries)` may return Fails, DIES or HANGS; None lets a task succeed."""
 
-    def __init__(self, workers=("w0",), script=None):
-        self.alive = set(workers)
-        self.events = [WorkerStarted(worker=worker, info=info()) for worker in workers]
+    def __init__(self, workers=("w0",), script=None, *, replaces=False, clock=None):
+        self.clock = clock or FakeClock()
         self.script = script or (lambda worker, task, tries: None)
-        self.orders = []
+        self.replaces = replaces
+        self.submissions = []
         self.stops = []
-        self.causes = {}
-        """What made the n-th try of each task fail, where that is not the task."""
         self.data = set()
-        self.last_death = "killed"
+        self.last_death = ""
+        self.slots = {}
+        self.deaths = {}
+        self.running = {}
         self.tries = {}
+        self.events = []
+        for worker in workers:
+            self._start(worker, worker)
 
     @property
     def is_empty(self):
-        return not self.alive and not self.events
+        return not self.slots and not self.events
 
-    def run(self, worker, task, work, *, model_name, components, inputs, outputs):
-        assert set(inputs) <= self.data, "a task was given data that is not there"
-        self.orders.append((worker, task, work))
+    def submit(self, submission):
+        assert set(submission.inputs) <= self.data, "a task was given data that is not there"
+        assert submission.worker not in self.running, "a worker was given two tasks"
+        self.submissions.append(submission)
+        task, worker = submission.task, submission.worker
         tries = self.tries[task.stage, task.items] = self.tries.get((task.stage, task.items), 0) + 1
-        event = self.script(worker, task, tries) or TaskDone(worker=worker, task=task, seconds=1.0, load_seconds=0.5)
-        if event == HANGS:
-            return
-        if isinstance(event, TaskDone):
-            self.data |= set(outputs)
-            facts = self.decode(work) if isinstance(work, Decode) else {}
-            self.events.append(Outcome(event=event, report=Report(seconds=1.0, load_seconds=0.5, facts=facts)))
-        elif isinstance(event, TaskFailed):
-            cause = self.causes.get(tries, Cause.TASK)
-            traceback = f"Traceback of {worker}\n{event.message}"
-            failure = Failure(kind=event.kind, message=event.message, traceback=traceback, cause=cause)
-            self.events.append(Outcome(event=event, report=Report(seconds=0.0, failure=failure)))
-        else:
-            self.alive.discard(worker)
-            self.events.append(Outcome(event=event))
+        self.running[worker] = submission
+        match self.script(worker, task, tries):
+            case None:
+                self._succeed(submission)
+            case Fails() as failure:
+                self._fail(submission, failure)
+            case "dies":
+                self.kill(worker)
 
-    def decode(self, work):
-        """What a decode does; gives its facts."""
-        return {"num_frames": 121}
+    def stop(self, worker, task, *, save=False):
+        submission = self.running.get(worker)
+        if submission is not None and submission.task == task:
+            self.stops.append((worker, task, save))
+            self._fail(submission, Fails(kind=FailureKind.CANCELLED, message="stopped"))
 
-    def shutdown(self):
-        self.alive.clear()
+    def kill(self, worker):
+        """Let a worker die, as a machine would."""
+        self.running.pop(worker, None)
+        slot = self.slots.pop(worker)
+        self.last_death = "killed"
+        self.deaths[slot] = self.deaths.get(slot, 0) + 1
+        successor = f"{slot}.{self.deaths[slot]}" if self.replaces else ""
+        self.events.append(WorkerLost(worker=worker, crashed=True))
+        self.events.append(WorkerReplaced(worker=worker, slot=slot, reason="died", successor=successor))
+        if successor:
+            self._start(successor, slot)
 
     def holds(self, key):
         return key in self.data
-
-    def stop(self, worker, task, *, save=False):
-        self.stops.append((worker, task, save))
-        event = TaskFailed(worker=worker, task=task, kind=FailureKind.CANCELLED)
-        failure = Failure(kind=event.kind, message="stopped")
-        self.events.append(Outcome(event=event, report=Report(seconds=0.0, failure=failure)))
 
     def drop(self, key):
         self.data.discard(key)
 
     def poll(self, timeout_s):
+        if not self.events:
+            self.clock.sleep(timeout_s)
         events, self.events = self.events, []
         return events
 
     def activities(self):
         return {}
+
+    def shutdown(self):
+        self.slots.clear()
+        self.running.clear()
+        self.data.clear()
+        self.events.clear()
+
+    def decode(self, work):
+        """Do what a decode does; returns its facts."""
+        return {"num_frames": 121}
+
+    def works(self, kind):
+        """The work of every submission of a kind."""
+        return [submission.work for submission in self.submissions if isinstance(submission.work, kind)]
+
+    def _start(self, worker, slot):
+        self.slots[worker] = slot
+        self.events.append(WorkerStarted(worker=worker, slot=slot, info=info()))
+
+    def _succeed(self, submission: Submission):
+        del self.running[submission.worker]
+        self.data |= set(submission.outputs)
+        facts = self.decode(submission.work) if isinstance(submission.work, Decode) else {}
+        done = TaskDone(worker=submission.worker, task=submission.task, seconds=1.0, load_seconds=0.5)
+        self.events.append(TaskEnded(event=done, report=TaskReport(seconds=1.0, load_seconds=0.5, facts=facts)))
+
+    def _fail(self, submission: Submission, fails: Fails):
+        worker = submission.worker
+        del self.running[worker]
+        traceback = f"Traceback of {worker}\n{fails.message}"
+        failure = Failure(kind=fails.kind, message=fails.message, traceback=traceback, cause=fails.cause)
+        failed = TaskFailed(worker=worker, task=submission.task, kind=fails.kind, message=fails.message)
+        event = replace(failed, items=fails.items)
+        self.events.append(TaskEnded(event=event, report=TaskReport(seconds=0.0, failure=failure)))

@@ -1,29 +1,34 @@
 """A job from beginning to end in an output folder, again and again, without Ray."""
 
 import contextlib
+import functools
 import json
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
+from ovi.config import Architecture
 from ovi.media.probe import probe
 from ovi.media.video import VideoWriter
 from ovi.stages import Stage
-from ovi.weights import loading as checkpoints
-from ovi_ray import rendering as render_module
+from ovi.weights.formats import WeightFormat
+from ovi.weights.loading import fingerprint
 from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.manifest import build_manifest
+from ovi_ray.output.event_log import recorded_runs
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.results import Results
-from ovi_ray.preparation import prepare
+from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.messages import Decode, Denoise
 from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.retry import prepare_retry
-from ovi_ray.scheduling.events import TaskFailed
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import atomic_write, list_files, local_copy, to_location
-from tests.support.fake_executor import FakeExecutor
+from ovi_ray.weights.digests import cached_file_digest
+from tests.support.fake_executor import Fails, FakeExecutor
+from tests.support.recording_observer import RecordingObserver
 
 
 class RenderingExecutor(FakeExecutor):
@@ -36,29 +41,46 @@ class RenderingExecutor(FakeExecutor):
             return {"num_frames": work.num_frames, "video_bytes": path.stat().st_size}
 
     def counts(self, kind):
-        return sum(isinstance(work, kind) for _, _, work in self.orders)
+        return len(self.works(kind))
+
+
+def unchecked(job, ckpt_dir):
+    """What `prepare` returns, without its check of every weight."""
+    return PreparedJob(
+        job=job,
+        manifest=build_manifest(
+            job, Architecture.read(ckpt_dir), weights=lambda name: weights_digest(ckpt_dir, name), numerics=job.numerics
+        ),
+    )
+
+
+@functools.cache
+def weights_digest(ckpt_dir, model_name):
+    return fingerprint(ckpt_dir, model_name, cached_file_digest, WeightFormat.DTYPE)
 
 
 @pytest.fixture
-def start(monkeypatch, tiny_dir, tmp_path, out):
-    """Renders a list of prompts into OUT; gives the result, the executor and what was told."""
-    monkeypatch.setattr(render_module, "ray_session", lambda job: contextlib.nullcontext())
-    monkeypatch.setattr(render_module, "placements", lambda job: [])
-    monkeypatch.setattr(checkpoints, "check_model", lambda *given: [])
+def start(tiny_dir, tmp_path, out):
+    """Renders a list of prompts into OUT; returns the result, the executor and the messages."""
 
     def run(prompts=("a fox", "a dog"), *, script=None, prepared=None, steps=4, **options):
-        executor, told = RenderingExecutor(script=script), []
-        monkeypatch.setattr(render_module, "Executor", lambda placements, silence_s: executor)
+        executor, observer = RenderingExecutor(script=script), RecordingObserver()
         if prepared is None:
             path = tmp_path / "prompts.jsonl"
             lines = (json.dumps({"text_prompt": text, "seed": 7}) for text in prompts)
             path.write_text("\n".join(lines), encoding="utf-8")
-            prepared = prepare(
-                JobSpec.from_options(
-                    prompts=path, ckpt_dir=tiny_dir, output_dir=out, sample_steps=steps, dtype="float32"
-                )
+            job = JobSpec.from_options(
+                prompts=path, ckpt_dir=tiny_dir, output_dir=out, sample_steps=steps, dtype="float32"
             )
-        return render(prepared, options=RenderOptions(**options), tell=told.append), executor, told
+            prepared = unchecked(job, tiny_dir)
+        result = render(
+            prepared,
+            options=RenderOptions(**options),
+            observer=observer,
+            open_executor=lambda job, config: contextlib.nullcontext(executor),
+            clock=executor.clock,
+        )
+        return result, executor, observer.messages
 
     return run
 
@@ -84,7 +106,7 @@ def names(folder):
 
 def failing_denoise(worker, task, tries):
     if task.stage is Stage.DENOISE and task.items == (0,):
-        return TaskFailed(worker=worker, task=task, kind=FailureKind.BAD_INPUT, message="it cannot be")
+        return Fails(kind=FailureKind.BAD_INPUT, message="it cannot be")
     return None
 
 
@@ -94,7 +116,7 @@ def failing_denoise(worker, task, tries):
 def test_the_same_job_again_has_nothing_to_do(start, out):
     assert start()[0].done == 2
     result, executor, _ = start()
-    assert (result.done, result.finished_before, executor.orders) == (0, 2, [])
+    assert (result.done, result.finished_before, executor.submissions) == (0, 2, [])
     assert len(rows(out)) == 2
 
 
@@ -103,6 +125,14 @@ def test_rows_that_were_added_to_the_list_are_rendered_and_the_others_kept(start
     result, _, _ = start(("a fox", "a dog", "a cat"))
     assert (result.clips, result.done, result.finished_before) == (3, 1, 2)
     assert json.loads((out / "job.json").read_text(encoding="utf-8"))["clips"] == 3
+
+
+def test_every_run_is_recorded_in_the_folder(start, out):
+    start()
+    start(("a fox", "a dog", "a cat"))
+    with local_copy(out / "events.jsonl") as local:
+        assert [run.workload.clips for run in recorded_runs(local)] == [2, 1]
+    assert (out / "run.log").read_text(encoding="utf-8").count("run ended") == 2
 
 
 def test_a_folder_with_clips_of_another_job_is_refused_with_what_to_do(start, out):
@@ -135,8 +165,8 @@ def test_a_video_without_its_row_is_taken_over_with_what_is_known_of_it(start, o
     first = rows(out)
     lose_rows(out)
     result, executor, told = start()
-    assert (result.done, result.finished_before, executor.orders) == (0, 2, [])
-    assert told == ["2 finished videos had no row: they are taken over"]
+    assert (result.done, result.finished_before, executor.submissions) == (0, 2, [])
+    assert told == ["recovered the missing rows of 2 finished videos"]
     again = rows(out)
     same = (
         "clip_id",
@@ -195,7 +225,7 @@ def test_what_failed_is_a_list_that_can_be_rendered(start, out, tiny_dir, tmp_pa
     again = JobSpec.from_options(
         prompts=out / "failed.parquet", ckpt_dir=tiny_dir, output_dir=tmp_path / "other", dtype="float32"
     )
-    result, _, _ = start(prepared=prepare(again))
+    result, _, _ = start(prepared=unchecked(again, tiny_dir))
     assert result.done == 1
     assert rows(tmp_path / "other")[0]["clip_id"] == table.column("clip_id")[0].as_py()
 
@@ -204,9 +234,8 @@ def test_what_failed_before_is_tried_last(start):
     """Clips that kill every worker must not keep the others from being rendered, run after run."""
     start(("a fox", "a dog"), script=failing_denoise)
     _, executor, _ = start(("a fox", "a dog", "a cat"))
-    denoised = [work.params.seed for _, _, work in executor.orders if isinstance(work, Denoise)]
-    titles = [work.title for _, _, work in executor.orders if isinstance(work, Decode)]
-    assert (len(denoised), titles) == (2, ["a cat", "a fox"])
+    titles = [work.title for work in executor.works(Decode)]
+    assert (executor.counts(Denoise), titles) == (2, ["a cat", "a fox"])
 
 
 def test_a_job_without_failures_leaves_no_list_of_them(start, out):

@@ -45,7 +45,7 @@ def stopping(number):
     return end
 
 
-@pytest.mark.parametrize(("failed", "code"), [(0, ExitCode.OK), (2, ExitCode.CLIPS_FAILED)])
+@pytest.mark.parametrize(("failed", "code"), [(0, ExitCode.OK), (2, ExitCode.FAILED)])
 def test_a_job_that_ends_tells_whether_clips_failed(render_ending, failed, code):
     result = JobResult(clips=3, done=3 - failed, failed=failed, finished_before=0, seconds=1.0)
     assert render_ending(lambda: result).exit_code == code

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from ovi.weights import hub
-from ovi_ray import rendering
 from ovi_ray.cli import app
+from ovi_ray.runtime import ray_executor
 
 pytestmark = pytest.mark.usefixtures("nothing_starts")
 
@@ -23,7 +23,7 @@ def nothing_starts(monkeypatch):
     def reached(*args, **kwargs):
         raise AssertionError("the job was started")
 
-    monkeypatch.setattr(rendering, "render", reached)
+    monkeypatch.setattr(ray_executor, "ray_session", reached)
 
 
 def call(*arguments):

@@ -1,4 +1,4 @@
-"""The driver against a fake executor: what goes out, what is written, what is told."""
+"""The driver against a fake executor: what is submitted, what is written, what the user is told."""
 
 import itertools
 import json
@@ -10,48 +10,58 @@ from PIL import Image
 from ovi.config import Architecture, Component
 from ovi.errors import InvalidImage
 from ovi.media.images import read_image
-from ovi.stages import Stage
+from ovi.stages import DataKind, Stage
 from ovi_ray.errors import JobStopped, WorkersLost
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.results import Results
-from ovi_ray.protocol.messages import Cause, Decode, Denoise, EncodeFirstFrame, EncodeTexts
-from ovi_ray.report.decisions import explain
-from ovi_ray.runtime import storage_pause as storage
+from ovi_ray.protocol.messages import Decode, Denoise, EncodeFirstFrame, EncodeTexts, FailureCause
+from ovi_ray.protocol.observer import Observers
 from ovi_ray.runtime.clip_records import TRACEBACK_CHARS
 from ovi_ray.runtime.device_profiles import device_profile
-from ovi_ray.runtime.driver import Driver
-from ovi_ray.runtime.shutdown import Stop
+from ovi_ray.runtime.driver import Driver, DriverConfig
+from ovi_ray.runtime.shutdown import StopRequest
+from ovi_ray.runtime.storage_pause import StoragePauseConfig
+from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.config import CircuitBreakerConfig, SchedulerConfig
-from ovi_ray.scheduling.events import TaskFailed, WorkerLost
-from ovi_ray.scheduling.task import DataKind, FailureKind, Task
+from ovi_ray.scheduling.events import WorkerJoined
+from ovi_ray.scheduling.task import BreakerChange, BreakerState, FailureKind
 from ovi_ray.storage.paths import to_location
-from ovi_ray.workers.actor import failure_kind
+from ovi_ray.workers.failures import failure_kind
 from ovi_ray.workers.first_frame import first_frame_file
-from tests.support.fake_executor import HANGS, FakeExecutor, info
+from tests.support.fake_executor import DIES, HANGS, Fails, FakeExecutor, info
+from tests.support.recording_observer import RecordingObserver
 
 
-def make_plan(tmp_path, prompts=("a fox", "a dog"), **options):
+def make_tasks(tmp_path, prompts=("a fox", "a dog"), **options):
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(f'{{"text_prompt": "{prompt}"}}\n' for prompt in prompts), encoding="utf-8")
     job = JobSpec.from_options(prompts=path, ckpt_dir=tmp_path, output_dir=tmp_path / "out", sample_steps=4, **options)
     return TaskTable.of(build_manifest(job, Architecture(), weights=lambda name: "w", numerics="float32"))
 
 
-def run(tmp_path, executor, **options):
-    plan = make_plan(tmp_path, **options)
-    ledger = Results(tmp_path / "out")
-    driver = Driver(plan, executor, ledger, dtype="float32")
+def make_driver(tmp_path, executor, *, tasks=None, results=None, **options):
+    tasks = tasks or make_tasks(tmp_path)
+    results = results or Results(tmp_path / "out")
+    return Driver(tasks, executor, results, dtype="float32", clock=executor.clock, **options)
+
+
+def run(tmp_path, executor, *, observer=None, config=None, **options):
+    driver = make_driver(tmp_path, executor, tasks=make_tasks(tmp_path, **options), observer=observer, config=config)
     driver.run()
-    return driver, ledger.read().sort_by("row").to_pylist()
+    return driver, rows_in(tmp_path)
 
 
-def failing(stage, kind, *, times=99, message="it broke", items=None):
+def rows_in(tmp_path):
+    return Results(tmp_path / "out").read().sort_by("row").to_pylist()
+
+
+def failing(stage, kind, *, times=99, items=None, **facts):
     def script(worker, task, tries):
         if task.stage is stage and task.items and tries <= times and (items is None or task.items == items):
-            return TaskFailed(worker=worker, task=task, kind=kind, message=message)
+            return Fails(kind=kind, **facts)
         return None
 
     return script
@@ -64,27 +74,22 @@ def test_every_clip_ends_with_a_row(tmp_path):
         ("a dog", "done", 1),
     ]
     assert rows[0]["video_path"] == f"videos/{rows[0]['clip_id']}.mp4"
-    assert (rows[0]["worker"], rows[0]["decode_worker"], rows[0]["node"], rows[0]["num_frames"]) == (
-        "w0",
-        "w0",
-        "host",
-        121,
-    )
-    assert (rows[0]["denoise_s"], rows[0]["decode_s"]) == (1.0, 1.0)
+    where = ("worker", "decode_worker", "node", "num_frames", "denoise_s", "decode_s")
+    assert [rows[0][name] for name in where] == ["w0", "w0", "host", 121, 1.0, 1.0]
     assert driver.progress().done == 2
 
 
 def test_each_distinct_text_is_encoded_once(tmp_path):
     executor = FakeExecutor(workers=("w0", "w1"))
     run(tmp_path, executor, prompts=("a fox", "a dog", "a fox", " a  fox "), each_example_n_times=3)
-    texts = [text for _, _, work in executor.orders if isinstance(work, EncodeTexts) for text in work.texts]
+    texts = [text for work in executor.works(EncodeTexts) for text in work.texts]
     assert sorted(texts) == sorted(
         ["a fox", "a dog", "jitter, bad hands, blur, distortion", "robotic, muffled, echo, distorted"]
     )
-    assert sum(isinstance(work, Denoise) for _, _, work in executor.orders) == 12
+    assert len(executor.works(Denoise)) == 12
 
 
-def test_a_text_encode_is_shared_out_over_its_batch(tmp_path):
+def test_the_time_of_a_text_batch_is_shared_by_its_texts(tmp_path):
     _, rows = run(tmp_path, FakeExecutor())
     assert rows[0]["encode_s"] == pytest.approx(1.0 / 4)  # one batch: two prompts and two negatives
 
@@ -100,14 +105,13 @@ def test_a_bad_clip_fails_alone_with_its_reason(tmp_path):
 def test_a_failed_decode_costs_no_second_denoise(tmp_path):
     executor = FakeExecutor(workers=("w0", "w1"), script=failing(Stage.DECODE, FailureKind.ERROR, times=2))
     _, rows = run(tmp_path, executor)
-    assert [row["status"] for row in rows] == ["done", "done"]
-    assert [row["attempts"] for row in rows] == [1, 1]
-    assert sum(isinstance(work, Decode) for _, _, work in executor.orders) == 6
+    assert [(row["status"], row["attempts"]) for row in rows] == [("done", 1), ("done", 1)]
+    assert len(executor.works(Decode)) == 6
 
 
 def test_the_task_of_a_lost_worker_is_done_by_another(tmp_path):
     def script(worker, task, tries):
-        return WorkerLost(worker="w0") if worker == "w0" and task.stage is Stage.DENOISE else None
+        return DIES if worker == "w0" and task.stage is Stage.DENOISE else None
 
     driver, rows = run(tmp_path, FakeExecutor(workers=("w0", "w1"), script=script))
     assert [row["status"] for row in rows] == ["done", "done"]
@@ -115,61 +119,68 @@ def test_the_task_of_a_lost_worker_is_done_by_another(tmp_path):
     assert {time.worker for time in driver.worker_times()} == {"w0", "w1"}
 
 
-def test_when_no_worker_is_left_the_rows_so_far_are_kept_and_the_reason_is_told(tmp_path):
+def test_a_replacement_joins_in_the_slot_of_the_worker_that_it_replaces(tmp_path):
+    def script(worker, task, tries):
+        return DIES if worker == "w0" and task.stage is Stage.DENOISE else None
+
+    observer = RecordingObserver()
+    run(tmp_path, FakeExecutor(script=script, replaces=True), observer=observer)
+    joined = [event for cycle in observer.cycles for event in cycle.events if isinstance(event, WorkerJoined)]
+    assert [(event.worker, event.slot) for event in joined] == [("w0", "w0"), ("w0.1", "w0")]
+
+
+def test_when_no_worker_is_left_the_rows_so_far_are_kept_and_the_reason_is_given(tmp_path):
     calls = itertools.count()
 
     def script(worker, task, tries):
-        return WorkerLost(worker=worker) if task.stage is Stage.DENOISE and next(calls) == 1 else None
+        return DIES if task.stage is Stage.DENOISE and next(calls) == 1 else None
 
-    with pytest.raises(WorkersLost, match=r"no worker is left.*killed"):
-        run(tmp_path, FakeExecutor(script=script))
-    assert len(Results(tmp_path / "out").read()) <= 1
+    observer = RecordingObserver()
+    with pytest.raises(WorkersLost, match="killed"):
+        run(tmp_path, FakeExecutor(script=script), observer=observer)
+    assert len(rows_in(tmp_path)) == observer.ends[0].done <= 1
+    assert "killed" in observer.ends[0].error
 
 
-def test_data_is_released_when_nothing_needs_it(tmp_path):
+def test_data_are_released_when_nothing_needs_them(tmp_path):
     executor = FakeExecutor()
     run(tmp_path, executor)
-    assert {key.kind for key in executor.data} <= {DataKind.TEXT}
+    assert {key.kind for submission in executor.submissions for key in submission.outputs} == {
+        DataKind.TEXT,
+        DataKind.LATENTS,
+    }
     assert not executor.data
 
 
-def test_what_a_worker_did_with_its_time_is_added_up(tmp_path):
+def test_the_time_of_a_worker_is_added_up_by_stage(tmp_path):
     driver, _ = run(tmp_path, FakeExecutor())
     (time,) = driver.worker_times()
     assert (time.encode_s, time.denoise_s, time.decode_s) == (1.0, 2.0, 2.0)
     assert time.load_s >= 2.0
 
 
-def test_decisions_are_explained_and_progress_is_shown(tmp_path):
-    decisions, snapshots = [], []
-    plan = make_plan(tmp_path)
-    Driver(
-        plan,
-        FakeExecutor(),
-        Results(tmp_path / "out"),
-        dtype="float32",
-        observer=snapshots.append,
-        explain=lambda now, action: decisions.append(action),
-    ).run()
-    assert all(isinstance(task, Task) for task in (getattr(action, "task", None) for action in decisions) if task)
-    assert {clip.clip_id for snapshot in snapshots for clip in snapshot.ended} == set(
-        plan.clips.column("clip_id").to_pylist()
-    )
-    assert snapshots[-1].progress.done == 2
+def test_observers_see_every_decision_every_clip_and_the_end(tmp_path):
+    first, second = RecordingObserver(), RecordingObserver()
+    _, rows = run(tmp_path, FakeExecutor(), observer=Observers([first, second]))
+    assert first.actions == second.actions
+    assert sum(isinstance(action, RunTask) and bool(action.task.items) for action in first.actions) == 5
+    assert {clip.clip_id for snapshot in first.snapshots for clip in snapshot.ended} == {row["clip_id"] for row in rows}
+    assert first.snapshots[-1].progress.done == 2
+    assert [(end.done, end.failed, end.error) for end in second.ends] == [(2, 0, "")]
 
 
 def test_clips_of_the_same_cost_share_a_kind(tmp_path):
-    plan = make_plan(tmp_path, prompts=("a", "b", "c"))
-    longer = plan.clips.set_column(
-        plan.clips.schema.get_field_index("sample_steps"), "sample_steps", pa.array([4, 8, 4], pa.int32())
+    tasks = make_tasks(tmp_path, prompts=("a", "b", "c"))
+    longer = tasks.clips.set_column(
+        tasks.clips.schema.get_field_index("sample_steps"), "sample_steps", pa.array([4, 8, 4], pa.int32())
     )
     workload = workload_of(
         TaskTable(
             clips=longer,
-            texts=plan.texts,
-            clip_texts=plan.clip_texts,
-            first_frames=plan.first_frames,
-            clip_first_frame=plan.clip_first_frame,
+            texts=tasks.texts,
+            clip_texts=tasks.clip_texts,
+            first_frames=tasks.first_frames,
+            clip_first_frame=tasks.clip_first_frame,
         )
     )
     assert workload.clip_kind.tolist() == [0, 1, 0]
@@ -196,7 +207,7 @@ def test_a_device_is_expected_to_be_faster_at_a_smaller_model():
 def test_the_traceback_of_a_failed_clip_is_in_its_row_and_in_no_other(tmp_path):
     def script(worker, task, tries):
         if task.stage is Stage.DENOISE and (task.items == (0,) or (task.items == (1,) and tries == 1)):
-            return TaskFailed(worker=worker, task=task, kind=FailureKind.ERROR, message=f"broke {tries} times")
+            return Fails(message=f"broke {tries} times")
         return None
 
     _, rows = run(tmp_path, FakeExecutor(script=script))
@@ -216,12 +227,12 @@ def test_a_long_traceback_keeps_its_end(tmp_path):
 def test_clips_of_a_bad_text_share_its_traceback(tmp_path):
     def script(worker, task, tries):
         if task.stage is Stage.ENCODE_TEXT and 0 in task.items:
-            return TaskFailed(worker=worker, task=task, kind=FailureKind.BAD_INPUT, message="not text", items=(0,))
+            return Fails(kind=FailureKind.BAD_INPUT, message="not text", items=(0,))
         return None
 
     _, rows = run(tmp_path, FakeExecutor(script=script), prompts=("a fox", "a dog"), each_example_n_times=2)
-    told = {row["text_prompt"]: (row["status"], row["traceback"]) for row in rows}
-    assert told == {"a fox": ("failed", "Traceback of w0\nnot text"), "a dog": ("done", None)}
+    ends = {row["text_prompt"]: (row["status"], row["traceback"]) for row in rows}
+    assert ends == {"a fox": ("failed", "Traceback of w0\nnot text"), "a dog": ("done", None)}
 
 
 @pytest.mark.parametrize("change", ["deleted", "replaced by garbage", "replaced by another image"])
@@ -229,7 +240,7 @@ def test_an_image_that_goes_bad_before_its_encode_fails_its_clips_at_once_and_no
     images = {name: tmp_path / f"{name}.png" for name in ("good", "bad")}
     for value, path in enumerate(images.values()):
         Image.new("RGB", (64, 64), (value, 0, 0)).save(path)
-    plan = make_plan_with_images(tmp_path, images=["bad.png", "good.png", "", "bad.png"])
+    tasks = make_tasks_with_images(tmp_path, images=["bad.png", "good.png", "", "bad.png"])
     if change == "deleted":
         images["bad"].unlink()
     elif change == "replaced by garbage":
@@ -240,24 +251,23 @@ def test_an_image_that_goes_bad_before_its_encode_fails_its_clips_at_once_and_no
     def script(worker, task, tries):
         if task.stage is not Stage.ENCODE_FIRST_FRAME:
             return None
-        work = executor.orders[-1][2]
+        work = executor.submissions[-1].work
         try:
             with first_frame_file(work.image_path, work.image_sha256) as path:
                 read_image(path)
         except InvalidImage as error:
-            return TaskFailed(worker=worker, task=task, kind=failure_kind(error), message=str(error))
+            return Fails(kind=failure_kind(error), message=str(error))
         return None
 
     executor = FakeExecutor(workers=("w0", "w1"), script=script)
-    ledger = Results(tmp_path / "out")
-    Driver(plan, executor, ledger, dtype="float32").run()
-    rows = ledger.read().sort_by("row").to_pylist()
+    make_driver(tmp_path, executor, tasks=tasks).run()
+    rows = rows_in(tmp_path)
     assert [row["status"] for row in rows] == ["failed", "done", "done", "failed"]
-    assert all("bad.png: gone, or not the image that it was" in rows[row]["error"] for row in (0, 3))
-    assert sum(isinstance(work, EncodeFirstFrame) for _, _, work in executor.orders) == 2
+    assert all("bad.png" in rows[row]["error"] for row in (0, 3))
+    assert len(executor.works(EncodeFirstFrame)) == 2
 
 
-def make_plan_with_images(tmp_path, images):
+def make_tasks_with_images(tmp_path, images):
     path = tmp_path / "prompts.jsonl"
     rows = [
         {"text_prompt": f"prompt {row}"} | ({"image_path": image} if image else {}) for row, image in enumerate(images)
@@ -268,114 +278,112 @@ def make_plan_with_images(tmp_path, images):
 
 
 def test_the_user_learns_when_a_worker_is_taken_out_and_that_it_is_back(tmp_path):
-    told, decisions = [], []
-    broken = itertools.count()
+    observer, broken = RecordingObserver(), itertools.count()
 
     def script(worker, task, tries):
         if worker == "w1" and task.stage is Stage.DENOISE and task.items and next(broken) < 4:
-            return TaskFailed(worker=worker, task=task, kind=FailureKind.ERROR, message="CUDA error: bad address")
+            return Fails(message="CUDA error: bad address")
         return None
 
-    plan = make_plan(tmp_path, prompts=tuple(f"prompt {number}" for number in range(20)))
-    ledger = Results(tmp_path / "out")
-    driver = Driver(
-        plan,
+    _, rows = run(
+        tmp_path,
         FakeExecutor(workers=("w0", "w1"), script=script),
-        ledger,
-        dtype="float32",
-        tell=told.append,
-        explain=lambda now, action: decisions.append(explain(action)),
-        config=SchedulerConfig(circuit_breaker=CircuitBreakerConfig(cooldown_s=0.0)),
+        prompts=tuple(f"prompt {number}" for number in range(20)),
+        observer=observer,
+        config=DriverConfig(scheduler=SchedulerConfig(circuit_breaker=CircuitBreakerConfig(cooldown_s=0.0))),
     )
-    driver.run()
-    assert set(ledger.read().column("status").to_pylist()) == {"done"}
-    assert "w1 is taken out" in told[0]
-    assert "; last failure: CUDA error: bad address (cpu on host)" in told[0]
-    assert "w1 is back in service" in told[-1]
-    assert any("w1 is tried again" in line for line in decisions)
-    assert len(told) == 2  # a probe that failed is for those who ask
+    assert {row["status"] for row in rows} == {"done"}
+    states = [action.state for action in observer.actions if isinstance(action, BreakerChange)]
+    assert (states[0], states[-1]) == (BreakerState.OPEN, BreakerState.CLOSED)
+    assert BreakerState.HALF_OPEN in states
+    opened, closed = observer.messages  # a failed probe is shown by --explain only
+    assert "CUDA error: bad address" in opened
+    assert "w1" in closed
 
 
-# -- what is kept, storage that fails, stopping ------------------------------------------------------------------------
+# -- intermediates, storage that fails, stopping -----------------------------------------------------------------------
 
 
-def keep_latents_of(plan, tmp_path, index):
-    keep = Intermediates(output_dir=to_location(tmp_path / "out"))
-    keep.prepare()
-    path = keep.latents_path(plan.clip(index).clip_id)
+def write_latents_of(tasks, tmp_path, index):
+    intermediates = Intermediates(output_dir=to_location(tmp_path / "out"))
+    intermediates.prepare()
+    path = intermediates.latents_path(tasks.clip(index).clip_id)
     path.write_bytes(b"latents")
     return path
 
 
-def test_a_clip_whose_latents_are_kept_begins_at_decode_and_they_go_when_its_video_is_there(tmp_path):
-    path = keep_latents_of(make_plan(tmp_path), tmp_path, 0)
-    executor = FakeExecutor()
-    _, rows = run(tmp_path, executor)
-    assert [row["status"] for row in rows] == ["done", "done"]
-    assert [row["attempts"] for row in rows] == [0, 1]
+def test_a_clip_with_latents_begins_at_decode_and_they_are_removed_when_its_video_is_there(tmp_path):
+    path = write_latents_of(make_tasks(tmp_path), tmp_path, 0)
+    _, rows = run(tmp_path, FakeExecutor())
+    assert [(row["status"], row["attempts"]) for row in rows] == [("done", 0), ("done", 1)]
     assert not path.exists()
 
 
 def test_latents_are_kept_for_good_when_asked(tmp_path):
-    plan = make_plan(tmp_path)
-    path = keep_latents_of(plan, tmp_path, 0)
-    keep = Intermediates(output_dir=to_location(tmp_path / "out"), keep_latents=True)
-    Driver(plan, FakeExecutor(), Results(tmp_path / "out"), dtype="float32", keep=keep).run()
+    tasks = make_tasks(tmp_path)
+    path = write_latents_of(tasks, tmp_path, 0)
+    intermediates = Intermediates(output_dir=to_location(tmp_path / "out"), keep_latents=True)
+    make_driver(tmp_path, FakeExecutor(), tasks=tasks, intermediates=intermediates).run()
     assert path.exists()
 
 
-def test_broken_latents_are_told_and_made_again(tmp_path):
-    plan, told = make_plan(tmp_path), []
-    path = keep_latents_of(plan, tmp_path, 0)
-
-    def script(worker, task, tries):
-        if task.stage is Stage.DECODE and task.items == (0,) and tries == 1:
-            return TaskFailed(worker=worker, task=task, kind=FailureKind.CANCELLED, message="latents: broken")
-        return None
-
+def test_corrupt_latents_are_reported_and_made_again(tmp_path):
+    tasks, observer = make_tasks(tmp_path), RecordingObserver()
+    path = write_latents_of(tasks, tmp_path, 0)
+    script = failing(
+        Stage.DECODE,
+        FailureKind.CANCELLED,
+        items=(0,),
+        times=1,
+        message="latents: broken",
+        cause=FailureCause.LATENTS,
+    )
     executor = FakeExecutor(script=script)
-    executor.causes = {1: Cause.LATENTS}
-    Driver(plan, executor, Results(tmp_path / "out"), dtype="float32", tell=told.append).run()
-    assert told == ["latents: broken; the clip is denoised again"]
+    make_driver(tmp_path, executor, tasks=tasks, observer=observer).run()
+    (message,) = observer.messages
+    assert message.startswith("latents: broken")
     assert not path.exists()
-    denoised = sorted(task.items for _, task, work in executor.orders if isinstance(work, Denoise))
+    denoised = sorted(s.task.items for s in executor.submissions if isinstance(s.work, Denoise))
     assert denoised == [(0,), (1,)]
 
 
-def test_a_full_disk_pauses_the_job_with_a_message_and_costs_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "PROBE_S", 0.01)
+def test_a_full_disk_pauses_the_job_with_a_message_and_costs_nothing(tmp_path):
     problems = iter(["No space left on device"] * 3)
-    monkeypatch.setattr(storage, "write_problem", lambda folder: next(problems, ""))
-    told = []
-    executor = FakeExecutor(script=failing(Stage.DECODE, FailureKind.CANCELLED, times=2, message="disk full"))
-    executor.causes = {1: Cause.STORAGE, 2: Cause.STORAGE}
-    plan = make_plan(tmp_path)
-    ledger = Results(tmp_path / "out")
-    Driver(plan, executor, ledger, dtype="float32", tell=told.append).run()
-    rows = ledger.read().to_pylist()
+    probed = []
+
+    def write_problem(folder):
+        probed.append(next(problems, ""))
+        return probed[-1]
+
+    observer = RecordingObserver()
+    script = failing(Stage.DECODE, FailureKind.CANCELLED, times=2, message="disk full", cause=FailureCause.STORAGE)
+    config = DriverConfig(storage=StoragePauseConfig(write_problem=write_problem))
+    _, rows = run(tmp_path, FakeExecutor(script=script), observer=observer, config=config)
     assert [(row["status"], row["attempts"]) for row in rows] == [("done", 1), ("done", 1)]
-    assert "disk full; nothing is lost" in told[0]
-    assert "goes on" in told[-1]
+    assert probed[:4] == ["No space left on device"] * 3 + [""]
+    assert observer.messages[0].startswith("paused")
+    assert "disk full" in observer.messages[0]
+    assert observer.messages[-1].startswith("resumed")
 
 
-def test_rows_that_cannot_be_written_hold_the_end_of_the_job_back(tmp_path, monkeypatch):
-    told, ledger = [], Results(tmp_path / "out")
-    tries = itertools.count()
-    flush = ledger.flush
+def test_rows_that_cannot_be_written_hold_the_end_of_the_job_back(tmp_path):
+    class FullResults(Results):
+        tries = 0
 
-    def failing_flush():
-        if next(tries) < 3:
-            raise OSError(28, "No space left on device")
-        flush()
+        def flush(self):
+            self.tries += 1
+            if self.tries <= 3:
+                raise OSError(28, "No space left on device")
+            super().flush()
 
-    monkeypatch.setattr(ledger, "flush", failing_flush)
-    Driver(make_plan(tmp_path), FakeExecutor(), ledger, dtype="float32", tell=told.append).run()
-    assert len(Results(tmp_path / "out").read()) == 2
-    assert "No space left on device" in told[0]
+    observer, results = RecordingObserver(), FullResults(tmp_path / "out")
+    make_driver(tmp_path, FakeExecutor(), results=results, observer=observer).run()
+    assert len(rows_in(tmp_path)) == 2
+    assert "No space left on device" in observer.messages[0]
 
 
-def test_a_stop_saves_the_denoise_that_runs_and_starts_nothing(tmp_path):
-    stop = Stop()
+def test_a_stop_saves_the_running_denoise_and_starts_nothing(tmp_path):
+    stop, observer = StopRequest(), RecordingObserver()
 
     def script(worker, task, tries):
         if task.stage is Stage.DENOISE and task.items:
@@ -385,14 +393,15 @@ def test_a_stop_saves_the_denoise_that_runs_and_starts_nothing(tmp_path):
 
     executor = FakeExecutor(script=script)
     with pytest.raises(JobStopped, match="SIGINT"):
-        Driver(make_plan(tmp_path), executor, Results(tmp_path / "out"), dtype="float32", stop=stop).run()
+        make_driver(tmp_path, executor, stop=stop, observer=observer).run()
     assert [(task.stage, save) for _, task, save in executor.stops] == [(Stage.DENOISE, True)]
-    assert not any(isinstance(work, Decode) for _, _, work in executor.orders)
+    assert not executor.works(Decode)
     assert not stop.is_watched
+    assert observer.cycles[-1].stopping
 
 
 def test_a_stop_waits_no_longer_than_its_grace(tmp_path):
-    stop = Stop()
+    stop = StopRequest()
 
     def script(worker, task, tries):
         if task.stage is Stage.DECODE:
@@ -401,6 +410,18 @@ def test_a_stop_waits_no_longer_than_its_grace(tmp_path):
         return None
 
     with pytest.raises(JobStopped):
-        Driver(
-            make_plan(tmp_path), FakeExecutor(script=script), Results(tmp_path / "out"), dtype="float32", stop=stop
-        ).run()
+        make_driver(tmp_path, FakeExecutor(script=script), stop=stop).run()
+
+
+def test_the_user_is_told_once_that_no_worker_comes(tmp_path):
+    class LateExecutor(FakeExecutor):
+        """Its worker starts after three minutes."""
+
+        def poll(self, timeout_s):
+            self.clock.sleep(timeout_s)
+            return super().poll(0.0) if self.clock.time > 180 else []
+
+    observer = RecordingObserver()
+    run(tmp_path, LateExecutor(), observer=observer, config=DriverConfig(no_worker_warning_s=60.0))
+    (message,) = observer.messages
+    assert "60 s" in message

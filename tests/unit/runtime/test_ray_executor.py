@@ -1,4 +1,4 @@
-"""The executor on a real local Ray: orders out, events back, data kept, dead workers replaced."""
+"""What is particular to the executor on Ray: lost objects, frozen workers, slots that are given up."""
 
 import os
 import signal
@@ -10,18 +10,20 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError
 
 from ovi.config import Component, SamplingParams
-from ovi.stages import Stage
-from ovi_ray.protocol.messages import Denoise, EncodeFirstFrame, EncodeTexts, Preload
-from ovi_ray.runtime import ray_executor as executor_module
-from ovi_ray.runtime.executor import Outcome, WorkerStarted
+from ovi.stages import DataKind, Stage
+from ovi_ray.protocol.messages import Denoise, EncodeTexts, Preload
+from ovi_ray.runtime.executor import Submission, TaskEnded, WorkerReplaced, WorkerStarted
 from ovi_ray.runtime.placement import Placement
-from ovi_ray.runtime.ray_executor import MAX_BARREN, Executor, _Slot, is_crash
-from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
-from ovi_ray.scheduling.task import DataKey, DataKind, FailureKind, Task
+from ovi_ray.runtime.ray_errors import is_crash
+from ovi_ray.runtime.ray_executor import ExecutorConfig, RayExecutor
+from ovi_ray.runtime.slot_history import SlotHistory
+from ovi_ray.scheduling.events import DataLost, TaskDone, WorkerLost
+from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 from ovi_ray.workers.actor import WorkerConfig
 
+PATIENCE_S = 900  # for a loaded machine
 TEXT, TRANSFORMER = frozenset({Component.TEXT_ENCODER}), frozenset({Component.TRANSFORMER})
-TEXT_KEYS = [DataKey(kind=DataKind.TEXT, number=number) for number in range(3)]
+TEXT_KEYS = tuple(DataKey(kind=DataKind.TEXT, number=number) for number in range(3))
 LATENTS = DataKey(kind=DataKind.LATENTS, number=0)
 SLOW = SamplingParams(video_frame_height_width=(64, 64), sample_steps=100_000, slg_layer=1)
 
@@ -34,82 +36,53 @@ def local_ray():
 
 
 @pytest.fixture
-def executor(local_ray, tiny_dir):
-    config = WorkerConfig(ckpt_dir=str(tiny_dir), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1)
-    executor = Executor([Placement(config=config, num_cpus=1, num_gpus=0)], silence_s=8.0)
-    yield executor
-    executor.shutdown()
+def start_executor(local_ray):
+    """Starts executors with one worker, and stops them."""
+    started = []
+
+    def start(ckpt_dir, **config):
+        worker = WorkerConfig(
+            ckpt_dir=str(ckpt_dir), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1
+        )
+        placement = Placement(config=worker, num_cpus=1, num_gpus=0)
+        started.append(RayExecutor([placement], config=ExecutorConfig(**config)))
+        return started[-1]
+
+    yield start
+    for executor in started:
+        executor.shutdown()
 
 
-def wait_for(executor, kind, timeout_s=120):
-    """The first thing of a kind that happens."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        for happened in executor.poll(1.0):
-            event = happened.event if isinstance(happened, Outcome) else happened
-            if isinstance(event, kind):
-                return event
-    pytest.fail(f"no {kind.__name__} within {timeout_s} s")
+def wait_for(executor, *kinds):
+    """The first event of each kind."""
+    found, deadline = {}, time.monotonic() + PATIENCE_S
+    while len(found) < len(kinds) and time.monotonic() < deadline:
+        for event in executor.poll(1.0):
+            kind = type(event.event if isinstance(event, TaskEnded) else event)
+            if kind in kinds:
+                found.setdefault(kind, event)
+    assert set(found) == set(kinds)
+    return [found[kind] for kind in kinds]
 
 
-def run(executor, task, work, components, inputs=(), outputs=(), worker="w0"):
-    executor.run(
-        worker, task, work, model_name="720x720_5s", components=components, inputs=list(inputs), outputs=list(outputs)
+def submit(executor, task, work, components, inputs=(), outputs=(), worker="w0"):
+    executor.submit(
+        Submission(
+            worker=worker,
+            task=task,
+            work=work,
+            model_name="720x720_5s",
+            components=components,
+            inputs=inputs,
+            outputs=outputs,
+        )
     )
 
 
-def encode_texts(executor, worker="w0"):
+def encode_texts(executor):
     task = Task(stage=Stage.ENCODE_TEXT, items=(0, 1, 2))
-    run(executor, task, EncodeTexts(texts=("a fox", "blur", "noise")), TEXT, outputs=TEXT_KEYS, worker=worker)
-    return wait_for(executor, TaskDone)
-
-
-def start_slow_denoise(executor):
-    task = Task(stage=Stage.DENOISE, items=(0,))
-    run(executor, task, Denoise(params=SLOW), TRANSFORMER, inputs=TEXT_KEYS, outputs=[LATENTS])
-    deadline = time.monotonic() + 60
-    while not any(activity.done for activity in executor.activities().values()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return task
-
-
-def test_a_task_gives_data_that_the_next_takes_and_a_stop_is_heard_while_it_runs(executor):
-    assert wait_for(executor, WorkerStarted).info.device == "cpu"
-    done = encode_texts(executor)
-    assert (done.worker, done.task.items, done.seconds > 0, done.load_seconds > 0) == ("w0", (0, 1, 2), True, True)
-    task = start_slow_denoise(executor)
-    executor.stop("w0", task)
-    stopped = wait_for(executor, TaskFailed)
-    assert (stopped.kind, stopped.task) == (FailureKind.CANCELLED, task)
-
-
-def test_a_failure_comes_back_as_an_event_and_the_worker_lives(executor, tmp_path):
-    wait_for(executor, WorkerStarted)
-    (tmp_path / "not.png").write_bytes(b"no image")
-    work = EncodeFirstFrame(image_path=str(tmp_path / "not.png"), height=64, width=64)
-    task = Task(stage=Stage.ENCODE_FIRST_FRAME, items=(0,))
-    key = DataKey(kind=DataKind.FIRST_FRAME, number=0)
-    run(executor, task, work, frozenset({Component.VIDEO_VAE}), outputs=[key])
-    failed = wait_for(executor, TaskFailed)
-    assert failed.kind is FailureKind.BAD_INPUT
-    assert "not.png" in failed.message
-    run(executor, Task(stage=Stage.DENOISE, items=()), Preload(), TRANSFORMER)
-    assert wait_for(executor, TaskDone).load_seconds > 0
-
-
-def test_a_killed_worker_is_reported_once_and_replaced_and_what_it_gave_is_still_there(executor):
-    pid = wait_for(executor, WorkerStarted).info.pid
-    encode_texts(executor)
-    start_slow_denoise(executor)
-    os.kill(pid, signal.SIGKILL)
-    assert wait_for(executor, WorkerLost) == WorkerLost(worker="w0", crashed=True)
-    started = wait_for(executor, WorkerStarted)
-    assert (started.worker, started.info.pid != pid) == ("w0.1", True)
-    params = SamplingParams(video_frame_height_width=(64, 64), sample_steps=1, slg_layer=1)
-    task = Task(stage=Stage.DENOISE, items=(0,), attempt=2)
-    run(executor, task, Denoise(params=params), TRANSFORMER, inputs=TEXT_KEYS, outputs=[LATENTS], worker="w0.1")
-    assert wait_for(executor, TaskDone).task == task
+    submit(executor, task, EncodeTexts(texts=("a fox", "blur", "noise")), TEXT, outputs=TEXT_KEYS)
+    wait_for(executor, TaskDone)
 
 
 @ray.remote(num_cpus=0)
@@ -118,22 +91,69 @@ def lost():
     raise ObjectLostError("00", "", "")
 
 
-def test_what_went_down_with_its_node_is_to_be_made_again_and_costs_no_clip_a_try(executor):
+@pytest.mark.ray
+def test_an_input_that_went_down_with_its_node_is_reported_lost_and_no_clip_is_charged(start_executor, tiny_dir):
+    executor = start_executor(tiny_dir)
     wait_for(executor, WorkerStarted)
     encode_texts(executor)
     executor._data[TEXT_KEYS[1]] = lost.remote()
     tasks = [Task(stage=Stage.DENOISE, items=(clip,)) for clip in range(2)]
-    for task in tasks:  # both were given it before the first one found it lost
-        run(executor, task, Denoise(params=SLOW), TRANSFORMER, inputs=TEXT_KEYS, outputs=[LATENTS])
-    events = []
-    while len(events) < 3:
-        events += [happened.event for happened in executor.poll(1.0)]
+    for task in tasks:  # both are submitted before the first one finds the input lost
+        submit(executor, task, Denoise(params=SLOW), TRANSFORMER, inputs=TEXT_KEYS, outputs=(LATENTS,))
+    events, deadline = [], time.monotonic() + PATIENCE_S
+    while len(events) < 3 and time.monotonic() < deadline:
+        events += executor.poll(1.0)
     assert DataLost(key=TEXT_KEYS[1]) in events
-    failures = [event for event in events if isinstance(event, TaskFailed)]
-    assert {failed.task for failed in failures} == set(tasks)
-    assert {failed.kind for failed in failures} == {FailureKind.CANCELLED}
+    failed = [event.event for event in events if isinstance(event, TaskEnded)]
+    assert {event.task for event in failed} == set(tasks)
+    assert {event.kind for event in failed} == {FailureKind.CANCELLED}
     assert not executor.holds(TEXT_KEYS[1])
     assert executor.holds(TEXT_KEYS[0])
+
+
+@pytest.mark.ray
+def test_a_frozen_worker_is_killed_and_replaced(start_executor, tiny_dir):
+    executor = start_executor(tiny_dir, unresponsive_after_s=5.0)
+    (started,) = wait_for(executor, WorkerStarted)
+    encode_texts(executor)
+    submit(
+        executor,
+        Task(stage=Stage.DENOISE, items=(0,)),
+        Denoise(params=SLOW),
+        TRANSFORMER,
+        inputs=TEXT_KEYS,
+        outputs=(LATENTS,),
+    )
+    os.kill(started.info.pid, signal.SIGSTOP)
+    lost_worker, replaced = wait_for(executor, WorkerLost, WorkerReplaced)
+    assert lost_worker == WorkerLost(worker="w0", crashed=True)
+    assert (replaced.slot, replaced.successor) == ("w0", "w0.1")
+
+
+@pytest.mark.ray
+def test_a_preload_only_loads(start_executor, tiny_dir):
+    executor = start_executor(tiny_dir)
+    wait_for(executor, WorkerStarted)
+    submit(executor, Task(stage=Stage.DENOISE, items=()), Preload(), TRANSFORMER)
+    (ended,) = wait_for(executor, TaskDone)
+    assert ended.event.load_seconds > 0
+
+
+@pytest.mark.ray
+def test_a_worker_that_cannot_start_is_given_up_with_the_reason(start_executor, tmp_path):
+    (tmp_path / "architecture.json").write_text("not json", encoding="utf-8")
+    executor = start_executor(tmp_path, max_consecutive_failures=2)
+    replaced, deadline = [], time.monotonic() + PATIENCE_S
+    while not executor.is_empty and time.monotonic() < deadline:
+        replaced += executor.poll(5.0)
+    assert executor.is_empty
+    assert all(isinstance(event, WorkerReplaced) for event in replaced)
+    assert [(event.worker, event.slot, event.successor) for event in replaced] == [
+        ("w0", "w0", "w0.1"),
+        ("w0.1", "w0", ""),
+    ]
+    assert "architecture.json" in replaced[0].reason
+    assert "architecture.json" in executor.last_death
 
 
 def died(message):
@@ -152,38 +172,24 @@ def test_only_a_process_that_died_by_itself_has_crashed(error, expected):
     assert is_crash(error) is expected
 
 
-def test_a_place_is_given_up_after_five_different_tasks_and_not_after_one_clip_that_kills(monkeypatch):
-    executor = Executor([])
-    monkeypatch.setattr(executor, "_launch", lambda slot: executor._slots.__setitem__(slot.name, slot))
-    executor._launch(_Slot(placement=None, name="w0", actor=None))
-
-    def dies_at(*work):
-        return executor._replace(next(iter(executor._slots)), "died", set(work))
-
+def test_a_slot_is_broken_after_different_tasks_and_not_after_one_clip_that_kills():
+    history = SlotHistory()
     for _ in range(10):
-        assert dies_at((Stage.DENOISE, (0,))).successor
+        history = history.failed_at({(Stage.DENOISE, (0,))})
     for _ in range(10):  # machines that are taken away
-        assert dies_at().successor
-    for clip in range(1, MAX_BARREN - 1):
-        assert dies_at((Stage.DENOISE, (clip,))).successor
-    assert not dies_at((Stage.DENOISE, (MAX_BARREN,))).successor
-    assert executor.is_empty
+        history = history.failed_at(set())
+    for clip in range(1, 4):
+        history = history.failed_at({(Stage.DENOISE, (clip,))})
+    assert not history.is_broken(5)
+    assert history.workers == 24
+    assert history.failed_at({(Stage.DENOISE, (4,))}).is_broken(5)
 
 
-def test_a_worker_that_cannot_start_is_given_up_with_the_reason(local_ray, tmp_path, monkeypatch):
-    monkeypatch.setattr(executor_module, "MAX_BARREN", 2)
-    (tmp_path / "architecture.json").write_text("not json", encoding="utf-8")
-    config = WorkerConfig(ckpt_dir=str(tmp_path), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1)
-    executor = Executor([Placement(config=config, num_cpus=1, num_gpus=0)])
-    deadline = time.monotonic() + 240
-    happened = []
-    while not executor.is_empty and time.monotonic() < deadline:
-        happened += executor.poll(5.0)
-    assert executor.is_empty
-    told = [str(replaced) for replaced in happened]
-    assert len(told) == 2
-    assert told[0].startswith("w0 cannot be started (")
-    assert "architecture.json" in told[0]
-    assert told[0].endswith(": w0.1 takes its place")
-    assert told[1].endswith(": its place is given up")
-    assert "architecture.json" in executor.last_death
+def test_a_slot_whose_worker_finishes_a_task_starts_over():
+    history = SlotHistory().failed_at({1}).failed_at({2}).succeeded()
+    assert not history.failed_at({3}).is_broken(2)
+
+
+def test_settings_out_of_range_are_refused_with_their_name():
+    with pytest.raises(ValueError, match="max_consecutive_failures is 0"):
+        ExecutorConfig(max_consecutive_failures=0)

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from ovi_ray.runtime.shutdown import Stop, stop_on_signals
+from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
 
 
 def send(number):
@@ -15,7 +15,7 @@ def send(number):
 
 @pytest.mark.parametrize(("number", "is_bounded"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 def test_the_first_signal_asks_and_the_second_ends(number, is_bounded):
-    stop = Stop()
+    stop = StopRequest()
     with stop_on_signals(stop, grace_s=5.0), stop.watched():
         send(number)
         assert stop.reason == signal.Signals(number).name
@@ -25,14 +25,14 @@ def test_the_first_signal_asks_and_the_second_ends(number, is_bounded):
 
 
 def test_a_signal_while_no_driver_looks_ends_the_program_at_once():
-    stop = Stop()
+    stop = StopRequest()
     with pytest.raises(KeyboardInterrupt), stop_on_signals(stop):
         send(signal.SIGTERM)
     assert stop.reason == "SIGTERM"
 
 
 def test_handlers_that_another_library_put_in_place_meanwhile_are_replaced(monkeypatch):
-    stop = Stop()
+    stop = StopRequest()
     with stop_on_signals(stop):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with stop.watched():
@@ -42,6 +42,6 @@ def test_handlers_that_another_library_put_in_place_meanwhile_are_replaced(monke
 
 def test_earlier_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM)
-    with stop_on_signals(Stop()):
+    with stop_on_signals(StopRequest()):
         pass
     assert signal.getsignal(signal.SIGTERM) is before

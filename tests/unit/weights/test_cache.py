@@ -14,7 +14,7 @@ from ovi.weights.layout import ARCHITECTURE, TOKENIZER, model_files
 from ovi_ray.errors import InputError, StorageUnavailable
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.preparation import prepare
-from ovi_ray.protocol.messages import EncodeFirstFrame, Order, Preload
+from ovi_ray.protocol.messages import EncodeFirstFrame, Preload, TaskRequest
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import to_location
 from ovi_ray.weights.cache import cache_folder, local_checkpoint, missing_files
@@ -199,7 +199,7 @@ def test_a_worker_fetches_its_model_and_another_when_it_is_ordered(ckpts):
     assert worker.describe().component_gb[Component.TRANSFORMER] < 0.1
     assert not (folder / "Ovi/model_960x960.safetensors").exists()
     components = frozenset({Component.TRANSFORMER})
-    report = worker.run(Order(number=1, work=Preload(), model_name="960x960_5s", components=components))
+    report = worker.run(TaskRequest(number=1, work=Preload(), model_name="960x960_5s", components=components))
     assert report.failure is None
     assert (folder / "Ovi/model_960x960.safetensors").exists()
 
@@ -213,8 +213,8 @@ def test_a_worker_encodes_a_first_frame_of_a_store(tiny_dir, s3_bucket, first_fr
     latents = []
     for path in (image, first_frame_path, image.with_name("gone.png")):
         work = EncodeFirstFrame(image_path=str(path), height=32, width=96)
-        order = Order(number=1, work=work, model_name=MODEL, components=frozenset({Component.VIDEO_VAE}))
-        report, latent = worker.run(order)
+        request = TaskRequest(number=1, work=work, model_name=MODEL, components=frozenset({Component.VIDEO_VAE}))
+        report, latent = worker.run(request)
         latents.append(latent)
     assert np.array_equal(latents[0].arrays["latent"], latents[1].arrays["latent"])
     assert (report.failure.kind, latent) == (FailureKind.BAD_INPUT, None)

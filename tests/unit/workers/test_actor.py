@@ -9,10 +9,11 @@ from PIL import Image
 from ovi.config import Component, SamplingParams, SolverName
 from ovi.errors import DenoiseStopped, InvalidImage
 from ovi.media.probe import probe
-from ovi_ray.protocol.messages import Cause, Decode, Denoise, EncodeFirstFrame, EncodeTexts, Order, Preload
+from ovi_ray.protocol.messages import Decode, Denoise, EncodeFirstFrame, EncodeTexts, FailureCause, Preload, TaskRequest
 from ovi_ray.scheduling.task import FailureKind
-from ovi_ray.workers.actor import Worker, WorkerConfig, failure_kind
-from ovi_ray.workers.denoise_checkpoint import DenoiseKeeper
+from ovi_ray.workers.actor import Worker, WorkerConfig
+from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
+from ovi_ray.workers.failures import failure_kind
 from ovi_ray.workers.tensor_transport import pack, unpack
 
 TEXT, TRANSFORMER = frozenset({Component.TEXT_ENCODER}), frozenset({Component.TRANSFORMER})
@@ -27,8 +28,8 @@ def worker(tiny_dir):
     )
 
 
-def order(work, components, model_name="720x720_5s", number=1):
-    return Order(number=number, work=work, model_name=model_name, components=components)
+def request(work, components, model_name="720x720_5s", number=1):
+    return TaskRequest(number=number, work=work, model_name=model_name, components=components)
 
 
 def decode(tmp_path):
@@ -42,15 +43,15 @@ def decode(tmp_path):
 
 
 def embeddings(worker):
-    report, *given = worker.run(order(EncodeTexts(texts=("a fox", "blur", "noise")), TEXT))
+    report, *given = worker.run(request(EncodeTexts(texts=("a fox", "blur", "noise")), TEXT))
     assert report.failure is None
     return given
 
 
 def test_the_stages_of_a_clip_end_in_a_video_with_sound(worker, tmp_path):
-    report, latents = worker.run(order(Denoise(params=PARAMS), TRANSFORMER), *embeddings(worker))
+    report, latents = worker.run(request(Denoise(params=PARAMS), TRANSFORMER), *embeddings(worker))
     assert (report.failure, report.facts["attention_backend"]) == (None, "sdpa_flash")
-    report = worker.run(order(decode(tmp_path), DECODERS), latents)
+    report = worker.run(request(decode(tmp_path), DECODERS), latents)
     assert (report.facts["num_frames"], report.facts["num_samples"]) == (9, 6656)
     info = probe(tmp_path / "clip.mp4")
     assert (info.num_frames, info.width, info.height, info.sample_rate) == (9, 64, 64, 16_000)
@@ -60,15 +61,15 @@ def test_the_stages_of_a_clip_end_in_a_video_with_sound(worker, tmp_path):
 
 def test_a_first_frame_is_fitted_to_the_clips_size_whatever_model_is_loaded(worker, first_frame_path):
     work = EncodeFirstFrame(image_path=str(first_frame_path), height=32, width=96)
-    report, latent = worker.run(order(work, frozenset({Component.VIDEO_VAE}), model_name=""))
+    report, latent = worker.run(request(work, frozenset({Component.VIDEO_VAE}), model_name=""))
     assert report.failure is None
     assert unpack(latent)["latent"].shape == (48, 1, 2, 6)
 
 
-def test_components_that_the_order_does_not_keep_are_unloaded_first(worker):
-    worker.run(order(Preload(), TEXT | TRANSFORMER))
+def test_components_that_the_request_does_not_name_are_unloaded_first(worker):
+    worker.run(request(Preload(), TEXT | TRANSFORMER))
     assert worker._pipeline.loaded == TEXT | TRANSFORMER
-    report = worker.run(order(Preload(), TRANSFORMER | DECODERS))
+    report = worker.run(request(Preload(), TRANSFORMER | DECODERS))
     assert worker._pipeline.loaded == TRANSFORMER | DECODERS
     assert report.load_seconds > 0
 
@@ -76,7 +77,7 @@ def test_components_that_the_order_does_not_keep_are_unloaded_first(worker):
 def test_a_bad_image_is_the_clips_fault(worker, tmp_path):
     (tmp_path / "not.png").write_bytes(b"no image")
     work = EncodeFirstFrame(image_path=str(tmp_path / "not.png"), height=64, width=64)
-    report, latent = worker.run(order(work, frozenset({Component.VIDEO_VAE})))
+    report, latent = worker.run(request(work, frozenset({Component.VIDEO_VAE})))
     assert latent is None
     assert report.failure.kind is FailureKind.BAD_INPUT
     assert "not.png" in report.failure.message
@@ -85,18 +86,18 @@ def test_a_bad_image_is_the_clips_fault(worker, tmp_path):
 def test_a_failed_decode_leaves_no_file_and_the_worker_goes_on(worker, tmp_path):
     latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
     broken = pack(video=torch.randn(3, 3, 2, 2), audio=torch.randn(13, 20))
-    report = worker.run(order(decode(tmp_path), DECODERS), broken)
+    report = worker.run(request(decode(tmp_path), DECODERS), broken)
     assert report.failure.kind in (FailureKind.ERROR, FailureKind.BAD_INPUT)
     assert not list(tmp_path.iterdir())
-    assert worker.run(order(decode(tmp_path), DECODERS), latents).failure is None
+    assert worker.run(request(decode(tmp_path), DECODERS), latents).failure is None
 
 
 def test_a_stopped_denoise_says_so_and_a_late_stop_stops_nothing_else(worker):
     texts = embeddings(worker)
     worker.stop(7)
-    report, latents = worker.run(order(Denoise(params=PARAMS), TRANSFORMER, number=7), *texts)
+    report, latents = worker.run(request(Denoise(params=PARAMS), TRANSFORMER, number=7), *texts)
     assert (report.failure.kind, latents) == (FailureKind.CANCELLED, None)
-    report, latents = worker.run(order(Denoise(params=PARAMS), TRANSFORMER, number=8), *texts)
+    report, latents = worker.run(request(Denoise(params=PARAMS), TRANSFORMER, number=8), *texts)
     assert report.failure is None
 
 
@@ -123,7 +124,7 @@ def stop_at(worker, step, number, *, save):
 
 
 def unbroken(worker, texts, params=PARAMS):
-    _, latents = worker.run(order(Denoise(params=params), TRANSFORMER, number=90), *texts)
+    _, latents = worker.run(request(Denoise(params=params), TRANSFORMER, number=90), *texts)
     return unpack(latents)
 
 
@@ -138,11 +139,11 @@ def test_a_denoise_that_was_stopped_is_continued_bit_for_bit_by_another_worker(w
     )
     texts = embeddings(worker)
     stop_at(worker, 3, number=2, save=True)
-    report, _ = worker.run(order(kept(tmp_path, params=params), TRANSFORMER, number=2), *texts)
+    report, _ = worker.run(request(kept(tmp_path, params=params), TRANSFORMER, number=2), *texts)
     assert report.failure.kind is FailureKind.CANCELLED
     other, steps = fresh_worker(tiny_dir), []
     other._on_step = lambda done, total: steps.append(done)
-    report, latents = other.run(order(kept(tmp_path, params=params), TRANSFORMER, number=3), *texts)
+    report, latents = other.run(request(kept(tmp_path, params=params), TRANSFORMER, number=3), *texts)
     assert steps == [4, 5]
     assert_same(unpack(latents), unbroken(worker, texts, params))
     assert [path.name for path in tmp_path.iterdir()] == ["latents"]
@@ -151,9 +152,11 @@ def test_a_denoise_that_was_stopped_is_continued_bit_for_bit_by_another_worker(w
 def test_a_long_denoise_is_saved_every_so_often_and_comes_out_the_same(worker, tmp_path, monkeypatch):
     texts = embeddings(worker)
     saved = []
-    save = DenoiseKeeper.save_state
-    monkeypatch.setattr(DenoiseKeeper, "save_state", lambda self, state: (saved.append(state.step), save(self, state)))
-    _, latents = worker.run(order(kept(tmp_path, checkpoint_s=0.0), TRANSFORMER, number=2), *texts)
+    save = DenoiseCheckpointer.save_state
+    monkeypatch.setattr(
+        DenoiseCheckpointer, "save_state", lambda self, state: (saved.append(state.step), save(self, state))
+    )
+    _, latents = worker.run(request(kept(tmp_path, checkpoint_s=0.0), TRANSFORMER, number=2), *texts)
     assert set(saved) >= {1, 2}
     assert_same(unpack(latents), unbroken(worker, texts))
 
@@ -161,15 +164,15 @@ def test_a_long_denoise_is_saved_every_so_often_and_comes_out_the_same(worker, t
 def test_a_stop_that_is_not_to_save_leaves_nothing(worker, tmp_path):
     texts = embeddings(worker)
     stop_at(worker, 1, number=2, save=False)
-    worker.run(order(kept(tmp_path), TRANSFORMER, number=2), *texts)
+    worker.run(request(kept(tmp_path), TRANSFORMER, number=2), *texts)
     assert not list(tmp_path.iterdir())
 
 
 def test_finished_latents_are_not_made_again(worker, tmp_path):
     texts = embeddings(worker)
-    first, latents = worker.run(order(kept(tmp_path), TRANSFORMER, number=2), *texts)
+    first, latents = worker.run(request(kept(tmp_path), TRANSFORMER, number=2), *texts)
     worker._on_step = lambda done, total: pytest.fail("a step was taken")
-    second, again = worker.run(order(kept(tmp_path), TRANSFORMER, number=3), *texts)
+    second, again = worker.run(request(kept(tmp_path), TRANSFORMER, number=3), *texts)
     assert_same(unpack(again), unpack(latents))
     assert second.facts["denoise_s"] == first.facts["denoise_s"]
 
@@ -178,7 +181,7 @@ def test_finished_latents_are_not_made_again(worker, tmp_path):
 def test_a_corrupt_file_is_told_and_the_clip_is_denoised_again(worker, tmp_path, name):
     texts = embeddings(worker)
     (tmp_path / name).write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
-    report, latents = worker.run(order(kept(tmp_path), TRANSFORMER, number=2), *texts)
+    report, latents = worker.run(request(kept(tmp_path), TRANSFORMER, number=2), *texts)
     assert f"{tmp_path / name}" in report.notes[0]
     assert_same(unpack(latents), unbroken(worker, texts))
 
@@ -186,7 +189,7 @@ def test_a_corrupt_file_is_told_and_the_clip_is_denoised_again(worker, tmp_path,
 def test_latents_that_cannot_be_kept_do_not_fail_the_denoise(worker, tmp_path):
     path = tmp_path / "no folder" / "latents"
     report, latents = worker.run(
-        order(kept(tmp_path, latents_path=str(path)), TRANSFORMER, number=2), *embeddings(worker)
+        request(kept(tmp_path, latents_path=str(path)), TRANSFORMER, number=2), *embeddings(worker)
     )
     assert (report.failure, latents is None) == (None, False)
     assert "No such file" in report.storage_error
@@ -194,22 +197,22 @@ def test_latents_that_cannot_be_kept_do_not_fail_the_denoise(worker, tmp_path):
 
 def test_a_decode_takes_kept_latents_where_none_are_given(worker, tmp_path):
     texts = embeddings(worker)
-    worker.run(order(kept(tmp_path), TRANSFORMER, number=2), *texts)
+    worker.run(request(kept(tmp_path), TRANSFORMER, number=2), *texts)
     work = replace(decode(tmp_path), clip_id="a", latents_path=str(tmp_path / "latents"))
-    report = worker.run(order(work, DECODERS))
+    report = worker.run(request(work, DECODERS))
     assert report.facts["attention_backend"].startswith("sdpa")
     assert probe(tmp_path / "clip.mp4").num_frames == 9
 
 
 def test_a_decode_of_corrupt_latents_says_so(worker, tmp_path):
     texts = embeddings(worker)
-    worker.run(order(kept(tmp_path), TRANSFORMER, number=2), *texts)
+    worker.run(request(kept(tmp_path), TRANSFORMER, number=2), *texts)
     content = bytearray((tmp_path / "latents").read_bytes())
     content[-100] ^= 1
     (tmp_path / "latents").write_bytes(content)
     work = replace(decode(tmp_path), clip_id="a", latents_path=str(tmp_path / "latents"))
-    failure = worker.run(order(work, DECODERS)).failure
-    assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, Cause.LATENTS)
+    failure = worker.run(request(work, DECODERS)).failure
+    assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, FailureCause.LATENTS)
     assert "checksum" in failure.message
 
 
@@ -219,13 +222,13 @@ def test_a_full_disk_is_not_the_clips_fault(worker, tmp_path, monkeypatch):
 
     monkeypatch.setattr("ovi_ray.workers.actor.write_poster", full)
     latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
-    failure = worker.run(order(decode(tmp_path), DECODERS), latents).failure
-    assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, Cause.STORAGE)
+    failure = worker.run(request(decode(tmp_path), DECODERS), latents).failure
+    assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, FailureCause.STORAGE)
 
 
 def test_a_video_with_too_few_frames_is_not_committed(worker, tmp_path):
     latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
-    report = worker.run(order(replace(decode(tmp_path), num_frames=13), DECODERS), latents)
+    report = worker.run(request(replace(decode(tmp_path), num_frames=13), DECODERS), latents)
     assert "9 frames were written; expected 13" in report.failure.message
     assert not (tmp_path / "clip.mp4").exists()
 

@@ -1,4 +1,4 @@
-"""Out of memory in a worker: each rung of the ladders, with failures put in."""
+"""Out of memory in a worker: each fallback step, with injected failures."""
 
 import pytest
 import torch
@@ -8,10 +8,10 @@ from ovi.config import Component, SamplingParams
 from ovi.media.probe import probe
 from ovi.pipeline import OviPipeline
 from ovi.weights.formats import WeightFormat
-from ovi_ray.protocol.messages import Decode, Denoise, EncodeTexts, Order, Preload
+from ovi_ray.protocol.messages import Decode, Denoise, EncodeTexts, Preload, TaskRequest
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.workers.actor import Worker, WorkerConfig
-from ovi_ray.workers.oom_fallback import AS_IT_IS, DECODE_LADDER, ON_CPU, Rung, decode_ladder, descend
+from ovi_ray.workers.oom_fallback import DECODE_STEPS, FULL, ON_CPU, FallbackStep, decode_steps, run_with_fallback
 from ovi_ray.workers.tensor_transport import pack
 
 TEXT, TRANSFORMER = frozenset({Component.TEXT_ENCODER}), frozenset({Component.TRANSFORMER})
@@ -33,8 +33,8 @@ def worker(tiny_dir):
     return make_worker(tiny_dir)
 
 
-def order(work, components):
-    return Order(number=1, work=work, model_name="720x720_5s", components=components)
+def request(work, components):
+    return TaskRequest(number=1, work=work, model_name="720x720_5s", components=components)
 
 
 def decode(tmp_path):
@@ -50,7 +50,7 @@ def decode(tmp_path):
 
 @pytest.fixture
 def tried(monkeypatch):
-    """Decodes run out of memory on every rung that `tried.fails` names; the tilings that were tried are kept."""
+    """Decodes run out of memory on the first `tried.fails` attempts; the tilings of all attempts are kept."""
 
     class Tried(list):
         fails = 0
@@ -76,34 +76,34 @@ def tried(monkeypatch):
         (3, "was decoded in 4x4 tiles with the host's memory, after it ran out of memory"),
     ],
 )
-def test_a_decode_goes_down_the_ladder_until_it_has_memory(worker, tmp_path, tried, fails, note):
+def test_a_decode_falls_back_until_it_has_memory(worker, tmp_path, tried, fails, note):
     tried.fails = fails
-    report = worker.run(order(decode(tmp_path), DECODERS), LATENTS)
+    report = worker.run(request(decode(tmp_path), DECODERS), LATENTS)
     assert report.failure is None
-    assert list(tried) == [rung.tiling for rung in DECODE_LADDER[: fails + 1]]
+    assert list(tried) == [step.tiling for step in DECODE_STEPS[: fails + 1]]
     assert report.notes == (f"clip c {note}",)
     assert probe(tmp_path / "clip.mp4").num_frames == 9
 
 
-def test_a_decode_that_runs_out_on_every_rung_is_given_back_and_then_ends_on_the_cpu(worker, tmp_path, tried):
-    tried.fails = len(DECODE_LADDER)
-    given_back = worker.run(order(decode(tmp_path), DECODERS), LATENTS)
-    assert given_back.failure.kind is FailureKind.OUT_OF_MEMORY
+def test_a_decode_that_runs_out_on_every_step_fails_and_its_next_attempt_ends_on_the_cpu(worker, tmp_path, tried):
+    tried.fails = len(DECODE_STEPS)
+    failed = worker.run(request(decode(tmp_path), DECODERS), LATENTS)
+    assert failed.failure.kind is FailureKind.OUT_OF_MEMORY
     assert not list(tmp_path.iterdir())
-    tried.fails = 2 * len(DECODE_LADDER)
-    again = worker.run(order(decode(tmp_path), DECODERS), LATENTS)
+    tried.fails = 2 * len(DECODE_STEPS)
+    again = worker.run(request(decode(tmp_path), DECODERS), LATENTS)
     assert again.failure is None
     assert "on the CPU" in again.notes[0]
     assert probe(tmp_path / "clip.mp4").num_frames == 9
 
 
 def test_a_decode_with_enough_memory_is_not_tiled_and_nothing_is_said(worker, tmp_path, tried):
-    report = worker.run(order(decode(tmp_path), DECODERS), LATENTS)
+    report = worker.run(request(decode(tmp_path), DECODERS), LATENTS)
     assert (list(tried), report.notes) == ([None], ())
 
 
 def test_a_denoise_that_runs_out_of_memory_is_done_again_alone(worker, monkeypatch):
-    _, *rows = worker.run(order(EncodeTexts(texts=("a fox", "blur", "noise")), TEXT))
+    _, *rows = worker.run(request(EncodeTexts(texts=("a fox", "blur", "noise")), TEXT))
     loaded = []
     denoise = OviPipeline.denoise
 
@@ -114,7 +114,7 @@ def test_a_denoise_that_runs_out_of_memory_is_done_again_alone(worker, monkeypat
         return denoise(pipeline, *arguments, **options)
 
     monkeypatch.setattr(OviPipeline, "denoise", fail_beside_others)
-    report, latents = worker.run(order(Denoise(params=PARAMS, clip_id="c"), TEXT | TRANSFORMER), *rows)
+    report, latents = worker.run(request(Denoise(params=PARAMS, clip_id="c"), TEXT | TRANSFORMER), *rows)
     assert report.failure is None
     assert latents is not None
     assert loaded == [TEXT | TRANSFORMER, TRANSFORMER]
@@ -124,26 +124,26 @@ def test_a_denoise_that_runs_out_of_memory_is_done_again_alone(worker, monkeypat
 def test_any_other_failure_is_not_tried_again():
     tries = []
 
-    def attempt(rung):
-        tries.append(rung)
+    def attempt(step):
+        tries.append(step)
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        descend((AS_IT_IS, ON_CPU), attempt, lambda error: isinstance(error, MemoryError))
-    assert tries == [AS_IT_IS]
+        run_with_fallback((FULL, ON_CPU), attempt, lambda error: isinstance(error, MemoryError))
+    assert tries == [FULL]
 
 
-def test_the_last_rungs_failure_is_the_ladders():
-    def attempt(rung: Rung) -> None:
-        raise MemoryError(rung.name)
+def test_the_failure_of_the_last_step_is_raised():
+    def attempt(step: FallbackStep) -> None:
+        raise MemoryError(step.name)
 
     with pytest.raises(MemoryError, match="on the CPU"):
-        descend((AS_IT_IS, ON_CPU), attempt, lambda error: isinstance(error, MemoryError))
+        run_with_fallback((FULL, ON_CPU), attempt, lambda error: isinstance(error, MemoryError))
 
 
-def test_the_cpu_is_tried_only_by_a_worker_that_gave_the_clip_back():
-    assert ON_CPU not in decode_ladder(was_given_back=False)
-    assert decode_ladder(was_given_back=True)[-1] is ON_CPU
+def test_the_cpu_is_tried_only_by_a_worker_that_failed_the_clip_before():
+    assert ON_CPU not in decode_steps(failed_here_before=False)
+    assert decode_steps(failed_here_before=True)[-1] is ON_CPU
 
 
 # -- how a worker holds the model --------------------------------------------------------------------------------------
@@ -151,26 +151,26 @@ def test_the_cpu_is_tried_only_by_a_worker_that_gave_the_clip_back():
 
 def test_what_is_offloaded_waits_in_the_hosts_memory_and_comes_back(tiny_dir, monkeypatch):
     worker = make_worker(tiny_dir, cpu_offload=True)
-    worker.run(order(Preload(), TEXT))
+    worker.run(request(Preload(), TEXT))
     encoder = worker._pipeline._components[Component.TEXT_ENCODER]
-    worker.run(order(Preload(), TRANSFORMER))
+    worker.run(request(Preload(), TRANSFORMER))
     assert (worker._pipeline.loaded, worker._pipeline.offloaded) == (TRANSFORMER, TEXT)
     monkeypatch.setattr("ovi.weights.loading.load_component", None)
-    worker.run(order(Preload(), TEXT))
+    worker.run(request(Preload(), TEXT))
     assert worker._pipeline._components[Component.TEXT_ENCODER] is encoder
 
 
 def test_a_worker_runs_the_attention_that_is_asked_for_and_says_so(tiny_dir):
     worker = make_worker(tiny_dir, attention=AttentionBackend.SDPA_MATH)
-    _, *rows = worker.run(order(EncodeTexts(texts=("a fox", "blur", "noise")), TEXT))
-    report, _ = worker.run(order(Denoise(params=PARAMS), TRANSFORMER), *rows)
+    _, *rows = worker.run(request(EncodeTexts(texts=("a fox", "blur", "noise")), TEXT))
+    report, _ = worker.run(request(Denoise(params=PARAMS), TRANSFORMER), *rows)
     assert report.facts["attention_backend"] == "sdpa_math"
 
 
 def test_attention_that_cannot_run_here_is_a_failure_with_the_reason_and_what_can(tiny_dir):
     worker = make_worker(tiny_dir, attention=AttentionBackend.FLASH_ATTN_3)
-    _, *rows = worker.run(order(EncodeTexts(texts=("a fox", "blur", "noise")), TEXT))
-    report, _ = worker.run(order(Denoise(params=PARAMS), TRANSFORMER), *rows)
+    _, *rows = worker.run(request(EncodeTexts(texts=("a fox", "blur", "noise")), TEXT))
+    report, _ = worker.run(request(Denoise(params=PARAMS), TRANSFORMER), *rows)
     assert report.failure.kind is FailureKind.ERROR
     assert "it runs on NVIDIA GPUs only; usable: auto, sdpa" in report.failure.message
 

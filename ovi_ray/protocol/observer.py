@@ -1,0 +1,117 @@
+"""The interface through which a running job can be watched: by the terminal, the decision printer, the run's record, a test."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ovi_ray.protocol.messages import WorkerInfo
+from ovi_ray.protocol.progress import JobSnapshot
+from ovi_ray.scheduling.actions import Action
+from ovi_ray.scheduling.config import SchedulerConfig
+from ovi_ray.scheduling.events import Event
+from ovi_ray.scheduling.workload import Workload
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class RunStarted:
+    """The scheduler's inputs: with these and the events, every decision of the run can be computed again."""
+
+    workload: Workload
+    config: SchedulerConfig
+    clip_ids: pa.Array
+    """[clips] id of each clip of the workload."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Cycle:
+    """One call of `Scheduler.handle`."""
+
+    now: float
+    """Seconds since the driver started."""
+    events: tuple[Event, ...]
+    actions: tuple[Action, ...]
+    stopping: bool = False
+    """The run is being stopped: its RunTask actions are not carried out."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class RunEnded:
+    """How the driver's loop ended."""
+
+    now: float
+    done: int
+    """Clips rendered in this run."""
+    failed: int
+    error: str = ""
+    """Why the run ended before its last clip; empty when every clip ended."""
+
+
+class JobObserver:
+    """Callbacks of a running job, all of them optional. They run on the driver's thread, so they must return quickly."""
+
+    def started(self, run: RunStarted) -> None:
+        """The driver starts; called once, before the first cycle."""
+
+    def worker_started(self, worker: str, slot: str, info: WorkerInfo) -> None:
+        """A worker answers; the cycle with its WorkerJoined event follows."""
+
+    def cycle(self, cycle: Cycle) -> None:
+        """The scheduler took events and returned actions."""
+
+    def progress(self, snapshot: JobSnapshot) -> None:
+        """How far the job is; about twice a second."""
+
+    def message(self, text: str) -> None:
+        """Something the user should know."""
+
+    def ended(self, run: RunEnded) -> None:
+        """The driver ends, for whatever reason; called once."""
+
+
+class Observers(JobObserver):
+    """Passes every callback on to several observers, in order."""
+
+    def __init__(self, observers: Iterable[JobObserver]) -> None:
+        self._observers: Sequence[JobObserver] = tuple(observers)
+
+    def started(self, run: RunStarted) -> None:
+        """See JobObserver."""
+        for observer in self._observers:
+            observer.started(run)
+
+    def worker_started(self, worker: str, slot: str, info: WorkerInfo) -> None:
+        """See JobObserver."""
+        for observer in self._observers:
+            observer.worker_started(worker, slot, info)
+
+    def cycle(self, cycle: Cycle) -> None:
+        """See JobObserver."""
+        for observer in self._observers:
+            observer.cycle(cycle)
+
+    def progress(self, snapshot: JobSnapshot) -> None:
+        """See JobObserver."""
+        for observer in self._observers:
+            observer.progress(snapshot)
+
+    def message(self, text: str) -> None:
+        """See JobObserver."""
+        for observer in self._observers:
+            observer.message(text)
+
+    def ended(self, run: RunEnded) -> None:
+        """See JobObserver."""
+        for observer in self._observers:
+            observer.ended(run)
+
+
+class MessageObserver(JobObserver):
+    """Passes messages to a function and ignores the rest."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+
+    def message(self, text: str) -> None:
+        """See JobObserver."""
+        self._show(text)

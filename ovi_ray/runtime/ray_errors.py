@@ -1,0 +1,30 @@
+"""What Ray's exceptions say: a crashed process, a lost machine, or an object that is gone."""
+
+import ray
+from ray.exceptions import ActorDiedError, RayError
+
+_NODE_DEATHS = ("its node has died", "actor's node was terminated")  # Ray has no error code for it
+
+
+def is_crash(error: RayError) -> bool:
+    """Whether a worker's process died by itself. A node that dies is unreachable before Ray declares it dead."""
+    return isinstance(error, ActorDiedError) and not is_node_loss(error)
+
+
+def is_node_loss(error: RayError) -> bool:
+    """Whether an actor went down with its node, or was preempted."""
+    return isinstance(error, ActorDiedError) and (error.preempted or any(words in str(error) for words in _NODE_DEATHS))
+
+
+def can_be_fetched(ref: ray.ObjectRef, timeout_s: float) -> bool:
+    """Whether an object still exists. It is fetched, because `ray.wait` reports lost objects as ready."""
+    try:
+        ray.get(ref, timeout=timeout_s)
+    except RayError:
+        return False
+    return True
+
+
+def last_line(error: RayError) -> str:
+    """The last line of an error's text, which names the exception behind it."""
+    return str(error).strip().splitlines()[-1].strip()

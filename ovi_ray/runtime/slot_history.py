@@ -1,0 +1,25 @@
+"""What a slot's workers failed at, to tell a broken device from a clip that kills workers."""
+
+from collections.abc import Hashable, Set
+from dataclasses import dataclass, replace
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class SlotHistory:
+    """The workers that a slot has had, and what they failed at since one of them last finished a task."""
+
+    workers: int = 1
+    failures: frozenset[Hashable] = frozenset()
+    """Each failed start and each task that killed its worker; attempts of the same task count once."""
+
+    def failed_at(self, causes: Set[Hashable]) -> "SlotHistory":
+        """With the current worker gone. `causes` is empty if it went down with its node, which is not the slot's fault."""
+        return SlotHistory(workers=self.workers + 1, failures=self.failures | causes)
+
+    def succeeded(self) -> "SlotHistory":
+        """With a task finished."""
+        return replace(self, failures=frozenset())
+
+    def is_broken(self, max_failures: int) -> bool:
+        """Whether the slot should get no further worker."""
+        return len(self.failures) >= max_failures

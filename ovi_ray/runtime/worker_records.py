@@ -1,0 +1,74 @@
+"""The workers of a run as the driver knows them: device, running task, time spent."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from ovi.stages import CLIP_STAGES, Stage
+from ovi_ray.protocol.messages import TaskReport, WorkerInfo
+from ovi_ray.protocol.progress import WorkerTime
+from ovi_ray.scheduling.task import Task
+
+
+class WorkerRecords:
+    """Every worker that joined in this run, lost ones included. Times are seconds on the driver's clock."""
+
+    def __init__(self) -> None:
+        self._infos: dict[str, WorkerInfo] = {}
+        self._running: dict[str, Task] = {}
+        self._times: dict[str, WorkerTime] = {}
+        self._joined_at: dict[str, float] = {}  # of workers that are alive
+
+    @property
+    def infos(self) -> Mapping[str, WorkerInfo]:
+        """Worker -> its device and process."""
+        return self._infos
+
+    @property
+    def running(self) -> Mapping[str, Task]:
+        """Worker -> the task it was given and has not answered."""
+        return self._running
+
+    @property
+    def any_alive(self) -> bool:
+        """Whether a worker has joined and is not lost."""
+        return bool(self._joined_at)
+
+    @property
+    def has_unsaved_work(self) -> bool:
+        """Whether a task runs that would be costly to repeat; encodes are not."""
+        return any(task.items and task.stage in CLIP_STAGES for task in self._running.values())
+
+    def denoising(self) -> list[tuple[str, Task]]:
+        """(worker, task) of each running denoise."""
+        return [(name, task) for name, task in self._running.items() if task.stage is Stage.DENOISE and task.items]
+
+    def joined(self, worker: str, info: WorkerInfo, now: float) -> None:
+        """A worker is ready."""
+        self._infos[worker] = info
+        self._joined_at[worker] = now
+        self._times[worker] = WorkerTime(worker=worker, node=info.node, device=info.device)
+
+    def started(self, worker: str, task: Task) -> None:
+        """A worker was given a task."""
+        self._running[worker] = task
+
+    def ended(self, worker: str) -> None:
+        """A worker's task ended."""
+        self._running.pop(worker, None)
+
+    def add_time(self, worker: str, task: Task, report: TaskReport) -> None:
+        """Count the time that a task took."""
+        self._times[worker] = self._times[worker].plus(task.stage, report.seconds, report.load_seconds)
+
+    def lost(self, worker: str, now: float) -> None:
+        """A worker is gone, and its task with it."""
+        self._running.pop(worker, None)
+        held_s = now - self._joined_at.pop(worker)
+        self._times[worker] = dataclasses.replace(self._times[worker], held_s=held_s)
+
+    def times(self, now: float) -> tuple[WorkerTime, ...]:
+        """How each worker spent its time so far."""
+        alive = {name: now - joined_at for name, joined_at in self._joined_at.items()}
+        return tuple(
+            dataclasses.replace(time, held_s=alive.get(name, time.held_s)) for name, time in self._times.items()
+        )

@@ -1,0 +1,24 @@
+"""An observer that keeps everything it is told."""
+
+from ovi_ray.protocol.observer import JobObserver
+
+
+class RecordingObserver(JobObserver):
+    def __init__(self):
+        self.messages, self.snapshots, self.cycles, self.ends = [], [], [], []
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def progress(self, snapshot):
+        self.snapshots.append(snapshot)
+
+    def cycle(self, cycle):
+        self.cycles.append(cycle)
+
+    def ended(self, run):
+        self.ends.append(run)
+
+    @property
+    def actions(self):
+        return [action for cycle in self.cycles for action in cycle.actions]
