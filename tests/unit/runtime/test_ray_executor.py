@@ -20,6 +20,8 @@ from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKey, DataKind, FailureKind, Task
 from ovi_ray.workers.actor import WorkerConfig
 
+pytestmark = pytest.mark.ray
+
 TEXT, TRANSFORMER = frozenset({Component.TEXT_ENCODER}), frozenset({Component.TRANSFORMER})
 TEXT_KEYS = [DataKey(kind=DataKind.TEXT, number=number) for number in range(3)]
 LATENTS = DataKey(kind=DataKind.LATENTS, number=0)
