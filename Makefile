@@ -30,7 +30,7 @@ test: install ## Run every test that needs no GPU; under ten minutes
 	$(PYTEST) $(PARALLEL) -m "not gpu"
 
 gpu: install ## Run the tests that need a GPU; without one, only say so
-	$(PYTEST) tests/gpu; status=$$?; [ $$status -eq 5 ] || exit $$status # 5: no tests were left
+	@$(PYTEST) tests/gpu; status=$$?; [ $$status -eq 5 ] || exit $$status # 5: no tests were left
 
 chaos: install ## Kill a long job 200 times and see that nothing is lost
 	$(VENV)/bin/python -m tests.chaos.nightly

@@ -70,10 +70,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3_bucket(request: pytest.FixtureRequest, s3_server: S3Server) -> str:
+def s3_bucket(request: pytest.FixtureRequest) -> str:
     """The URI of an empty bucket, such as s3://bucket-1."""
     lanes.check_s3_marker(request.node)
-    return s3_server.new_bucket()
+    server: S3Server = request.getfixturevalue("s3_server")
+    return server.new_bucket()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

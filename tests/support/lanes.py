@@ -15,8 +15,8 @@ import pytest
 from tests.support.waiting import PATIENCE_S
 
 RUNTIME_ENV_HOOK = "RAY_RUNTIME_ENV_HOOK"  # every ray.init calls it, also in processes that inherit the environment
-S3_SERVER = "s3_server"  # the fixture that starts it
-LONGEST_FIRST = ("chaos", "e2e", "unit/runtime", "unit/output", "unit/storage", "")
+S3_FIXTURES = {"s3_server", "s3_bucket"}
+LONGEST_FIRST = ("tests/chaos/", "tests/e2e/", "tests/unit/runtime/", "")
 LEFT_OUT = pytest.StashKey[int]()
 """Tests marked `gpu` that were left out."""
 TIMEOUT_S = 2 * PATIENCE_S
@@ -38,7 +38,7 @@ def allow_only_what_is_marked(item: pytest.Item) -> None:
 
 def mark_s3(item: pytest.Item) -> None:
     """Mark a test that uses the S3 server, directly or through another fixture."""
-    if S3_SERVER in getattr(item, "fixturenames", ()):
+    if S3_FIXTURES & set(getattr(item, "fixturenames", ())):
         item.add_marker("s3")
 
 
@@ -51,7 +51,7 @@ def check_s3_marker(item: pytest.Item) -> None:
 def check_gpu_folder(items: Iterable[pytest.Item]) -> None:
     """Raises UsageError for tests marked `gpu` elsewhere than in tests/gpu, and for others there."""
     for item in items:
-        if ("gpu" in item.path.parts) != bool(item.get_closest_marker("gpu")):
+        if item.nodeid.startswith("tests/gpu/") != bool(item.get_closest_marker("gpu")):
             raise pytest.UsageError(f"{item.nodeid}: tests marked `gpu` lie in tests/gpu, and no others")
 
 
@@ -69,7 +69,7 @@ def order(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """The files that take longest first, so that processes which share the files end together."""
 
     def rank(item: pytest.Item) -> int:
-        return next(place for place, folder in enumerate(LONGEST_FIRST) if f"tests/{folder}" in item.path.as_posix())
+        return next(place for place, folder in enumerate(LONGEST_FIRST) if item.nodeid.startswith(folder))
 
     return sorted(items, key=rank)
 
@@ -77,7 +77,5 @@ def order(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 def give_time(items: Iterable[pytest.Item]) -> None:
     """Raise the time limit of tests that start processes: a loaded machine takes many times as long for these."""
     for item in items:
-        if any(item.get_closest_marker(name) for name in ("ray", "s3", "slow")) and not item.get_closest_marker(
-            "timeout"
-        ):
+        if any(item.get_closest_marker(name) for name in ("ray", "s3", "slow")):
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
