@@ -1,4 +1,4 @@
-"""A job that can be started, damaged and counted: real processes, a real Ray, the small golden checkpoint."""
+"""A job for fault injection: real processes, a real Ray, the small golden checkpoint."""
 
 import json
 import os
@@ -57,10 +57,10 @@ class ChaosJob:
     silence_s: float = field(default_factory=lambda: under_load(60.0))
     """Seconds without an answer after which a busy worker is replaced."""
     step_s: float = 0.05
-    """Seconds to sleep in each step, so that there is time to hurt it."""
+    """Seconds to sleep in each step, so that there is time for a fault."""
     address: str = ""
     """Address of the Ray cluster that drivers join; by default each starts its own."""
-    hurts: dict[str, object] = field(default_factory=dict)
+    hooks: dict[str, object] = field(default_factory=dict)
     """More settings of `worker_hooks` for the next drivers."""
     driver: subprocess.Popen[str] | None = None
     runs: int = 0
@@ -106,13 +106,13 @@ class ChaosJob:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **self._hooks()},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **self._hook_environment()},
                 start_new_session=True,
             )
         return self.driver
 
-    def _hooks(self) -> dict[str, str]:
-        return hooked_environment(self.log, step_s=self.step_s, **self.hurts)
+    def _hook_environment(self) -> dict[str, str]:
+        return hooked_environment(self.log, step_s=self.step_s, **self.hooks)
 
     @property
     def output_path(self) -> Path:

@@ -26,7 +26,7 @@ FROZEN_S = 20.0  # of silence, after which a frozen worker is replaced
 
 
 class Chaos:
-    """Damages a job at random and counts the denoising steps that this may cost."""
+    """Injects random faults into a job and counts the denoising steps that they may cost."""
 
     def __init__(self, job: ChaosJob, nodes: Nodes | None, rng: random.Random) -> None:
         self._job = job
@@ -37,14 +37,19 @@ class Chaos:
         """Steps that may be denoised twice: one for each worker that dies, all of a clip for each file that is damaged."""
 
     def steps_until_next(self) -> int:
-        """Denoising steps of all workers until the next damage."""
+        """Denoising steps of all workers until the next fault."""
         return self._rng.randint(0, MAX_STEPS_BETWEEN)
 
-    def hurt(self) -> None:
-        """Damage the job in one random way, once it has workers."""
+    def inject_fault(self) -> None:
+        """Inject one random fault, once the job has workers."""
         if not self._job.worker_pids():
             return
-        ways = [self._kill_worker] * 12 + [self._freeze_worker, self._kill_driver, self._stop_driver, self._damage]
+        ways = [self._kill_worker] * 12 + [
+            self._freeze_worker,
+            self._kill_driver,
+            self._stop_driver,
+            self._corrupt_file,
+        ]
         if self._nodes is not None:
             ways.append(self._replace_node)
         way = self._rng.choice(ways)
@@ -52,7 +57,7 @@ class Chaos:
         self.tell(way.__name__.strip("_").replace("_", " "))
 
     def tell(self, what: str) -> None:
-        """Print the time, what was done, and the progress of the job."""
+        """Print the time, the fault, and the progress of the job."""
         print(
             f"{time.strftime('%H:%M:%S')} {what}: {self.kills} kills, {len(self._job.output.videos())} videos,"
             f" {self.steps_allowed} steps may be repeated",
@@ -84,7 +89,7 @@ class Chaos:
         self._job.finish()
         self._count(workers=self._job.workers)
 
-    def _damage(self) -> None:
+    def _corrupt_file(self) -> None:
         """Truncate a video, or corrupt latents, and kill the driver, so that the next one finds it."""
         self._kill_driver()
         output = self._job.output
@@ -137,7 +142,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--steps", type=int, default=40, help="of each clip's denoise")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0, help="of the random damage")
+    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
     parser.add_argument(
         "--out", default="", help="where the job is written, a path or a URI; a temporary folder if not given"
     )
@@ -156,12 +161,12 @@ def _run(job: ChaosJob, chaos: Chaos, kills: int) -> None:
     while chaos.kills < kills and len(job.output.videos()) < job.clips:
         _let_work(job, chaos.steps_until_next())
         if job.driver.poll() is None:
-            chaos.hurt()
+            chaos.inject_fault()
         if job.driver.poll() is not None:
             chaos.tell("start the next driver")
             job.start()
     for _ in range(MAX_QUIET_RUNS):
-        chaos.tell("no more damage")
+        chaos.tell("no more faults")
         if job.finish(3600) == 0:
             break
         job.start()

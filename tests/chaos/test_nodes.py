@@ -47,7 +47,7 @@ def test_a_full_disk_pauses_the_job_and_costs_nothing(small_disk, nodes, make_jo
 def run_until(job, *, ends, drivers=8):
     """Run the same command until it ends with this exit code; each time, other writes fail."""
     for _ in range(drivers):
-        job.hurts["failing_writes"] = job.runs
+        job.hooks["failing_writes"] = job.runs
         job.start()
         code = job.finish()
         if code == ends:
@@ -58,7 +58,7 @@ def run_until(job, *, ends, drivers=8):
 
 def test_where_a_write_in_five_fails_and_a_clip_kills_its_workers_the_others_are_finished(nodes, make_job):
     job = make_job(clips=3, address=nodes.address)
-    job.hurts["poison"] = POISON
+    job.hooks["poison"] = POISON
     run_until(job, ends=1)
     failed = [row for row in job.output.results().to_pylist() if row["status"] == "failed"]
     assert [row["seed"] for row in failed] == [POISON]
@@ -67,10 +67,10 @@ def test_where_a_write_in_five_fails_and_a_clip_kills_its_workers_the_others_are
     assert job.output.table("failed.parquet").column("meta_error").to_pylist() == [failed[0]["error"]]
 
     # Without the poison the clip is rendered, and nothing is denoised twice.
-    del job.hurts["poison"]
+    del job.hooks["poison"]
     run_until(job, ends=0)
     assert job.writes_failed()
-    del job.hurts["failing_writes"]
+    del job.hooks["failing_writes"]
     job.start()  # the failed clip may still have two rows, if the write that leaves one failed
     assert job.finish() == 0, job.said
     assert_all_is_there(job, steps_repeated=0)
