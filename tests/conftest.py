@@ -20,7 +20,9 @@ TINY = Path(__file__).parent / "data" / "tiny"
 
 # Threads of torch: the test models are small, and threads that wait for each other cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray gives up on a process that takes a minute to start. On a loaded machine it may.
+# Ray runs workers at nice 15: beside eight busy processes that leaves them a hundredth of the CPUs.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray gives up on a worker that takes a minute to start. On a loaded machine it may.
 os.environ.setdefault("RAY_worker_register_timeout_seconds", f"{PATIENCE_S:.0f}")
 os.environ.setdefault("RAY_agent_register_timeout_ms", f"{1000 * PATIENCE_S:.0f}")
 

@@ -34,6 +34,7 @@ def test_whatever_is_killed_or_damaged_the_same_command_finishes_the_job_once(ma
 
     # A worker dies in each stage.
     job.start()
+    job.wait_for_held("EncodeTexts")
     assert_second_driver_is_refused(job)
     for stage in STAGES:
         kill_worker_at(job, stage)
