@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import lanes
+from tests.support import lanes, ray_start
 from tests.support.s3 import S3Server, running_s3
-from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:  # the tests that need no torch do not wait for its import
     import torch
@@ -20,11 +19,8 @@ TINY = Path(__file__).parent / "data" / "tiny"
 
 # Threads of torch: the test models are small, and threads that wait for each other cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray runs workers at nice 15: beside eight busy processes that leaves them a hundredth of the CPUs.
-os.environ.setdefault("RAY_worker_niceness", "0")
-# Ray gives up on a worker that takes a minute to start. On a loaded machine it may.
-os.environ.setdefault("RAY_worker_register_timeout_seconds", f"{PATIENCE_S:.0f}")
-os.environ.setdefault("RAY_agent_register_timeout_ms", f"{1000 * PATIENCE_S:.0f}")
+for name, value in ray_start.ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
 
 
 @pytest.fixture(scope="session")

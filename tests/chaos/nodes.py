@@ -8,6 +8,7 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from tests.chaos.harness import ChaosJob
+from tests.support.ray_start import be_patient
 from tests.support.waiting import PATIENCE_S
 from tests.support.worker_hooks import parent
 
@@ -25,6 +26,7 @@ class Nodes:
 
     def __init__(self, count: int) -> None:
         head = {**NODE, "num_cpus": 0, "include_dashboard": False, "_system_config": SYSTEM}
+        be_patient()
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(count):
             self.add()

@@ -17,6 +17,7 @@ from ovi_ray.runtime.placement import VENDORS, Placement, placements
 from ovi_ray.runtime.ray_session import examine_cluster
 from ovi_ray.workers.actor import WorkerConfig
 from tests.support.jobs import result_rows
+from tests.support.ray_start import be_patient
 from tests.support.waiting import PATIENCE_S
 from tests.support.worker_hooks import hooked_environment
 
@@ -29,6 +30,7 @@ BACKENDS = {"nvidia": AttentionBackend.SDPA_FLASH, "amd": AttentionBackend.SDPA_
 @pytest.fixture(scope="module")
 def mixed_cluster():
     """A head, and for each vendor a node that pretends to have a GPU."""
+    be_patient()
     local = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     for vendor in VENDORS:
         local.add_node(wait=False, **NODE, num_gpus=1, labels={"vendor": vendor})

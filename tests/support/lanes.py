@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.ray_start import be_patient
 from tests.support.waiting import PATIENCE_S
 
 RUNTIME_ENV_HOOK = "RAY_RUNTIME_ENV_HOOK"  # every ray.init calls it, also in processes that inherit the environment
@@ -30,10 +31,8 @@ def refuse_ray(runtime_env: Any) -> Any:
 
 def allow_only_what_is_marked(item: pytest.Item) -> None:
     """Refuse Ray to a test that is not marked so, and to every process that it starts."""
-    if item.get_closest_marker("ray"):
-        os.environ.pop(RUNTIME_ENV_HOOK, None)
-    else:
-        os.environ[RUNTIME_ENV_HOOK] = f"{refuse_ray.__module__}.{refuse_ray.__name__}"
+    hook = be_patient if item.get_closest_marker("ray") else refuse_ray
+    os.environ[RUNTIME_ENV_HOOK] = f"{hook.__module__}.{hook.__name__}"
 
 
 def mark_s3(item: pytest.Item) -> None:

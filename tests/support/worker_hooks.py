@@ -25,6 +25,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.ray_start import be_patient
+
 FAILING = 0.2  # of the writes, where writes fail
 PASSED_ON = ("HOOKS_", "PYTHONPATH", "OMP_")
 
@@ -44,7 +46,7 @@ def hooked_environment(log: Path, **settings: object) -> dict[str, str]:
 def add_hooks(runtime_env: Mapping[str, Any] | None) -> dict[str, Any]:
     """Ray's hook: workers take their environment from their node, so the settings travel in the runtime environment."""
     settings = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    return {**(runtime_env or {}), "worker_process_setup_hook": f"{__name__}.install", "env_vars": settings}
+    return {**(be_patient(runtime_env) or {}), "worker_process_setup_hook": f"{__name__}.install", "env_vars": settings}
 
 
 def install() -> None:
