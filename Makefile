@@ -1,13 +1,16 @@
-# `make demo` renders a small job end to end; `make test` passes the tests. Both install what they need into .venv.
+# `make demo` renders a small job end to end; `make test` runs the tests. Both install what they need into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 TEST_PROCESSES ?= 2
+PYTEST := $(VENV)/bin/python -m pytest
+RUN_MODELS := ovi workers devices
+PARALLEL := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo test chaos chaos-s3 lint format benchmark clean
+.PHONY: help install demo test-fast test gpu chaos chaos-s3 lint format benchmark clean
 
 help: ## Show what there is to make
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(INSTALLED) ## Install into .venv, every package pinned
 
@@ -20,8 +23,14 @@ demo: install ## Render jobs/quickstart with a small built-in model and two work
 	$(VENV)/bin/ovi-ray weights tiny demo/ckpts
 	$(VENV)/bin/ovi-ray render jobs/quickstart/job.yaml --ckpt-dir demo/ckpts --out demo/out --workers 2
 
-test: install ## Run the tests
-	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+test-fast: install ## Run the unit tests without a model, Ray or the S3 server; under a minute
+	$(PYTEST) $(PARALLEL) tests/unit $(addprefix --ignore=tests/unit/,$(RUN_MODELS)) -m "not ray and not s3 and not slow"
+
+test: install ## Run every test that needs no GPU; under ten minutes
+	$(PYTEST) $(PARALLEL) -m "not gpu"
+
+gpu: install ## Run the tests that need a GPU; without one, only say so
+	@$(PYTEST) tests/gpu; status=$$?; [ $$status -eq 5 ] || exit $$status # 5: no tests were left
 
 chaos: install ## Kill a long job 200 times and see that nothing is lost
 	$(VENV)/bin/python -m tests.chaos.nightly

@@ -1,4 +1,4 @@
-"""Jobs to hurt, and a cluster to hurt them on."""
+"""Jobs to damage, and a cluster to run them on."""
 
 import contextlib
 
@@ -16,7 +16,7 @@ def nodes():
 
 @pytest.fixture
 def make_job(tmp_path):
-    """Makes jobs of a folder; what is left of their processes ends with the test."""
+    """Makes jobs in one folder; their processes end with the test."""
     with contextlib.ExitStack() as ends:
 
         def make(**options):

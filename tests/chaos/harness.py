@@ -1,27 +1,29 @@
-"""A job that can be started, hurt and counted: real processes, a real Ray, the small golden checkpoint."""
+"""A job for fault injection: real processes, a real Ray, the small golden checkpoint."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from tests.chaos.hooks import born
 from tests.chaos.output import Output
 from tests.chaos.render_job import Run
+from tests.support.waiting import PATIENCE_S, under_load, wait_until
+from tests.support.worker_hooks import born, hooked_environment
 
-ROOT = Path(__file__).parent.parent.parent
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
 CKPTS = ROOT / "tests" / "data" / "tiny" / "ckpts"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Figures:
-    """What a job left behind."""
+    """Counts of what a job left in its output folder."""
 
     clips: int
     rows: int
@@ -44,21 +46,22 @@ class ChaosJob:
     """A list of clips and the drivers that render it, one after the other."""
 
     folder: Path
-    """Of the prompts and the logs, on this machine."""
+    """For the prompts and the logs, on this machine."""
     clips: int
     out: str = ""
-    """Where the job is written: a path or a URI. The folder `out` beside the prompts, where none is given."""
+    """The output location, a path or a URI; by default the folder `out` beside the prompts."""
     steps: int = 6
     workers: int = 1
     checkpoint_s: float = 0.0
     """0: the state is saved after every step, so a lost worker costs one step."""
-    silence_s: float = 60.0
+    silence_s: float = field(default_factory=lambda: under_load(60.0))
+    """Seconds without an answer after which a busy worker is replaced."""
     step_s: float = 0.05
-    """A pause in each step, so that there is time to hurt it."""
+    """Seconds to sleep in each step, so that there is time for a fault."""
     address: str = ""
-    """Of the Ray cluster that drivers join; each starts one of its own where none is given."""
-    hurts: dict[str, str] = field(default_factory=dict)
-    """What else the processes of the next drivers do, as the environment tells `hooks`."""
+    """Address of the Ray cluster that drivers join; by default each starts its own."""
+    hooks: dict[str, object] = field(default_factory=dict)
+    """More settings of `worker_hooks` for the next drivers."""
     driver: subprocess.Popen[str] | None = None
     runs: int = 0
 
@@ -80,15 +83,13 @@ class ChaosJob:
 
     @property
     def output(self) -> Output:
-        """What lies in the output folder now."""
+        """The files in the output folder now."""
         return Output(self.out)
 
     # -- drivers ---------------------------------------------------------------------------------------------------
 
     def start(self) -> subprocess.Popen[str]:
         """Start a driver in a process group of its own."""
-        for path in self.log.glob("*.stage"):
-            path.unlink()
         self.runs += 1
         run = Run(
             prompts=str(self.prompts),
@@ -105,14 +106,13 @@ class ChaosJob:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
-                env=self._environment(),
+                env={**os.environ, "OMP_NUM_THREADS": "1", **self._hook_environment()},
                 start_new_session=True,
             )
         return self.driver
 
-    def _environment(self) -> dict[str, str]:
-        own = {"CHAOS_LOG": str(self.log), "CHAOS_STEP_S": str(self.step_s), "OMP_NUM_THREADS": "1"}
-        return {**os.environ, "PYTHONPATH": str(ROOT), **own, **self.hurts}
+    def _hook_environment(self) -> dict[str, str]:
+        return hooked_environment(self.log, step_s=self.step_s, **self.hooks)
 
     @property
     def output_path(self) -> Path:
@@ -120,15 +120,23 @@ class ChaosJob:
 
     @property
     def said(self) -> str:
-        """What the last driver said."""
+        """Everything that the last driver printed."""
         return self.output_path.read_text(encoding="utf-8")
 
-    def finish(self, timeout_s: float = 240) -> int:
-        """Wait for the driver's end; gives its exit code."""
+    def wait_until(self, condition: Callable[[], T]) -> T:
+        """The first true value of `condition`, while the driver runs. Raises AssertionError when it has ended without."""
+        return wait_until(condition, give_up=self._why_ended)
+
+    def _why_ended(self) -> str:
+        code = self.driver.poll()
+        return "" if code is None else f"the driver has ended with exit code {code}: {self.said}"
+
+    def finish(self, timeout_s: float = PATIENCE_S) -> int:
+        """Wait for the driver to end; returns its exit code."""
         return self.driver.wait(timeout_s)
 
     def close(self) -> None:
-        """End what is left of the drivers and of their workers."""
+        """Kill the last driver and every worker that is left."""
         if self.driver is not None and self.driver.poll() is None:
             os.killpg(self.driver.pid, signal.SIGKILL)
             self.driver.wait()
@@ -139,24 +147,50 @@ class ChaosJob:
 
     def worker_pids(self) -> set[int]:
         """Processes of workers, of any driver, that are alive."""
-        pids = {int(path.stem) for path in self.log.glob("*.born")}
+        return self._alive("born")
+
+    def ready_pids(self) -> set[int]:
+        """Those whose model is open."""
+        return self._alive("ready")
+
+    def _alive(self, what: str) -> set[int]:
+        pids = {int(path.stem) for path in self.log.glob(f"*.{what}")}
         return {pid for pid in pids if self._is_alive(pid)}
 
     def _is_alive(self, pid: int) -> bool:
         """Whether this very process lives, and not another that has its id now."""
         return (self.log / f"{pid}.born").read_text(encoding="utf-8") == (born(pid) or "dead")
 
-    def stage_of(self, pid: int) -> str:
-        """What a worker is at now (EncodeTexts, Denoise, Decode); empty when at nothing, or dead."""
+    # -- holding workers at a stage --------------------------------------------------------------------------------
+
+    def hold(self, stage: str) -> None:
+        """From now on, every worker waits at this stage (EncodeTexts, Denoise, Decode)."""
+        self._hold_file(stage).touch()
+
+    def release(self, stage: str) -> None:
+        """Let every worker go on that waits at a stage, and hold no more there."""
+        self._hold_file(stage).unlink()
+
+    def let_go(self, pid: int) -> None:
+        """Let one worker go on until it comes to a stage that is held."""
+        (self.log / f"{pid}.held").unlink()
+
+    def held_at(self, stage: str) -> set[int]:
+        """The workers that wait at a stage."""
+        return {pid for pid in self._alive("held") if self._held_stage(pid) == stage}
+
+    def wait_for_held(self, stage: str) -> int:
+        """A worker that waits at a stage, once there is one."""
+        return min(self.wait_until(lambda: self.held_at(stage)))
+
+    def _held_stage(self, pid: int) -> str:
         try:
-            stage = (self.log / f"{pid}.stage").read_text(encoding="utf-8")
+            return (self.log / f"{pid}.held").read_text(encoding="utf-8")
         except FileNotFoundError:
             return ""
-        return stage if self._is_alive(pid) else ""
 
-    def worker_at(self, stage: str) -> int | None:
-        """A worker that is at a stage now."""
-        return next((pid for pid in self.worker_pids() if self.stage_of(pid) == stage), None)
+    def _hold_file(self, stage: str) -> Path:
+        return self.log / f"hold.{stage}"
 
     # -- figures ---------------------------------------------------------------------------------------------------
 
@@ -165,7 +199,7 @@ class ChaosJob:
         return self._logged("steps")
 
     def writes_failed(self) -> int:
-        """Writes that were made to fail, in all processes."""
+        """Writes that were made to fail, in all processes together."""
         return self._logged("failed-writes")
 
     def _logged(self, what: str) -> int:
@@ -188,19 +222,9 @@ class ChaosJob:
 
 
 def assert_all_is_there(job: ChaosJob, *, steps_repeated: int) -> None:
-    """Every clip was rendered once, nothing is left over, and no more than that was denoised twice."""
+    """Every clip was rendered once, no intermediate is left, and at most `steps_repeated` steps were denoised twice."""
     figures = job.figures()
     assert figures.are_right, figures
     assert figures.denoise_steps_repeated <= steps_repeated
     assert not job.output.latents()
     assert not job.output.names("checkpoints")
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = 150) -> Any:
-    """The first true value of `condition`. Raises TimeoutError."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise TimeoutError(f"not within {timeout_s} s")

@@ -1,4 +1,4 @@
-"""`make chaos`: random kills over a long job, then the same command until it is finished. The last line is JSON.
+"""`make chaos`: random kills during a long job, then the same command until it is finished. The last line is JSON.
 
 Exit code 1 when a clip is lost, doubled or undecodable, or when more was denoised twice than is documented.
 """
@@ -21,12 +21,12 @@ from tests.support.s3 import running_s3
 
 MAX_STEPS_BETWEEN = 30  # denoising steps of all workers, between two kills
 MAX_WAIT_S = 60.0  # for these steps
-MAX_QUIET_RUNS = 5  # without a kill, to finish the job: a clip that was alone with three crashes waits for the next run
-FROZEN_S = 20.0  # after which a frozen worker is replaced
+MAX_QUIET_RUNS = 5  # without a kill, to finish the job: a clip that crashed three workers alone waits for the next run
+FROZEN_S = 20.0  # of silence, after which a frozen worker is replaced
 
 
 class Chaos:
-    """Hurts a job at random and keeps count of what that may cost."""
+    """Injects random faults into a job and counts the denoising steps that they may cost."""
 
     def __init__(self, job: ChaosJob, nodes: Nodes | None, rng: random.Random) -> None:
         self._job = job
@@ -34,17 +34,22 @@ class Chaos:
         self._rng = rng
         self.kills = 0
         self.steps_allowed = 0
-        """Steps that may be denoised twice: one for each worker that dies, a whole clip for each file that is damaged."""
+        """Steps that may be denoised twice: one for each worker that dies, all of a clip for each file that is damaged."""
 
     def steps_until_next(self) -> int:
-        """Denoising steps of all workers until the job is hurt again."""
+        """Denoising steps of all workers until the next fault."""
         return self._rng.randint(0, MAX_STEPS_BETWEEN)
 
-    def hurt(self) -> None:
-        """Do one random thing to the job, once it has workers."""
+    def inject_fault(self) -> None:
+        """Inject one random fault, once the job has workers."""
         if not self._job.worker_pids():
             return
-        ways = [self._kill_worker] * 12 + [self._freeze_worker, self._kill_driver, self._stop_driver, self._damage]
+        ways = [self._kill_worker] * 12 + [
+            self._freeze_worker,
+            self._kill_driver,
+            self._stop_driver,
+            self._corrupt_file,
+        ]
         if self._nodes is not None:
             ways.append(self._replace_node)
         way = self._rng.choice(ways)
@@ -52,7 +57,7 @@ class Chaos:
         self.tell(way.__name__.strip("_").replace("_", " "))
 
     def tell(self, what: str) -> None:
-        """Print the time, what was done, and how far the job is."""
+        """Print the time, the fault, and the progress of the job."""
         print(
             f"{time.strftime('%H:%M:%S')} {what}: {self.kills} kills, {len(self._job.output.videos())} videos,"
             f" {self.steps_allowed} steps may be repeated",
@@ -69,7 +74,7 @@ class Chaos:
         self._kill_worker(signal.SIGSTOP)
 
     def _replace_node(self) -> None:
-        """Kill a whole node; another one comes."""
+        """Kill a whole node and add another one."""
         self._nodes.kill(self._rng.choice(self._nodes.all()), self._job)
         self._nodes.add()
         self._count(workers=1)
@@ -81,10 +86,10 @@ class Chaos:
 
     def _stop_driver(self) -> None:
         self._job.driver.send_signal(signal.SIGTERM)
-        self._job.finish(120)
+        self._job.finish()
         self._count(workers=self._job.workers)
 
-    def _damage(self) -> None:
+    def _corrupt_file(self) -> None:
         """Truncate a video, or corrupt latents, and kill the driver, so that the next one finds it."""
         self._kill_driver()
         output = self._job.output
@@ -125,9 +130,9 @@ def main() -> int:
 
 
 def _bucket(ends: ExitStack, folder: Path) -> str:
-    """Where to write on a real S3 server of this job's own."""
+    """An output location on an S3 server that this job starts."""
     server = ends.enter_context(running_s3(folder))
-    os.environ.update(server.environment)  # drivers, nodes and workers have it from here
+    os.environ.update(server.environment)  # for drivers, nodes and workers
     return f"{server.new_bucket()}/out"
 
 
@@ -137,11 +142,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--steps", type=int, default=40, help="of each clip's denoise")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0, help="of what is hurt, and when")
+    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
     parser.add_argument(
         "--out", default="", help="where the job is written, a path or a URI; a temporary folder if not given"
     )
-    parser.add_argument("--store", action="store_true", help="write to an S3 server that is started here")
+    parser.add_argument("--store", action="store_true", help="write to an S3 server that this command starts")
     parser.add_argument(
         "--nodes",
         action=argparse.BooleanOptionalAction,
@@ -156,19 +161,19 @@ def _run(job: ChaosJob, chaos: Chaos, kills: int) -> None:
     while chaos.kills < kills and len(job.output.videos()) < job.clips:
         _let_work(job, chaos.steps_until_next())
         if job.driver.poll() is None:
-            chaos.hurt()
+            chaos.inject_fault()
         if job.driver.poll() is not None:
             chaos.tell("start the next driver")
             job.start()
     for _ in range(MAX_QUIET_RUNS):
-        chaos.tell("let the job be")
+        chaos.tell("no more faults")
         if job.finish(3600) == 0:
             break
         job.start()
 
 
 def _let_work(job: ChaosJob, steps: int) -> None:
-    """Wait until the workers have taken some steps, or seem to have none left to take."""
+    """Wait until the workers have taken some steps, or too long for them to have any left."""
     goal, deadline = job.steps_done() + steps, time.monotonic() + MAX_WAIT_S
     while job.steps_done() < goal and job.driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)

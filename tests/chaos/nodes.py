@@ -8,14 +8,16 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from tests.chaos.harness import ChaosJob
-from tests.chaos.hooks import parent
+from tests.support.ray_start import be_patient
+from tests.support.waiting import PATIENCE_S
+from tests.support.worker_hooks import parent
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 SYSTEM = {
     "max_direct_call_object_size": 600,  # bytes: embeddings lie on the node that made them, as real ones do
-    "health_check_initial_delay_ms": 1000,  # a dead node is known as dead in seconds, so that tests end sooner,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 5000,  # and one that is only slow is not
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,  # a killed node refuses connections and is dead within seconds
+    "health_check_timeout_ms": 120_000,  # one that is only slow is not
 }
 
 
@@ -24,6 +26,7 @@ class Nodes:
 
     def __init__(self, count: int) -> None:
         head = {**NODE, "num_cpus": 0, "include_dashboard": False, "_system_config": SYSTEM}
+        be_patient()
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(count):
             self.add()
@@ -34,8 +37,8 @@ class Nodes:
 
     def add(self) -> Any:
         """A new node, ready for workers."""
-        node = self._cluster.add_node(**NODE)
-        self._cluster.wait_for_nodes()
+        node = self._cluster.add_node(wait=False, **NODE)
+        self._cluster.wait_for_nodes(PATIENCE_S)
         return node
 
     def all(self) -> list[Any]:
@@ -43,8 +46,8 @@ class Nodes:
         return list(self._cluster.worker_nodes)
 
     def kill(self, node: Any, job: ChaosJob) -> None:
-        """Kill all that runs on a node."""
-        for pid in (_raylet(node), *workers_on(node, job)):  # first who would tell of the others' deaths
+        """Kill every process on a node, the raylet first: it would report the deaths of the others."""
+        for pid in (_raylet(node), *workers_on(node, job)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
@@ -54,7 +57,7 @@ class Nodes:
 
 
 def workers_on(node: Any, job: ChaosJob) -> set[int]:
-    """A job's workers on a node: its processes start them."""
+    """A job's workers on a node: children of its raylet."""
     return {pid for pid in job.worker_pids() if parent(pid) == _raylet(node)}
 
 

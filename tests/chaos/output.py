@@ -1,4 +1,4 @@
-"""What lies in the output folder of a chaos job, wherever that folder is: all that the suite reads or breaks of it."""
+"""The output location of a chaos job, on a disk or in a store: what the suite reads and damages there."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 from pyarrow.fs import FileSelector, FileSystem
 
-FRAMES = 9  # of a clip of the small checkpoint
+from tests.support.jobs import NUM_FRAMES
 
 
 class Output:
@@ -31,7 +31,7 @@ class Output:
         return self.names("latents")
 
     def results(self) -> pa.Table:
-        """Every row of the ledger."""
+        """Every row of the results."""
         return pyarrow.dataset.dataset(f"{self._root}/results", filesystem=self._files, format="parquet").to_table()
 
     def table(self, name: str) -> pa.Table:
@@ -47,7 +47,7 @@ class Output:
                 samples = sum(frame.samples for frame in container.decode(audio=0))
         except (av.FFmpegError, IndexError):
             return False
-        return frames == FRAMES and samples > 0
+        return frames == NUM_FRAMES and samples > 0
 
     def truncate(self, name: str, size: int = 500) -> None:
         self._write(name, self._read(name)[:size])

@@ -1,13 +1,10 @@
-"""A driver as `ovi-ray render` runs it, with workers that log what they do. Its argument is a `Run` as JSON."""
+"""A driver as `ovi-ray render` runs it, with short pauses. Its argument is a `Run` as JSON."""
 
-import functools
 import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-import ray
 
 from ovi_ray.errors import JobStopped, OviRayError
 from ovi_ray.inputs.job_spec import JobSpec
@@ -18,12 +15,13 @@ from ovi_ray.runtime.driver import DriverConfig
 from ovi_ray.runtime.ray_executor import ExecutorConfig
 from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
 from ovi_ray.runtime.storage_pause import StoragePauseConfig
-from tests.chaos.hooks import fail_writes
+from tests.support.waiting import PATIENCE_S
+from tests.support.worker_hooks import fail_writes
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Run:
-    """What one driver is started with."""
+    """The settings of one driver."""
 
     prompts: str
     ckpt_dir: str
@@ -32,16 +30,16 @@ class Run:
     checkpoint_s: float
     silence_s: float
     address: str
-    """Of a Ray cluster; empty for a Ray on this machine alone."""
+    """Address of a Ray cluster; empty for a Ray on this machine alone."""
 
 
 def main() -> int:
     run = Run(**json.loads(sys.argv[1]))
-    if seed := os.environ.get("CHAOS_FAILING_WRITES"):
+    if seed := os.environ.get("HOOKS_FAILING_WRITES"):
         fail_writes(seed)
     stop = StopRequest()
     try:
-        with stop_on_signals(stop, grace_s=10.0):
+        with stop_on_signals(stop, grace_s=PATIENCE_S):
             result = _render(run, stop)
     except (JobStopped, KeyboardInterrupt):
         print("stopped", flush=True)
@@ -54,7 +52,6 @@ def main() -> int:
 
 
 def _render(run: Run, stop: StopRequest):
-    ray.init = functools.partial(ray.init, runtime_env=_worker_environment())
     job = JobSpec.from_options(
         prompts=Path(run.prompts),
         ckpt_dir=Path(run.ckpt_dir),
@@ -70,12 +67,6 @@ def _render(run: Run, stop: StopRequest):
     )
     observer = MessageObserver(lambda text: print(text, flush=True))
     return render(prepare(job), options=options, stop=stop, observer=observer)
-
-
-def _worker_environment() -> dict[str, object]:
-    """Workers on the nodes of a cluster have the environment of their node, not of this process."""
-    wanted = {name: value for name, value in os.environ.items() if name.startswith(("CHAOS_", "PYTHONPATH", "OMP_"))}
-    return {"worker_process_setup_hook": "tests.chaos.hooks.install", "env_vars": wanted}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import os
 
-import pyarrow.parquet
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -16,11 +15,16 @@ from ovi_ray.devices.probe import vendor_environment
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.preparation import prepare
 from ovi_ray.rendering import render
-from ovi_ray.runtime import placement as cluster
 from ovi_ray.runtime.placement import VENDORS, Placement, placements
 from ovi_ray.runtime.ray_executor import ray_executor
 from ovi_ray.runtime.ray_session import examine_cluster
 from ovi_ray.workers.actor import WorkerConfig
+from tests.support.jobs import result_rows
+from tests.support.ray_start import be_patient
+from tests.support.waiting import PATIENCE_S
+from tests.support.worker_hooks import hooked_environment
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 BACKENDS = {"nvidia": AttentionBackend.SDPA_FLASH, "amd": AttentionBackend.SDPA_MATH}
@@ -28,11 +32,12 @@ BACKENDS = {"nvidia": AttentionBackend.SDPA_FLASH, "amd": AttentionBackend.SDPA_
 
 @pytest.fixture(scope="module")
 def mixed_cluster():
-    """A head, and a node of each vendor with a GPU that is not there."""
+    """A head, and for each vendor a node that pretends to have a GPU."""
+    be_patient()
     local = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     for vendor in VENDORS:
-        local.add_node(**NODE, num_gpus=1, labels={"vendor": vendor})
-    local.wait_for_nodes()
+        local.add_node(wait=False, **NODE, num_gpus=1, labels={"vendor": vendor})
+    local.wait_for_nodes(PATIENCE_S)
     yield local
     ray.shutdown()
     local.shutdown()
@@ -64,13 +69,13 @@ def on_each_vendor(tiny_dir):
 
 
 def look(tiny_dir):
-    """What a worker on this node would start a clip from, and what it sees of its node."""
+    """The digest of a clip's noise on this node, the node's vendor label, and the environment of its workers."""
     noise = initial_noise(Architecture.read(tiny_dir).spec("720x720_5s"), 4, 4, (48, 20), seed=7)
     digest = hashlib.sha256(noise.video.numpy().tobytes() + noise.audio.numpy().tobytes()).hexdigest()
     return digest, ray.get_runtime_context().get_node_labels()["vendor"], dict(os.environ)
 
 
-def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster, tiny_dir, tmp_path):
+def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster, tiny_dir, tmp_path, monkeypatch):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"a fox number {i}\n" for i in range(12)))
     job = JobSpec.from_options(
@@ -79,14 +84,16 @@ def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster,
         output_dir=tmp_path / "out",
         address=mixed_cluster.address,
         dtype="float32",
-        sample_steps=100,  # long enough that the second worker is there before the first has done it all
+        sample_steps=8,
         slg_layer=1,
         video_frame_height_width="64x64",
     )
+    for name, value in hooked_environment(tmp_path / "log", wait_for=2, step_s=0.05).items():
+        monkeypatch.setenv(name, value)
     open_executor = functools.partial(ray_executor, place=lambda job: on_each_vendor(tiny_dir))
     result = render(prepare(job), open_executor=open_executor)
     assert (result.done, result.failed) == (12, 0)
-    rows = pyarrow.parquet.read_table(tmp_path / "out" / "results").to_pylist()
+    rows = result_rows(tmp_path / "out")
     assert {row["attention_backend"] for row in rows} == {"sdpa_flash", "sdpa_math"}
     by_worker = {(row["worker"], row["attention_backend"]) for row in rows}
     assert len(by_worker) == 2
@@ -129,16 +136,6 @@ def test_workers_are_placed_by_vendor_in_turn(mixed_cluster, tiny_dir, tmp_path)
             "auto",
             "qint8",
         )
-
-
-# -- without Ray -------------------------------------------------------------------------------------------------------
-
-
-def test_nodes_without_a_label_get_workers_too():
-    config = WorkerConfig(ckpt_dir="", model_name="", dtype="bfloat16", device="cuda", num_threads=1)
-    assert [p.labels for p in cluster._on_gpus(config, {"": 2})] == [{}, {}]
-    mixed = [p.labels["vendor"] for p in cluster._on_gpus(config, {"nvidia": 2, "": 1})]
-    assert mixed == ["nvidia", "!in(nvidia,amd)", "nvidia"]
 
 
 def test_doctor_examines_every_node_of_a_cluster(mixed_cluster, tiny_dir):

@@ -1,4 +1,4 @@
-"""A whole job of which nothing lies on a disk: list, image, checkpoint and output are in a real S3 store."""
+"""A whole job in a real S3 store: list, image, checkpoint and output."""
 
 import json
 from collections import Counter
@@ -7,16 +7,17 @@ import pyarrow.dataset
 import pytest
 from pyarrow import fs
 
-from ovi.media.probe import probe
 from ovi_ray.storage.paths import list_files, local_copy, to_location
-from tests.e2e.test_render import ovi_ray
+from tests.support.cli import ovi_ray
+from tests.support.jobs import probe_clip
+
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
 
-@pytest.mark.slow
 def test_a_job_in_a_store_is_rendered_once_and_finished_by_the_same_command(
     s3_server, s3_bucket, tiny_dir, first_frame_path, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # weights are fetched to it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # the weights are copied to it
     bucket = to_location(s3_bucket)
     for path in filter(lambda path: path.is_file(), tiny_dir.rglob("*")):
         (bucket / "ckpts" / str(path.relative_to(tiny_dir))).upload(path)
@@ -32,13 +33,12 @@ def test_a_job_in_a_store_is_rendered_once_and_finished_by_the_same_command(
     outcome = json.loads(ovi_ray("render", bucket / "lists" / "job.yaml", "--json").stdout)
     assert (outcome["clips"], outcome["done"], outcome["output_dir"]) == (3, 3, str(out))
     uploads = Counter(path for path in s3_server.requests("PUT") if "/videos/" in path)
-    assert sorted(uploads.values()) == [1, 1, 1]  # each under its final key, once
+    assert sorted(uploads.values()) == [1, 1, 1]  # one request for each video, under its final key
 
     videos = list_files(out / "videos", ".mp4").column("name").to_pylist()
     for name in videos:
         with local_copy(out / "videos" / name) as video:
-            info = probe(video)
-        assert (info.num_frames, info.sample_rate) == (9, 16_000)
+            probe_clip(video)
     assert not len(list_files(out / "latents", ""))
     page = (out / "report.html").read_text(encoding="utf-8")
     assert all(f"videos/{name}" in page for name in videos)

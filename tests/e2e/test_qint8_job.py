@@ -1,12 +1,11 @@
 """A job with 8-bit weights from the prompt to the video."""
 
-import pyarrow.parquet
 import pytest
 
-from ovi.media.probe import probe
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.preparation import prepare
 from ovi_ray.rendering import render
+from tests.support.jobs import probe_clip, result_rows
 
 
 @pytest.fixture
@@ -29,13 +28,16 @@ def job(tiny_dir, tmp_path):
     return make
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_qint8_job_renders_and_its_rows_say_so(job, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     result = render(prepare(job(qint8=True, attention="sdpa_math")))
     assert (result.done, result.failed) == (2, 0)
-    rows = pyarrow.parquet.read_table(tmp_path / "out" / "results").to_pylist()
+    rows = result_rows(tmp_path / "out")
     assert {(row["dtype"], row["attention_backend"]) for row in rows} == {("bfloat16+qint8", "sdpa_math")}
-    assert all(probe(tmp_path / "out" / row["video_path"]).num_frames == 9 for row in rows)
+    for row in rows:
+        probe_clip(tmp_path / "out" / row["video_path"])
     (quantized,) = (tmp_path / "cache" / "ovi-ray" / "qint8").iterdir()
     assert quantized.name.startswith("model-")
 

@@ -1,4 +1,4 @@
-"""Nodes that are not there, behind the edge that asks torch and the drivers."""
+"""A fake of the edge that asks torch and the drivers: nodes with GPUs that this machine does not have."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ STRIX_HALO = SimpleNamespace(name="AMD Radeon 8060S", total_memory=96 * GIB, gcn
 
 @dataclass(kw_only=True)
 class FakeEdge:
-    """A node with some GPUs, as torch would show them."""
+    """A node and its GPUs, in the form in which torch reports them."""
 
     gpus: list = field(default_factory=list)
     rocm: bool = False

@@ -1,4 +1,4 @@
-"""Counts the tensor memory that is alive, by following every allocation: works on the meta device, at any size."""
+"""Counts the memory of live tensors by following every allocation. Works on the meta device, so at any size."""
 
 import weakref
 
@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
-    """Bytes of tensors made on a device while the mode is active: `now`, and the most there were, `peak`."""
+    """Bytes of the tensors that were made on a device while the mode is active: `now`, and the maximum, `peak`."""
 
     def __init__(self, device="meta"):
         super().__init__()

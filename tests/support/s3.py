@@ -14,7 +14,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import boto3
 
-PATIENCE_S = 300.0
+from tests.support.waiting import PATIENCE_S
+
 _ask = build_opener(ProxyHandler({})).open  # never through a proxy
 
 

@@ -85,7 +85,7 @@ def start(tiny_dir, tmp_path, out):
     return run
 
 
-@pytest.fixture(params=["disk", "store"])
+@pytest.fixture(params=["disk", pytest.param("store", marks=pytest.mark.s3)])
 def out(request, tmp_path):
     """An output location of each kind: all that follows is true of both."""
     return to_location(tmp_path if request.param == "disk" else request.getfixturevalue("s3_bucket")) / "out"

@@ -20,8 +20,11 @@ from ovi_ray.runtime.slot_history import SlotHistory
 from ovi_ray.scheduling.events import DataLost, TaskDone, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 from ovi_ray.workers.actor import WorkerConfig
+from tests.support.waiting import PATIENCE_S
 
-PATIENCE_S = 900  # for a loaded machine
+pytestmark = pytest.mark.ray
+
+
 TEXT, TRANSFORMER = frozenset({Component.TEXT_ENCODER}), frozenset({Component.TRANSFORMER})
 TEXT_KEYS = tuple(DataKey(kind=DataKind.TEXT, number=number) for number in range(3))
 LATENTS = DataKey(kind=DataKind.LATENTS, number=0)

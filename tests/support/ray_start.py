@@ -1,0 +1,54 @@
+"""Starting Ray on a machine that is busy.
+
+A raylet (Ray 2.60) aborts when its two agents have not written their ports to files within 15 s, which no setting changes. On a
+loaded machine their imports alone take longer. It does not wait for ports that it is given, so here it is given all of them.
+"""
+
+import functools
+import re
+from typing import Any
+
+from tests.support.s3 import free_port
+from tests.support.waiting import PATIENCE_S
+
+ENVIRONMENT = {
+    "RAY_worker_niceness": "0",  # the default, 15, leaves workers a hundredth of the CPUs beside eight busy processes
+    "RAY_worker_register_timeout_seconds": f"{PATIENCE_S:.0f}",  # of a worker process; else 60
+    "RAY_raylet_start_wait_time_s": f"{PATIENCE_S / 3:.0f}",
+    "RAY_gcs_server_port_wait_time_s": f"{PATIENCE_S / 3:.0f}",
+}
+"""Settings for Ray's processes in tests."""
+AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+
+
+def be_patient(runtime_env: Any = None) -> Any:
+    """Choose the agents' ports of every node that this process starts. As RAY_RUNTIME_ENV_HOOK it runs in each `ray.init`."""
+    from ray._private import services
+    from ray._private.parameter import RayParams
+
+    if not hasattr(RayParams.__init__, "__wrapped__"):
+        RayParams.__init__ = _with_agent_ports(RayParams.__init__)
+        services.start_ray_process = _with_listen_port(services.start_ray_process)
+    return runtime_env
+
+
+def _with_agent_ports(initialize: Any) -> Any:
+    @functools.wraps(initialize)
+    def patient_initialize(self: Any, *args: Any, **given: Any) -> None:
+        ports = {name: free_port() for name in AGENT_PORTS if not given.get(name)}
+        initialize(self, *args, **{**given, **ports})
+
+    return patient_initialize
+
+
+def _with_listen_port(start_process: Any) -> Any:
+    """Ray tells this port to the agent alone."""
+
+    @functools.wraps(start_process)
+    def patient_start(command: list[str], process_type: str, *args: Any, **options: Any) -> Any:
+        if process_type == "raylet":
+            (port,) = re.findall(r"--listen-port=(\d+)", " ".join(command))
+            command = [*command, f"--dashboard_agent_listen_port={port}"]
+        return start_process(command, process_type, *args, **options)
+
+    return patient_start

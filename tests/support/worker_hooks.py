@@ -1,0 +1,188 @@
+"""Test hooks in the worker processes of a job: they log what each worker does, pace it, hold it at a stage, and make it fail.
+
+A job has them when its process is started with `hooked_environment`: Ray's `RAY_RUNTIME_ENV_HOOK` then adds a setup hook and
+the settings to every worker process, on every node. Settings are environment variables:
+
+    HOOKS_LOG              folder of the logs
+    HOOKS_STEP_S           seconds to sleep in each denoising step and before each task
+    HOOKS_WAIT_FOR         workers that must be ready before the first one denoises
+    HOOKS_FAILING_WRITES   seed of the writes that fail
+    HOOKS_POISON           seed of the clip whose denoise kills its worker
+    HOOKS_REMOVE           a file that is deleted when the first worker starts
+
+Files in the log folder, named after the worker's process id: `.born` (when it started), `.ready` (its model is open), `.steps`
+and `.failed-writes` (a byte each). While a file `hold.STAGE` is there, a worker that begins a task of that stage, or ends a
+step of a denoise, waits and leaves a file `.held`; without that file it goes on until the next time.
+"""
+
+import errno
+import functools
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.support.ray_start import be_patient
+
+FAILING = 0.2  # of the writes, where writes fail
+PASSED_ON = ("HOOKS_", "PYTHONPATH", "OMP_")
+
+
+def hooked_environment(log: Path, **settings: object) -> dict[str, str]:
+    """The environment of a job whose workers have the hooks: `step_s=0.1` sets HOOKS_STEP_S."""
+    log.mkdir(parents=True, exist_ok=True)
+    hooks = {f"HOOKS_{name.upper()}": str(value) for name, value in settings.items()}
+    return {
+        "RAY_RUNTIME_ENV_HOOK": f"{__name__}.add_hooks",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "HOOKS_LOG": str(log),
+        **hooks,
+    }
+
+
+def add_hooks(runtime_env: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Ray's hook: workers take their environment from their node, so the settings travel in the runtime environment."""
+    settings = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    return {**(be_patient(runtime_env) or {}), "worker_process_setup_hook": f"{__name__}.install", "env_vars": settings}
+
+
+def install() -> None:
+    """Run in each worker process before anything else."""
+    _write_whole(_file("born"), born(os.getpid()))
+    if path := os.environ.get("HOOKS_REMOVE"):
+        Path(path).unlink(missing_ok=True)
+    _log_readiness()
+    _log_steps()
+    _pace_tasks()
+    if seed := os.environ.get("HOOKS_FAILING_WRITES"):
+        fail_writes(seed)
+
+
+def fail_writes(seed: str) -> None:
+    """Make one write in five fail, from now on in this process: every durable file is put in place by a rename."""
+    rng, replace = random.Random(seed), Path.replace
+
+    def failing_replace(self: Path, target: Path) -> Path:
+        if rng.random() < FAILING:
+            _log("failed-writes", b".")
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(target))
+        return replace(self, target)
+
+    Path.replace = failing_replace  # type: ignore[method-assign]
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def born(pid: int) -> str:
+    """When a process started, in the kernel's ticks, which with its id tells it from every other; empty when it is dead."""
+    return "" if _stat(pid)[0] == "Z" else _stat(pid)[19]
+
+
+def parent(pid: int) -> int:
+    """The process that started another; 0 when that is dead."""
+    return int(_stat(pid)[1] or 0)
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on; empty fields when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return [""] * 20
+    return stat.rpartition(")")[2].split()
+
+
+# -- hooks -------------------------------------------------------------------------------------------------------------
+
+
+def _log(what: str, content: bytes) -> None:
+    with _file(what).open("ab", buffering=0) as log:
+        log.write(content)
+
+
+def _file(what: str) -> Path:
+    return _folder() / f"{os.getpid()}.{what}"
+
+
+def _folder() -> Path:
+    return Path(os.environ["HOOKS_LOG"])
+
+
+def _pause() -> None:
+    time.sleep(float(os.environ.get("HOOKS_STEP_S", "0")))
+
+
+def _log_readiness() -> None:
+    from ovi_ray.workers.actor import Worker
+
+    initialize = Worker.__init__
+
+    @functools.wraps(initialize)
+    def logged_initialize(self, *args, **kwargs):
+        initialize(self, *args, **kwargs)
+        _file("ready").touch()
+
+    Worker.__init__ = logged_initialize
+
+
+def _log_steps() -> None:
+    from ovi.pipeline import OviPipeline
+
+    denoise = OviPipeline.denoise
+
+    @functools.wraps(denoise)
+    def logged_denoise(self, *args, on_step=None, **kwargs):
+        def logged_step(done, total):
+            _log("steps", b".")
+            _pause()
+            _wait_while_held("Denoise")
+            on_step(done, total)
+
+        return denoise(self, *args, on_step=logged_step, **kwargs)
+
+    OviPipeline.denoise = logged_denoise
+
+
+def _pace_tasks() -> None:
+    from ovi_ray.workers.actor import Worker
+
+    run = Worker.run
+
+    @functools.wraps(run)
+    def paced_run(self, order, *inputs):
+        _begin(type(order.work).__name__, order.work)
+        return run(self, order, *inputs)
+
+    Worker.run = paced_run
+
+
+def _begin(stage: str, work: Any) -> None:
+    """What happens before a task: a pause, a wait, or the worker's death."""
+    _pause()
+    if stage != "Denoise":
+        _wait_while_held(stage)
+        return
+    if str(work.params.seed) == os.environ.get("HOOKS_POISON"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    while len(list(_folder().glob("*.ready"))) < int(os.environ.get("HOOKS_WAIT_FOR", "0")):
+        time.sleep(0.02)
+
+
+def _wait_while_held(stage: str) -> None:
+    hold, held = _folder() / f"hold.{stage}", _file("held")
+    if hold.exists():
+        _write_whole(held, stage)
+        while hold.exists() and held.exists():
+            time.sleep(0.02)
+        held.unlink(missing_ok=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A reader sees all of the text or no file."""
+    aside = path.with_suffix(".aside")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)  # noqa: PTH105 (not Path.replace, which may be made to fail)
