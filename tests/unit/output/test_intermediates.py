@@ -78,7 +78,7 @@ def test_a_truncated_file_is_refused(tmp_path, length):
 
 def test_latents_of_another_clip_and_latents_that_are_gone_are_refused(tmp_path):
     save_tensors(to_location(tmp_path / "x"), {"a": torch.arange(9.0)}, clip_id="c", facts={})
-    with pytest.raises(LatentsUnusable, match="of clip c, not of d"):
+    with pytest.raises(LatentsUnusable, match="clip c; expected d"):
         load_tensors(to_location(tmp_path / "x"), clip_id="d")
     with pytest.raises(LatentsUnusable):
         load_tensors(to_location(tmp_path / "nowhere"), clip_id="c")
