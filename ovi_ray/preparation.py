@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from ovi.config import Architecture
 from ovi.errors import CheckpointError
-from ovi.weights import loading as checkpoints
 from ovi.weights.layout import ARCHITECTURE
+from ovi.weights.loading import fingerprint
 from ovi_ray.devices.checks import device_problems
 from ovi_ray.errors import InputError, Problem, StorageUnavailable
 from ovi_ray.inputs.cluster_profile import read_profile
@@ -88,4 +88,4 @@ def _fingerprint(job: JobSpec, model_name: str, found: list[Problem], on_message
     if problems:
         raise InputError(problems)
     folder = local_checkpoint(job.ckpt_dir, [model_name], job.weights)
-    return checkpoints.fingerprint(folder, model_name, cached_file_digest, job.weights)
+    return fingerprint(folder, model_name, cached_file_digest, job.weights)

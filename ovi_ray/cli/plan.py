@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ from ovi_ray.cli.common import command_console, location, read_job
 from ovi_ray.cli.options import LOCATION, DisplayOptions, JobOptions, with_display_options, with_job_options
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.params import PARAM_FIELDS
+from ovi_ray.report.durations import format_duration
 from ovi_ray.storage.paths import Location
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def _show(planned: "Forecast", actuals: "Actuals | None", console: Console) -> N
     frames = f", {planned.first_frames} first frames" if planned.first_frames else ""
     console.print(f"{planned.clips} clips, {planned.texts} distinct texts{frames}", highlight=False)
     console.print(
-        f"time {_clock(planned.eta_s)}, {planned.clips_per_hour:.1f} clips an hour "
-        f"(no schedule could end before {_clock(planned.bound_s)})",
+        f"time {format_duration(planned.eta_s)}, {planned.clips_per_hour:.1f} clips an hour "
+        f"(no schedule could end before {format_duration(planned.bound_s)})",
         style="bold",
         highlight=False,
     )
@@ -146,7 +146,7 @@ def _show_actuals(planned: "Forecast", actuals: "Actuals", console: Console) -> 
     for name in ("", "planned", "actual"):
         table.add_column(name, justify="right" if name else "left")
     table.add_row("clips", str(planned.clips), f"{actuals.clips}, {actuals.failed} failed")
-    table.add_row("time", _clock(planned.eta_s), _clock(actuals.seconds))
+    table.add_row("time", format_duration(planned.eta_s), format_duration(actuals.seconds))
     table.add_row("clips an hour", f"{planned.clips_per_hour:.1f}", f"{actuals.clips_per_hour:.1f}")
     for stage, seconds in _planned_seconds(planned).items():
         table.add_row(f"{stage}, seconds a clip", f"{seconds:.2f}", f"{actuals.stage_s[stage]:.2f}")
@@ -160,7 +160,3 @@ def _planned_seconds(planned: "Forecast") -> dict[str, float]:
         for stage, share in part.busy.items():
             seconds[stage.value.partition("_")[0]] += share * part.device_hours * 3600 / max(1, planned.clips)
     return seconds
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from ovi.stages import Stage
+from ovi.stages import Stage, stages_of
 from ovi_ray.errors import InputError, Problem, StorageUnavailable, show
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.scheduling.device_profile import (
@@ -118,9 +118,8 @@ class ClusterProfile(_Section):
         problems = [
             _fits_nowhere(stage, kind, profiles, source)
             for kind in kinds
-            for stage in Stage
-            if (stage is not Stage.ENCODE_FIRST_FRAME or kind.has_image)
-            and not any(profile.fits(stage, kind) for profile in profiles)
+            for stage in stages_of(has_image=kind.has_image)
+            if not any(profile.fits(stage, kind) for profile in profiles)
         ]
         if problems:
             raise InputError(problems)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ovi.config import SamplingParams
 from ovi.prompts import clean
-from ovi.stages import Stage
+from ovi.stages import STAGES, Stage, WorkItem
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.scheduling.workload import ClipKind, Workload
@@ -102,12 +102,12 @@ class TaskTable:
 
     def counts(self) -> dict[Stage, int]:
         """Number of tasks of each stage."""
-        return {
-            Stage.ENCODE_TEXT: self.texts.num_rows,
-            Stage.ENCODE_FIRST_FRAME: self.first_frames.num_rows,
-            Stage.DENOISE: len(self),
-            Stage.DECODE: len(self),
+        items = {
+            WorkItem.TEXT: self.texts.num_rows,
+            WorkItem.FIRST_FRAME: self.first_frames.num_rows,
+            WorkItem.CLIP: len(self),
         }
+        return {stage: items[spec.item] for stage, spec in STAGES.items()}
 
     def clip(self, index: int) -> ClipTask:
         """The clip at `index`, from 0. Raises IndexError."""

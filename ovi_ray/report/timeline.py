@@ -11,19 +11,15 @@ import jinja2
 import markupsafe
 
 from ovi.files import atomic_writer
-from ovi.stages import Stage
+from ovi.stages import STAGES, TIME_GROUPS
 from ovi_ray.report.durations import format_duration
 from ovi_ray.simulation.virtual_cluster import Span
 
 WIDTH, LEFT, TOP, LANE = 1200, 150, 62, 14  # pixels: width, margins at the left and at the top, height of a lane
 MAX_LANES = 80
 MAX_BARS = 400  # per lane, at most about this many; shorter gaps between tasks of one stage are not drawn
-_LEGEND = (
-    (Stage.ENCODE_TEXT, "encode"),
-    (Stage.DENOISE, "denoise"),
-    (Stage.DECODE, "decode"),
-    ("load", "load"),
-)
+_COLOURED = (*TIME_GROUPS, "load")
+"""What bars show, each in its own colour; also the CSS classes of the bars."""
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
 <style>body {{ margin: 0 }} svg {{ width: 100%; height: auto }}</style></head><body>
@@ -37,7 +33,7 @@ class _Bar:
     """A drawn run of tasks; `x` and `width` are in pixels."""
 
     kind: str
-    """A stage or "load"; the CSS class of the bar."""
+    """A time group of stages or "load"; the CSS class of the bar."""
     x: float
     width: float
     title: str
@@ -86,7 +82,7 @@ def timeline_svg(spans: Sequence[Span], *, title: str) -> str:
         height=TOP + LANE * len(lanes) + (28 if hidden else 12),
         left=LEFT,
         top=TOP,
-        legend=_LEGEND,
+        legend=_COLOURED,
         ticks=list(_ticks(end_s)),
         lanes=lanes,
         hidden=hidden,
@@ -127,7 +123,7 @@ def _parts(spans: Iterable[Span]) -> Iterator[tuple[str, float, float]]:
         if span.load_s > 0:
             yield "load", span.start_s, span.start_s + span.load_s
         if span.end_s > span.start_s + span.load_s:
-            yield str(span.task.stage), span.start_s + span.load_s, span.end_s
+            yield STAGES[span.task.stage].time_group, span.start_s + span.load_s, span.end_s
 
 
 def _ticks(end_s: float) -> Iterator[tuple[float, str]]:

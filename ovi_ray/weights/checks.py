@@ -1,8 +1,8 @@
 """Checks of a model's checkpoint files, on disk or in an object store."""
 
 from ovi.errors import CheckpointError, InvalidRequest
-from ovi.weights import loading as checkpoints
 from ovi.weights.formats import WeightFormat
+from ovi.weights.loading import check_model
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location
@@ -21,7 +21,7 @@ def checkpoint_problems(
         if not ckpt_dir.is_local and (missing := missing_file_problems(ckpt_dir, model_name, weights)):
             return missing
         folder = local_checkpoint(ckpt_dir, [model_name], weights, tell=tell)
-        statuses = checkpoints.check_model(folder, model_name, weights)
+        statuses = check_model(folder, model_name, weights)
     except InvalidRequest as error:
         return [Problem(file=str(ckpt_dir), field="weights", value=str(weights), expected=str(error))]
     except OSError as error:  # the store failed, or the disk is full
