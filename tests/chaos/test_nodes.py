@@ -40,7 +40,7 @@ def test_a_full_disk_pauses_the_job_and_costs_nothing(small_disk, nodes, make_jo
     job.wait_until(lambda: "paused" in job.said)
     (small_disk / "filler").unlink()
     assert job.finish() == 0, job.said
-    assert "goes on" in job.said
+    assert "resumed" in job.said
     assert_all_is_there(job, steps_repeated=0)
 
 
@@ -62,7 +62,7 @@ def test_where_a_write_in_five_fails_and_a_clip_kills_its_workers_the_others_are
     run_until(job, ends=1)
     failed = [row for row in job.output.results().to_pylist() if row["status"] == "failed"]
     assert [row["seed"] for row in failed] == [POISON]
-    assert "poison: 3 workers died, one after the other, while each was at its denoise" in failed[0]["error"]
+    assert "poison: 3 workers died one after the other, each while it ran the denoise" in failed[0]["error"]
     assert len(job.output.videos()) == job.clips - 1
     assert job.output.table("failed.parquet").column("meta_error").to_pylist() == [failed[0]["error"]]
 

@@ -88,7 +88,7 @@ def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster,
         slg_layer=1,
         video_frame_height_width="64x64",
     )
-    for name, value in hooked_environment(tmp_path / "log", wait_for=2, step_s=0.05).items():
+    for name, value in hooked_environment(tmp_path / "log", wait_for=2, step_s=0.15).items():
         monkeypatch.setenv(name, value)
     open_executor = functools.partial(ray_executor, place=lambda job: on_each_vendor(tiny_dir))
     result = render(prepare(job), open_executor=open_executor)

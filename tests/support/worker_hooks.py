@@ -10,7 +10,7 @@ the settings to every worker process, on every node. Settings are environment va
     HOOKS_POISON           seed of the clip whose denoise kills its worker
     HOOKS_REMOVE           a file that is deleted when the first worker starts
 
-Files in the log folder, named after the worker's process id: `.born` (when it started), `.ready` (its model is open), `.steps`
+Files in the log folder, named after the worker's process id: `.born` (when it started), `.ready` (it joins now), `.steps`
 and `.failed-writes` (a byte each). While a file `hold.STAGE` is there, a worker that begins a task of that stage, or ends a
 step of a denoise, waits and leaves a file `.held`; without that file it goes on until the next time.
 """
@@ -119,14 +119,15 @@ def _pause() -> None:
 def _log_readiness() -> None:
     from ovi_ray.workers.actor import Worker
 
-    initialize = Worker.__init__
+    describe = Worker.describe
 
-    @functools.wraps(initialize)
-    def logged_initialize(self, *args, **kwargs):
-        initialize(self, *args, **kwargs)
+    @functools.wraps(describe)  # Ray's mark of the concurrency group is kept
+    def logged_describe(self):
+        info = describe(self)
         _file("ready").touch()
+        return info
 
-    Worker.__init__ = logged_initialize
+    Worker.describe = logged_describe
 
 
 def _log_steps() -> None:
