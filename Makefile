@@ -4,7 +4,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 TEST_PROCESSES ?= 2
 PYTEST := $(VENV)/bin/python -m pytest
-RUN_MODELS := ovi workers devices
+NOT_PURE := ovi workers devices cli test_retry.py
 PARALLEL := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test-fast test gpu chaos chaos-s3 lint format benchmark clean
@@ -23,8 +23,8 @@ demo: install ## Render jobs/quickstart with a small built-in model and two work
 	$(VENV)/bin/ovi-ray weights tiny demo/ckpts
 	$(VENV)/bin/ovi-ray render jobs/quickstart/job.yaml --ckpt-dir demo/ckpts --out demo/out --workers 2
 
-test-fast: install ## Run the unit tests without a model, Ray or the S3 server; under a minute
-	$(PYTEST) $(PARALLEL) tests/unit $(addprefix --ignore=tests/unit/,$(RUN_MODELS)) -m "not ray and not s3 and not slow"
+test-fast: install ## Run the pure unit tests: no model, Ray or S3 server; under a minute
+	$(PYTEST) $(PARALLEL) tests/unit $(addprefix --ignore=tests/unit/,$(NOT_PURE)) -m "not ray and not s3 and not slow"
 
 test: install ## Run every test that needs no GPU; under ten minutes
 	$(PYTEST) $(PARALLEL) -m "not gpu"

@@ -21,7 +21,7 @@ class RunTask:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Cancel:
-    """Stop the worker's task if that is cheap. The worker stays busy until it answers."""
+    """Stop the worker's task if that is cheap. The worker stays busy until it answers, and may have ended the task already."""
 
     worker: str
     task: Task

@@ -149,7 +149,7 @@ class CheckedCluster:
                 self.held.discard(action.key)
             case WakeAt():
                 self.wakes.append(action.time)
-            case Cancel():
+            case Cancel() if action.worker in self.running:  # else its task ended in the same cycle
                 assert self.running[action.worker].task == action.task
                 self.cancelled.add(action.worker)
 

@@ -283,7 +283,8 @@ def test_waiting_latents_are_bounded():
     assert most <= 5
 
 
-def test_a_straggler_is_copied_and_the_first_result_is_used():
+def cluster_with_a_copy():
+    """One denoise on `slow`, and its speculative copy on `fast`."""
     cluster = cluster_for(make_workload(2), config=SchedulerConfig(speculation=SpeculationConfig(enabled=True)))
     cluster.send(*joins(fast=BIG, slow=BIG))
     while cluster.scheduler.progress().stages[Stage.DENOISE].running < 2:
@@ -293,8 +294,22 @@ def test_a_straggler_is_copied_and_the_first_result_is_used():
         cluster.send(TaskDone(worker="fast", task=cluster.running["fast"].task, seconds=30.0), after=30.0)
     cluster.send(Tick(), after=cluster.wakes[-1] - cluster.now)
     assert cluster.running["fast"].reason is Reason.SPECULATIVE_COPY
+    return cluster
+
+
+def test_a_straggler_is_copied_and_the_first_result_is_used():
+    cluster = cluster_with_a_copy()
     actions = cluster.send(TaskDone(worker="fast", task=cluster.running["fast"].task, seconds=70.0), after=70.0)
     assert [a.worker for a in actions if isinstance(a, Cancel)] == ["slow"]
+    cluster.finish_all()
+    assert len(cluster.finished) == 2
+
+
+def test_a_task_and_its_copy_may_end_in_the_same_cycle():
+    cluster = cluster_with_a_copy()
+    both = [TaskDone(worker=w, task=cluster.running[w].task, seconds=70.0) for w in ("fast", "slow")]
+    actions = cluster.send(*both, after=70.0)
+    assert len([a for a in actions if isinstance(a, RunTask) and a.task.stage is Stage.DECODE]) == 1
     cluster.finish_all()
     assert len(cluster.finished) == 2
 
