@@ -22,13 +22,13 @@ MAX_SHOWN = 10
 def clip_lines(clip: ClipHistory) -> Iterator[str]:
     """The life of a clip."""
     yield f"clip {clip.clip_id}, run {clip.run}"
-    previous_end_s: float | None = None
+    ready_s: float | None = None  # when what the next stage needs was there
     for task in clip.tasks:
-        if task.stage in CLIP_STAGES:
-            if previous_end_s is not None and task.started_s - previous_end_s >= MIN_IDLE_S:
-                yield f"{_at(previous_end_s)}  waits {_seconds(task.started_s - previous_end_s)} for a worker"
-            previous_end_s = task.ended_s
+        if task.stage in CLIP_STAGES and ready_s is not None and task.started_s - ready_s >= MIN_IDLE_S:
+            yield f"{_at(ready_s)}  waits {_seconds(task.started_s - ready_s)} for a worker"
         yield f"{_at(task.started_s)}  {_task(task)}"
+        if task.ended_s is not None:
+            ready_s = max(ready_s or 0.0, task.ended_s)
     if clip.ended_s is None:
         yield "not ended when the record ends"
     else:
@@ -58,7 +58,8 @@ def summary_lines(run: RunSummary) -> Iterator[str]:
     yield "workers"
     yield from (f"  {_worker(worker, run.ended_s)}" for worker in run.workers)
     for stage, reasons in run.reasons.items():
-        yield f"{STAGES[stage].label}: {sum(reasons.values())} decisions"
+        count = sum(reasons.values())
+        yield f"{STAGES[stage].label}: {count} decision{'s'[: count != 1]}"
         yield from (f"  {count}x {reason}" for reason, count in reasons.items())
     if run.failures:
         yield "failures"
