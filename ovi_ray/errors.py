@@ -120,15 +120,20 @@ class LatentsUnusable(OviRayError):
 
 def show(value: object) -> str:
     """`repr(value)`, with the password of a URI hidden, cut to MAX_VALUE_CHARS."""
-    text = _PASSWORD.sub("//***@", repr(value))
+    text = hide_passwords(repr(value))
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 3]}..."
 
 
 def show_path(path: object) -> str:
     """`repr` of a path, with a password hidden; a very long one is cut in the middle, since the end identifies it."""
-    text = _PASSWORD.sub("//***@", repr(str(path)))
+    text = hide_passwords(repr(str(path)))
     return (
         text
         if len(text) <= MAX_PATH_CHARS
         else f"{text[:MAX_VALUE_CHARS]}...{text[MAX_VALUE_CHARS - MAX_PATH_CHARS :]}"
     )
+
+
+def hide_passwords(text: str) -> str:
+    """The text with the user and password of each URI replaced by asterisks."""
+    return _PASSWORD.sub("//***@", text)

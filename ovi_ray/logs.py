@@ -1,7 +1,8 @@
 """Logging of `ovi_ray`: a handler for the terminal and one for a run's log file.
 
-Modules log to `logging.getLogger(__name__)`. Messages that the user sees anyway go to the logger `MESSAGES`, which the
-terminal's handler leaves out. Worker processes log to Ray's own files, `/tmp/ray/session_latest/logs` on their node.
+Modules log to `logging.getLogger(__name__)`. Two loggers are for what the display shows anyway: `MESSAGES` never appears on
+the terminal a second time, `JOB` (workers, failures, how the run ended) only with -v. Worker processes log to Ray's own files,
+`/tmp/ray/session_latest/logs` on their node.
 """
 
 import logging
@@ -14,6 +15,7 @@ from rich.console import Console
 
 ROOT = "ovi_ray"
 MESSAGES = "ovi_ray.messages"
+JOB = "ovi_ray.job"
 RUN_LOG = "run.log"
 RUN_LOG_BYTES = 10_000_000
 RUN_LOG_BACKUPS = 3
@@ -56,7 +58,11 @@ class _ConsoleHandler(logging.Handler):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
-        self.addFilter(lambda record: record.name != MESSAGES)
+        self.addFilter(self._is_new)
+
+    def _is_new(self, record: logging.LogRecord) -> bool:
+        """Whether the display does not show this anyway."""
+        return record.name != MESSAGES and (record.name != JOB or self.level <= logging.INFO)
 
     def emit(self, record: logging.LogRecord) -> None:
         self._console.print(self.format(record), style="dim", markup=False, highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ However it ends, finished clips are kept, and the same call continues from there
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from ovi_ray.errors import OutputError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
-from ovi_ray.inputs.task_table import TaskTable
+from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.intermediates import CHECKPOINT_S, Intermediates
 from ovi_ray.output.job_files import FAILED_COLUMNS, check_owner, write_failed, write_job
 from ovi_ray.output.lock import output_lock
@@ -26,7 +26,7 @@ from ovi_ray.output.record_files import RecordConfig
 from ovi_ray.output.recovery import VideoCheck, check_videos, recover_rows
 from ovi_ray.output.results import Results
 from ovi_ray.preparation import PreparedJob
-from ovi_ray.protocol.observer import JobObserver, Observers
+from ovi_ray.protocol.observer import JobObserver, Observers, RunEnded, RunStarted
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.html import ReportSummary, write_report
 from ovi_ray.runtime.clock import Clock
@@ -93,7 +93,9 @@ def render(
     observer = observer or JobObserver()
     with _usable(prepared.job.output_dir):
         run = _Run(prepared=prepared, options=options or RenderOptions(), stop=stop or StopRequest(), observer=observer)
-    with output_lock(prepared.job.output_dir, on_lost=run.folder_lost, tell=observer.message):
+    with ExitStack() as held:
+        with _usable(prepared.job.output_dir):
+            held.enter_context(output_lock(prepared.job.output_dir, on_lost=run.folder_lost, tell=observer.message))
         return run.to_the_end(open_executor, clock)
 
 
@@ -146,6 +148,8 @@ class _Run:
         try:
             if len(missing):
                 self._render(TaskTable.of(missing), open_executor, clock)
+            else:
+                self._record_nothing_to_do(TaskTable.of(missing))
         finally:
             self._try_to_report(finished_before)
         return JobResult(
@@ -221,6 +225,12 @@ class _Run:
                 executor.shutdown()
                 progress = driver.progress()
                 self._done, self._failed, self._workers = progress.done, progress.failed, driver.worker_times()
+
+    def _record_nothing_to_do(self, tasks: TaskTable) -> None:
+        ids = tasks.clips.column("clip_id").combine_chunks()
+        scheduler = self._options.driver.scheduler
+        self._observer.started(RunStarted(workload=workload_of(tasks), config=scheduler, clip_ids=ids))
+        self._observer.ended(RunEnded(now=0.0, done=0, failed=0, error=""))
 
     def _try_to_report(self, finished_before: int) -> None:
         try:

@@ -12,6 +12,8 @@ import typer
 from ovi_ray.cli.common import ExitCode, command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
+from ovi_ray.scheduling.states import IllegalTransition
+from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location, local_copy
 
 if TYPE_CHECKING:
@@ -90,15 +92,19 @@ def _runs(folder: Location) -> "Iterator[list[RecordedRun]]":
     try:
         with local_copy(path) as local:
             yield recorded_runs(local, name=str(path))
-    except FileNotFoundError:
-        expected = "the output folder of a job that was rendered"
-        raise InputError([Problem(file=str(path), value="missing", expected=expected)]) from None
+    except OSError as error:
+        found = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({plain_reason(error)})"
+        expected = "the record of a job in its output folder"
+        raise InputError([Problem(file=str(path), value=found, expected=expected)]) from None
+    except (IndexError, KeyError, IllegalTransition) as error:  # numbers of clips or workers that do not fit together
+        found = f"a record that contradicts itself ({error!r})"
+        raise InputError([Problem(file=str(path), value=found, expected="the record that ovi-ray wrote")]) from None
 
 
 def _chosen(runs: "list[RecordedRun]", number: int | None) -> "list[RecordedRun]":
-    """The run that was asked for, or all of them, the last one first."""
+    """The run that was asked for, or all that can be read, the last one first."""
     if number is None:
-        return runs[::-1]
+        return [run for run in reversed(runs) if run.is_readable] or runs[-1:]
     if number > len(runs):
         raise _wrong("--run", str(number), f"1 to {len(runs)}")
     return [runs[number - 1]]

@@ -12,6 +12,7 @@ from rich.table import Table
 from ovi.config import Architecture
 from ovi_ray.cli.common import command_console, location, read_job
 from ovi_ray.cli.options import LOCATION, DisplayOptions, JobOptions, with_display_options, with_job_options
+from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show_path
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.report.durations import format_duration
@@ -60,14 +61,13 @@ def plan(
         ovi-ray plan job.yaml --cluster mine.yaml --actual out
     """
     from ovi_ray.inputs.cluster_profile import read_profile
-    from ovi_ray.report.timeline import write_timeline
     from ovi_ray.simulation.forecast import forecast
 
     with command_console(display) as console:
         profile = read_profile(location(cluster, "--cluster"))
         planned = forecast(_workload(prompts, job_options), profile, keep_spans=timeline is not None)
         if timeline is not None:
-            write_timeline(timeline, planned.spans, title=f"{planned.clips} clips on cluster {profile.name}")
+            _write_timeline(timeline, planned, title=f"{planned.clips} clips on cluster {profile.name}")
             console.print(f"timeline {timeline}", highlight=False, soft_wrap=True)
         actuals = None if actual is None else _actuals(location(actual, "--actual"))
     if as_json:
@@ -160,3 +160,14 @@ def _planned_seconds(planned: "Forecast") -> dict[str, float]:
         for stage, share in part.busy.items():
             seconds[stage.value.partition("_")[0]] += share * part.device_hours * 3600 / max(1, planned.clips)
     return seconds
+
+
+def _write_timeline(path: Path, planned: "Forecast", *, title: str) -> None:
+    from ovi_ray.report.timeline import write_timeline
+
+    try:
+        write_timeline(path, planned.spans, title=title)
+    except OSError as error:
+        expected = f"a file that can be written ({error.strerror or error})"
+        problem = Problem(file=COMMAND_LINE, field="--timeline", value=show_path(path), expected=expected)
+        raise InputError([problem]) from None

@@ -159,6 +159,14 @@ class RecordedRun:
         names = RunIdentity.__dataclass_fields__
         return self._field(lambda header: TypeAdapter(RunIdentity).validate_python({n: header[n] for n in names}))
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether the header is complete; a run that was killed early may have written only a part of it."""
+        try:
+            return bool(self.identity)
+        except InputError:
+            return False
+
     @cached_property
     def config(self) -> SchedulerConfig:
         """The scheduler's configuration. Raises InputError."""

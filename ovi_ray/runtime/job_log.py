@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from ovi_ray.logs import MESSAGES
+from ovi_ray.logs import JOB, MESSAGES
 from ovi_ray.output.event_log import RunIdentity
 from ovi_ray.protocol.messages import WorkerInfo
 from ovi_ray.protocol.observer import Cycle, JobObserver, RunEnded, RunStarted
@@ -12,7 +12,7 @@ from ovi_ray.scheduling.actions import Finish
 from ovi_ray.scheduling.events import TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import BreakerChange, ClipStatus, FailureKind
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(JOB)
 
 
 class JobLog(JobObserver):

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
+from ovi import __version__
 from ovi.errors import OviError
-from ovi_ray.errors import OviRayError, show_path
-from ovi_ray.logs import RUN_LOG_FILES, run_log
+from ovi_ray.errors import JobStopped, OviRayError, hide_passwords
+from ovi_ray.logs import JOB, RUN_LOG_FILES, run_log
 from ovi_ray.output.event_log import (
     EVENTS_FILE,
     EndEntry,
@@ -32,7 +33,7 @@ from ovi_ray.runtime.job_log import JobLog
 from ovi_ray.scheduling.task import Reason
 from ovi_ray.storage.paths import Location, PathOrUri, to_location
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(JOB)
 
 
 @contextmanager
@@ -69,24 +70,29 @@ def _open_record(
 
 
 def _log_error(error: BaseException) -> None:
-    """Errors raised on purpose without their traceback, which would say nothing to the user."""
+    """Log the error that ends a run; a traceback is logged for unexpected errors only."""
     is_bug = isinstance(error, Exception) and not isinstance(error, OviRayError | OviError)
-    logger.error("%s: %s", type(error).__name__, error, exc_info=error if is_bug else None)
+    level = logging.INFO if isinstance(error, JobStopped | KeyboardInterrupt) else logging.ERROR
+    logger.log(level, "%s: %s", type(error).__name__, error, exc_info=error if is_bug else None)
 
 
 def run_identity() -> RunIdentity:
     """This process."""
-    try:
-        installed = version("ovi-ray")
-    except PackageNotFoundError:  # a source tree that was not installed
-        installed = "unknown"
     return RunIdentity(
-        version=installed,
+        version=__version__,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         host=socket.gethostname(),
         pid=os.getpid(),
-        command=show_path(shlex.join(sys.argv)).strip("'\""),
+        command=hide_passwords(shlex.join(_command())),
     )
+
+
+def _command() -> list[str]:
+    """The command line of this process, to be run again."""
+    program, *arguments = sys.argv
+    if Path(program).name == "__main__.py":
+        return ["python", "-m", Path(program).parent.name, *arguments]
+    return [program, *arguments]
 
 
 class EventRecorder(JobObserver):

@@ -19,6 +19,7 @@ from ovi_ray.storage.uris import SCHEMES, is_uri, open_uri
 FILES = pa.schema([("name", pa.string()), ("size", pa.int64())])
 BATCH_ROWS = 64 * 1024
 _LOCAL = LocalStore()
+_SCHEME = re.compile(r"\w[\w+.-]*://")
 
 
 @dataclass(slots=True, frozen=True, repr=False)
@@ -169,15 +170,15 @@ def to_location(given: PathOrUri) -> Location:
         return given
     if isinstance(given, str) and is_uri(given):
         return Location(*open_uri(given))
+    if isinstance(given, str) and (scheme := _SCHEME.match(given)):
+        raise ValueError(f"a path, or a URI of a kind that can be read ({', '.join(SCHEMES)}), not {scheme[0]}")
     return Location(_LOCAL, str(Path(given)))
 
 
 def resolve_path(given: PathOrUri, folder: Location) -> Location:
     """`given`, relative to `folder`; `~` is the user's home. Raises ValueError, which says what would be right."""
-    if isinstance(given, Location) or is_uri(str(given)):
+    if isinstance(given, Location) or _SCHEME.match(str(given)):
         return to_location(given)
-    if scheme := re.match(r"\w[\w+.-]*://", str(given)):
-        raise ValueError(f"a path, or a URI of a kind that can be read ({', '.join(SCHEMES)}), not {scheme[0]}")
     try:
         path = Path(given).expanduser()
     except RuntimeError:  # `~name` of a user that does not exist: a file may be called so

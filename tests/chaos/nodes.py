@@ -8,7 +8,7 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from tests.chaos.harness import ChaosJob
-from tests.support.ray_start import be_patient
+from tests.support.ray_start import start_patiently
 from tests.support.waiting import PATIENCE_S
 from tests.support.worker_hooks import parent
 
@@ -26,8 +26,7 @@ class Nodes:
 
     def __init__(self, count: int) -> None:
         head = {**NODE, "num_cpus": 0, "include_dashboard": False, "_system_config": SYSTEM}
-        be_patient()
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._cluster = start_patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         for _ in range(count):
             self.add()
 
@@ -37,7 +36,7 @@ class Nodes:
 
     def add(self) -> Any:
         """A new node, ready for workers."""
-        node = self._cluster.add_node(wait=False, **NODE)
+        node = start_patiently(lambda: self._cluster.add_node(wait=False, **NODE))
         self._cluster.wait_for_nodes(PATIENCE_S)
         return node
 

@@ -20,7 +20,7 @@ from ovi_ray.runtime.ray_executor import ray_executor
 from ovi_ray.runtime.ray_session import examine_cluster
 from ovi_ray.workers.actor import WorkerConfig
 from tests.support.jobs import result_rows
-from tests.support.ray_start import be_patient
+from tests.support.ray_start import start_patiently
 from tests.support.waiting import PATIENCE_S
 from tests.support.worker_hooks import hooked_environment
 
@@ -33,10 +33,10 @@ BACKENDS = {"nvidia": AttentionBackend.SDPA_FLASH, "amd": AttentionBackend.SDPA_
 @pytest.fixture(scope="module")
 def mixed_cluster():
     """A head, and for each vendor a node that pretends to have a GPU."""
-    be_patient()
-    local = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    local = start_patiently(lambda: Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False}))
     for vendor in VENDORS:
-        local.add_node(wait=False, **NODE, num_gpus=1, labels={"vendor": vendor})
+        add = functools.partial(local.add_node, wait=False, **NODE, num_gpus=1, labels={"vendor": vendor})
+        start_patiently(add)
     local.wait_for_nodes(PATIENCE_S)
     yield local
     ray.shutdown()

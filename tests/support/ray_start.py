@@ -6,7 +6,9 @@ loaded machine their imports alone take longer. It does not wait for ports that 
 
 import functools
 import re
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from tests.support.s3 import free_port
 from tests.support.waiting import PATIENCE_S
@@ -18,7 +20,18 @@ ENVIRONMENT = {
     "RAY_gcs_server_port_wait_time_s": f"{PATIENCE_S / 3:.0f}",
 }
 """Settings for Ray's processes in tests."""
+START_ATTEMPTS = 5
+T = TypeVar("T")
 AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+
+
+def start_patiently(start: Callable[[], T]) -> T:
+    """What `start` returns; it starts a node, and is called again where the raylet aborts all the same."""
+    be_patient()
+    for _ in range(START_ATTEMPTS - 1):
+        with suppress(Exception):
+            return start()
+    return start()
 
 
 def be_patient(runtime_env: Any = None) -> Any:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from ovi_ray import logs
-from ovi_ray.logs import MESSAGES, configure_logging, run_log
+from ovi_ray.logs import JOB, MESSAGES, configure_logging, run_log
 
 logger = logging.getLogger("ovi_ray.test")
 
@@ -38,6 +38,14 @@ def test_a_message_that_the_user_sees_anyway_is_not_shown_twice():
     configure_logging(logging.DEBUG, console)
     logging.getLogger(MESSAGES).info("paused")
     assert console.file.getvalue() == ""
+
+
+def test_what_the_display_shows_of_a_job_is_logged_to_the_console_only_when_asked():
+    for level, shown in ((logging.WARNING, False), (logging.INFO, True)):
+        console = make_console()
+        configure_logging(level, console)
+        logging.getLogger(JOB).error("run ended")
+        assert ("run ended" in console.file.getvalue()) == shown
 
 
 def test_configuring_again_replaces_the_earlier_handler():

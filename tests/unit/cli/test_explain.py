@@ -231,3 +231,26 @@ def test_the_record_of_a_job_in_a_store_is_explained(s3_bucket, tmp_path):
     ids = render_job(out, tmp_path)
     assert explain_json(out, "--clip", ids[0])["status"] == "done"
     assert explain_json(out, "--verify")["divergence"] is None
+
+
+def test_a_run_that_finds_nothing_to_render_is_recorded_too(out, tmp_path):
+    render_job(out, tmp_path, executor=WritingExecutor(workers=("w0",)))
+    ids = render_job(out, tmp_path, executor=WritingExecutor(workers=("w0",)))
+    summary = explain_json(out)
+    assert (summary["run"], summary["runs"], summary["clips"], summary["done"]) == (2, 2, 0, 0)
+    assert explain_json(out, "--clip", ids[0])["run"] == 1
+    assert explain_json(out, "--verify")["divergence"] is None
+
+
+def test_a_header_that_was_cut_off_hides_no_earlier_run(out, tmp_path):
+    ids = render_job(out, tmp_path)
+    record = out / "events.jsonl"
+    record.write_bytes(record.read_bytes() + record.read_bytes()[:200])
+    assert explain_json(out)["run"] == 1
+    assert explain_json(out, "--clip", ids[0])["clip_id"] == ids[0]
+    assert "header" in explain(out, "--run", "2", exit_code=BAD_INPUT).stderr
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
+    (tmp_path / "afile").write_text("x", encoding="utf-8")
+    assert "unreadable" in explain(tmp_path / "afile", exit_code=BAD_INPUT).stderr

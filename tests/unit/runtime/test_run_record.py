@@ -5,7 +5,7 @@ import pytest
 from ovi_ray.errors import WorkersLost
 from ovi_ray.output.event_log import EndEntry, IdleEntry, MessageEntry, WorkerEntry, recorded_runs
 from ovi_ray.protocol.observer import Cycle, Observers
-from ovi_ray.runtime.run_record import run_record
+from ovi_ray.runtime.run_record import run_identity, run_record
 from tests.support.fake_executor import DIES, FakeExecutor
 from tests.support.recording_observer import RecordingObserver
 from tests.unit.runtime.test_driver import make_driver
@@ -86,3 +86,19 @@ def test_a_record_that_cannot_be_written_is_reported_and_the_job_is_rendered(tmp
     assert observer.ends[0].done == 2
     (message,) = messages
     assert "No space left on device" in message
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (
+            ["/opt/bin/ovi-ray", "render", "It's a dog", "--out", "a b"],
+            "/opt/bin/ovi-ray render 'It'\"'\"'s a dog' --out 'a b'",
+        ),
+        (["/src/ovi_ray/__main__.py", "render", "p.csv"], "python -m ovi_ray render p.csv"),
+        (["ovi-ray", "render", "s3://me:secret@bucket/p.csv"], "ovi-ray render s3://***@bucket/p.csv"),
+    ],
+)
+def test_the_recorded_command_can_be_run_again_and_shows_no_password(monkeypatch, argv, command):
+    monkeypatch.setattr("sys.argv", argv)
+    assert run_identity().command == command
