@@ -309,8 +309,9 @@ def _is_text(value: object) -> bool:
 class SamplingParams:
     """What determines a clip beside its prompt, its image and the weights. Names and defaults are the published ones.
 
-    The only declaration of these parameters: job files, list columns, command-line options, manifest columns and clip ids
-    are derived from its fields. Raises InvalidRequest, naming every field that is out of range.
+    Declares type, default, range and help of each parameter: list columns, command-line options, manifest columns and
+    clip ids are derived from its fields, and tests keep those of job files equal. Raises InvalidRequest, naming every field
+    that is out of range.
     """
 
     video_frame_height_width: tuple[int, int] = field(

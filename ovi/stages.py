@@ -4,7 +4,8 @@
                                  +-> DENOISE -> clip latents -> DECODE -> video
     image -> ENCODE_FIRST_FRAME -+
 
-Scheduler, cost model, workers and reports read this table instead of testing for single stages. Imports neither torch nor ray.
+Scheduler, cost model, workers and reports read this table; only what is special about a stage is written where it happens.
+Imports neither torch nor ray.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""`ovi-ray explain`: why a clip or a worker did what it did, from the record of a run."""
+"""`ovi-ray explain`: why clips and workers ran what they ran, from the record of a run."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -150,7 +150,7 @@ def _replay(run: "RecordedRun") -> "Replay":
 def _replay_lines(replayed: "Replay", run: int) -> Iterator[str]:
     divergence = replayed.divergence
     if divergence is None:
-        yield f"run {run}: {replayed.actions} decisions in {replayed.cycles} cycles, all the same when replayed"
+        yield f"run {run}: {replayed.actions} actions in {replayed.cycles} cycles, all the same when replayed"
         return
     recorded, again = divergence.first_difference
     yield f"run {run}: cycle {divergence.cycle}, {divergence.now:.1f} s after the start, differs when replayed"

@@ -76,7 +76,13 @@ def with_display_options(command: Command) -> Command:
             ),
         ],
         "quiet": Annotated[
-            bool, typer.Option("--quiet", "-q", help="No progress; log errors only.", rich_help_panel=DISPLAY_PANEL)
+            bool,
+            typer.Option(
+                "--quiet",
+                "-q",
+                help="No progress display, and only errors are logged; notes and the summary stay.",
+                rich_help_panel=DISPLAY_PANEL,
+            ),
         ],
         "log_level": Annotated[
             LogLevel | None,

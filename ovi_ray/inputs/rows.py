@@ -258,4 +258,5 @@ def _rows(prompts: PromptList, indices: list[int]) -> str:
 
 def _around_tag(text: str) -> str:
     start = min(position for tag in ("<AUDCAP>", "Audio:") if (position := text.find(tag)) >= 0)
-    return show(text[start : start + 40])
+    part = text[start : start + 40]
+    return show(part if len(text) <= start + 40 else f"{part}...")

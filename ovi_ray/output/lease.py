@@ -1,4 +1,4 @@
-"""The lease of an output folder: what a driver writes there to have it alone, and renews to show that it is alive.
+"""The lease of an output folder: what a driver writes there to claim it exclusively, and renews to show that it is alive.
 
 FileLease    on a disk: a locked file whose time of change is the heartbeat, for machines that do not see the lock
 ObjectLease  in an object store: one object, created if absent and renewed by compare-and-swap, so exactly one driver has it

@@ -1,4 +1,4 @@
-"""One driver at a time in an output folder, and never two for longer than a heartbeat.
+"""One driver at a time in an output folder, which notices within a heartbeat when its lease was taken over.
 
 On one machine the lease of a dead driver is free at once. A driver on another machine counts as alive until
 `LeaseConfig.stale_s` have passed without a renewal; a driver that waits for that sees within seconds whether it is.

@@ -1,4 +1,4 @@
-"""What Ray's exceptions say: a crashed process, a lost machine, or an object that is gone."""
+"""Classifies Ray's exceptions: a crashed process, a lost machine, or an object that is gone."""
 
 import ray
 from ray.exceptions import ActorDiedError, RayError

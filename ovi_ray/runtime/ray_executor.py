@@ -284,7 +284,7 @@ class RayExecutor:
 
 
 def _work_of(task: Task) -> Hashable:
-    """The same for every attempt: one clip that kills each of its workers says nothing about the slot."""
+    """Identifies a task's work in every attempt: one clip that kills each of its workers says nothing about the slot."""
     return task.stage, task.items
 
 

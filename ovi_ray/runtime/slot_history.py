@@ -13,11 +13,14 @@ class SlotHistory:
     """Each failed start and each task that killed its worker; attempts of the same task count once."""
 
     def failed_at(self, causes: Set[Hashable]) -> "SlotHistory":
-        """With the current worker gone. `causes` is empty if it went down with its node, which is not the slot's fault."""
+        """The history after the current worker was lost.
+
+        `causes` is empty if it went down with its node, which is not the slot's fault.
+        """
         return SlotHistory(workers=self.workers + 1, failures=self.failures | causes)
 
     def succeeded(self) -> "SlotHistory":
-        """With a task finished."""
+        """The history after a task succeeded."""
         return replace(self, failures=frozenset())
 
     def is_broken(self, max_failures: int) -> bool:

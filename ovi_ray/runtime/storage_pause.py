@@ -22,7 +22,7 @@ class StoragePauseConfig:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class _Held:
-    """A failure that the scheduler has not been told of, so that the worker counts as busy and gets no task."""
+    """A failure that the scheduler has not received yet, so that the worker counts as busy and gets no task."""
 
     event: Event
     worker: str

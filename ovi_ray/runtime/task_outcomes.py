@@ -16,7 +16,7 @@ from ovi_ray.scheduling.task import DataKey, DataKind, Task
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class TaskOutcomes:
-    """Failures of the environment are told from failures of the task; the scheduler hears of the latter only."""
+    """Failures of the environment are distinguished from failures of the task; the scheduler hears of the latter only."""
 
     clips: ClipRecords
     workers: WorkerRecords

@@ -49,7 +49,7 @@ class IdleWorkers:
         return list(self._key_of)
 
     def first_of_each(self) -> Iterator[tuple[GroupKey, WorkerState]]:
-        """One worker of each group, which stands for all of it."""
+        """One worker of each group, which represents the group."""
         for key, group in self._groups.items():
             yield key, self._workers[next(iter(group))]
 

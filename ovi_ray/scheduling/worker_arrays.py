@@ -1,4 +1,4 @@
-"""What sums over all workers need, as arrays with one position per worker; positions of lost workers are reused."""
+"""Arrays over all workers, for sums, as arrays with one position per worker; positions of lost workers are reused."""
 
 import numpy as np
 import numpy.typing as npt
