@@ -102,7 +102,8 @@ def test_a_cluster_that_the_doctor_cannot_reach_has_the_code_of_a_cluster(monkey
 )
 def test_a_command_that_is_stopped_before_its_job_runs_ends_with_the_code_of_the_signal(number, code):
     program = (
-        "import os, sys, ovi_ray.inputs.cluster_profile as profiles\n"
+        "import os, signal, sys, ovi_ray.inputs.cluster_profile as profiles\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         f"profiles.read_profile = lambda path: os.kill(os.getpid(), {int(number)})\n"
         "sys.argv = ['ovi-ray', 'plan', 'none.csv', '--cluster', 'none.yaml']\n"
         "from ovi_ray.cli import main; main()"
