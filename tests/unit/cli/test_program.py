@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 
 import pytest
 from typer.testing import CliRunner
@@ -30,6 +31,8 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "p.csv").write_text("text_prompt,seed\na fox,1\n", encoding="utf-8")
     (tmp_path / "bad.csv").write_text("text_prompt,seed\na fox,x\n", encoding="utf-8")
     (tmp_path / "c.yaml").write_text(PROFILE, encoding="utf-8")
+    import_module("ovi_ray.preparation")  # torch, which makes a folder for its kernels among temporary files
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
