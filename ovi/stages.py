@@ -46,7 +46,7 @@ class WorkItem(StrEnum):
 
 
 class Activations(StrEnum):
-    """What the memory beside the weights grows with."""
+    """Quantity that the memory beside the weights is proportional to."""
 
     CONSTANT = "constant"
     VIDEO_TOKENS = "video tokens"

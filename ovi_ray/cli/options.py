@@ -42,7 +42,7 @@ class LogLevel(StrEnum):
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class DisplayOptions:
-    """What a command prints beside its result."""
+    """Verbosity options of a command."""
 
     verbose: int = 0
     """1 logs what happens, 2 also details."""

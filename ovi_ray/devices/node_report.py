@@ -12,7 +12,7 @@ from ovi_ray.devices.probe import Device
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class DeviceReport:
-    """What was found out about one device."""
+    """Findings about one device."""
 
     device: Device
     labels: dict[str, str]
@@ -33,7 +33,7 @@ class DeviceReport:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class NodeReport:
-    """What was found out about one node and its devices."""
+    """Findings about one node and its devices."""
 
     node: str
     """Host name."""

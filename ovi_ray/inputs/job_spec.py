@@ -22,7 +22,7 @@ LIST_SUFFIXES = ", ".join(READERS)
 
 
 class Mode(StrEnum):
-    """What a clip starts from."""
+    """Conditioning of a clip: text alone, or text and a first frame."""
 
     AUTO = "auto"
     """An image where its row has one, else the text alone."""
@@ -33,7 +33,7 @@ class Mode(StrEnum):
 
 
 class DeviceKind(StrEnum):
-    """What the workers run on."""
+    """Kind of device that workers use."""
 
     AUTO = "auto"
     """The GPUs, or the CPUs where there is none."""

@@ -272,7 +272,7 @@ class ClaimLease:
 
 
 def in_use_message(output: str, owner: Owner | None, config: LeaseConfig) -> str:
-    """What a driver that is refused tells the user."""
+    """Message for the user of a driver that is refused."""
     return (
         f"{output} is in use: {owner or 'another driver'} renders into it now. Wait for it, stop it, or give another"
         f" --out. (If its machine is gone, the folder is free after {config.stale_s:.0f} s.)"

@@ -27,7 +27,7 @@ def check_transition(allowed: frozenset[State], subject: str, old: State, new: S
 
 
 class ClipState(IntEnum):
-    """Where a clip stands, in the order of its life."""
+    """States of a clip, in the order of its life."""
 
     PENDING = 0
     """Not admitted yet: none of its inputs is queued on its behalf."""
@@ -74,7 +74,7 @@ CLIP_STAGE_STATES: Mapping[Stage, StageStates] = MappingProxyType(
 
 
 class InputState(IntEnum):
-    """Where a text or a first frame stands."""
+    """States of a text or a first frame."""
 
     ABSENT = 0
     """Neither encoded nor queued: not needed yet, not needed any more, or lost."""
@@ -98,7 +98,7 @@ INPUT_TRANSITIONS: Mapping[InputState, frozenset[InputState]] = MappingProxyType
 
 
 class WorkerStatus(StrEnum):
-    """Where a worker stands."""
+    """States of a worker."""
 
     IDLE = "idle"
     BUSY = "busy"

@@ -58,7 +58,7 @@ class WorkerArrays:
         self._in_service[position] = in_service
 
     def set_resident(self, position: int, resident: frozenset[Component]) -> None:
-        """What is resident on the worker."""
+        """Components resident on the worker."""
         self._lacks[position] = [component not in resident for component in COMPONENTS]
 
     def set_task(self, position: int, end_s: float, length_s: float) -> None:

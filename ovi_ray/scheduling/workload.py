@@ -1,4 +1,4 @@
-"""What a job has to render, as arrays: a clip is a row number, never an object, so that a million clips fit in memory.
+"""The work of a job as arrays: a clip is a row number, never an object, so that a million clips fit in memory.
 
 workload = Workload(
     kinds=(ClipKind(model_name="720x720_5s", height=704, width=704, video_latent_length=31, sample_steps=50),),

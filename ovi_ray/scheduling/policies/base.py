@@ -81,7 +81,7 @@ class Allocation:
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Snapshot:
-    """What a decision is made from."""
+    """Immutable view of the cluster that a decision is based on."""
 
     since_plan_s: float
     """Age of the allocation in seconds."""
@@ -101,7 +101,7 @@ class Decision:
 
 
 class Policy(Protocol):
-    """What the scheduler asks of a policy."""
+    """Interface between the scheduler and a policy."""
 
     @property
     def name(self) -> str:
