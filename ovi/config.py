@@ -271,7 +271,7 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ParamSpec:
-    """What the declaration of a sampling parameter says besides its name, type and default."""
+    """Help and accepted values of a sampling parameter."""
 
     help: str
     """One line for `--help`."""

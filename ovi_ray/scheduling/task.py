@@ -53,7 +53,7 @@ class DataKey:
 
 
 class FailureKind(StrEnum):
-    """What a failure is attributed to, which decides whether and where the task is retried."""
+    """Attribution of a failure, which decides whether and where the task is retried."""
 
     BAD_INPUT = "bad_input"
     """The text, image or parameters can never work: clips that need them fail without a retry."""

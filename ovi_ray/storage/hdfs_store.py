@@ -171,7 +171,7 @@ def _copy(source: Callable[[], IO[bytes]], store: fs.FileSystem, path: str) -> i
 
 
 def _with_timeout(request: Callable[[], _T], limit_s: float) -> _T:
-    """What `request` returns or raises; TimeoutError after `limit_s`, when it is left running in its thread."""
+    """The result of `request`, or its exception; TimeoutError after `limit_s`, when it is left running in its thread."""
     answer: Future[_T] = Future()
 
     def run() -> None:

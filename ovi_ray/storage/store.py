@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 
 class FileKind(StrEnum):
-    """What is found under a key."""
+    """Kind of entry under a key."""
 
     FILE = "file"
     FOLDER = "folder"
