@@ -39,9 +39,9 @@ class Problem:
     field: str | None = None
     """Column, key or option."""
     value: str
-    """What was found, as text: `show(value)`, "empty", "missing"."""
+    """The value that was found, as text: `show(value)`, "empty", "missing"."""
     expected: str
-    """What is accepted instead."""
+    """The accepted values."""
 
     def __str__(self) -> str:
         return f"{self.file}{', ' if self.place else ''}{self.place}: {self.what}"

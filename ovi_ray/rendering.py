@@ -43,7 +43,7 @@ OpenExecutor = Callable[[JobSpec, ExecutorConfig], AbstractContextManager[Execut
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class RenderOptions:
-    """What happens to files of earlier runs, what is kept, and how the runtime is tuned."""
+    """The treatment of files of earlier runs, the files to keep, and the tuning of the runtime."""
 
     overwrite: bool = False
     """Render every clip again; an existing video stays until its replacement is complete."""

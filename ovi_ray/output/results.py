@@ -37,7 +37,7 @@ class ResultsConfig:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ResumeState:
-    """What earlier runs left in an output folder."""
+    """The results that earlier runs left in an output folder."""
 
     finished: pa.StringArray
     """Ids of the clips that are done: their row says so, and their video exists with the size in the row."""
@@ -92,7 +92,7 @@ class Results:
         return table.column("clip_id").filter(done).combine_chunks()
 
     def resume(self, wanted: pa.Array | pa.ChunkedArray | None = None) -> ResumeState:
-        """What is finished, for a run that renders the other clips of `wanted` (ids; None for all). Raises ResultsTooNew.
+        """The finished clips, for a run that renders the other clips of `wanted` (ids; None for all). Raises ResultsTooNew.
 
         Leaves at most one row for each clip. Rows are removed that say done where the video is missing or has another size,
         and that say failed for a clip that is not wanted. A corrupt file of rows is set aside, and the videos of its clips

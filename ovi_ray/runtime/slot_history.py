@@ -1,4 +1,4 @@
-"""What a slot's workers failed at, to tell a broken device from a clip that kills workers."""
+"""The failures of a slot's workers, to tell a broken device from a clip that kills workers."""
 
 from collections.abc import Hashable, Set
 from dataclasses import dataclass, replace

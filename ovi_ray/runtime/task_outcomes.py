@@ -27,7 +27,7 @@ class TaskOutcomes:
     message: Callable[[str], None]
 
     def events(self, ended: TaskEnded, now: float) -> list[Event]:
-        """What the scheduler should know now; a failure that storage caused is held back until the pause is over."""
+        """The events for the scheduler; a failure that storage caused is held back until the pause is over."""
         event, report = ended.event, ended.report
         self.workers.ended(event.worker)
         if report is None:

@@ -1,4 +1,4 @@
-"""What each device class can run, and which components have to be swapped for it."""
+"""The stages that each device class can run, and the components that have to be swapped for each."""
 
 from typing import NamedTuple
 

@@ -180,9 +180,7 @@ class Dispatcher:
         return run
 
     def _units(self, task: Task) -> float:
-        if not STAGES[task.stage].batched:
-            return 1.0
-        return float(self._job.workload.text_tokens[list(task.items)].sum())
+        return self._job.inputs[task.stage].tokens_of(task.items) if STAGES[task.stage].batched else 1.0
 
     # --- preloads and copies
 

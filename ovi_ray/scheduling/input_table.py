@@ -37,6 +37,7 @@ class InputTable:
         self.queues: list[deque[int]] = [deque() for _ in range(kinds if inputs.kinds is not None else 1)]
         """[kinds], or a single queue where the kind does not matter."""
         self._kinds = inputs.kinds
+        self.tokens_of = inputs.tokens_of
 
     def __len__(self) -> int:
         return len(self.state)

@@ -1,4 +1,4 @@
-"""What the end of a task means: for its items (done, retried, given up), for its device, and for other devices."""
+"""The meaning of a task's end: for its items (done, retried, given up), for its device, and for other devices."""
 
 from ovi.stages import Stage
 from ovi_ray.scheduling.actions import Action

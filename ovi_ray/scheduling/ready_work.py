@@ -31,7 +31,7 @@ class ReadyTasks(NamedTuple):
 
 
 class ReadyWork:
-    """What the queues hold, which worker may run what, and the items that it gets."""
+    """The queued tasks, the workers that may run each, and the items that a worker gets."""
 
     def __init__(
         self, job: JobState, pool: WorkerPool, retries: RetryTracker, replanner: Replanner, config: SchedulerConfig

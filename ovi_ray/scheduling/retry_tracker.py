@@ -1,4 +1,4 @@
-"""What happens to an item after a failure: whether it is tried again, where, and beside what."""
+"""The consequences of a failure for an item: whether it is tried again, where, and beside what."""
 
 from collections import Counter
 from collections.abc import Set
@@ -126,7 +126,7 @@ class RetryTracker:
         self._items.pop(item, None)
 
     def forgive(self, slot: str) -> None:
-        """What failed on a device was the device's fault: it does not count against the items any more."""
+        """The failures on a device were its own fault: they do not count against the items any more."""
         for history in self._items.values():
             history.errors.pop(slot, None)
             history.crashes.pop(slot, None)

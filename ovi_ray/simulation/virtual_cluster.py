@@ -139,10 +139,9 @@ class VirtualCluster:
         self._heap: list[tuple[float, int, str, int, Event]] = []
         self._sequence = 0
         self._devices: dict[str, _Device] = {}
+        self._inputs = workload.stage_inputs()
         self._kinds = dict.fromkeys(CLIP_STAGES, workload.clip_kind)  # stage -> [items] kind
-        for stage, inputs in workload.stage_inputs().items():
-            if inputs.kinds is not None:
-                self._kinds[stage] = inputs.kinds
+        self._kinds |= {stage: inputs.kinds for stage, inputs in self._inputs.items() if inputs.kinds is not None}
         self._seconds: dict[tuple[int, Stage, int], float] = {}  # by the identity of a profile, which the devices keep
         self._allowed: set[tuple[int, Stage, int | None, frozenset[Component]]] = set()
         for spec in devices:
@@ -232,7 +231,7 @@ class VirtualCluster:
         if not task.items:
             return 0.0
         if kind is None:
-            tokens = int(self.workload.text_tokens[list(task.items)].sum())
+            tokens = self._inputs[task.stage].tokens_of(task.items)
             return actual.prior_seconds(task.stage, STAGES[task.stage].tflop(self.workload.kinds[0]) * tokens)
         key = (id(actual), task.stage, kind)
         if key not in self._seconds:
@@ -241,7 +240,7 @@ class VirtualCluster:
 
     def _kind(self, task: Task) -> int | None:
         """The kind of clip that a task is for; None for texts and preloads."""
-        if not task.items or STAGES[task.stage].batched:
+        if not task.items or task.stage not in self._kinds:
             return None
         return int(self._kinds[task.stage][task.items[0]])
 

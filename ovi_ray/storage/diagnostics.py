@@ -42,7 +42,7 @@ _REASONS = (
     ),
     (("libjvm", "libhdfs"), "HDFS needs Java and Hadoop: set JAVA_HOME, HADOOP_HOME and CLASSPATH"),
 )
-"""What marks an error in the text of a store or its client, and the reason in plain words; the first match counts."""
+"""Marks of an error in the text of a store or its client, and the reason in plain words; the first match counts."""
 
 _STORAGE_ERRNOS = frozenset(
     {
@@ -62,7 +62,7 @@ _STORAGE_ERRNOS = frozenset(
 
 
 def plain_reason(error: OSError) -> str:
-    """What is wrong, and how to fix it where that is known; else what the system or the store says."""
+    """The problem, and how to fix it where that is known; else what the system or the store says."""
     if error.strerror and error.__cause__ is None:
         return error.strerror
     text = _text(error)
@@ -101,5 +101,5 @@ def write_problem(folder: Location) -> str:
 
 
 def _text(error: OSError) -> str:
-    """What the store or its client says, with the details that `StorageUnavailable` leaves out; else the error's own text."""
+    """The text of the store or its client, with details that `StorageUnavailable` leaves out; else the error's own text."""
     return str(error.__cause__ or "") or str(error)

@@ -161,7 +161,7 @@ class Location:
 
 
 PathOrUri = str | Path | Location
-"""What public functions take; `to_location` makes a `Location` of it."""
+"""The type that public functions take; `to_location` makes a `Location` of it."""
 
 
 def to_location(given: PathOrUri) -> Location:

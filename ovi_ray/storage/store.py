@@ -64,7 +64,7 @@ class Store(Protocol):
         """Where a file is on this machine; None in a store that is reached over a network."""
 
     def kind(self, key: str) -> FileKind:
-        """What there is under a key. In object stores a folder exists while a file is in it; the root always does."""
+        """The kind of thing under a key. In object stores a folder exists while a file is in it; the root always does."""
 
     def stat(self, key: str) -> FileStat:
         """Size and time of change of a file."""

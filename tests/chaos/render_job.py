@@ -9,12 +9,12 @@ from pathlib import Path
 from ovi_ray.errors import JobStopped, OviRayError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.preparation import prepare
-from ovi_ray.protocol.observer import MessageObserver
 from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.runtime.driver import DriverConfig
 from ovi_ray.runtime.ray_executor import ExecutorConfig
 from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
 from ovi_ray.runtime.storage_pause import StoragePauseConfig
+from tests.support.recording_observer import PrintingObserver
 from tests.support.waiting import PATIENCE_S
 from tests.support.worker_hooks import fail_writes
 
@@ -65,8 +65,7 @@ def _render(run: Run, stop: StopRequest):
         executor=ExecutorConfig(unresponsive_after_s=run.silence_s),
         driver=DriverConfig(storage=StoragePauseConfig(probe_interval_s=0.2)),  # recovered storage is noticed sooner
     )
-    observer = MessageObserver(lambda text: print(text, flush=True))
-    return render(prepare(job), options=options, stop=stop, observer=observer)
+    return render(prepare(job), options=options, stop=stop, observer=PrintingObserver())
 
 
 if __name__ == "__main__":

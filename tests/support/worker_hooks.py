@@ -162,7 +162,7 @@ def _pace_tasks() -> None:
 
 
 def _begin(stage: str, work: Any) -> None:
-    """What happens before a task: a pause, a wait, or the worker's death."""
+    """An event before a task: a pause, a wait, or the worker's death."""
     _pause()
     if stage != "Denoise":
         _wait_while_held(stage)

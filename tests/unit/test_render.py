@@ -45,7 +45,7 @@ class RenderingExecutor(FakeExecutor):
 
 
 def unchecked(job, ckpt_dir):
-    """What `prepare` returns, without its check of every weight."""
+    """The result of `prepare`, without its check of every weight."""
     return PreparedJob(
         job=job,
         manifest=build_manifest(

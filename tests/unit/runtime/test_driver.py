@@ -33,13 +33,7 @@ from ovi_ray.workers.failures import failure_kind
 from ovi_ray.workers.first_frame import first_frame_file
 from tests.support.fake_executor import DIES, HANGS, Fails, FakeExecutor, info
 from tests.support.recording_observer import RecordingObserver
-
-
-def make_tasks(tmp_path, prompts=("a fox", "a dog"), **options):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(f'{{"text_prompt": "{prompt}"}}\n' for prompt in prompts), encoding="utf-8")
-    job = JobSpec.from_options(prompts=path, ckpt_dir=tmp_path, output_dir=tmp_path / "out", sample_steps=4, **options)
-    return TaskTable.of(build_manifest(job, Architecture(), weights=lambda name: "w", numerics="float32"))
+from tests.support.tables import make_tasks
 
 
 def make_driver(tmp_path, executor, *, tasks=None, results=None, **options):

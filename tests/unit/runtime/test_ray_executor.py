@@ -1,4 +1,4 @@
-"""What is particular to the executor on Ray: lost objects, frozen workers, slots that are given up."""
+"""Particular to the executor on Ray: lost objects, frozen workers, slots that are given up."""
 
 import os
 import signal
@@ -90,7 +90,7 @@ def encode_texts(executor):
 
 @ray.remote(num_cpus=0)
 def lost():
-    """What `ray.get` gives of an object that went down with its node."""
+    """Raised by `ray.get` for an object that went down with its node."""
     raise ObjectLostError("00", "", "")
 
 
