@@ -60,12 +60,26 @@ class Dispatcher:
         return bool(self._idle)
 
     def worker_available(self, worker: WorkerState) -> None:
-        """A worker joined or was reinstated."""
+        """A worker joined."""
         self._add_idle(worker)
         self._replanner.membership_changed()
 
+    def stages_changed(self, worker: WorkerState) -> None:
+        """A worker's device is taken off a stage, or put back."""
+        is_idle = worker.running is None
+        if is_idle:
+            self._idle.remove(worker.number)
+        self._pool.apply_health(worker)
+        if is_idle:
+            self._add_idle(worker)
+        self._replanner.membership_changed()
+
+    def memory_limits_changed(self) -> None:
+        """Some kinds of clip are left to devices with more memory, or no longer."""
+        self._replanner.membership_changed()
+
     def worker_unavailable(self, worker: WorkerState) -> None:
-        """A worker is lost or about to be quarantined. Its task, if any, has ended."""
+        """A worker is lost. Its task, if any, has ended."""
         if worker.running is not None:
             self._speculation.ended(worker)
             self._pool.end(worker)
@@ -250,6 +264,10 @@ class Dispatcher:
             return Reason.LATENTS_FULL
         if any(table.queued and self._pool.fits(worker, stage, 0) for stage, table in self._job.inputs.items()):
             return Reason.ENOUGH_AHEAD
+        if any(self._job.is_queued(stage) for stage in worker.health.open_stages):
+            return Reason.QUARANTINED
+        if any(self._job.queue(stage, kind) for stage, kind in self._pool.capabilities.limits):
+            return Reason.TOO_LITTLE_MEMORY
         return Reason.NOTHING_READY
 
 

@@ -1,16 +1,19 @@
 """The meaning of a task's end: for its items (done, retried, given up), for its device, and for other devices."""
 
-from ovi.stages import Stage
+from ovi.stages import STAGES, Stage
 from ovi_ray.scheduling.actions import Action
 from ovi_ray.scheduling.dispatcher import Dispatcher
 from ovi_ray.scheduling.events import TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.job_state import JobState
+from ovi_ray.scheduling.memory_limits import SEVERAL_DEVICES
 from ovi_ray.scheduling.quarantine import Quarantine
 from ovi_ray.scheduling.ready_work import ReadyWork
 from ovi_ray.scheduling.retry_tracker import RetryTracker
 from ovi_ray.scheduling.speculation import SpeculativeExecution
 from ovi_ray.scheduling.task import FailureKind, Reason, Task
 from ovi_ray.scheduling.worker_pool import WorkerPool, WorkerState
+
+_OF_DEVICES = (FailureKind.ERROR, FailureKind.OUT_OF_MEMORY)  # failures that may be a device's fault
 
 
 class TaskOutcomes:
@@ -45,11 +48,13 @@ class TaskOutcomes:
         if not task.items:
             return []
         self._pool.learn(worker, task.stage, event.seconds)
+        if not STAGES[task.stage].batched:
+            self._memory_sufficed(worker, task.stage)
         actions = self._quarantine.record_success(worker, task.stage)
         for item in task.items:
             actions += self._complete(task.stage, item)
             if self._retries:
-                actions += self._quarantine.refute(task.stage, item, worker, now)
+                actions += self._quarantine.refute((task.stage, item), worker, now)
                 self._retries.clear((task.stage, item))
         return actions
 
@@ -61,17 +66,21 @@ class TaskOutcomes:
         task, actions = event.task, list[Action]()
         worker.preload_failed = not task.items
         at_fault = set(event.items or task.items)
-        charged = bool(event.items) or len(task.items) == 1  # of several, it is not known which one is at fault
-        if event.kind is FailureKind.ERROR and task.items:
-            worker.breaker.record_failure(task.stage, task.items, event.message)
-            if charged:
-                actions += self._quarantine.trip_if_faulty(worker, task.stage, now)
-                charged = not actions
+        known = bool(event.items) or len(task.items) == 1  # of several, it is not known which one is at fault
+        faulty = False
+        if event.kind in _OF_DEVICES and task.items:
+            worker.health.of(task.stage).record_failure(task.items, event.message)
+            if event.kind is FailureKind.OUT_OF_MEMORY:
+                self._memory_ran_out(task, worker)
+            actions += self._quarantine.trip_if_faulty(worker, task.stage, worker.kind, now)
+            faulty = bool(actions)
         for item in reversed(task.items):
-            if item in at_fault:
-                actions += self._retry_or_give_up(event, item, worker, charged=charged)
-            else:
+            if item not in at_fault:
                 actions += self._requeue(task.stage, item)
+            elif known:
+                actions += self._retry_or_give_up(event, item, worker, faulty=faulty)
+            else:
+                actions += self._suspect(event, item, worker)
         return actions
 
     def worker_lost(self, event: WorkerLost, now: float) -> list[Action]:
@@ -86,8 +95,9 @@ class TaskOutcomes:
             return actions
         task = run.task
         if event.crashed and task.items:
-            worker.breaker.record_failure(task.stage, task.items, f"the worker died during {task.stage}")
-            actions += self._quarantine.trip_if_faulty(worker, task.stage, now)
+            message = f"the worker died during {task.stage}"
+            worker.health.of(task.stage).record_failure(task.items, message, crashed=True)
+            actions += self._quarantine.trip_if_faulty(worker, task.stage, worker.kind, now)
         charged = not actions
         for item in reversed(task.items):
             if not event.crashed or self._survives_crash(task, item, worker, charged=charged):
@@ -111,22 +121,51 @@ class TaskOutcomes:
             return []
         return [*self._speculation.cancel(stage, item, Reason.SUPERSEDED), *self._job.complete(stage, item)]
 
-    def _retry_or_give_up(self, event: TaskFailed, item: int, worker: WorkerState, *, charged: bool) -> list[Action]:
+    def _retry_or_give_up(self, event: TaskFailed, item: int, worker: WorkerState, *, faulty: bool) -> list[Action]:
         stage, key = event.task.stage, (event.task.stage, item)
+        out_of_memory = event.kind is FailureKind.OUT_OF_MEMORY
+        charged = not faulty and not self._quarantine.is_to_blame(worker, key, worker.kind, out_of_memory=out_of_memory)
         match event.kind:
             case FailureKind.BAD_INPUT:
-                again = not charged
-                if again:
-                    self._retries.record_suspicion(key)
+                again = False
             case FailureKind.CANCELLED:
                 again = True
             case FailureKind.ERROR:
                 again = self._retries.record_error(key, worker.slot, charged=charged)
             case FailureKind.OUT_OF_MEMORY:
-                again = self._retries.record_out_of_memory(key, worker.slot, self._pool.memory_gb(worker))
+                memory_gb = self._pool.memory_gb(worker)
+                again = self._retries.record_out_of_memory(key, worker.slot, memory_gb, charged=charged)
+                again = again and not self._ran_out_everywhere(stage, worker)
         if again:
             return self._retry(stage, item, worker.kind)
         return self._give_up(stage, item, event.message or f"{stage} failed: {event.kind}")
+
+    def _suspect(self, event: TaskFailed, item: int, worker: WorkerState) -> list[Action]:
+        """An item of a batch that failed, in which others may be at fault: it runs alone next time."""
+        if event.kind is not FailureKind.CANCELLED:
+            out_of_memory = event.kind is FailureKind.OUT_OF_MEMORY
+            self._retries.record_suspicion((event.task.stage, item), out_of_memory=out_of_memory)
+        return self._retry(event.task.stage, item, worker.kind)
+
+    # --- memory
+
+    def _memory_sufficed(self, worker: WorkerState, stage: Stage) -> None:
+        if self._pool.memory_limits.finished(stage, worker.kind, self._pool.memory_gb(worker)):
+            self._dispatcher.memory_limits_changed()
+
+    def _memory_ran_out(self, task: Task, worker: WorkerState) -> None:
+        """Evidence of a limit, unless it shared the memory with others, or was a batch, which may have been too large."""
+        if STAGES[task.stage].batched or not self._retries.runs_alone((task.stage, task.items[0])):
+            return
+        memory_gb = self._pool.memory_gb(worker)
+        if self._pool.memory_limits.ran_out(task.stage, worker.kind, worker.slot, memory_gb):
+            self._dispatcher.memory_limits_changed()
+
+    def _ran_out_everywhere(self, stage: Stage, worker: WorkerState) -> bool:
+        """Whether every device that should be able to run the stage of this kind ran out of memory at it, and none finished."""
+        slots = self._pool.memory_limits.slots(stage, worker.kind)
+        able = [w for w in self._pool.workers.values() if w.profile.fits(stage, self._pool.costs.kinds[worker.kind])]
+        return len(able) >= SEVERAL_DEVICES and all(w.slot in slots for w in able)
 
     def _survives_crash(self, task: Task, item: int, worker: WorkerState, *, charged: bool) -> bool:
         """Whether an item is tried again after its worker died."""
@@ -145,11 +184,11 @@ class TaskOutcomes:
         """The item is ready again, unless a copy of it still runs or has finished."""
         if not self._job.is_running(stage, item) or self._speculation.runs_elsewhere(stage, item):
             return []
-        return list(self._job.requeue(stage, item))
+        return list(self._job.requeue(stage, item, last=self._retries.comes_last((stage, item))))
 
     def _give_up(self, stage: Stage, item: int, message: str) -> list[Action]:
         """The item can never be done: the clips that need it fail."""
-        self._quarantine.exonerate(stage, item)
+        self._quarantine.exonerate((stage, item))
         self._retries.clear((stage, item))
         if not self._job.is_running(stage, item):
             return []

@@ -30,7 +30,17 @@ from ovi_ray.scheduling.admission import Admission
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.cost_model import CostModel
 from ovi_ray.scheduling.dispatcher import Dispatcher
-from ovi_ray.scheduling.events import DataLost, Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import (
+    DataLost,
+    Event,
+    SlotClosed,
+    TaskDone,
+    TaskFailed,
+    Tick,
+    WorkerExpected,
+    WorkerJoined,
+    WorkerLost,
+)
 from ovi_ray.scheduling.job_state import JobState
 from ovi_ray.scheduling.outcomes import TaskOutcomes
 from ovi_ray.scheduling.policies.base import Policy
@@ -121,7 +131,11 @@ class Scheduler:
             case WorkerLost():
                 return self._outcomes.worker_lost(event, self._now)
             case WorkerJoined():
-                self._quarantine.worker_joined(self.pool.join(event), self._now)
+                return self._quarantine.worker_joined(self.pool.join(event), self._now)
+            case WorkerExpected():
+                self.pool.expected.add(event.slot)
+            case SlotClosed():
+                self.pool.expected.discard(event.slot)
             case DataLost():
                 return self.job.lose(event.key)
             case Tick():
@@ -149,7 +163,7 @@ class Scheduler:
             return actions
         if (cooldown_ends_at := self._quarantine.ends_at) is not None:
             return [*actions, WakeAt(time=cooldown_ends_at)]
-        if not self.pool.workers:
+        if not self.pool.workers or self.pool.expected:
             self._stuck_since = None
             return actions
         if self._stuck_since is None:
@@ -164,7 +178,7 @@ class Scheduler:
 
     def _dispatch_without_restrictions(self) -> list[Action]:
         """Let items run again where they failed, on devices on probation too, if that is what kept the workers idle."""
-        on_probation = [w.breaker for w in self.pool.workers.values() if not w.breaker.accepts_retries]
+        on_probation = [b for w in self.pool.workers.values() for b in w.health if not b.accepts_retries]
         for breaker in on_probation:
             breaker.accept_retries()
         lifted = bool(self.pool.workers) and self.retries.lift_all_restrictions()
@@ -197,11 +211,18 @@ class Scheduler:
             failed=self.job.failed,
             stages=stage_progress(self.job),
             eta_s=self._replanner.eta(self._now),
-            workers=len(self.pool.workers) + len(self.pool.quarantined),
+            workers=len(self.pool.workers),
             busy=self.pool.busy,
         )
 
+    @property
+    def awaited_slots(self) -> list[str]:
+        """Slots whose next worker the job waits for, because no present one can go on."""
+        return sorted(self.pool.expected) if not self.done and not self._runs_anything() else []
+
     def idle_reasons(self) -> dict[str, Reason]:
         """Why each idle worker has no task."""
-        quarantined = {worker.name: Reason.QUARANTINED for worker in self.pool.quarantined.values()}
-        return self._dispatcher.idle_reasons() | quarantined
+        reasons = self._dispatcher.idle_reasons()
+        if self.pool.expected and not self._runs_anything():
+            return dict.fromkeys(reasons, Reason.AWAITING_WORKER)
+        return reasons
