@@ -19,7 +19,14 @@ from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.runtime.clip_records import ClipRecords
 from ovi_ray.runtime.clock import Clock, SystemClock
 from ovi_ray.runtime.device_profiles import device_profile
-from ovi_ray.runtime.executor import Executor, ExecutorEvent, TaskEnded, WorkerReplaced, WorkerStarted
+from ovi_ray.runtime.executor import (
+    Executor,
+    ExecutorEvent,
+    TaskEnded,
+    WorkerReplaced,
+    WorkerStarted,
+    WorkerStarting,
+)
 from ovi_ray.runtime.progress_reporter import ProgressReporter
 from ovi_ray.runtime.requests import RequestBuilder
 from ovi_ray.runtime.result_writer import ResultWriter
@@ -30,7 +37,7 @@ from ovi_ray.runtime.wake_ups import WakeUps
 from ovi_ray.runtime.worker_records import WorkerRecords
 from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.config import SchedulerConfig
-from ovi_ray.scheduling.events import Event, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import Event, SlotClosed, Tick, WorkerExpected, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.progress import Progress
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import BreakerChange, BreakerReason, BreakerState, Task
@@ -192,9 +199,11 @@ class Driver:
                 return self._outcomes.events(event, self._now())
             case WorkerStarted(worker=worker, slot=slot, info=info):
                 return [self._join(worker, slot, info)]
-            case WorkerReplaced():
+            case WorkerStarting(slot=slot):
+                return [WorkerExpected(slot=slot)]
+            case WorkerReplaced(slot=slot, successor=successor):
                 self._observer.message(str(event))
-                return []
+                return [WorkerExpected(slot=slot) if successor else SlotClosed(slot=slot)]
             case WorkerLost(worker=worker):
                 self._workers.lost(worker, self._now())
                 self._pause.worker_lost(worker)
@@ -254,14 +263,17 @@ class Driver:
         return False
 
     def _warn_without_workers(self) -> None:
-        """Warn once after a while without workers: Ray may have no room for one, or still be starting it."""
-        warn_after_s = self._config.no_worker_warning_s
-        if self._workers.any_alive:
+        """Warn once after a while without a worker that can go on: Ray may have no room for one, or still be starting it."""
+        warn_after_s, awaited = self._config.no_worker_warning_s, self._scheduler.awaited_slots
+        if self._workers.any_alive and not awaited:
             self._last_worker_at = self._now()
         elif self._now() >= self._last_worker_at + warn_after_s:
             self._last_worker_at = float("inf")
             self._observer.message(
                 f"no worker for {warn_after_s:.0f} s: the job waits until Ray can start one; see `ray status`"
+                if not awaited
+                else f"no worker that can go on for {warn_after_s:.0f} s: the job waits for the start of one in"
+                f" {', '.join(awaited)}; see `ray status`"
             )
 
     def _report_end(self, error: BaseException | None) -> None:

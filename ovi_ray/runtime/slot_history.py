@@ -10,12 +10,13 @@ class SlotHistory:
 
     workers: int = 1
     failures: frozenset[Hashable] = frozenset()
-    """Each failed start and each task that killed its worker; attempts of the same task count once."""
+    """Each failed start and each task that killed its worker at its first attempt."""
 
     def failed_at(self, causes: Set[Hashable]) -> "SlotHistory":
         """The history after the current worker was lost.
 
-        `causes` is empty if it went down with its node, which is not the slot's fault.
+        `causes` is empty if that is not the slot's fault: it went down with its node, or was killed by a task that had failed
+        before.
         """
         return SlotHistory(workers=self.workers + 1, failures=self.failures | causes)
 

@@ -56,6 +56,11 @@ class CircuitBreaker:
         """In normal operation, and the last task did not fail."""
         return self.is_closed and not self._failed
 
+    @property
+    def is_credible(self) -> bool:
+        """In normal operation, and nothing says that the device is faulty: a failure here would say something of the item."""
+        return self.is_trusted or (self.is_closed and self.is_proven)
+
     def trip_reason(self) -> BreakerReason | None:
         """Why the evidence suffices to open the breaker; None when it does not, or the breaker is open."""
         if self.is_open:

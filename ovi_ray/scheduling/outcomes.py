@@ -123,18 +123,18 @@ class TaskOutcomes:
 
     def _retry_or_give_up(self, event: TaskFailed, item: int, worker: WorkerState, *, faulty: bool) -> list[Action]:
         stage, key = event.task.stage, (event.task.stage, item)
-        out_of_memory = event.kind is FailureKind.OUT_OF_MEMORY
-        charged = not faulty and not self._quarantine.is_to_blame(worker, key, worker.kind, out_of_memory=out_of_memory)
         match event.kind:
             case FailureKind.BAD_INPUT:
                 again = False
             case FailureKind.CANCELLED:
                 again = True
             case FailureKind.ERROR:
-                again = self._retries.record_error(key, worker.slot, charged=charged)
+                again = self._retries.record_error(key, worker.slot, charged=not faulty)
+                again = again or self._quarantine.may_be_at_fault(worker, key)
             case FailureKind.OUT_OF_MEMORY:
                 memory_gb = self._pool.memory_gb(worker)
-                again = self._retries.record_out_of_memory(key, worker.slot, memory_gb, charged=charged)
+                again = self._retries.record_out_of_memory(key, worker.slot, memory_gb, charged=not faulty)
+                again = again or self._quarantine.may_have_too_little_memory(worker, key)
                 again = again and not self._ran_out_everywhere(stage, worker)
         if again:
             return self._retry(stage, item, worker.kind)

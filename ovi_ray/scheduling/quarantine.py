@@ -29,21 +29,23 @@ class Quarantine:
         present = (b.open_until_s for b in self._open.values() if self._pool.occupant(b.slot) is not None)
         return min(present, default=None)
 
-    def is_to_blame(self, worker: WorkerState, item: Item, kind: int, *, out_of_memory: bool) -> bool:
-        """Whether a device, and not the item that failed there, may be at fault, and another one can tell.
+    def may_be_at_fault(self, worker: WorkerState, item: Item) -> bool:
+        """Whether a device that never finished a task of the stage may be at fault, and another one can tell."""
+        return not worker.health.of(item[0]).is_proven and self._another_can_tell(worker, item, more_than_gb=0.0)
 
-        A device that never finished a task of the stage may be. One that did only has too little memory, if another has more.
-        """
-        stage, memory_gb = item[0], self._pool.memory_gb(worker)
-        if not worker.health.of(stage).is_proven:
-            memory_gb = 0.0
-        elif not out_of_memory:
-            return False
+    def may_have_too_little_memory(self, worker: WorkerState, item: Item) -> bool:
+        """The same, or whether another device has more memory."""
+        more_than_gb = self._pool.memory_gb(worker)
+        return self.may_be_at_fault(worker, item) or self._another_can_tell(worker, item, more_than_gb=more_than_gb)
+
+    def _another_can_tell(self, worker: WorkerState, item: Item, *, more_than_gb: float) -> bool:
+        """Whether a credible device, with more memory than that, has not tried the item yet."""
+        stage = item[0]
         return any(
             other.number != worker.number
-            and other.health.of(stage).is_trusted
-            and self._pool.memory_gb(other) > memory_gb
-            and self._pool.fits(other, stage, kind)
+            and other.health.of(stage).is_credible
+            and self._pool.memory_gb(other) > more_than_gb
+            and self._pool.fits(other, stage, worker.kind)
             and self._retries.allows(item, other.slot)
             for other in self._pool.workers.values()
         )

@@ -106,6 +106,7 @@ class Scheduler:
         )
         self._now = float("-inf")
         self._stuck_since: float | None = None
+        self._awaits_worker = False
 
     # --- the cycle
 
@@ -155,6 +156,7 @@ class Scheduler:
 
     def _handle_no_progress(self) -> list[Action]:
         """Lift restrictions; else wait for a cooldown to end, or for a device to join; else fail what fits nowhere."""
+        self._awaits_worker = False
         if self._runs_anything() or self.done:
             self._stuck_since = None
             return []
@@ -164,7 +166,7 @@ class Scheduler:
         if (cooldown_ends_at := self._quarantine.ends_at) is not None:
             return [*actions, WakeAt(time=cooldown_ends_at)]
         if not self.pool.workers or self.pool.expected:
-            self._stuck_since = None
+            self._stuck_since, self._awaits_worker = None, True
             return actions
         if self._stuck_since is None:
             self._stuck_since = self._now
@@ -218,11 +220,9 @@ class Scheduler:
     @property
     def awaited_slots(self) -> list[str]:
         """Slots whose next worker the job waits for, because no present one can go on."""
-        return sorted(self.pool.expected) if not self.done and not self._runs_anything() else []
+        return sorted(self.pool.expected) if self._awaits_worker else []
 
     def idle_reasons(self) -> dict[str, Reason]:
         """Why each idle worker has no task."""
         reasons = self._dispatcher.idle_reasons()
-        if self.pool.expected and not self._runs_anything():
-            return dict.fromkeys(reasons, Reason.AWAITING_WORKER)
-        return reasons
+        return dict.fromkeys(reasons, Reason.AWAITING_WORKER) if self._awaits_worker else reasons
