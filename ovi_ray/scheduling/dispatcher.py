@@ -258,14 +258,14 @@ class Dispatcher:
                 return Reason.NOT_WORTH_A_SWAP
             declined = self._wait_reason is not Reason.NOTHING_READY
             return self._wait_reason if declined else Reason.FAILED_HERE_BEFORE
+        if any(self._job.is_queued(stage) for stage in worker.health.open_stages):
+            return Reason.QUARANTINED
         if any(
             q and self._pool.fits(worker, Stage.DENOISE, k) for k, q in enumerate(self._job.clip_queues[Stage.DENOISE])
         ):
             return Reason.LATENTS_FULL
         if any(table.queued and self._pool.fits(worker, stage, 0) for stage, table in self._job.inputs.items()):
             return Reason.ENOUGH_AHEAD
-        if any(self._job.is_queued(stage) for stage in worker.health.open_stages):
-            return Reason.QUARANTINED
         if any(self._job.queue(stage, kind) for stage, kind in self._pool.capabilities.limits):
             return Reason.TOO_LITTLE_MEMORY
         return Reason.NOTHING_READY

@@ -13,8 +13,6 @@ from ovi_ray.scheduling.speculation import SpeculativeExecution
 from ovi_ray.scheduling.task import FailureKind, Reason, Task
 from ovi_ray.scheduling.worker_pool import WorkerPool, WorkerState
 
-_OF_DEVICES = (FailureKind.ERROR, FailureKind.OUT_OF_MEMORY)  # failures that may be a device's fault
-
 
 class TaskOutcomes:
     """Applies TaskDone, TaskFailed and WorkerLost. Answers from workers that were given up are ignored."""
@@ -48,8 +46,8 @@ class TaskOutcomes:
         if not task.items:
             return []
         self._pool.learn(worker, task.stage, event.seconds)
-        if not STAGES[task.stage].batched:
-            self._memory_sufficed(worker, task.stage)
+        if self._pool.memory_limits.finished(task.stage, worker.kind, self._pool.memory_gb(worker)):
+            self._dispatcher.memory_limits_changed()
         actions = self._quarantine.record_success(worker, task.stage)
         for item in task.items:
             actions += self._complete(task.stage, item)
@@ -63,25 +61,38 @@ class TaskOutcomes:
         worker = self._release(event.worker, event.task)
         if worker is None:
             return []
-        task, actions = event.task, list[Action]()
+        task = event.task
         worker.preload_failed = not task.items
         at_fault = set(event.items or task.items)
-        known = bool(event.items) or len(task.items) == 1  # of several, it is not known which one is at fault
-        faulty = False
-        if event.kind in _OF_DEVICES and task.items:
-            worker.health.of(task.stage).record_failure(task.items, event.message)
-            if event.kind is FailureKind.OUT_OF_MEMORY:
-                self._memory_ran_out(task, worker)
-            actions += self._quarantine.trip_if_faulty(worker, task.stage, worker.kind, now)
-            faulty = bool(actions)
+        is_known = bool(event.items) or len(task.items) == 1  # of several, it is not known which one is at fault
+        actions = self._blame_device(event, worker, now)
+        is_faulty = bool(actions)
         for item in reversed(task.items):
             if item not in at_fault:
                 actions += self._requeue(task.stage, item)
-            elif known:
-                actions += self._retry_or_give_up(event, item, worker, faulty=faulty)
+            elif is_known:
+                actions += self._retry_or_give_up(event, item, worker, charged=not is_faulty)
             else:
                 actions += self._suspect(event, item, worker)
         return actions
+
+    def _blame_device(self, event: TaskFailed, worker: WorkerState, now: float) -> list[Action]:
+        """Collect evidence against the device, and take it off the stage if that suffices.
+
+        Out of memory is evidence only of a single item with nothing beside it: the plan may have allowed too much.
+        """
+        task, kind = event.task, worker.kind
+        if event.kind not in (FailureKind.ERROR, FailureKind.OUT_OF_MEMORY) or not task.items:
+            return []
+        if event.kind is FailureKind.OUT_OF_MEMORY:
+            if len(task.items) > 1 or worker.resident != STAGES[task.stage].components:
+                return []
+            if not STAGES[task.stage].batched:  # texts differ in length
+                memory_gb = self._pool.memory_gb(worker)
+                if self._pool.memory_limits.ran_out(task.stage, kind, worker.slot, memory_gb):
+                    self._dispatcher.memory_limits_changed()
+        worker.health.of(task.stage).record_failure(task.items, event.message)
+        return self._quarantine.trip_if_faulty(worker, task.stage, kind, now)
 
     def worker_lost(self, event: WorkerLost, now: float) -> list[Action]:
         """Requeue its task. A crash is charged to the device, or to the item if it ran alone."""
@@ -121,7 +132,7 @@ class TaskOutcomes:
             return []
         return [*self._speculation.cancel(stage, item, Reason.SUPERSEDED), *self._job.complete(stage, item)]
 
-    def _retry_or_give_up(self, event: TaskFailed, item: int, worker: WorkerState, *, faulty: bool) -> list[Action]:
+    def _retry_or_give_up(self, event: TaskFailed, item: int, worker: WorkerState, *, charged: bool) -> list[Action]:
         stage, key = event.task.stage, (event.task.stage, item)
         match event.kind:
             case FailureKind.BAD_INPUT:
@@ -129,11 +140,11 @@ class TaskOutcomes:
             case FailureKind.CANCELLED:
                 again = True
             case FailureKind.ERROR:
-                again = self._retries.record_error(key, worker.slot, charged=not faulty)
+                again = self._retries.record_error(key, worker.slot, charged=charged)
                 again = again or self._quarantine.may_be_at_fault(worker, key)
             case FailureKind.OUT_OF_MEMORY:
                 memory_gb = self._pool.memory_gb(worker)
-                again = self._retries.record_out_of_memory(key, worker.slot, memory_gb, charged=not faulty)
+                again = self._retries.record_out_of_memory(key, worker.slot, memory_gb, charged=charged)
                 again = again or self._quarantine.may_have_too_little_memory(worker, key)
                 again = again and not self._ran_out_everywhere(stage, worker)
         if again:
@@ -146,20 +157,6 @@ class TaskOutcomes:
             out_of_memory = event.kind is FailureKind.OUT_OF_MEMORY
             self._retries.record_suspicion((event.task.stage, item), out_of_memory=out_of_memory)
         return self._retry(event.task.stage, item, worker.kind)
-
-    # --- memory
-
-    def _memory_sufficed(self, worker: WorkerState, stage: Stage) -> None:
-        if self._pool.memory_limits.finished(stage, worker.kind, self._pool.memory_gb(worker)):
-            self._dispatcher.memory_limits_changed()
-
-    def _memory_ran_out(self, task: Task, worker: WorkerState) -> None:
-        """Evidence of a limit, unless it shared the memory with others, or was a batch, which may have been too large."""
-        if STAGES[task.stage].batched or not self._retries.runs_alone((task.stage, task.items[0])):
-            return
-        memory_gb = self._pool.memory_gb(worker)
-        if self._pool.memory_limits.ran_out(task.stage, worker.kind, worker.slot, memory_gb):
-            self._dispatcher.memory_limits_changed()
 
     def _ran_out_everywhere(self, stage: Stage, worker: WorkerState) -> bool:
         """Whether every device that should be able to run the stage of this kind ran out of memory at it, and none finished."""

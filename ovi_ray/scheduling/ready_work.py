@@ -73,7 +73,7 @@ class ReadyWork:
 
     def _is_urgent(self, stage: Stage) -> bool:
         on_the_way = self._job.totals[ClipState.READY] + self._job.inputs[stage].running
-        return on_the_way < self._replanner.denoisers
+        return on_the_way - self._last_clips() < self._replanner.denoisers
 
     @property
     def max_latents(self) -> int:
@@ -81,14 +81,15 @@ class ReadyWork:
         return self._config.max_latents or 2 * len(self._pool.workers) + 8
 
     def _has_room_for_latents(self) -> bool:
-        return self._job.new_latents + self._job.totals[ClipState.DENOISING] < self.max_latents
+        waiting = self._job.new_latents - self._last_clips()
+        return waiting + self._job.totals[ClipState.DENOISING] < self.max_latents
 
     def may_run(self, worker: WorkerState, stage: Stage, kind: int, item: int) -> bool:
         """Whether the item's earlier failures allow it to run on a worker now."""
         key = (stage, item)
         if not self._retries.has_failed(key):
             return True
-        if self._retries.comes_last(key) and not self._only_last_items_left():
+        if self._retries.comes_last(key) and self._job.unstarted > self._last_clips():
             return False
         return self._allows(worker, key) and self._is_best_of_the_able(worker, kind, key)
 
@@ -115,12 +116,13 @@ class ReadyWork:
             return False
         return has_memory or not any(self._pool.memory_gb(other) > too_small_gb for other in trusted)
 
-    def _only_last_items_left(self) -> bool:
-        """Whether no other clip waits for anything."""
-        last = sum(
+    def _last_clips(self) -> int:
+        """Clips that wait until everything else has started."""
+        if not self._retries:
+            return 0
+        return sum(
             stage in CLIP_STAGES and not self._job.is_running(stage, i) for stage, i in self._retries.last_items()
         )
-        return self._job.unstarted <= last
 
     def is_declined(self, worker: WorkerState, task: ReadyTasks) -> bool:
         """Whether the task would make a device that can denoise swap its components for optional work."""
@@ -152,13 +154,13 @@ class ReadyWork:
         return None
 
     def _position(self, queue: deque[int], stage: Stage, kind: int, worker: WorkerState) -> int | None:
-        """Where in the queue the next item for the worker is, within `look_ahead` of where it begins to look."""
+        """Where the next item for the worker is, within `look_ahead` of where it begins to look, or of the front."""
         if not self._retries:
             return 0 if queue else None
-        start = self._start(queue, stage, worker)
-        for position in range(start, min(len(queue), start + self._config.look_ahead)):
-            if self.may_run(worker, stage, kind, queue[position]):
-                return position
+        for start in (self._start(queue, stage, worker), 0):
+            for position in range(start, min(len(queue), start + self._config.look_ahead)):
+                if self.may_run(worker, stage, kind, queue[position]):
+                    return position
         return None
 
     def _start(self, queue: deque[int], stage: Stage, worker: WorkerState) -> int:

@@ -176,15 +176,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         return [(s, k) for k, kind in kinds for s in Stage if device.fits(s, kind) and job.queue(s, k)]
 
     @invariant()
-    def a_worker_is_quarantined_only_while_its_device_cools_down(self):
+    def a_device_is_off_a_stage_only_while_it_cools_down(self):
         scheduler, now = self.cluster.scheduler, self.cluster.now
-        quarantined = scheduler.pool.quarantined.values()
-        assert scheduler.done or all(worker.breaker.is_cooling_down(now) for worker in quarantined)
+        breakers = [breaker for worker in scheduler.pool.workers.values() for breaker in worker.health]
+        assert scheduler.done or all(breaker.open_until_s > now for breaker in breakers if breaker.is_open)
 
     @invariant()
     def while_nothing_runs_a_worker_or_a_time_is_waited_for(self):
         cluster = self.cluster
-        waits = any(wake >= cluster.now for wake in cluster.wakes)
+        waits = any(wake >= cluster.now for wake in cluster.wakes) or cluster.scheduler.awaited_slots
         assert cluster.running or cluster.scheduler.done or not cluster.workers or waits
 
     # --- what holds in the end
