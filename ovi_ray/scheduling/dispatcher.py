@@ -74,9 +74,10 @@ class Dispatcher:
             self._add_idle(worker)
         self._replanner.membership_changed()
 
-    def memory_limits_changed(self) -> None:
-        """Some kinds of clip are left to devices with more memory, or no longer."""
-        self._replanner.membership_changed()
+    def apply_memory_limits(self) -> None:
+        """A task ended: more or fewer kinds of clip may have to be left to devices with more memory."""
+        if self._pool.apply_memory_limits():
+            self._replanner.membership_changed()
 
     def worker_unavailable(self, worker: WorkerState) -> None:
         """A worker is lost. Its task, if any, has ended."""

@@ -16,24 +16,19 @@ class MemoryLimits:
         self._ran_out: dict[tuple[Stage, int], dict[str, float]] = {}  # slot -> GB
         self._suffices: dict[tuple[Stage, int], float] = {}  # the least GB with which one was finished
 
-    def ran_out(self, stage: Stage, kind: int, slot: str, memory_gb: float) -> bool:
-        """A device ran out, with nothing else on it. Returns whether that is evidence of a limit."""
-        if memory_gb >= self._suffices.get((stage, kind), math.inf):
-            return False
-        self._ran_out.setdefault((stage, kind), {})[slot] = memory_gb
-        return True
+    def ran_out(self, stage: Stage, kind: int, slot: str, memory_gb: float) -> None:
+        """A device ran out, with nothing else on it."""
+        if memory_gb < self._suffices.get((stage, kind), math.inf):
+            self._ran_out.setdefault((stage, kind), {})[slot] = memory_gb
 
-    def finished(self, stage: Stage, kind: int, memory_gb: float) -> bool:
-        """A device had enough. Returns whether that removes evidence."""
+    def finished(self, stage: Stage, kind: int, memory_gb: float) -> None:
+        """A device had enough."""
         if memory_gb >= self._suffices.get((stage, kind), math.inf):
-            return False
+            return
         self._suffices[stage, kind] = memory_gb
-        slots = self._ran_out.get((stage, kind), {})
-        smaller = {slot: gb for slot, gb in slots.items() if gb < memory_gb}
-        if len(smaller) == len(slots):
-            return False
-        self._ran_out[stage, kind] = smaller
-        return True
+        slots = self._ran_out.pop((stage, kind), {})
+        if smaller := {slot: gb for slot, gb in slots.items() if gb < memory_gb}:
+            self._ran_out[stage, kind] = smaller
 
     def slots(self, stage: Stage, kind: int) -> Set[str]:
         """Devices that ran out."""
@@ -41,5 +36,7 @@ class MemoryLimits:
 
     def limits(self) -> dict[tuple[Stage, int], float]:
         """(stage, kind) -> GB that do not suffice, because several devices with so much or more ran out."""
+        if not self._ran_out:
+            return {}
         ordered = {work: sorted(slots.values(), reverse=True) for work, slots in self._ran_out.items()}
         return {work: gb[SEVERAL_DEVICES - 1] for work, gb in ordered.items() if len(gb) >= SEVERAL_DEVICES}

@@ -46,9 +46,9 @@ class TaskOutcomes:
         if not task.items:
             return []
         self._pool.learn(worker, task.stage, event.seconds)
-        if self._pool.memory_limits.finished(task.stage, worker.kind, self._pool.memory_gb(worker)):
-            self._dispatcher.memory_limits_changed()
+        self._pool.memory_limits.finished(task.stage, worker.kind, self._pool.memory_gb(worker))
         actions = self._quarantine.record_success(worker, task.stage)
+        self._dispatcher.apply_memory_limits()
         for item in task.items:
             actions += self._complete(task.stage, item)
             if self._retries:
@@ -88,10 +88,9 @@ class TaskOutcomes:
             if len(task.items) > 1 or worker.resident != STAGES[task.stage].components:
                 return []
             if not STAGES[task.stage].batched:  # texts differ in length
-                memory_gb = self._pool.memory_gb(worker)
-                if self._pool.memory_limits.ran_out(task.stage, kind, worker.slot, memory_gb):
-                    self._dispatcher.memory_limits_changed()
+                self._pool.memory_limits.ran_out(task.stage, kind, worker.slot, self._pool.memory_gb(worker))
         worker.health.of(task.stage).record_failure(task.items, event.message)
+        self._dispatcher.apply_memory_limits()
         return self._quarantine.trip_if_faulty(worker, task.stage, kind, now)
 
     def worker_lost(self, event: WorkerLost, now: float) -> list[Action]:

@@ -190,17 +190,24 @@ class WorkerPool:
         """Memory of the worker's device."""
         return worker.profile.memory_gb
 
-    def apply_memory_limits(self) -> None:
-        """Leave the kinds that several devices ran out of memory at to devices with more of it, if there are any."""
-        limits = self.memory_limits.limits()
-        if not limits and not self.capabilities.limits:
-            return
-        self.capabilities.limits = {}
+    def apply_memory_limits(self) -> bool:
+        """Leave the kinds that several devices ran out of memory at to larger ones, if there is one that did not fail.
+
+        Returns whether that changed anything.
+        """
+        old, learned = self.capabilities.limits, self.memory_limits.limits()
+        if not old and not learned:
+            return False
+        self.capabilities.limits = {}  # so that `fits` is what the profiles say
         self.capabilities.limits = {
-            work: gb
-            for work, gb in limits.items()
-            if any(self.memory_gb(w) > gb and self.fits(w, *work) for w in self.workers.values())
+            (stage, kind): gb
+            for (stage, kind), gb in learned.items()
+            if any(
+                self.memory_gb(w) > gb and self.fits(w, stage, kind) and w.health.of(stage).is_trusted
+                for w in self.workers.values()
+            )
         }
+        return old != self.capabilities.limits
 
     def present_classes(self) -> list[int]:
         """Device classes of the workers in service."""
