@@ -26,6 +26,7 @@ from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.runtime.storage_pause import StoragePauseConfig
 from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.config import CircuitBreakerConfig, SchedulerConfig
+from ovi_ray.scheduling.device_profile import DeviceProfile
 from ovi_ray.scheduling.events import WorkerJoined
 from ovi_ray.scheduling.task import BreakerChange, BreakerState, FailureKind
 from ovi_ray.storage.paths import to_location
@@ -419,3 +420,67 @@ def test_the_user_is_told_once_that_no_worker_comes(tmp_path):
     run(tmp_path, LateExecutor(), observer=observer, config=DriverConfig(no_worker_warning_s=60.0))
     (message,) = observer.messages
     assert "60 s" in message
+
+
+def test_clips_wait_for_a_lost_gpu_whose_successor_starts_late_beside_a_text_host(tmp_path):
+    text_host = DeviceProfile(name="text host", stages=frozenset({Stage.ENCODE_TEXT}))
+
+    class SpotExecutor(FakeExecutor):
+        """Its GPU goes away at its first denoise, and comes back after five minutes."""
+
+        back_at = None
+
+        def info_of(self, slot):
+            return info(declared=text_host) if slot == "text" else info()
+
+        def _start(self, worker, slot):
+            if worker == "spot.1":
+                self.back_at = self.clock.time + 300
+            else:
+                super()._start(worker, slot)
+
+        def poll(self, timeout_s):
+            if self.back_at is not None and self.clock.time >= self.back_at:
+                self.back_at = None
+                super()._start("spot.1", "spot")
+            return super().poll(timeout_s)
+
+    def script(worker, task, tries):
+        if worker == "spot" and task.stage is Stage.DENOISE and task.items:
+            executor.kill("spot", crashed=False)
+            return HANGS
+        return None
+
+    observer = RecordingObserver()
+    executor = SpotExecutor(workers=("text", "spot"), script=script, replaces=True)
+    prompts = tuple(f"prompt {number}" for number in range(50))
+    _, rows = run(tmp_path, executor, prompts=prompts, observer=observer)
+    assert {row["status"] for row in rows} == {"done"}
+    (waiting,) = (message for message in observer.messages if "waits" in message)
+    assert "spot" in waiting
+
+
+@pytest.mark.parametrize("stage", [Stage.ENCODE_TEXT, Stage.DENOISE, Stage.DECODE])
+def test_clips_that_kill_the_only_worker_end_failed_after_all_good_ones_are_done(tmp_path, stage):
+    def script(worker, task, tries):
+        return DIES if task.stage is stage and poison.intersection(task.items) else None
+
+    poison = set(range(6))
+    prompts = tuple(f"prompt {number}" for number in range(30))
+    if stage is Stage.ENCODE_TEXT:
+        poison = {0, *range(3, 8)}  # the negative prompts are texts 1 and 2
+    executor = FakeExecutor(script=script, replaces=True, max_failures=5)
+    _, rows = run(tmp_path, executor, prompts=prompts)
+    assert [row["status"] for row in rows] == ["failed"] * 6 + ["done"] * 24
+    assert all("poison" in row["error"] for row in rows[:6])
+
+
+@pytest.mark.parametrize("stage", [Stage.ENCODE_TEXT, Stage.DENOISE, Stage.DECODE])
+def test_a_worker_that_always_runs_out_of_memory_fails_no_clip(tmp_path, stage):
+    def script(worker, task, tries):
+        sick = worker == "w0" and task.stage is stage and task.items
+        return Fails(kind=FailureKind.OUT_OF_MEMORY, message="out of memory") if sick else None
+
+    prompts = tuple(f"prompt {number}" for number in range(12))
+    _, rows = run(tmp_path, FakeExecutor(workers=("w0", "w1"), script=script), prompts=prompts)
+    assert {row["status"] for row in rows} == {"done"}

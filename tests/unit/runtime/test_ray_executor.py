@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 from ovi.config import Component, SamplingParams
 from ovi.stages import DataKind, Stage
 from ovi_ray.protocol.messages import Denoise, EncodeTexts, Preload
-from ovi_ray.runtime.executor import Submission, TaskEnded, WorkerReplaced, WorkerStarted
+from ovi_ray.runtime.executor import Submission, TaskEnded, WorkerReplaced, WorkerStarted, WorkerStarting
 from ovi_ray.runtime.placement import Placement
 from ovi_ray.runtime.ray_errors import is_crash
 from ovi_ray.runtime.ray_executor import ExecutorConfig, RayExecutor
@@ -134,6 +134,19 @@ def test_a_frozen_worker_is_killed_and_replaced(start_executor, tiny_dir):
 
 
 @pytest.mark.ray
+def test_a_task_that_failed_before_says_nothing_of_the_slot_of_a_worker_that_it_kills(start_executor, tiny_dir):
+    executor = start_executor(tiny_dir, max_consecutive_failures=1)
+    (started,) = wait_for(executor, WorkerStarted)
+    encode_texts(executor)
+    again = Task(stage=Stage.DENOISE, items=(0,), attempt=2)
+    submit(executor, again, Denoise(params=SLOW), TRANSFORMER, inputs=TEXT_KEYS, outputs=(LATENTS,))
+    os.kill(started.info.pid, signal.SIGKILL)
+    lost_worker, replaced = wait_for(executor, WorkerLost, WorkerReplaced)
+    assert lost_worker == WorkerLost(worker="w0", crashed=True)
+    assert replaced.successor == "w0.1"
+
+
+@pytest.mark.ray
 def test_a_preload_only_loads(start_executor, tiny_dir):
     executor = start_executor(tiny_dir)
     wait_for(executor, WorkerStarted)
@@ -150,6 +163,7 @@ def test_a_worker_that_cannot_start_is_given_up_with_the_reason(start_executor, 
     while not executor.is_empty and time.monotonic() < deadline:
         replaced += executor.poll(5.0)
     assert executor.is_empty
+    assert replaced.pop(0) == WorkerStarting(worker="w0", slot="w0")
     assert all(isinstance(event, WorkerReplaced) for event in replaced)
     assert [(event.worker, event.slot, event.successor) for event in replaced] == [
         ("w0", "w0", "w0.1"),
