@@ -145,7 +145,8 @@ class TaskOutcomes:
                 memory_gb = self._pool.memory_gb(worker)
                 again = self._retries.record_out_of_memory(key, worker.slot, memory_gb, charged=charged)
                 again = again or self._quarantine.may_have_too_little_memory(worker, key)
-                again = again and not self._ran_out_everywhere(stage, worker)
+                is_hopeless = self._retries.tries(key, worker.slot) > 1 and self._ran_out_everywhere(stage, worker)
+                again = again and not is_hopeless  # a worker that gets an item again tries its last resort
         if again:
             return self._retry(stage, item, worker.kind)
         return self._give_up(stage, item, event.message or f"{stage} failed: {event.kind}")
@@ -158,7 +159,9 @@ class TaskOutcomes:
         return self._retry(event.task.stage, item, worker.kind)
 
     def _ran_out_everywhere(self, stage: Stage, worker: WorkerState) -> bool:
-        """Whether every device that should be able to run the stage of this kind ran out of memory at it, and none finished."""
+        """Whether all devices that should be able to run the stage of this kind ran out of memory, and no other may come."""
+        if self._pool.expected:
+            return False
         slots = self._pool.memory_limits.slots(stage, worker.kind)
         able = [w for w in self._pool.workers.values() if w.profile.fits(stage, self._pool.costs.kinds[worker.kind])]
         return len(able) >= SEVERAL_DEVICES and all(w.slot in slots for w in able)

@@ -29,6 +29,8 @@ class _History:
     """All of them, counted against the item or not."""
     failed_on: dict[str, float] = field(default_factory=dict)
     """Slot where it failed -> GB of the largest device that can refute the failure by finishing the item."""
+    tries: Counter[str] = field(default_factory=Counter)
+    """Slot -> how often it failed there."""
     charges: Counter[str] = field(default_factory=Counter)
     """Slot -> errors and out of memory there that count against the item."""
     crashes: Counter[str] = field(default_factory=Counter)
@@ -91,6 +93,11 @@ class RetryTracker:
         """Slots where the item failed, and the GB of the largest device that can refute that by finishing it."""
         history = self._items.get(item)
         return history.failed_on if history is not None else {}
+
+    def tries(self, item: Item, slot: str) -> int:
+        """How often the item failed on a device."""
+        history = self._items.get(item)
+        return 0 if history is None else history.tries[slot]
 
     def too_small_gb(self, item: Item) -> float:
         """GB that do not suffice for the item, because it ran out of memory on several devices with so much or more; or 0."""
@@ -162,5 +169,6 @@ class RetryTracker:
     def _failed_on(self, item: Item, slot: str, refuted_by_gb: float = math.inf) -> _History:
         history = self._history(item)
         history.failures += 1
+        history.tries[slot] += 1
         history.failed_on[slot] = refuted_by_gb
         return history
