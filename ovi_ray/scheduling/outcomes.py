@@ -174,8 +174,8 @@ class TaskOutcomes:
         return True
 
     def _retry(self, stage: Stage, item: int, kind: int) -> list[Action]:
-        """Requeue an item, which may run anywhere again if it avoids every worker in service."""
-        if not self._ready.may_run_somewhere(stage, kind, item):
+        """Requeue an item, which may run anywhere again if it avoids every worker, and no other is expected."""
+        if not self._pool.expected and not self._ready.may_run_somewhere(stage, kind, item):
             self._retries.lift_restrictions((stage, item))
         return self._requeue(stage, item)
 

@@ -30,13 +30,19 @@ class Quarantine:
         return min(present, default=None)
 
     def may_be_at_fault(self, worker: WorkerState, item: Item) -> bool:
-        """Whether a device that never finished a task of the stage may be at fault, and another one can tell."""
-        return not worker.health.of(item[0]).is_proven and self._another_can_tell(worker, item, more_than_gb=0.0)
+        """Whether a device that never finished a task of the stage may be at fault, and another one can tell, or may come."""
+        if worker.health.of(item[0]).is_proven:
+            return False
+        return self._another_can_tell(worker, item, more_than_gb=0.0) or self._another_may_come(item)
 
     def may_have_too_little_memory(self, worker: WorkerState, item: Item) -> bool:
         """The same, or whether another device has more memory."""
         more_than_gb = self._pool.memory_gb(worker)
         return self.may_be_at_fault(worker, item) or self._another_can_tell(worker, item, more_than_gb=more_than_gb)
+
+    def _another_may_come(self, item: Item) -> bool:
+        """Whether a worker is expected; it is not waited for without end, because it may never come."""
+        return bool(self._pool.expected) and self._retries.next_attempt(item) <= 2 * self._retries.config.max_attempts
 
     def _another_can_tell(self, worker: WorkerState, item: Item, *, more_than_gb: float) -> bool:
         """Whether a credible device, with more memory than that, has not tried the item yet."""

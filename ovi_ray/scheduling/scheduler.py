@@ -155,24 +155,31 @@ class Scheduler:
     # --- when nothing runs although clips are left
 
     def _handle_no_progress(self) -> list[Action]:
-        """Lift restrictions; else wait for a cooldown to end, or for a device to join; else fail what fits nowhere."""
+        """Lift restrictions; else wait for a cooldown to end, or for a device to join; else fail what fits nowhere.
+
+        Restrictions are kept for a while when a worker is expected that they may not apply to.
+        """
         self._awaits_worker = False
-        if self._runs_anything() or self.done:
+        if self._runs_anything() or self.done or not self.pool.workers:
             self._stuck_since = None
             return []
+        if self._stuck_since is None:
+            self._stuck_since = self._now
+        patient_until = self._stuck_since + self.config.patience_s
+        self._awaits_worker = bool(self.pool.expected)
+        if self._awaits_worker and self._now < patient_until:
+            return [WakeAt(time=patient_until)]
         actions = self._dispatch_without_restrictions()
         if self._runs_anything():
+            self._awaits_worker = False
             return actions
         if (cooldown_ends_at := self._quarantine.ends_at) is not None:
             return [*actions, WakeAt(time=cooldown_ends_at)]
-        if not self.pool.workers or self.pool.expected:
-            self._stuck_since, self._awaits_worker = None, True
+        if self._awaits_worker:
+            self._stuck_since = None
             return actions
-        if self._stuck_since is None:
-            self._stuck_since = self._now
-        give_up_at = self._stuck_since + self.config.patience_s
-        if self._now < give_up_at:
-            return [*actions, WakeAt(time=give_up_at)]
+        if self._now < patient_until:
+            return [*actions, WakeAt(time=patient_until)]
         return actions + self._fail_unplaceable()
 
     def _runs_anything(self) -> bool:

@@ -1,4 +1,5 @@
-"""`make chaos`: random kills during a long job, then the same command until it is finished. The last line is JSON.
+"""`make chaos`: random kills during a long job with a worker that always runs out of memory at denoise, then the same command
+until it is finished. The last line is JSON.
 
 Exit code 1 when a clip is lost, doubled or undecodable, or when more was denoised twice than is documented.
 """
@@ -121,6 +122,7 @@ def main() -> int:
             address=nodes.address if nodes else "",
         )
         ends.enter_context(closing(job))
+        job.hooks["out_of_memory"] = "Denoise"
         chaos = Chaos(job, nodes, random.Random(options.seed))
         _run(job, chaos, options.kills)
         figures = job.figures()

@@ -8,11 +8,12 @@ the settings to every worker process, on every node. Settings are environment va
     HOOKS_WAIT_FOR         workers that must be ready before the first one denoises
     HOOKS_FAILING_WRITES   seed of the writes that fail
     HOOKS_POISON           seed of the clip whose denoise kills its worker
+    HOOKS_OUT_OF_MEMORY    a kind of task at which one worker always runs out of memory, such as Decode
     HOOKS_REMOVE           a file that is deleted when the first worker starts
 
-Files in the log folder, named after the worker's process id: `.born` (when it started), `.ready` (it joins now), `.steps`
-and `.failed-writes` (a byte each). While a file `hold.STAGE` is there, a worker that begins a task of that stage, or ends a
-step of a denoise, waits and leaves a file `.held`; without that file it goes on until the next time.
+Files in the log folder, named after the worker's process id: `.born` (when it started), `.ready` (it joins now), `.steps`,
+`.failed-writes` and `.out-of-memory` (a byte each). While a file `hold.STAGE` is there, a worker that begins a task of that
+stage, or ends a step of a denoise, waits and leaves a file `.held`; without that file it goes on until the next time.
 """
 
 import errno
@@ -57,6 +58,8 @@ def install() -> None:
     _log_readiness()
     _log_steps()
     _pace_tasks()
+    if stage := os.environ.get("HOOKS_OUT_OF_MEMORY"):
+        _run_out_of_memory_at(stage)
     if seed := os.environ.get("HOOKS_FAILING_WRITES"):
         fail_writes(seed)
 
@@ -159,6 +162,30 @@ def _pace_tasks() -> None:
         return run(self, order, *inputs)
 
     Worker.run = paced_run
+
+
+def _run_out_of_memory_at(stage: str) -> None:
+    """Make this worker the sick one, unless another one is and lives."""
+    import torch
+
+    from ovi_ray.workers.actor import Worker
+
+    sick, work = _folder() / "sick", Worker._work
+    try:
+        with sick.open("x", encoding="utf-8") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        if born(int(sick.read_text(encoding="utf-8") or os.getpid())):
+            return
+        _write_whole(sick, str(os.getpid()))
+
+    def failing_work(self, request, inputs):
+        if type(request.work).__name__ == stage:
+            _log("out-of-memory", b".")
+            raise torch.OutOfMemoryError("this worker always runs out of memory")
+        return work(self, request, inputs)
+
+    Worker._work = failing_work
 
 
 def _begin(stage: str, work: Any) -> None:

@@ -422,42 +422,55 @@ def test_the_user_is_told_once_that_no_worker_comes(tmp_path):
     assert "60 s" in message
 
 
+class SpotExecutor(FakeExecutor):
+    """Its worker `spot` goes away at its first denoise, and comes back later."""
+
+    def __init__(self, other, *, back_after_s, other_device, other_fails=None):
+        self.back_after_s = back_after_s
+        self.back_at = None
+        self.other, self.other_device, self.other_fails = other, other_device, other_fails
+        super().__init__(workers=(other, "spot"), script=self.end, replaces=True)
+
+    def end(self, worker, task, tries):
+        if task.stage is not Stage.DENOISE or not task.items:
+            return None
+        if worker == "spot":
+            self.kill("spot", crashed=False)
+        return HANGS if worker == "spot" else self.other_fails if worker == self.other else None
+
+    def info_of(self, slot):
+        return self.other_device if slot == self.other else info()
+
+    def _start(self, worker, slot):
+        if worker == "spot.1":
+            self.back_at = self.clock.time + self.back_after_s
+        else:
+            super()._start(worker, slot)
+
+    def poll(self, timeout_s):
+        if self.back_at is not None and self.clock.time >= self.back_at:
+            self.back_at = None
+            super()._start("spot.1", "spot")
+        return super().poll(timeout_s)
+
+
 def test_clips_wait_for_a_lost_gpu_whose_successor_starts_late_beside_a_text_host(tmp_path):
-    text_host = DeviceProfile(name="text host", stages=frozenset({Stage.ENCODE_TEXT}))
-
-    class SpotExecutor(FakeExecutor):
-        """Its GPU goes away at its first denoise, and comes back after five minutes."""
-
-        back_at = None
-
-        def info_of(self, slot):
-            return info(declared=text_host) if slot == "text" else info()
-
-        def _start(self, worker, slot):
-            if worker == "spot.1":
-                self.back_at = self.clock.time + 300
-            else:
-                super()._start(worker, slot)
-
-        def poll(self, timeout_s):
-            if self.back_at is not None and self.clock.time >= self.back_at:
-                self.back_at = None
-                super()._start("spot.1", "spot")
-            return super().poll(timeout_s)
-
-    def script(worker, task, tries):
-        if worker == "spot" and task.stage is Stage.DENOISE and task.items:
-            executor.kill("spot", crashed=False)
-            return HANGS
-        return None
-
     observer = RecordingObserver()
-    executor = SpotExecutor(workers=("text", "spot"), script=script, replaces=True)
+    text_host = info(declared=DeviceProfile(name="text host", stages=frozenset({Stage.ENCODE_TEXT})))
+    executor = SpotExecutor("text", back_after_s=300, other_device=text_host)
     prompts = tuple(f"prompt {number}" for number in range(50))
     _, rows = run(tmp_path, executor, prompts=prompts, observer=observer)
     assert {row["status"] for row in rows} == {"done"}
     (waiting,) = (message for message in observer.messages if "waits" in message)
     assert "spot" in waiting
+
+
+@pytest.mark.parametrize("kind", [FailureKind.ERROR, FailureKind.OUT_OF_MEMORY])
+def test_clips_wait_for_the_successor_of_the_healthy_worker_beside_a_sick_one(tmp_path, kind):
+    executor = SpotExecutor("sick", back_after_s=60, other_device=info(), other_fails=Fails(kind=kind))
+    prompts = tuple(f"prompt {number}" for number in range(20))
+    _, rows = run(tmp_path, executor, prompts=prompts)
+    assert {row["status"] for row in rows} == {"done"}
 
 
 @pytest.mark.parametrize("stage", [Stage.ENCODE_TEXT, Stage.DENOISE, Stage.DECODE])
