@@ -10,11 +10,17 @@ SEVERAL_DEVICES = 2
 
 
 class MemoryLimits:
-    """Evidence by stage and kind. A device that ran out where one with no more memory finished is itself at fault."""
+    """Evidence by stage and kind; true when there is any.
+
+    A device that ran out where one with no more memory finished is itself at fault.
+    """
 
     def __init__(self) -> None:
         self._ran_out: dict[tuple[Stage, int], dict[str, float]] = {}  # slot -> GB
         self._suffices: dict[tuple[Stage, int], float] = {}  # the least GB with which one was finished
+
+    def __bool__(self) -> bool:
+        return bool(self._ran_out)
 
     def ran_out(self, stage: Stage, kind: int, slot: str, memory_gb: float) -> None:
         """A device ran out, with nothing else on it."""
@@ -36,7 +42,5 @@ class MemoryLimits:
 
     def limits(self) -> dict[tuple[Stage, int], float]:
         """(stage, kind) -> GB that do not suffice, because several devices with so much or more ran out."""
-        if not self._ran_out:
-            return {}
         ordered = {work: sorted(slots.values(), reverse=True) for work, slots in self._ran_out.items()}
         return {work: gb[SEVERAL_DEVICES - 1] for work, gb in ordered.items() if len(gb) >= SEVERAL_DEVICES}

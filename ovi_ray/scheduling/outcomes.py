@@ -46,9 +46,10 @@ class TaskOutcomes:
         if not task.items:
             return []
         self._pool.learn(worker, task.stage, event.seconds)
-        self._pool.memory_limits.finished(task.stage, worker.kind, self._pool.memory_gb(worker))
+        self._pool.memory_limits.finished(task.stage, worker.kind, worker.profile.memory_gb)
         actions = self._quarantine.record_success(worker, task.stage)
-        self._dispatcher.apply_memory_limits()
+        if self._pool.memory_limits or self._pool.capabilities.limits:
+            self._dispatcher.apply_memory_limits()
         for item in task.items:
             actions += self._complete(task.stage, item)
             if self._retries:

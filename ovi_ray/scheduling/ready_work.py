@@ -107,12 +107,12 @@ class ReadyWork:
         is_trusted, has_memory = worker.health.of(stage).is_trusted, self._pool.memory_gb(worker) > too_small_gb
         if is_trusted and has_memory:
             return True
-        trusted = [
+        trusted = (
             other
             for other in self._pool.workers.values()
             if other.health.of(stage).is_trusted and self._pool.fits(other, stage, kind) and self._allows(other, key)
-        ]
-        if not is_trusted and trusted:
+        )
+        if not is_trusted and next(trusted, None) is not None:
             return False
         return has_memory or not any(self._pool.memory_gb(other) > too_small_gb for other in trusted)
 
@@ -146,17 +146,20 @@ class ReadyWork:
     def _pop(self, stage: Stage, kind: int, worker: WorkerState) -> int | None:
         """Take the next item that is still needed and may run on the worker."""
         queue = self._job.queue(stage, kind)
-        while (position := self._position(queue, stage, kind, worker)) is not None:
-            item = queue[position]
-            del queue[position]
+        while queue:
+            if not self._retries:
+                item = queue.popleft()
+            elif (position := self._position(queue, stage, kind, worker)) is not None:
+                item = queue[position]
+                del queue[position]
+            else:
+                return None
             if not self._discard_if_unneeded(stage, item):
                 return item
         return None
 
     def _position(self, queue: deque[int], stage: Stage, kind: int, worker: WorkerState) -> int | None:
         """Where the next item for the worker is, within `look_ahead` of where it begins to look, or of the front."""
-        if not self._retries:
-            return 0 if queue else None
         for start in (self._start(queue, stage, worker), 0):
             for position in range(start, min(len(queue), start + self._config.look_ahead)):
                 if self.may_run(worker, stage, kind, queue[position]):
