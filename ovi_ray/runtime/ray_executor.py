@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +34,7 @@ from ovi_ray.runtime.heartbeats import Heartbeats
 from ovi_ray.runtime.placement import Placement, placements
 from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line
 from ovi_ray.runtime.ray_session import ray_session
-from ovi_ray.runtime.slot_history import SlotHistory
+from ovi_ray.runtime.slot_history import SlotHistory, causes_of
 from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 from ovi_ray.workers.actor import CONTROL, Worker
@@ -253,7 +253,7 @@ class RayExecutor:
             _kill(self._slots[worker])
             reason = f"did not answer for {self._config.unresponsive_after_s:.0f} s"
             self._last_death = f"{worker} {reason}"
-            causes = _causes(running.task for running in self._running.values() if running.worker == worker)
+            causes = causes_of(running.task for running in self._running.values() if running.worker == worker)
             events += self._lose(worker, reason, causes)
         return events
 
@@ -267,7 +267,7 @@ class RayExecutor:
             self._last_death = str(error)
             logger.debug("%s: %s", running.worker, error)
             if is_crash(error):
-                return self._lose(running.worker, f"died during {running.task.stage}", _causes([running.task]))
+                return self._lose(running.worker, f"died during {running.task.stage}", causes_of([running.task]))
             return self._lose(running.worker, "was lost with its node, or is unreachable", None)
         except RayError as error:
             return self._not_run(running, error)
@@ -294,11 +294,6 @@ class RayExecutor:
         kind = FailureKind.CANCELLED if lost or isinstance(error, ObjectLostError) else FailureKind.ERROR
         failed = TaskFailed(worker=running.worker, task=running.task, kind=kind, message=str(error))
         return [*(DataLost(key=key) for key in lost), TaskEnded(event=failed)]
-
-
-def _causes(tasks: Iterable[Task]) -> Set[Hashable]:
-    """The tasks that may have killed a worker and say something of its slot: one that failed before says it of its clip."""
-    return {(task.stage, task.items) for task in tasks if task.attempt == 1}
 
 
 def _kill(slot: _Slot) -> None:

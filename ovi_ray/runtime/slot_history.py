@@ -1,7 +1,9 @@
 """The failures of a slot's workers, to tell a broken device from a clip that kills workers."""
 
-from collections.abc import Hashable, Set
+from collections.abc import Hashable, Iterable, Set
 from dataclasses import dataclass, replace
+
+from ovi_ray.scheduling.task import Task
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -27,3 +29,8 @@ class SlotHistory:
     def is_broken(self, max_failures: int) -> bool:
         """Whether the slot should get no further worker."""
         return len(self.failures) >= max_failures
+
+
+def causes_of(tasks: Iterable[Task]) -> Set[Hashable]:
+    """Those tasks that may have killed a worker and say something of its slot: one that failed before says it of its clip."""
+    return {(task.stage, task.items) for task in tasks if task.attempt == 1}

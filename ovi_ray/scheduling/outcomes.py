@@ -184,7 +184,7 @@ class TaskOutcomes:
         """The item is ready again, unless a copy of it still runs or has finished."""
         if not self._job.is_running(stage, item) or self._speculation.runs_elsewhere(stage, item):
             return []
-        return list(self._job.requeue(stage, item, last=self._retries.comes_last((stage, item))))
+        return list(self._job.requeue(stage, item, last=(stage, item) in self._retries.last_items))
 
     def _give_up(self, stage: Stage, item: int, message: str) -> list[Action]:
         """The item can never be done: the clips that need it fail."""

@@ -89,7 +89,7 @@ class ReadyWork:
         key = (stage, item)
         if not self._retries.has_failed(key):
             return True
-        if self._retries.comes_last(key) and self._job.unstarted > self._last_clips():
+        if key in self._retries.last_items and self._job.unstarted > self._last_clips():
             return False
         return self._allows(worker, key) and self._is_best_of_the_able(worker, kind, key)
 
@@ -118,10 +118,9 @@ class ReadyWork:
 
     def _last_clips(self) -> int:
         """Clips that wait until everything else has started."""
-        if not self._retries:
-            return 0
-        return sum(
-            stage in CLIP_STAGES and not self._job.is_running(stage, i) for stage, i in self._retries.last_items()
+        last = self._retries.last_items
+        return (
+            sum(stage in CLIP_STAGES and not self._job.is_running(stage, item) for stage, item in last) if last else 0
         )
 
     def is_declined(self, worker: WorkerState, task: ReadyTasks) -> bool:
@@ -172,7 +171,7 @@ class ReadyWork:
         Items that come last are moved out of the way.
         """
         for _ in range(len(queue)):
-            if not self._retries.comes_last((stage, queue[0])):
+            if (stage, queue[0]) not in self._retries.last_items:
                 break
             queue.rotate(-1)
         crashes = worker.health.of(stage).crashes
@@ -184,14 +183,13 @@ class ReadyWork:
 
     def _take_batch(self, stage: Stage, kind: int, worker: WorkerState) -> tuple[int, ...]:
         """Items for one batch. An item that failed before gets a batch of its own."""
-        queue, items = self._job.inputs[stage].queues[0], list[int]()
-        while queue and len(items) < self._config.text_batch:
-            if items and self._retries.has_failed((stage, queue[0])):
-                break
-            item = self._pop(stage, kind, worker)
-            if item is None:
-                break
-            items.append(item)
-            if self._retries.has_failed((stage, item)):
-                break
+        first = self._pop(stage, kind, worker)
+        if first is None:
+            return ()
+        queue, items, has_failed = self._job.queue(stage, kind), [first], self._retries.has_failed
+        alone = has_failed((stage, first))
+        while queue and not alone and len(items) < self._config.text_batch and not has_failed((stage, queue[0])):
+            item = queue.popleft()
+            if not self._discard_if_unneeded(stage, item):
+                items.append(item)
         return tuple(items)

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -37,16 +36,6 @@ class _History:
     """Slot -> workers that died there while running it alone, and count against the item."""
     avoided_slots: set[str] = field(default_factory=set)
     memory_step: MemoryStep = MemoryStep.SHARED
-    comes_last: bool = False
-    """A worker died while running it alone: it waits until everything else has started."""
-
-    @property
-    def is_restricted(self) -> bool:
-        return bool(self.avoided_slots) or self.comes_last
-
-    def lift_restrictions(self) -> None:
-        self.avoided_slots.clear()
-        self.comes_last = False
 
 
 class RetryTracker:
@@ -55,6 +44,8 @@ class RetryTracker:
     def __init__(self, config: RetryConfig) -> None:
         self.config = config
         self._items: dict[Item, _History] = {}
+        self.last_items: set[Item] = set()
+        """Items that wait until everything else has started, because a worker died while running each alone."""
 
     def __bool__(self) -> bool:
         return bool(self._items)
@@ -79,15 +70,6 @@ class RetryTracker:
         """Whether the item may run on a device."""
         history = self._items.get(item)
         return history is None or slot not in history.avoided_slots
-
-    def comes_last(self, item: Item) -> bool:
-        """Whether the item waits until everything else has started, because it may kill its worker."""
-        history = self._items.get(item)
-        return history is not None and history.comes_last
-
-    def last_items(self) -> Iterator[Item]:
-        """The items that come last."""
-        return (item for item, history in self._items.items() if history.comes_last)
 
     def failed_on(self, item: Item) -> dict[str, float]:
         """Slots where the item failed, and the GB of the largest device that can refute that by finishing it."""
@@ -116,7 +98,7 @@ class RetryTracker:
         """The worker died while it ran this item alone."""
         history = self._failed_on(item, slot)
         history.avoided_slots.add(slot)
-        history.comes_last = True
+        self.last_items.add(item)
         history.crashes[slot] += charged
         return history.crashes.total() < self.config.max_crashes
 
@@ -143,6 +125,7 @@ class RetryTracker:
     def clear(self, item: Item) -> None:
         """The item succeeded or was given up."""
         self._items.pop(item, None)
+        self.last_items.discard(item)
 
     def forgive(self, slot: str, stage: Stage) -> None:
         """The failures of a stage on a device were its own fault: they do not count against the items any more."""
@@ -158,10 +141,12 @@ class RetryTracker:
 
     def lift_all_restrictions(self) -> bool:
         """Let every item run anywhere and at any time again. Returns whether that changed anything."""
-        restricted = [history for history in self._items.values() if history.is_restricted]
+        restricted = [history for history in self._items.values() if history.avoided_slots]
         for history in restricted:
-            history.lift_restrictions()
-        return bool(restricted)
+            history.avoided_slots.clear()
+        changes = bool(restricted or self.last_items)
+        self.last_items.clear()
+        return changes
 
     def _history(self, item: Item) -> _History:
         return self._items.setdefault(item, _History())

@@ -17,7 +17,7 @@ One worker runs one task at a time. The same events at the same times give the s
 Finish. Latents are kept (no Drop) until the decode is committed, so a failed decode never costs a second denoise.
 A decode's TaskDone means that the video is committed. Of a task and its speculative copy, the first result counts.
 
-A device that fails tasks which others finish is taken out of service for a while, and its failures are not counted against the
+A device that fails tasks which others finish is taken off their stage for a while, and its failures are not counted against the
 clips (circuit_breaker.py). README.md draws the states and the flow of one `handle`.
 """
 

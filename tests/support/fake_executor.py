@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from ovi.config import Component
 from ovi_ray.protocol.messages import Decode, Failure, FailureCause, TaskReport, WorkerInfo
 from ovi_ray.runtime.executor import Submission, TaskEnded, WorkerReplaced, WorkerStarted
-from ovi_ray.runtime.slot_history import SlotHistory
+from ovi_ray.runtime.slot_history import SlotHistory, causes_of
 from ovi_ray.scheduling.events import TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import FailureKind
 
@@ -106,7 +106,7 @@ class FakeExecutor:
         slot = self.slots.pop(worker)
         self.last_death = "killed"
         self.deaths[slot] = self.deaths.get(slot, 0) + 1
-        causes = {submission.task.items} if submission is not None and submission.task.attempt == 1 else set()
+        causes = set() if submission is None else causes_of([submission.task])
         self.histories[slot] = self.histories.get(slot, SlotHistory()).failed_at(causes)
         is_broken = self.max_failures is not None and self.histories[slot].is_broken(self.max_failures)
         successor = f"{slot}.{self.deaths[slot]}" if self.replaces and not is_broken else ""

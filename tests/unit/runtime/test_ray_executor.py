@@ -134,19 +134,6 @@ def test_a_frozen_worker_is_killed_and_replaced(start_executor, tiny_dir):
 
 
 @pytest.mark.ray
-def test_a_task_that_failed_before_says_nothing_of_the_slot_of_a_worker_that_it_kills(start_executor, tiny_dir):
-    executor = start_executor(tiny_dir, max_consecutive_failures=1)
-    (started,) = wait_for(executor, WorkerStarted)
-    encode_texts(executor)
-    again = Task(stage=Stage.DENOISE, items=(0,), attempt=2)
-    submit(executor, again, Denoise(params=SLOW), TRANSFORMER, inputs=TEXT_KEYS, outputs=(LATENTS,))
-    os.kill(started.info.pid, signal.SIGKILL)
-    lost_worker, replaced = wait_for(executor, WorkerLost, WorkerReplaced)
-    assert lost_worker == WorkerLost(worker="w0", crashed=True)
-    assert replaced.successor == "w0.1"
-
-
-@pytest.mark.ray
 def test_a_preload_only_loads(start_executor, tiny_dir):
     executor = start_executor(tiny_dir)
     wait_for(executor, WorkerStarted)

@@ -104,6 +104,6 @@ def test_an_item_whose_worker_died_comes_last_until_all_restrictions_are_lifted(
     retries = tracker()
     retries.record_crash(CLIP, "w0")
     retries.lift_restrictions(CLIP)
-    assert retries.comes_last(CLIP)
+    assert CLIP in retries.last_items
     assert retries.lift_all_restrictions()
-    assert not retries.comes_last(CLIP)
+    assert CLIP not in retries.last_items
