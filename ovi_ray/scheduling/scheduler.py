@@ -163,24 +163,24 @@ class Scheduler:
         if self._runs_anything() or self.done or not self.pool.workers:
             self._stuck_since = None
             return []
+        wakes: list[Action] = []
         if self._stuck_since is None:
             self._stuck_since = self._now
-        patient_until = self._stuck_since + self.config.patience_s
+            wakes = [WakeAt(time=self._now + self.config.patience_s)]
+        is_patient = self._now < self._stuck_since + self.config.patience_s
         self._awaits_worker = bool(self.pool.expected)
-        if self._awaits_worker and self._now < patient_until:
-            return [WakeAt(time=patient_until)]
+        if self._awaits_worker and is_patient:
+            return wakes
         actions = self._dispatch_without_restrictions()
         if self._runs_anything():
             self._awaits_worker = False
             return actions
         if (cooldown_ends_at := self._quarantine.ends_at) is not None:
-            return [*actions, WakeAt(time=cooldown_ends_at)]
+            return [*actions, *wakes, WakeAt(time=cooldown_ends_at)]
         if self._awaits_worker:
             self._stuck_since = None
             return actions
-        if self._now < patient_until:
-            return [*actions, WakeAt(time=patient_until)]
-        return actions + self._fail_unplaceable()
+        return actions + (wakes if is_patient else self._fail_unplaceable())
 
     def _runs_anything(self) -> bool:
         return self.pool.busy > 0

@@ -16,7 +16,16 @@ from ovi.stages import CLIP_STAGES, STAGES, Stage
 from ovi_ray.inputs.cluster_profile import ClusterProfile
 from ovi_ray.scheduling.actions import Action, Cancel, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.device_profile import ALL_STAGES, COMPONENTS, DeviceProfile
-from ovi_ray.scheduling.events import Event, SlotClosed, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import (
+    Event,
+    SlotClosed,
+    TaskDone,
+    TaskFailed,
+    Tick,
+    WorkerExpected,
+    WorkerJoined,
+    WorkerLost,
+)
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
 from ovi_ray.scheduling.workload import Workload
@@ -162,6 +171,8 @@ class VirtualCluster:
         self._allowed: set[tuple[int, Stage, int | None, frozenset[Component]]] = set()
         for spec in devices:
             self._devices[spec.name] = _Device(spec)
+            if spec.joins_at_s > 0:
+                self._push(0.0, spec.name, 0, WorkerExpected(slot=spec.name))
             self._push(spec.joins_at_s, spec.name, 0, WorkerJoined(worker=spec.name, device=spec.profile))
             if spec.leaves_at_s != float("inf"):
                 self._push(spec.leaves_at_s, spec.name, -1, WorkerLost(worker=spec.name, crashed=False))

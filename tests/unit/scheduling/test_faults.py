@@ -144,6 +144,12 @@ def test_clips_wait_for_a_worker_that_was_lost_while_others_can_do_nothing_for_t
     assert not failed(cluster)
 
 
+def test_clips_wait_for_a_device_that_joins_an_hour_later():
+    text_host = VirtualDevice(name="text", profile=dataclasses.replace(ENCODER, name="text"))
+    outcome = simulate(make_workload(10), [text_host, VirtualDevice(name="late", profile=GPU, joins_at_s=3600.0)])
+    assert outcome.done == 10
+
+
 def test_patience_begins_when_no_worker_is_expected_any_more():
     cluster = cluster_of(small_workload(2), text=ENCODER, config=SchedulerConfig(patience_s=60.0), expected=("gpu",))
     while cluster.running:
