@@ -22,7 +22,7 @@ from ovi_ray.runtime.device_profiles import device_profile
 from ovi_ray.runtime.executor import Executor, ExecutorEvent, TaskEnded, WorkerReplaced, WorkerStarted
 from ovi_ray.runtime.progress_reporter import ProgressReporter
 from ovi_ray.runtime.requests import RequestBuilder
-from ovi_ray.runtime.result_writer import ResultWriter
+from ovi_ray.runtime.result_writer import ResultWriter, write_rows
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.runtime.storage_pause import StoragePause, StoragePauseConfig
 from ovi_ray.runtime.task_outcomes import TaskOutcomes
@@ -73,7 +73,9 @@ class Driver:
         observer: JobObserver | None = None,
         config: DriverConfig | None = None,
         clock: Clock | None = None,
+        token: str = "",
     ) -> None:
+        """`token` is that of the output folder; "" accepts any folder that is there."""
         self._tasks = tasks
         self._executor = executor
         self._stop = stop or StopRequest()
@@ -90,7 +92,13 @@ class Driver:
         self._workers = WorkerRecords()
         self._clips = ClipRecords(tasks, dtype)
         self._dtype = dtype
-        self._pause = StoragePause(results.output_dir, message, self._config.storage)
+        self._pause = StoragePause(
+            results.output_dir,
+            message,
+            self._config.storage,
+            token=token,
+            write_rows=lambda: write_rows(results),
+        )
         self._outcomes = TaskOutcomes(
             clips=self._clips,
             workers=self._workers,
@@ -122,7 +130,8 @@ class Driver:
     def run(self) -> None:
         """Render every clip of the table. However it ends, the rows of finished clips are written.
 
-        Raises WorkersLost when no worker is left and none can be started, and JobStopped when it was asked to stop.
+        Raises WorkersLost when no worker is left and none can be started, OutputGone when the output folder was removed or
+        replaced, and JobStopped when it was asked to stop.
         """
         clip_ids = self._tasks.clips.column("clip_id").combine_chunks()
         self._observer.started(RunStarted(workload=self._workload, config=self._config.scheduler, clip_ids=clip_ids))

@@ -65,3 +65,12 @@ class ResultWriter:
 
     def _pause(self, error: OSError, now: float) -> None:
         self.pause.begin(error.strerror or str(error), now)
+
+
+def write_rows(results: Results) -> str:
+    """Write the rows that wait: why that failed, or an empty string."""
+    try:
+        results.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
