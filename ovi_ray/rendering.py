@@ -33,7 +33,7 @@ from ovi_ray.output.job_files import (
 )
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.record_files import RecordConfig
-from ovi_ray.output.recovery import VideoCheck, VideoState, check_videos, recover_rows
+from ovi_ray.output.recovery import ReadConfig, VideoCheck, VideoState, check_videos, recover_rows
 from ovi_ray.output.results import Results, ResumeState
 from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.observer import JobObserver, Observers, RunEnded, RunStarted
@@ -65,6 +65,8 @@ class RenderOptions:
     """Seconds between two checkpoints of a denoise: the work that a lost worker may cost."""
     replaces: bool = False
     """The clips replace others in the folder, so that none of them needs to be known there (`ovi-ray retry`)."""
+    reading: ReadConfig = field(default_factory=ReadConfig)
+    """How often a finished video that cannot be read is tried."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
@@ -244,7 +246,7 @@ class _Run:
 
     def _checked(self, videos: pa.Array) -> Iterator[VideoCheck]:
         """Check videos, set damaged ones aside, and note those that cannot be read, which are left as they are."""
-        for check in check_videos(self._manifest, videos, self._results):
+        for check in check_videos(self._manifest, videos, self._results, self._options.reading):
             clip_id = check.clip.clip_id
             if check.state is VideoState.DAMAGED:
                 kept = set_aside(self._results.video_path(clip_id))
@@ -306,7 +308,8 @@ class _Run:
             workers=self._workers,
         )
         rows = list(self._results.batches(FAILED_COLUMNS))
-        before, ended = self._failed_before, pa.Table.from_batches(rows).column("clip_id") if rows else pa.array([])
+        ended = pa.chunked_array([batch.column("clip_id") for batch in rows], pa.string())
+        before = self._failed_before
         not_ended = before.filter(pc.invert(pc.is_in(before.column("clip_id"), value_set=ended)))
         write_failed(self._job.output_dir, self._manifest, [*not_ended.to_batches(), *rows])
         write_report(self._job.output_dir, self._results.batches, title=_title(self._job), summary=summary)

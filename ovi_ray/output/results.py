@@ -168,11 +168,11 @@ class Results:
 
     def _aside(self) -> Location:
         """The folder of files of rows that are not complete, on the file system of the results."""
-        aside, results = (self.output_dir / UNFINISHED).local_path, self.results.local_path
-        if aside is None or results is None:
-            return self.output_dir / UNFINISHED
-        aside.mkdir(exist_ok=True)
-        return to_location(aside if aside.stat().st_dev == results.stat().st_dev else results)
+        aside = self.output_dir / UNFINISHED
+        aside.mkdir()
+        local, results = aside.local_path, self.results.local_path
+        is_elsewhere = local and results and local.stat().st_dev != results.stat().st_dev
+        return self.results if is_elsewhere else aside
 
     def _read_intact(self, columns: Sequence[str]) -> tuple[pa.Table, list[int], list[str]]:
         """All rows, and the number of them in each file, once damaged files are set aside; and what to tell of these."""

@@ -14,7 +14,7 @@ from ovi_ray.errors import LatentsUnusable, OutputUnavailable
 from ovi_ray.output.broken_files import set_aside
 from ovi_ray.protocol.messages import Denoise
 from ovi_ray.storage.diagnostics import storage_error
-from ovi_ray.storage.paths import Location, to_location
+from ovi_ray.storage.paths import to_location
 from ovi_ray.workers.failures import output_errors
 from ovi_ray.workers.tensor_files import Facts, load_tensors, save_tensors
 
