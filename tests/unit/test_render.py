@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import os
 
@@ -281,11 +282,13 @@ def test_an_overwrite_that_was_stopped_goes_on_and_the_one_after_it_begins_anew(
     prompts = tuple(f"clip {number}" for number in range(4))
     start(prompts)
 
-    def die_at_the_third(worker, task, tries):
-        return DIES if task.stage is Stage.DENOISE and task.items == (2,) else None
+    decodes = itertools.count(1)
+
+    def die_at_the_third_decode(worker, task, tries):
+        return DIES if task.stage is Stage.DECODE and next(decodes) == 3 else None
 
     with pytest.raises(WorkersLost):
-        start(prompts, script=die_at_the_third, overwrite=True)
+        start(prompts, script=die_at_the_third_decode, overwrite=True)
     replaced = len(rows(out))
     assert 0 < replaced < 4
     assert len(names(out / "videos")) == 4
