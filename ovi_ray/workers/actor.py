@@ -112,6 +112,7 @@ class Worker:
         self._failed_decodes: set[str] = set()  # paths of videos whose decode ran out of memory on this worker
         self._stopped_number = 0  # of the request that was asked to stop
         self._saves_on_stop = False
+        self._has_told_of_posters = False
         self._activity = Activity(done=0, total=0)
 
     # -- control: answered while a task runs -----------------------------------------------------------------------
@@ -335,24 +336,24 @@ class Worker:
             for chunk in chunks:
                 frames = frames_to_uint8(chunk)
                 if num_frames <= work.num_frames // 2 < num_frames + len(frames):
-                    notes += _poster_note(work, frames[work.num_frames // 2 - num_frames])
+                    notes += self._write_poster(work, frames[work.num_frames // 2 - num_frames])
                 writer.write(frames)
                 num_frames += len(frames)
                 self._on_step(num_frames, work.num_frames)
         return notes
 
+    def _write_poster(self, work: Decode, frame: NDArray[np.uint8]) -> list[str]:
+        """Write the poster; a note, once, where that fails: the video is what counts."""
+        try:
+            with staged_file(to_location(work.poster_path)) as poster:
+                write_poster(poster, frame)
+        except (OSError, MediaError) as error:
+            is_known, self._has_told_of_posters = self._has_told_of_posters, True
+            return [] if is_known else [f"clip {work.clip_id} has no poster, and others may have none either: {error}"]
+        return []
+
     def _on_step(self, done: int, total: int) -> None:
         self._activity = Activity(done=done, total=total)
-
-
-def _poster_note(work: Decode, frame: NDArray[np.uint8]) -> list[str]:
-    """Write the poster; a note where it cannot be written, since the video is what counts."""
-    try:
-        with staged_file(to_location(work.poster_path)) as poster:
-            write_poster(poster, frame)
-    except (OSError, MediaError) as error:
-        return [f"clip {work.clip_id} has no poster: {error}"]
-    return []
 
 
 def _fallback_note(clip_id: str, done: str, step: FallbackStep) -> list[str]:

@@ -24,13 +24,13 @@ class ReadConfig:
 
 
 @contextmanager
-def first_frame_file(image_path: str, sha256: str = "", config: ReadConfig | None = None) -> Iterator[Path]:
+def first_frame_file(image_path: str, sha256: str = "") -> Iterator[Path]:
     """A local copy of an image, for the time of the block: what is encoded is what was checked.
 
     Raises InvalidImage when the image is missing or cannot be read after some tries, or its SHA-256 is not `sha256` (empty
-    accepts any), and InputAway when not the image is at fault, but all of its storage is away.
+    accepts any), and InputAway when not this image is at fault, but all of its storage is away.
     """
-    content = _content(to_location(image_path), config or ReadConfig())
+    content = read_first_frame(to_location(image_path))
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise InvalidImage(f"{image_path}: changed since the job was checked")
     with scratch_folder() as folder:
@@ -39,7 +39,9 @@ def first_frame_file(image_path: str, sha256: str = "", config: ReadConfig | Non
         yield copy
 
 
-def _content(path: Location, config: ReadConfig) -> bytes:
+def read_first_frame(path: Location, config: ReadConfig | None = None) -> bytes:
+    """The content of an image. Raises InvalidImage and InputAway, see `first_frame_file`."""
+    config = config or ReadConfig()
     pause_s = config.pause_s
     for _ in range(config.tries - 1):
         try:
