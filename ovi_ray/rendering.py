@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ovi_ray.errors import MAX_SHOWN, OutputError
+from ovi_ray.errors import MAX_SHOWN, OutputError, OutputGone
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
@@ -145,6 +145,8 @@ class _Run:
         self._started, self._started_at = time.monotonic(), datetime.now(UTC)
         self._done = self._failed = 0
         self._unreadable: set[str] = set()
+        self._is_gone = False
+        """Another folder may have the place of the output now."""
         self._workers: tuple[WorkerTime, ...] = ()
 
     def to_the_end(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
@@ -172,6 +174,9 @@ class _Run:
                 self._record_nothing_to_do(TaskTable.of(missing))
             with suppress(OSError):  # the next `--overwrite` finds every clip replaced, and goes on from there
                 end_overwrite(self._job.output_dir)
+        except OutputGone:
+            self._is_gone = True
+            raise
         finally:
             self._try_to_report(finished_before)
         return JobResult(
@@ -279,13 +284,6 @@ class _Run:
                 executor.shutdown()
                 progress = driver.progress()
                 self._done, self._failed, self._workers = progress.done, progress.failed, driver.worker_times()
-                self._remove_unfinished()
-
-    def _remove_unfinished(self) -> None:
-        """Remove what workers that were killed left half written; no worker lives any more."""
-        with suppress(OSError):  # the next run does it
-            self._results.remove_unfinished()
-            self._intermediates.remove_unfinished()
 
     def _record_nothing_to_do(self, tasks: TaskTable) -> None:
         ids = tasks.clips.column("clip_id").combine_chunks()
@@ -294,7 +292,12 @@ class _Run:
         self._observer.ended(RunEnded(now=0.0, done=0, failed=0, error=""))
 
     def _try_to_report(self, finished_before: int) -> None:
+        if self._is_gone:
+            return
         try:
+            # What workers that were killed left half written: no worker lives any more.
+            self._results.remove_unfinished()
+            self._intermediates.remove_unfinished()
             self._report(finished_before)
         except OSError as error:  # must not hide how the job ended
             self._observer.message(f"the report cannot be written: {error.strerror or error}; the next run writes it")

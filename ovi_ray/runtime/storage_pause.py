@@ -86,6 +86,11 @@ class StoragePause:
         self._task_failures: Counter[Task] = Counter()  # in a row, while the storage worked
         self._probed_at = float("-inf")
 
+    @property
+    def output_is_missing(self) -> bool:
+        """Whether there is no output folder now, or another one in its place: nothing may be written there."""
+        return _OUTPUT in self._outages and self._outages[_OUTPUT].missing_since is not None
+
     def begin(self, reason: str, now: float) -> None:
         """The output failed. Does nothing during its pause."""
         self._begin(_OUTPUT, reason, now)
