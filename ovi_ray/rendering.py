@@ -6,7 +6,6 @@ However it ends, finished clips are kept, and the same call continues from there
 `events.jsonl` in the output folder.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -85,6 +84,7 @@ class JobResult:
     finished_before: int
     """Rendered by earlier runs and left as they were."""
     seconds: float
+    """Of rendering, as in `run.log`, the report and `ovi-ray explain`; starting and stopping Ray are left out."""
     unreadable: int = 0
     """Not rendered, because there is a video that could not be read; it was left as it is, and the next run looks again."""
 
@@ -142,7 +142,8 @@ class _Run:
         self._intermediates = Intermediates(
             output_dir=prepared.job.output_dir, keep_latents=options.keep_latents, checkpoint_s=options.checkpoint_s
         )
-        self._started, self._started_at = time.monotonic(), datetime.now(UTC)
+        self._started_at = datetime.now(UTC)
+        self._seconds = 0.0
         self._done = self._failed = 0
         self._unreadable: set[str] = set()
         self._is_gone = False
@@ -184,7 +185,7 @@ class _Run:
             done=self._done,
             failed=self._failed,
             finished_before=finished_before,
-            seconds=time.monotonic() - self._started,
+            seconds=self._seconds,
             unreadable=len(self._unreadable),
         )
 
@@ -284,6 +285,7 @@ class _Run:
                 executor.shutdown()
                 progress = driver.progress()
                 self._done, self._failed, self._workers = progress.done, progress.failed, driver.worker_times()
+                self._seconds = driver.seconds
 
     def _record_nothing_to_do(self, tasks: TaskTable) -> None:
         ids = tasks.clips.column("clip_id").combine_chunks()
@@ -307,7 +309,7 @@ class _Run:
             clips=len(self._manifest),
             finished_before=finished_before,
             started_at=self._started_at,
-            seconds=time.monotonic() - self._started,
+            seconds=self._seconds,
             workers=self._workers,
         )
         rows = list(self._results.batches(FAILED_COLUMNS))

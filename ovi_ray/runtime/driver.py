@@ -84,6 +84,8 @@ class Driver:
         self._clock = clock or SystemClock()
         self._started_at = self._clock.now()
         self._last_worker_at = 0.0
+        self.seconds = 0.0
+        """How long the run took, once it has ended: what every record of it says."""
         intermediates = intermediates or Intermediates(output_dir=results.output_dir)
         message = self._observer.message
         self._workload = workload_of(tasks, intermediates.with_latents())
@@ -276,7 +278,8 @@ class Driver:
     def _report_end(self, error: BaseException | None) -> None:
         progress = self._scheduler.progress()
         reason = "" if error is None else str(error) or type(error).__name__
-        self._observer.ended(RunEnded(now=self._now(), done=progress.done, failed=progress.failed, error=reason))
+        self.seconds = self._now()
+        self._observer.ended(RunEnded(now=self.seconds, done=progress.done, failed=progress.failed, error=reason))
 
     def _clip_id(self, task: Task) -> str:
         """Id of the clip that a task belongs to; empty if it belongs to none or several."""
