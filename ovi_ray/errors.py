@@ -6,6 +6,7 @@ OviRayError
  │    ├── OutputInUse        another driver is rendering into it
  │    ├── OutputOfOtherJob   it holds the clips of another job
  │    ├── OutputGone         it, or a folder in it, was removed or replaced while a job rendered into it
+ │    ├── ResultsDamaged     a file of results was read, and its content is wrong
  │    └── ResultsTooNew      a newer version of ovi-ray wrote its results
  ├── ClusterError            Ray cannot be started or joined, or lacks the resources that the job asks for
  ├── WorkersLost             no worker is left and none can be started; finished clips are kept
@@ -108,6 +109,15 @@ class OutputOfOtherJob(OutputError):
 
 class OutputGone(OutputError):
     """The output folder, or a folder in it, was removed or replaced by another while a job rendered into it."""
+
+
+class ResultsDamaged(OutputError):
+    """A file of results was read to its end, and its content is wrong. One that cannot be read is an OSError."""
+
+    def __init__(self, path: object, name: str, reason: str) -> None:
+        super().__init__(f"{path} is damaged ({reason})")
+        self.name = name
+        """Of the file in its folder."""
 
 
 class ResultsTooNew(OutputError):

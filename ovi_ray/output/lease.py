@@ -226,13 +226,7 @@ class ObjectLease:
         try:
             self._version = self._store.replace(self._lease.key, self._content(), self._version)
             return True
-        except FileNotFoundError:  # removed: taken again, unless another driver was faster
-            try:
-                self._version = self._store.create(self._lease.key, self._content())
-                return True
-            except PreconditionFailed:
-                return False
-        except PreconditionFailed:
+        except (PreconditionFailed, FileNotFoundError):
             return self._recover_version()
 
     def release(self) -> None:
@@ -249,10 +243,16 @@ class ObjectLease:
         return _sighting(str(self._folder), owner, version, silent_s, self._config)
 
     def _recover_version(self) -> bool:
-        """The version of the lease if it is this driver's after all: the answer to an earlier renewal was lost."""
+        """Find the version of the lease if it is this driver's after all: the answer to an earlier renewal was lost.
+
+        One that was removed is written again, unless another driver was faster.
+        """
         try:
             content, version = self._store.read_version(self._lease.key)
         except FileNotFoundError:
+            with suppress(PreconditionFailed):
+                self._version = self._store.create(self._lease.key, self._content())
+                return True
             return False
         if _owner_in(content) != self._owner:
             return False

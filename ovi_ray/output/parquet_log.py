@@ -10,7 +10,6 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 from uuid import uuid4
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from ovi_ray.errors import ResultsTooNew
+from ovi_ray.errors import ResultsDamaged, ResultsTooNew
 from ovi_ray.storage.paths import BATCH_ROWS, Location, atomic_write, list_files
 
 FORMAT = 2  # of the files; 1 had no number
@@ -27,14 +26,6 @@ FORMAT_KEY = b"ovi_ray.format"
 _SUFFIX = ".parquet"
 _READ_AHEAD = 16  # files of a store that are fetched at a time: most of it is waiting
 _READ_BYTES = 8 << 20
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class CorruptFile:
-    """A file whose content is damaged. One that cannot be read is an OSError."""
-
-    path: Location
-    reason: str
 
 
 class ParquetLog:
@@ -65,8 +56,8 @@ class ParquetLog:
         self._write(self.folder / f"{self._prefix}-{next(self._numbers):06d}{_SUFFIX}", table.to_batches())
         self.files += 1
 
-    def read(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[int], list[CorruptFile]]:
-        """All rows in order, the number of rows in each of `paths()`, and the files whose content is damaged.
+    def read(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[int], list[ResultsDamaged]]:
+        """All rows in order, the number of rows in each of `paths()`, and what is wrong with the files that are left out.
 
         Columns that a file lacks are null. Raises ResultsTooNew, and OSError for a file that cannot be read.
         """
@@ -79,9 +70,8 @@ class ParquetLog:
                 batches = list(self._batches(path, source, schema.names))
             except FileNotFoundError:  # a run has started and merged the files: its rows are in another one now
                 return self.read(columns)
-            except (pa.ArrowException, OSError) as error:
-                _check_readable(path)
-                corrupt.append(CorruptFile(path=path, reason=str(error).partition("\n")[0]))
+            except ResultsDamaged as error:
+                corrupt.append(error)
             counts.append(sum(map(len, batches)))
             found += batches
         return pa.Table.from_batches([batch.cast(schema) for batch in found], schema), counts, corrupt
@@ -91,8 +81,8 @@ class ParquetLog:
     ) -> Iterator[pa.RecordBatch]:
         """The rows that `keep` marks, at most `BATCH_ROWS` at a time.
 
-        `keep` has a value for each row that `read` returned, and `counts` are those of `read`. Raises what `read` does, and
-        ValueError where the number of files has changed since.
+        `keep` has a value for each row that `read` returned, and `counts` are those of `read`. Raises what `read` does,
+        ResultsDamaged, and ValueError where the number of files has changed since.
         """
         lengths = zip(self.paths(), counts, strict=True)
         with_rows = {path: count for path, count in lengths if count}  # a file without may be damaged
@@ -145,11 +135,17 @@ class ParquetLog:
             start += len(batch)
 
     def _batches(self, path: Location, source: "_Source", names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        with pa.parquet.ParquetFile(source) as file:
-            _check_format(path, file.schema_arrow)
-            present = [name for name in names if name in file.schema_arrow.names]
-            for batch in file.iter_batches(BATCH_ROWS, columns=present):
-                yield self._completed(batch, names)
+        try:
+            with pa.parquet.ParquetFile(source) as file:
+                _check_format(path, file.schema_arrow)
+                present = [name for name in names if name in file.schema_arrow.names]
+                for batch in file.iter_batches(BATCH_ROWS, columns=present):
+                    yield self._completed(batch, names)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            _check_readable(path)
+            raise ResultsDamaged(path, path.name, str(error).partition("\n")[0]) from error
 
     def _completed(self, batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
         columns = [

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ovi_ray.errors import ResultsDamaged
 from ovi_ray.output.broken_files import set_aside
 from ovi_ray.output.parquet_log import ParquetLog
 from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS
@@ -113,7 +114,24 @@ class Results:
         that cannot be read: nothing was changed then.
         """
         self.remove_unfinished()
-        table, counts, notes = self._read_intact(_RESUME_COLUMNS)
+        notes: list[str] = []
+        while True:
+            try:
+                return self._resume(wanted, newer_than, notes)
+            except ResultsDamaged as damaged:
+                kept = set_aside(self.results / damaged.name)
+                notes.append(
+                    f"{damaged}: it is kept as {kept}, and its rows are rebuilt from the videos; clips without a video are"
+                    " rendered again"
+                )
+
+    def _resume(
+        self, wanted: pa.Array | pa.ChunkedArray | None, newer_than: float, notes: Sequence[str]
+    ) -> ResumeState:
+        """See `resume`. Raises ResultsDamaged."""
+        table, counts, corrupt = self._log.read(_RESUME_COLUMNS)
+        if corrupt:
+            raise corrupt[0]
         if len(counts) > self._config.merge_files:
             self._log.merge()
             counts = [sum(counts)]
@@ -173,20 +191,6 @@ class Results:
         local, results = aside.local_path, self.results.local_path
         is_elsewhere = local and results and local.stat().st_dev != results.stat().st_dev
         return self.results if is_elsewhere else aside
-
-    def _read_intact(self, columns: Sequence[str]) -> tuple[pa.Table, list[int], list[str]]:
-        """All rows, and the number of them in each file, once damaged files are set aside; and what to tell of these."""
-        table, counts, corrupt = self._log.read(columns)
-        notes = []
-        for file in corrupt:
-            kept = set_aside(file.path)
-            notes.append(
-                f"{file.path} is damaged ({file.reason}): it is kept as {kept}, and its rows are rebuilt from the videos;"
-                " clips without a video are rendered again"
-            )
-        if corrupt:
-            table, counts, _ = self._log.read(columns)
-        return table, counts, notes
 
     def _videos(self, wanted: pa.Array | pa.ChunkedArray | None, newer_than: float) -> pa.Table:
         """Columns clip_id, size and mtime of the videos on disk, those of wanted clips only if they are newer."""

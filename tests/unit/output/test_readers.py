@@ -57,9 +57,9 @@ class Reads:
     def __init__(self):
         self._count, self._changed = 0, threading.Condition()
 
-    def add(self):
+    def add(self, number=1):
         with self._changed:
-            self._count += 1
+            self._count += number
             self._changed.notify_all()
 
     def wait_for(self, number):
@@ -84,13 +84,16 @@ def test_a_tool_that_reads_beside_a_run_never_fails_and_sees_every_row_once(tmp_
 
     with ThreadPoolExecutor(1) as pool:
         writer, before = pool.submit(write), 0
-        for _ in range(READS):
-            ids = PLAIN[tool](tmp_path)["clip_id"]
-            ids = ids.to_pylist() if isinstance(ids, pyarrow.ChunkedArray) else list(ids)
-            assert max(Counter(ids).values()) == 1
-            assert before <= len(ids)
-            before = len(ids)
-            reads.add()
+        try:
+            for _ in range(READS):
+                ids = PLAIN[tool](tmp_path)["clip_id"]
+                ids = ids.to_pylist() if isinstance(ids, pyarrow.ChunkedArray) else list(ids)
+                assert max(Counter(ids).values()) == 1
+                assert before <= len(ids)
+                before = len(ids)
+                reads.add()
+        finally:
+            reads.add(READS)  # the writer waits for nothing any more
         writer.result()
     assert sorted(ids) == sorted(written)
 

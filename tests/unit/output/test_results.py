@@ -184,6 +184,24 @@ def test_a_corrupt_fragment_is_told_and_set_aside_and_its_videos_are_left_over(t
     assert results_in(tmp_path).resume().notes == ()
 
 
+@pytest.mark.parametrize("merge_files", [1, 1000])
+def test_a_fragment_that_is_damaged_in_a_column_which_is_read_last_is_set_aside_too(tmp_path, merge_files):
+    ledger = results_in(tmp_path)
+    for clip_id in ("a", "b"):
+        finish(ledger, clip_id, text_prompt=f"{clip_id} fox in the snow")
+        ledger.append(row(f"{clip_id} again", "failed", error="it broke"))
+        ledger.flush()
+    broken = sorted(ledger.results.local_path.glob("part-*"))[0]
+    column = pyarrow.parquet.ParquetFile(broken).metadata.row_group(0).column(3)
+    content = bytearray(broken.read_bytes())
+    for place in range(column.dictionary_page_offset, column.dictionary_page_offset + 12):
+        content[place] ^= 0xFF
+    broken.write_bytes(content)
+    found = results_in(tmp_path, merge_files=merge_files).resume(wanted=pyarrow.array(["a", "b"]))
+    assert (found.finished.to_pylist(), found.videos.to_pylist()) == (["b"], ["a"])
+    assert [path.name for path in (tmp_path / "broken").iterdir()] == [broken.name]
+
+
 def test_rows_of_a_newer_version_are_refused_and_left_alone(tmp_path):
     results_in(tmp_path)
     newer = RESULTS_SCHEMA.with_metadata({FORMAT_KEY: b"99"})
