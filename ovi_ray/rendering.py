@@ -267,18 +267,19 @@ class _Run:
 
     def _render(self, tasks: TaskTable, open_executor: OpenExecutor, clock: Clock | None, token: str) -> None:
         with open_executor(self._job, self._options.executor) as executor:
-            driver = Driver(
-                tasks,
-                executor,
-                self._results,
-                dtype=self._job.numerics,
-                intermediates=self._intermediates,
-                stop=self._stop,
-                observer=self._observer,
-                config=self._options.driver,
-                clock=clock,
-                token=token,
-            )
+            with _usable(self._job.output_dir):
+                driver = Driver(
+                    tasks,
+                    executor,
+                    self._results,
+                    dtype=self._job.numerics,
+                    intermediates=self._intermediates,
+                    stop=self._stop,
+                    observer=self._observer,
+                    config=self._options.driver,
+                    clock=clock,
+                    token=token,
+                )
             try:
                 driver.run()
             finally:

@@ -7,6 +7,7 @@ only when a run starts.
 """
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ from ovi_ray.storage.paths import BATCH_ROWS, Location, atomic_write, list_files
 FORMAT = 2  # of the files; 1 had no number
 FORMAT_KEY = b"ovi_ray.format"
 _SUFFIX = ".parquet"
+_log = logging.getLogger(__name__)
 _READ_AHEAD = 16  # files of a store that are fetched at a time: most of it is waiting
 _READ_BYTES = 8 << 20
 
@@ -81,20 +83,23 @@ class ParquetLog:
     ) -> Iterator[pa.RecordBatch]:
         """The rows that `keep` marks, at most `BATCH_ROWS` at a time.
 
-        `keep` has a value for each row that `read` returned, and `counts` are those of `read`. Raises what `read` does,
-        ResultsDamaged, and ValueError where the number of files has changed since.
+        `keep` has a value for each row that `read` returned, and `counts` are those of `read`. The rest of a file whose content
+        is damaged is left out. Raises what `read` does, and ValueError where the number of files has changed since.
         """
         lengths = zip(self.paths(), counts, strict=True)
         with_rows = {path: count for path, count in lengths if count}  # a file without may be damaged
         start = 0
         for path, source in _sources(list(with_rows)):
-            yield from self._kept(path, source, keep.slice(start, with_rows[path]), columns)
+            try:
+                yield from self._kept(path, source, keep.slice(start, with_rows[path]), columns)
+            except ResultsDamaged as error:
+                _log.warning("%s: its rows are left out", error)
             start += with_rows[path]
 
     # -- when a run starts -----------------------------------------------------------------------------------------
 
     def retain(self, keep: pa.BooleanArray, counts: Sequence[int]) -> None:
-        """Drop the rows that `keep` does not mark. For `keep` and `counts` see `select`.
+        """Drop the rows that `keep` does not mark. For `keep` and `counts` see `select`. Raises ResultsDamaged.
 
         Each file is replaced as a whole, so that a reader sees a dropped row or not, and every other row once.
         """
@@ -109,7 +114,7 @@ class ParquetLog:
         """Leave one file with all rows, under the name of the last one.
 
         Until it returns a reader may find rows twice, or a file gone: it is for moments at which a run starts. A crash leaves
-        rows twice, never less than once.
+        rows twice, never less than once. Raises ResultsDamaged.
         """
         *others, last = self.paths()
         names = self.schema.names

@@ -8,10 +8,11 @@ one that says failed, however late that came: a clip's id is a hash of its conte
 the same, the one of the later run counts.
 """
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,9 @@ from ovi_ray.output.parquet_log import ParquetLog
 from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location, PathOrUri, list_files, remove_unfinished, to_location
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 RESULTS = "results"
 POSTERS = "posters"
@@ -95,7 +99,7 @@ class Results:
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of all rows on disk, the one that counts of each clip, at most `BATCH_ROWS` at a time.
 
-        Raises ResultsTooNew and OSError.
+        Raises ResultsTooNew and OSError. Rows of a damaged file are left out; the next run sets it aside.
         """
         table, counts, _ = self._log.read(["clip_id", "status"])
         yield from self._log.select(_deciding(table, _says(table, ClipStatus.DONE)), counts, columns)
@@ -115,12 +119,16 @@ class Results:
         """
         self.remove_unfinished()
         notes: list[str] = []
+        return self._with_intact_files(lambda: self._resume(wanted, newer_than, notes), notes.append)
+
+    def _with_intact_files(self, work: Callable[[], T], tell: Callable[[str], None]) -> T:
+        """The result of `work`, which is done again each time that it finds a damaged file, once that is set aside."""
         while True:
             try:
-                return self._resume(wanted, newer_than, notes)
+                return work()
             except ResultsDamaged as damaged:
                 kept = set_aside(self.results / damaged.name)
-                notes.append(
+                tell(
                     f"{damaged}: it is kept as {kept}, and its rows are rebuilt from the videos; clips without a video are"
                     " rendered again"
                 )
@@ -151,8 +159,12 @@ class Results:
 
     def drop(self, clip_ids: pa.Array | pa.ChunkedArray) -> None:
         """Drop the rows of clips that are rendered again. Raises OSError."""
-        table, counts, _ = self._log.read(["clip_id"])
-        self._log.retain(pc.invert(pc.is_in(table.column("clip_id"), value_set=clip_ids)).combine_chunks(), counts)
+
+        def drop() -> None:
+            table, counts, _ = self._log.read(["clip_id"])
+            self._log.retain(pc.invert(pc.is_in(table.column("clip_id"), value_set=clip_ids)).combine_chunks(), counts)
+
+        self._with_intact_files(drop, _log.warning)
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a clip's row. It is written by a later `append`, `flush_if_due` or `flush`.

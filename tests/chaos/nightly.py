@@ -12,7 +12,8 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,7 +39,10 @@ class Chaos:
         self._rng = rng
         self.kills = 0
         self.steps_allowed = 0
-        """Steps that may be denoised twice: one for each worker that dies, all of a clip for each file that is damaged."""
+        """Steps that may be denoised twice: one for each worker that dies, all of a clip for each file that is damaged.
+
+        And those that were taken while the output was away, which could not be saved.
+        """
         self.videos_damaged = 0
 
     def steps_until_next(self) -> int:
@@ -114,19 +118,27 @@ class Chaos:
         """Everything that is asked of the output fails for a while: an unmounted share, an expired ticket, a full disk."""
         error = self._rng.choice(AWAY)
         self.tell(f"the output fails with {error}")
-        self._job.let_output_fail(error)
-        time.sleep(self._rng.uniform(*AWAY_S))
-        self._job.let_output_work()
-        self._count(workers=0)
+        with self._output_away():
+            self._job.let_output_fail(error)
+            time.sleep(self._rng.uniform(*AWAY_S))
+            self._job.let_output_work()
 
     def _move_output_away(self) -> None:
         """The output folder is not there for a while, and neither is anything in its place."""
         out = Path(self._job.out)
         if "://" in self._job.out or not out.is_dir():
             return
-        out.rename(out.with_name("away"))
-        time.sleep(self._rng.uniform(*AWAY_S))
-        out.with_name("away").rename(out)
+        with self._output_away():
+            out.rename(out.with_name("away"))
+            time.sleep(self._rng.uniform(*AWAY_S))
+            out.with_name("away").rename(out)
+
+    @contextmanager
+    def _output_away(self) -> Iterator[None]:
+        """The output is away for the time of the block, in which nothing is saved: a worker that dies may cost its steps."""
+        before = self._job.steps_done()
+        yield
+        self.steps_allowed += self._job.steps_done() - before
         self._count(workers=0)
 
     def _remove_lock(self) -> None:
