@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -65,9 +65,11 @@ class StopRequest:
 
 def end_process(code: int) -> None:
     """End the process now, with the cursor shown that a progress display may have hidden."""
-    if sys.stderr.isatty():
-        sys.stderr.write("\x1b[?25h")
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):  # nobody reads them any more
+        if sys.stderr.isatty():
+            sys.stderr.write("\x1b[?25h")
+        sys.stderr.flush()
+        sys.stdout.flush()
     os._exit(code)
 
 

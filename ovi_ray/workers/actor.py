@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ovi import OviPipeline
 from ovi.attention import AttentionBackend
 from ovi.config import Component, SamplingParams
-from ovi.errors import DenoiseStopped, MediaError
+from ovi.errors import CheckpointError, DenoiseStopped, MediaError
 from ovi.media.video import VideoWriter, frames_to_uint8, write_poster
 from ovi.memory.plan import MemoryMode
 from ovi.memory.release import release_memory
@@ -24,6 +24,7 @@ from ovi.sampling.denoise import DenoiseState
 from ovi.stages import STAGES, Stage
 from ovi.types import Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat
+from ovi.weights.layout import ARCHITECTURE
 from ovi_ray.devices.memory import component_sizes, plan_device
 from ovi_ray.devices.probe import describe_device
 from ovi_ray.errors import InputAway, StorageUnavailable
@@ -39,6 +40,7 @@ from ovi_ray.protocol.messages import (
     WorkerInfo,
 )
 from ovi_ray.scheduling.device_profile import DeviceProfile
+from ovi_ray.storage.diagnostics import away_reason
 from ovi_ray.storage.paths import staged_file, to_location
 from ovi_ray.storage.scratch import remove_old_scratch
 from ovi_ray.weights.cache import local_checkpoint
@@ -170,6 +172,16 @@ class Worker:
         return (report, *outputs) if num_outputs else report
 
     def _make_resident(self, request: TaskRequest) -> None:
+        """Load what a task needs. Raises InputAway where the weights cannot be read because their storage is away."""
+        try:
+            self._load(request)
+        except (OSError, CheckpointError) as error:
+            reason = away_reason(to_location(self._config.ckpt_dir) / ARCHITECTURE)
+            if reason and not isinstance(error, InputAway):
+                raise InputAway(str(to_location(self._config.ckpt_dir) / ARCHITECTURE), reason) from error
+            raise
+
+    def _load(self, request: TaskRequest) -> None:
         if request.model_name and request.model_name != self._pipeline.spec.name:
             self._checkpoint(request.model_name)
             self._pipeline.use_model(request.model_name)

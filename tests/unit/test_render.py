@@ -156,9 +156,12 @@ def test_rows_that_were_added_to_the_list_are_rendered_and_the_others_kept(start
 
 def test_every_run_is_recorded_in_the_folder(start, out):
     start()
-    start(("a fox", "a dog", "a cat"))
+    result, _, _ = start(("a fox", "a dog", "a cat"))
     with local_copy(out / "events.jsonl") as local:
-        assert [run.workload.clips for run in recorded_runs(local)] == [2, 1]
+        runs = recorded_runs(local)
+        assert [run.workload.clips for run in runs] == [2, 1]
+        *_, end = runs[-1].entries()
+        assert end.at_s == result.seconds  # one time for a run, wherever it is told
     assert (out / "run.log").read_text(encoding="utf-8").count("run ended") == 2
 
 

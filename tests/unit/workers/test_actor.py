@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -261,6 +262,18 @@ def test_a_poster_that_cannot_be_written_fails_nothing_and_is_told_once(worker, 
     assert len(notes) == 1
     assert "no poster" in notes[0]
     assert probe(tmp_path / "clip.mp4").num_frames == 9
+
+
+def test_weights_whose_storage_is_away_are_waited_for(tiny_dir, tmp_path):
+    ckpt_dir = tmp_path / "share" / "ckpts"
+    shutil.copytree(tiny_dir, ckpt_dir)
+    worker = fresh_worker(ckpt_dir)
+    ckpt_dir.rename(tmp_path / "away")
+    failure = worker.run(request(Preload(), TRANSFORMER)).failure
+    assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, FailureCause.STORAGE)
+    assert failure.input_path.startswith(str(ckpt_dir))
+    (tmp_path / "away").rename(ckpt_dir)
+    assert worker.run(request(Preload(), TRANSFORMER)).failure is None
 
 
 @pytest.mark.parametrize("what", ["latents", "checkpoint"])
