@@ -114,4 +114,4 @@ def render(
         result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=keeping)
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
-    raise typer.Exit(ExitCode.FAILED if result.failed else ExitCode.OK)
+    raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)

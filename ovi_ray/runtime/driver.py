@@ -29,7 +29,7 @@ from ovi_ray.runtime.executor import (
 )
 from ovi_ray.runtime.progress_reporter import ProgressReporter
 from ovi_ray.runtime.requests import RequestBuilder
-from ovi_ray.runtime.result_writer import ResultWriter
+from ovi_ray.runtime.result_writer import ResultWriter, write_rows
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.runtime.storage_pause import StoragePause, StoragePauseConfig
 from ovi_ray.runtime.task_outcomes import TaskOutcomes
@@ -80,7 +80,9 @@ class Driver:
         observer: JobObserver | None = None,
         config: DriverConfig | None = None,
         clock: Clock | None = None,
+        token: str = "",
     ) -> None:
+        """`token` is that of the output folder; "" accepts any folder that is there."""
         self._tasks = tasks
         self._executor = executor
         self._stop = stop or StopRequest()
@@ -89,6 +91,8 @@ class Driver:
         self._clock = clock or SystemClock()
         self._started_at = self._clock.now()
         self._last_worker_at = 0.0
+        self.seconds = 0.0
+        """How long the run took, once it has ended: what every record of it says."""
         intermediates = intermediates or Intermediates(output_dir=results.output_dir)
         message = self._observer.message
         self._workload = workload_of(tasks, intermediates.with_latents())
@@ -97,7 +101,13 @@ class Driver:
         self._workers = WorkerRecords()
         self._clips = ClipRecords(tasks, dtype)
         self._dtype = dtype
-        self._pause = StoragePause(results.output_dir, message, self._config.storage)
+        self._pause = StoragePause(
+            results.output_dir,
+            message,
+            self._config.storage,
+            token=token,
+            write_rows=lambda: write_rows(results),
+        )
         self._outcomes = TaskOutcomes(
             clips=self._clips,
             workers=self._workers,
@@ -129,7 +139,8 @@ class Driver:
     def run(self) -> None:
         """Render every clip of the table. However it ends, the rows of finished clips are written.
 
-        Raises WorkersLost when no worker is left and none can be started, and JobStopped when it was asked to stop.
+        Raises WorkersLost when no worker is left and none can be started, OutputGone when the output folder was removed or
+        replaced, and JobStopped when it was asked to stop.
         """
         clip_ids = self._tasks.clips.column("clip_id").combine_chunks()
         self._observer.started(RunStarted(workload=self._workload, config=self._config.scheduler, clip_ids=clip_ids))
@@ -279,7 +290,8 @@ class Driver:
     def _report_end(self, error: BaseException | None) -> None:
         progress = self._scheduler.progress()
         reason = "" if error is None else str(error) or type(error).__name__
-        self._observer.ended(RunEnded(now=self._now(), done=progress.done, failed=progress.failed, error=reason))
+        self.seconds = self._now()
+        self._observer.ended(RunEnded(now=self.seconds, done=progress.done, failed=progress.failed, error=reason))
 
     def _clip_id(self, task: Task) -> str:
         """Id of the clip that a task belongs to; empty if it belongs to none or several."""

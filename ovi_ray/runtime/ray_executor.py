@@ -162,8 +162,10 @@ class RayExecutor:
         return key in self._data
 
     def drop(self, key: DataKey) -> None:
-        """Release the output of an earlier task."""
+        """Release the output of an earlier task, and that of a copy of it which still runs and ends later."""
         self._data.pop(key, None)
+        for running in self._running.values():
+            running.outputs.pop(key, None)
 
     def poll(self, timeout_s: float) -> list[ExecutorEvent]:
         """Wait up to `timeout_s` for anything to happen and return the events so far."""
@@ -289,7 +291,7 @@ class RayExecutor:
         timeout_s = self._config.fetch_timeout_s
         lost = [key for key in running.inputs if key in self._data and not can_be_fetched(self._data[key], timeout_s)]
         for key in lost:
-            self.drop(key)
+            del self._data[key]
         # If another task found the loss first, nothing is missing any more; still, neither clip nor worker is at fault.
         kind = FailureKind.CANCELLED if lost or isinstance(error, ObjectLostError) else FailureKind.ERROR
         failed = TaskFailed(worker=running.worker, task=running.task, kind=kind, message=str(error))
