@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_BOTTLENECKS_SHOWN = 5
 JOB_PANELS = {
-    "What to render": ("model_name", "mode", "image_path", "each_example_n_times"),
+    "What to render": ("model_name", "mode", "image_path", "each_example_n_times", "delimiter", "sheet"),
     "Sampling, for rows that do not set their own": PARAM_FIELDS,
 }
 

@@ -15,7 +15,16 @@ from ovi_ray.output.intermediates import CHECKPOINT_S
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
-    "What to render": ("ckpt_dir", "output_dir", "model_name", "mode", "image_path", "each_example_n_times"),
+    "What to render": (
+        "ckpt_dir",
+        "output_dir",
+        "model_name",
+        "mode",
+        "image_path",
+        "each_example_n_times",
+        "delimiter",
+        "sheet",
+    ),
     "Sampling, for rows that do not set their own": PARAM_FIELDS,
     "Where and how it runs": (
         "workers",

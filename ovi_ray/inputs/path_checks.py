@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ovi_ray.inputs.first_frames import ImageRefusal, inspect_image
+from ovi_ray.inputs.prompt_lists import is_folder_of_tables
 from ovi_ray.inputs.text_files import readable_problem
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location
@@ -23,6 +24,16 @@ def readable_file(expected: str) -> PathCheck:
         return (f", {found}", expected) if found else None
 
     return check
+
+
+def readable_list(path: Location) -> tuple[str, str] | None:
+    """Check that a path names a prompt list: a file that can be read, or a folder, whose files are looked for later."""
+    try:
+        if is_folder_of_tables(path):
+            return None
+    except OSError as error:
+        return f", which cannot be read ({plain_reason(error)})", "a prompt list that can be read"
+    return readable_file("a prompt list that can be read")(path)
 
 
 def existing_folder(path: Location) -> tuple[str, str] | None:
