@@ -23,6 +23,7 @@ COMMAND_LINE = "command line"
 MAX_SHOWN = 50  # problems in a message; `InputError.problems` holds all of them
 MAX_VALUE_CHARS = 80
 MAX_PATH_CHARS = 400
+_SURROGATE_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 _PASSWORD = re.compile(r"//[^/@:]*:[^/@]*@")
 
 
@@ -120,18 +121,23 @@ class LatentsUnusable(OviRayError):
 
 def show(value: object) -> str:
     """`repr(value)`, with the password of a URI hidden, cut to MAX_VALUE_CHARS."""
-    text = hide_passwords(repr(value))
+    text = hide_passwords(_repr(value))
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 3]}..."
 
 
 def show_path(path: object) -> str:
     """`repr` of a path, with a password hidden; a very long one is cut in the middle, since the end identifies it."""
-    text = hide_passwords(repr(str(path)))
+    text = hide_passwords(_repr(str(path)))
     return (
         text
         if len(text) <= MAX_PATH_CHARS
         else f"{text[:MAX_VALUE_CHARS]}...{text[MAX_VALUE_CHARS - MAX_PATH_CHARS :]}"
     )
+
+
+def _repr(value: object) -> str:
+    r"""`repr`, in which the bytes of a name that is not UTF-8 are escapes such as \xe9 rather than surrogates."""
+    return _SURROGATE_BYTE.sub(r"\\x\1", repr(value))
 
 
 def hide_passwords(text: str) -> str:

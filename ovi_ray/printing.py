@@ -30,6 +30,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(_escaped, text)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be encoded: names of files and arguments that are not UTF-8 hold lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     if _FIRST_BYTE <= code <= _LAST_BYTE:

@@ -247,7 +247,13 @@ class _Run:
             workers=self._workers,
         )
         write_failed(self._job.output_dir, self._manifest, self._results.batches(FAILED_COLUMNS))
-        write_report(self._job.output_dir, self._results.batches, title=_title(self._job), summary=summary)
+        write_report(
+            self._job.output_dir,
+            self._results.batches,
+            title=_title(self._job),
+            summary=summary,
+            meta_columns=self._results.meta_columns,
+        )
 
 
 def _title(job: JobSpec) -> str:

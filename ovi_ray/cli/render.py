@@ -108,7 +108,7 @@ def render(
         from ovi_ray.preparation import prepare
 
         def print_message(text: str) -> None:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.print(text, soft_wrap=True)
 
         prepared = prepare(job, on_message=print_message)
         result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=keeping)

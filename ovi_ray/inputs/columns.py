@@ -46,6 +46,14 @@ def clean_names(names: Sequence[str]) -> tuple[list[str], list[str]]:
     ]
 
 
+def place_in_list(row: int, line: int | None) -> str:
+    """A row in words, with its line where it cannot be told from the row: "row 3", or "row 3 (line 7)".
+
+    Without line breaks in cells, a row's line is its number, or one more where there is a header.
+    """
+    return f"row {row}" if line in (None, row, row + 1) else f"row {row} (line {line})"
+
+
 def in_words(numbers: Iterable[object]) -> str:
     """ "3", "3 and 4", or "3, 4 and 7"."""
     *most, last = map(str, numbers)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ovi.files import dangling_link, pointer_in_place_of
 from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.inputs.encodings import readings
 from ovi_ray.printing import shell_command
@@ -57,7 +58,7 @@ def readable_problem(path: Location) -> str | None:
         if not path.is_file():
             return "a folder" if path.is_dir() else "not a regular file"
         if (local := path.local_path) is not None:
-            local.open("rb").close()
+            return pointer_in_place_of(local)
     except OSError as error:
         return unreadable(path, error)
     return None
@@ -67,8 +68,10 @@ def unreadable(path: Location, error: OSError) -> str:
     """What `path` turned out to be when reading it failed, such as "a file that does not exist"."""
     if not isinstance(error, FileNotFoundError):
         return f"a file that cannot be read ({plain_reason(error)})"
+    if (local := path.local_path) is not None:
+        return dangling_link(local) or "a file that does not exist"
     try:
-        return "a folder" if not path.is_local and path.is_dir() else "a file that does not exist"
+        return "a folder" if path.is_dir() else "a file that does not exist"
     except OSError as failure:  # such as a bucket that does not exist
         return f"a file that cannot be read ({plain_reason(failure)})"
 

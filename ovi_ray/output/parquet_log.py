@@ -1,4 +1,6 @@
-"""An append-only table: Parquet files of one schema in a folder, read in the order in which they were written.
+"""An append-only table: Parquet files in a folder, read in the order in which they were written.
+
+All files have the columns of one schema. They may have further columns, of names that the table accepts; these stay too.
 
 A file is complete or absent. Many small files are merged into few large ones, always neighbours, so the order stays. A
 crash while files are replaced leaves rows twice, never less than once: readers that need each row once take the last.
@@ -8,7 +10,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -19,7 +21,7 @@ from ovi_ray.errors import ResultsTooNew
 from ovi_ray.storage.diagnostics import storage_error
 from ovi_ray.storage.paths import BATCH_ROWS, Location, atomic_write, list_files, local_copy, remove_unfinished
 
-FORMAT = 2  # of the files; 1 had no number
+FORMAT = 3  # of the files; 1 had no number, and up to 2 rows of the prompt list were counted from 0
 FORMAT_KEY = b"ovi_ray.format"
 MERGE_FILES = 32
 """Neighbours of one level that are merged into one file of the next."""
@@ -40,9 +42,20 @@ class CorruptFile:
 class ParquetLog:
     """The files of one table. One process writes at a time; any number read."""
 
-    def __init__(self, folder: Location, schema: pa.Schema, *, merge_files: int = MERGE_FILES) -> None:
+    def __init__(
+        self,
+        folder: Location,
+        schema: pa.Schema,
+        *,
+        merge_files: int = MERGE_FILES,
+        accepts: Callable[[str], bool] = lambda name: False,
+        upgrade: Callable[[pa.RecordBatch, int], pa.RecordBatch] = lambda batch, version: batch,
+    ) -> None:
+        """`accepts` tells by name which further columns files may have; `upgrade` makes rows of an older format current."""
         self.folder = folder
         self.schema = schema.with_metadata({FORMAT_KEY: str(FORMAT).encode()})
+        self._accepts = accepts
+        self._upgrade = upgrade
         self._merge_files = merge_files
         self._last_stamp = max((_stamp(path) for path in self.paths()), default=0)
         self._merge: Future[None] | None = None
@@ -54,19 +67,22 @@ class ParquetLog:
 
     def append(self, table: pa.Table) -> None:
         """Add rows as a file of their own, which is on disk when this returns. Raises OSError."""
-        self._write(self._next_path(), table.to_batches())
+        self._learn(table.schema)
+        names = self.schema.names
+        self._write(self._next_path(), (self._completed(batch, names) for batch in table.to_batches()))
 
     def batches(self, path: Location, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Rows of a file, at most `BATCH_ROWS` at a time; columns that it lacks are null.
 
         Raises ResultsTooNew, or pa.ArrowException and OSError for a file that is corrupt or unreadable.
         """
-        names = self.schema.names if columns is None else list(columns)
         with local_copy(path) as local, pa.parquet.ParquetFile(local) as file:
-            _check_format(path, file.schema_arrow)
+            version = _format_of(path, file.schema_arrow)
+            self._learn(file.schema_arrow)
+            names = self.schema.names if columns is None else list(columns)
             present = [name for name in names if name in file.schema_arrow.names]
             for batch in file.iter_batches(BATCH_ROWS, columns=present):
-                yield self._completed(batch, names)
+                yield self._completed(self._upgrade(batch, version), names)
 
     def read(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[int], list[CorruptFile]]:
         """All rows in order, the number of rows in each of `paths()`, and the files that cannot be read.
@@ -167,11 +183,19 @@ class ParquetLog:
     def _merge_files_of(self, group: Sequence[Location]) -> None:
         last = group[-1]
         merged = self._path(_stamp(last), _level(last) + 1)
+        for path in group:  # the file to write needs the columns of all of them
+            next(self.batches(path, []), None)
         self._write(merged, (batch for path in group for batch in self.batches(path)))
         for path in group:
             path.unlink(missing_ok=True)
 
     # -- files -----------------------------------------------------------------------------------------------------
+
+    def _learn(self, schema: pa.Schema) -> None:
+        """Take over the further columns of a file."""
+        for field in schema:
+            if field.name not in self.schema.names and self._accepts(field.name):
+                self.schema = self.schema.append(field)
 
     def _schema_of(self, columns: Sequence[str] | None) -> pa.Schema:
         return pa.schema([self.schema.field(name) for name in (self.schema.names if columns is None else columns)])
@@ -184,9 +208,10 @@ class ParquetLog:
         return pa.RecordBatch.from_arrays(columns, names=list(names))
 
     def _write(self, path: Location, batches: Iterable[pa.RecordBatch]) -> None:
-        with atomic_write(path) as local, pa.parquet.ParquetWriter(local, self.schema) as writer:
+        schema = self.schema
+        with atomic_write(path) as local, pa.parquet.ParquetWriter(local, schema) as writer:
             for batch in batches:
-                writer.write_batch(batch.cast(self.schema))
+                writer.write_batch(batch.cast(schema))
 
     def _next_path(self, level: int = 0) -> Location:
         """A path after all others, even when the clock went back."""
@@ -209,10 +234,12 @@ def _level(path: Location) -> int:
     return int(parts[2]) if len(parts) > 2 else 0
 
 
-def _check_format(path: Location, schema: pa.Schema) -> None:
+def _format_of(path: Location, schema: pa.Schema) -> int:
+    """The format of a file. Raises ResultsTooNew."""
     version = int((schema.metadata or {}).get(FORMAT_KEY, b"1"))
     if version > FORMAT:
         raise ResultsTooNew(
             f"{path} has format {version} and this version of ovi-ray reads up to {FORMAT}: update ovi-ray, or give"
             " another --out"
         )
+    return version

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ovi_ray.inputs.columns import is_meta
 from ovi_ray.output.parquet_log import MERGE_FILES, CorruptFile, ParquetLog
-from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS
+from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS, with_rows_from_one
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location, PathOrUri, list_files, remove_unfinished, to_location
 
@@ -60,9 +61,20 @@ class Results:
         for folder in (self.results, self.videos, self.posters):
             folder.mkdir()
         self._config = config or ResultsConfig()
-        self._log = ParquetLog(self.results, RESULTS_SCHEMA, merge_files=self._config.merge_files)
+        self._log = ParquetLog(
+            self.results,
+            RESULTS_SCHEMA,
+            merge_files=self._config.merge_files,
+            accepts=is_meta,
+            upgrade=with_rows_from_one,
+        )
         self._rows: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
+
+    @property
+    def meta_columns(self) -> list[str]:
+        """The lists' own columns, as far as rows with them were read or written."""
+        return list(filter(is_meta, self._log.schema.names))
 
     def video_path(self, clip_id: str) -> Location:
         """The file of a clip's video."""
@@ -74,7 +86,9 @@ class Results:
 
     def read(self) -> pa.Table:
         """All rows on disk, the last one of each clip. Raises ResultsTooNew."""
-        return pa.Table.from_batches(self.batches(RESULTS_SCHEMA.names), RESULTS_SCHEMA)
+        ids, counts, _ = self._log.read(["clip_id"])
+        keep = _marks(len(ids), _last_places(ids.column("clip_id")))
+        return pa.Table.from_batches(self._log.select(keep, counts), self._log.schema).replace_schema_metadata(None)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of all rows on disk, the last one of each clip, at most `BATCH_ROWS` at a time.
@@ -137,7 +151,9 @@ class Results:
         """Write all rows that wait. Raises OSError; they wait for the next flush then."""
         self._flushed_at = time.monotonic()
         if self._rows:
-            self._log.append(pa.Table.from_pylist(self._rows, schema=RESULTS_SCHEMA))
+            meta = dict.fromkeys(name for row in self._rows for name in row if is_meta(name))
+            schema = pa.schema([*RESULTS_SCHEMA, *(pa.field(name, pa.string()) for name in meta)])
+            self._log.append(pa.Table.from_pylist(self._rows, schema=schema))
             self._rows.clear()
             self._log.merge_in_background()
 
