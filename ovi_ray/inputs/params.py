@@ -22,6 +22,7 @@ NEGATIVE_PROMPTS = tuple(name for name in PARAM_FIELDS if type(getattr(DEFAULT_P
 
 _INTEGER = re.compile(r"([+-]?[0-9]{1,30})(\.0*)?")  # spreadsheets write 100 as 100.0
 _SIZE = re.compile(r"[\s\[(]*([+-]?[0-9]{1,30})(?:\s*[x×,;]\s*|\s+)([+-]?[0-9]{1,30})[\s\])]*", re.IGNORECASE)
+_FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")  # float() takes 1_0 and ١٠ as well
 _MAX_INT32 = 2**31 - 1
 _LARGEST_EXACT_FLOAT = 2**53
 _ARROW_TYPES: dict[type, pa.DataType] = {
@@ -96,6 +97,8 @@ def _to_int(raw: object) -> object:
 
 def _to_float(raw: object) -> float:
     if isinstance(raw, bool) or not isinstance(raw, str | int | float):
+        return math.nan
+    if isinstance(raw, str) and not _FLOAT.fullmatch(raw.strip()):
         return math.nan
     try:
         return float(raw) + 0.0  # -0.0 becomes 0.0, so that equal parameters hash alike

@@ -50,9 +50,9 @@ def write_report(
 ) -> Location:
     """Write the report of a job into its output folder and return its first page. Raises OSError.
 
-    `meta_columns` are the list's own columns, which the cards show. `results` yields each clip once, in any order. Memory stays bounded for a million clips: of all results only a few
-    columns are read at a time, and Python objects are made only for the rows shown. Pages that an earlier report had
-    and this one does not are removed.
+    `results` yields each clip once, in any order; `meta_columns` are the list's own columns, which the cards show. Memory
+    stays bounded for a million clips: of all results only a few columns are read at a time, and Python objects are made
+    only for the rows shown. Pages that an earlier report had and this one does not are removed.
     """
     folder = to_location(output_dir)
     videos = first_rows(results, ClipStatus.DONE, limits.pages * limits.page_clips, meta_columns)

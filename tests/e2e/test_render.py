@@ -50,10 +50,10 @@ def test_prompts_with_the_same_beginning_do_not_collide_and_seeds_differ(finishe
     rows = result_rows(finished_job[0])
     assert len({row["clip_id"] for row in rows}) == 10
     assert [(row["row"], row["repeat"], row["seed"]) for row in rows][-4:] == [
-        (3, 0, 3_000_100),
-        (3, 1, 3_000_101),
-        (4, 0, 77),
-        (4, 1, 78),
+        (4, 0, 3_000_100),
+        (4, 1, 3_000_101),
+        (5, 0, 77),
+        (5, 1, 78),
     ]
 
 

@@ -250,8 +250,8 @@ def test_retry_renders_what_failed_in_its_place(start, out):
     result, executor, _ = start(prepared=retry.prepared, replaces=True)
     assert (retry.clips, result.done, result.finished_before, executor.counts(Denoise)) == (1, 1, 1, 1)
     assert [(row["row"], row["text_prompt"], row["status"]) for row in rows(out)] == [
-        (0, "a fox", "done"),
-        (1, "a dog", "done"),
+        (1, "a fox", "done"),
+        (2, "a dog", "done"),
     ]
     assert start()[0].done == 0
 
@@ -261,8 +261,8 @@ def test_retry_with_changed_parameters_makes_another_clip_in_place_of_the_failed
     retry = prepare_retry(out, {"sample_steps": "9", "workers": None})
     start(prepared=retry.prepared, replaces=True)
     assert [(row["row"], row["sample_steps"], row["seed"], row["status"]) for row in rows(out)] == [
-        (0, 9, 7, "done"),
-        (1, 4, 7, "done"),
+        (1, 9, 7, "done"),
+        (2, 4, 7, "done"),
     ]
 
 

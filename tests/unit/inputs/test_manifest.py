@@ -14,6 +14,7 @@ from ovi.config import Architecture, SolverName
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, ROW_SEED_STRIDE, Manifest, build_manifest, clip_id
 from ovi_ray.inputs.params import PARAM_FIELDS
+from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN
 from tests.support.params import another_value
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -54,9 +55,9 @@ def test_a_list_without_overrides_takes_everything_from_the_job(build):
     manifest = build("text_prompt\nA dog\n", sample_steps=7, solver_name="euler", model_name="960x960_5s")
     (row,) = manifest.table.to_pylist()
     assert manifest.table.schema == MANIFEST_SCHEMA
-    assert (row["row"], row["repeat"], row["seed"], row["text_prompt"]) == (0, 0, 100, "A dog")
+    assert (row["row"], row["repeat"], row["seed"], row["text_prompt"]) == (1, 0, 100, "A dog")
     assert (row["sample_steps"], row["solver_name"], row["model_name"]) == (7, "euler", "960x960_5s")
-    assert (row["height"], row["width"], row["video_frame_height_width"]) == (704, 1280, [704, 1280])
+    assert (row["height"], row["width"]) == (row["video_frame_height"], row["video_frame_width"]) == (704, 1280)
     assert (row["video_latent_length"], row["audio_latent_length"]) == (31, 157)
     assert manifest.notes == ()
 
@@ -83,7 +84,7 @@ def test_every_kind_of_list_gives_the_same_clips(build, tmp_path):
 def test_plain_text_is_a_prompt_a_line(build):
     manifest = build('A dog, "barking"\n\n  # 2 cats\r\n', "prompts.txt")
     assert column(manifest, "text_prompt") == ['A dog, "barking"', "  # 2 cats"]
-    assert column(manifest, "row") == [0, 1]
+    assert column(manifest, "row") == [1, 2]
 
 
 def test_a_quoted_prompt_may_span_lines(build):
@@ -114,7 +115,7 @@ def test_any_parameter_is_a_column_and_a_blank_cell_takes_the_jobs_value(build):
 @pytest.mark.parametrize("size", ["704x1280", "704 X 1280", "[704, 1280]", "(704,1280)", "704 1280", [704, 1280]])
 def test_sizes_are_read_as_people_write_them(build, size):
     manifest = build([{"text_prompt": "A dog", "video_frame_height_width": size}], video_frame_height_width=(512, 992))
-    assert column(manifest, "video_frame_height_width") == [[704, 1280]]
+    assert (column(manifest, "video_frame_height"), column(manifest, "video_frame_width")) == ([704], [1280])
 
 
 def test_an_empty_negative_prompt_is_a_value_where_the_file_has_types(build):
@@ -136,7 +137,7 @@ def test_seeds_derived_from_the_row_differ_and_begin_at_the_published_one(build)
     manifest = build("text_prompt\na\nb\n", seed=7, each_example_n_times=2)
     assert column(manifest, "seed") == [7, 8, 7 + ROW_SEED_STRIDE, 8 + ROW_SEED_STRIDE]
     assert column(manifest, "repeat") == [0, 1, 0, 1]
-    assert column(manifest, "row") == [0, 0, 1, 1]
+    assert column(manifest, "row") == [1, 1, 2, 2]
 
 
 def test_a_seed_column_is_counted_up_by_repeats(build):
@@ -183,7 +184,8 @@ def test_mode_t2v_ignores_images_and_notes_it(build):
 def test_every_sampling_parameter_is_part_of_the_clip_id(build, name):
     row, value = {"text_prompt": "A dog"}, another_value(name)
     default, of_row, of_job = build([row]), build([row | {name: value}]), build([row], **{name: value})
-    assert column(of_row, name) == column(of_job, name) != column(default, name)
+    names = SIDE_COLUMNS if name == SIZE_COLUMN else (name,)
+    assert of_row.table.select(names) == of_job.table.select(names) != default.table.select(names)
     assert column(of_row, "clip_id") == column(of_job, "clip_id") != column(default, "clip_id")
 
 
@@ -259,7 +261,7 @@ def test_ids_are_equal_exactly_where_clips_are(build, rows):
 
 def test_equal_clips_are_rendered_once_and_noted(build):
     manifest = build("text_prompt,seed\na,1\nb,1\na,1\n")
-    assert column(manifest, "row") == [0, 1]
+    assert column(manifest, "row") == [1, 2]
     assert "1 clip is identical to an earlier one and rendered once: row 3 equals row 1" in manifest.notes
 
 
