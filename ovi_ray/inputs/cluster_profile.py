@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from ovi.stages import Stage, stages_of
 from ovi_ray.errors import InputError, Problem, StorageUnavailable, show
 from ovi_ray.inputs.params import did_you_mean
+from ovi_ray.inputs.yaml_checks import check_yaml
 from ovi_ray.scheduling.device_profile import (
     ALL_STAGES,
     BF16_SIZES,

@@ -93,7 +93,7 @@ def _column_problems(prompts: PromptList) -> list[Problem]:
         for name in unknown
     ]
     if PROMPT_COLUMN not in names:
-        found = f"no column {PROMPT_COLUMN} among {', '.join(map(show, prompts.columns))}"
+        found = f"no column {PROMPT_COLUMN} among {', '.join(map(show, prompts.columns)) or 'none'}"
         problems.append(Problem(file=prompts.file, value=found, expected=f"a column {PROMPT_COLUMN}"))
     return problems
 

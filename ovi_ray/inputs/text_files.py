@@ -13,6 +13,7 @@ from ovi_ray.storage.paths import Location, local_copy
 
 _MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 """Byte order marks, the longer ones first, and the encodings that they announce."""
+_UTF16_ZEROS = 8  # of so many bytes of UTF-16, one at least is the zero byte of an ASCII character
 _UTF8 = 'UTF-8 text: save it as UTF-8 (in Excel: "CSV UTF-8")'
 
 
@@ -111,13 +112,11 @@ def _nul_problem(path: Location, local: Path, line: int) -> Problem:
 
 
 def _unmarked_utf16(local: Path) -> str | None:
-    """UTF-16 in the byte order that the zero bytes of its ASCII characters show; None for a file that is not such text."""
+    """UTF-16 in the byte order that its many zero bytes show; None for a file that is hardly such text."""
     content = local.read_bytes()
-    encoding = "UTF-16LE" if content[1::2].count(0) > content[::2].count(0) else "UTF-16BE"
-    try:
-        return None if "\0" in content.decode(encoding) else encoding
-    except UnicodeDecodeError:
-        return None
+    zeros = {"UTF-16BE": content[::2].count(0), "UTF-16LE": content[1::2].count(0)}
+    encoding = max(zeros, key=lambda name: zeros[name])
+    return encoding if zeros[encoding] * _UTF16_ZEROS > len(content) else None
 
 
 def _conversion(path: Location, encoding: str) -> str:

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ovi_ray.errors import Problem
@@ -27,7 +28,7 @@ def grid_list(path: Location, header: tuple[int, Sequence[str]], records: Iterab
     longer = 0
     for row, (line, record) in enumerate(records, start=1):
         if isinstance(record, Problem):
-            problems.append(record)
+            problems.append(replace(record, row=row))
             continue
         if len(record) != width:
             if not are_blank(record[width:]) or (len(record) < width and not are_blank(record)):
@@ -50,7 +51,7 @@ def grid_list(path: Location, header: tuple[int, Sequence[str]], records: Iterab
         places = in_words(place + 1 for place in unused)
         notes.append(f"column{'s' if len(unused) > 1 else ''} {places}, without a name and without a value, ignored")
     used = [place for place in range(width) if place not in set(unused)]
-    check_names(path, [names[place] for place in used], header_line)
+    check_names(path, {place + 1: names[place] for place in used}, header_line)
     return PromptList(
         file=str(path),
         folder=path.parent,

@@ -13,6 +13,7 @@ from ovi_ray.printing import shell_command
 from ovi_ray.storage.paths import Location
 
 _EXPECTED = 'one JSON object a line, such as {"text_prompt": "A dog barks"}'
+_JSON_NAMES: dict[type, str] = {str: "string", list: "list", bool: "boolean", type(None): "null"}
 _MAX_DIGITS = 30  # of an integer; a longer one is kept as text, for its field to refuse
 
 
@@ -26,19 +27,16 @@ def read_json_lines(path: Location) -> PromptList:
     problems: list[Problem] = []
     numbered = ((number, line) for number, line in enumerate(read_lines(path), start=1) if line.strip())
     for row, (number, line) in enumerate(numbered, start=1):
-        if row == 1 and line.lstrip().startswith("[") and ("{" in line or not line.rstrip().endswith("]")):
-            raise InputError([_array_problem(path, number)])
+        if row == 1 and (found := _spread_out(line)):
+            raise InputError([_spread_problem(path, number, *found)])
         try:
             cells = _json_object(line)
         except ValueError as error:
             problems.append(Problem(file=str(path), row=row, line=number, value=str(error), expected=_EXPECTED))
             continue
-        if found := [
-            Problem(file=str(path), row=row, line=number, field=name, value=value, expected=expected)
-            for name, value, expected in _unusable_cells(cells)
-        ]:
-            problems += found
-            continue
+        for name, value, expected in _unusable_cells(cells):
+            problems.append(Problem(file=str(path), row=row, line=number, field=name, value=value, expected=expected))
+            cells[name] = None
         for name, cell in cells.items():
             column = columns.setdefault(name, [])
             column.extend([None] * (len(rows) - len(column)))
@@ -48,7 +46,7 @@ def read_json_lines(path: Location) -> PromptList:
     for column in columns.values():
         column.extend([None] * (len(rows) - len(column)))
     names, notes = clean_names(list(columns))
-    check_names(path, names)
+    check_names(path, dict(enumerate(names, start=1)))
     return PromptList(
         file=str(path),
         folder=path.parent,
@@ -61,12 +59,20 @@ def read_json_lines(path: Location) -> PromptList:
     )
 
 
-def _array_problem(path: Location, line: int) -> Problem:
+def _spread_out(line: str) -> tuple[str, str] | None:
+    """What the first line begins that is not JSON Lines, and the filter of jq that makes lines of it; None for a row."""
+    text = line.strip()
+    if text == "{":
+        return "a JSON object over several lines", "."
+    return ("a JSON array", ".[]") if text.startswith("[") and ("{" in text or not text.endswith("]")) else None
+
+
+def _spread_problem(path: Location, line: int, found: str, jq_filter: str) -> Problem:
     expected = _EXPECTED
     if path.is_local:
         target = path.with_name(f"{path.stem}-lines{path.suffix}")
-        expected += f"; this makes one: {shell_command('jq', '-c', '.[]', path, '>', target)}"
-    return file_problem(path, "a JSON array", expected, line)
+        expected += f"; this makes them: {shell_command('jq', '-c', jq_filter, path, '>', target)}"
+    return file_problem(path, found, expected, line)
 
 
 def _json_object(line: str) -> dict[str, Any]:
@@ -77,7 +83,7 @@ def _json_object(line: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     if not isinstance(cells, dict):
-        raise ValueError(f"a JSON {type(cells).__name__}")
+        raise ValueError(f"a JSON {_JSON_NAMES.get(type(cells), 'number')}")
     return cells
 
 
@@ -103,6 +109,4 @@ def _unusable_cells(cells: dict[str, Any]) -> list[tuple[str, str, str]]:
             )
         elif is_meta(name) and isinstance(cell, dict | list):
             unusable.append((name, show(cell), "text, a number, true, false or null, and nothing nested"))
-        elif not name.strip():
-            unusable.append((show(name), show(cell), "a key with a name"))
     return unusable

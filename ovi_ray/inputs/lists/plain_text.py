@@ -1,12 +1,15 @@
 """Plain text: a prompt a line."""
 
+import re
 from array import array
 
-from ovi_ray.errors import show
-from ovi_ray.inputs.columns import PROMPT_COLUMN
+from ovi_ray.inputs.columns import PROMPT_COLUMN, in_words
 from ovi_ray.inputs.lists.prompt_list import PromptList
 from ovi_ray.inputs.text_files import read_lines
 from ovi_ray.storage.paths import Location
+
+_HEADER = re.compile(rf'\s*"?{PROMPT_COLUMN}"?\s*([,;|\t]|$)', re.IGNORECASE)
+_MAX_ROWS_TOLD = 3
 
 
 def read_text(path: Location) -> PromptList:
@@ -23,13 +26,11 @@ def read_text(path: Location) -> PromptList:
 
 
 def _notes(prompts: list[str]) -> list[str]:
-    notes = []
     comments = [row for row, line in enumerate(prompts, start=1) if line.lstrip().startswith(("#", "//"))]
-    if comments:
-        rows = f"row {comments[0]}" if len(comments) == 1 else f"{len(comments)} rows (the first is row {comments[0]})"
-        notes.append(f"{rows} look like comments and are prompts: in a .txt every line is one")
-    if prompts and prompts[0].strip().lower().startswith(PROMPT_COLUMN):
-        notes.append(
-            f"row 1, {show(prompts[0].strip())}, looks like the header of a .csv and is a prompt: a .txt has no header"
-        )
-    return notes
+    headers = [row for row, line in enumerate(prompts, start=1) if _HEADER.match(line)]
+    return [
+        f"row{'s' if len(rows) > 1 else ''} {in_words(rows[:_MAX_ROWS_TOLD])}{' and others' * (len(rows) > _MAX_ROWS_TOLD)}"
+        f" may be meant as {what}: in a .txt every line is a prompt, and this job renders {'them' if len(rows) > 1 else 'it'}"
+        for what, rows in (("a comment", comments), ("the header of a .csv", headers))
+        if rows
+    ]

@@ -1,7 +1,7 @@
 """A prompt list in columns, whatever file it was read from."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,14 +52,17 @@ def file_problem(path: Location, found: str, expected: str, line: int | None = N
     return Problem(file=str(path), line=line, value=found, expected=expected)
 
 
-def check_names(path: Location, names: Sequence[str], line: int | None = None) -> None:
-    """Raises InputError where a column has no name, or the name of another."""
+def check_names(path: Location, names: Mapping[int, str], line: int | None = None) -> None:
+    """Raises InputError where a column has no name, or the name of another. `names` are by position, from 1."""
     problems = []
-    for position, name in enumerate(names, start=1):
+    seen: set[str] = set()
+    for position, name in names.items():
         if not name:
-            expected = "a name for every column (pandas writes an unnamed index unless index=False is passed)"
+            pandas = " (pandas writes an unnamed index unless index=False is passed)" if position == 1 else ""
+            expected = f"a name for every column that has values{pandas}"
             problems.append(file_problem(path, f"column {position} has no name", expected, line))
-        elif name in names[: position - 1]:
+        elif name in seen:
             problems.append(file_problem(path, f"two columns are named {show(name)}", "each name once", line))
+        seen.add(name)
     if problems:
         raise InputError(problems)

@@ -139,12 +139,16 @@ def _ods_errors(archive: zipfile.ZipFile, sheet: str) -> Iterator[tuple[tuple[in
             continue
         line = 1
         for row in (element for element in table.iter() if _local(element) == "table-row"):
-            column = 1
+            rows, column = int(_attribute(row, "number-rows-repeated") or 1), 1
             for cell in row:
+                columns = int(_attribute(cell, "number-columns-repeated") or 1)
                 if _attribute(cell, "value-type", "calcext") == "error":
-                    yield (line, column), "".join(cell.itertext()) or "of a formula"
-                column += int(_attribute(cell, "number-columns-repeated") or 1)
-            line += int(_attribute(row, "number-rows-repeated") or 1)
+                    text = "".join(cell.itertext()) or "of a formula"
+                    yield from (
+                        ((line + down, column + right), text) for down in range(rows) for right in range(columns)
+                    )
+                column += columns
+            line += rows
 
 
 def _elements(archive: zipfile.ZipFile, part: str, name: str, marked_by: bytes) -> Iterator[ElementTree.Element]:

@@ -46,7 +46,7 @@ def read_columns(path: Location) -> PromptList:
     """Read an Arrow or Parquet file. Raises InputError for one that cannot be read, and for names that cannot be used."""
     table = read_table(path)
     names, notes = clean_names(table.column_names)
-    check_names(path, names)
+    check_names(path, dict(enumerate(names, start=1)))
     prompts = PromptList(
         file=str(path),
         folder=path.parent,
