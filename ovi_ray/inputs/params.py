@@ -20,6 +20,9 @@ DEFAULT_PARAMS = SamplingParams()
 PARAM_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
 NEGATIVE_PROMPTS = tuple(name for name in PARAM_FIELDS if type(getattr(DEFAULT_PARAMS, name)) is str)
 
+NUMBERS = tuple(name for name in PARAM_FIELDS if type(getattr(DEFAULT_PARAMS, name)) in (int, float))
+"""The parameters that are a number."""
+
 _INTEGER = re.compile(r"([+-]?[0-9]{1,30})(\.0*)?")  # spreadsheets write 100 as 100.0
 _SIZE = re.compile(r"[\s\[(]*([+-]?[0-9]{1,30})(?:\s*[x×,;]\s*|\s+)([+-]?[0-9]{1,30})[\s\])]*", re.IGNORECASE)
 _FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")  # float() takes 1_0 and ١٠ as well

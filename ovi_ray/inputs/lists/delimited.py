@@ -9,11 +9,13 @@ from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.inputs.columns import PROMPT_COLUMN, clean_name, is_known
 from ovi_ray.inputs.lists.grid import Record, grid_list
 from ovi_ray.inputs.lists.prompt_list import PromptList, file_problem
+from ovi_ray.inputs.params import NUMBERS
 from ovi_ray.inputs.text_files import read_lines
 from ovi_ray.storage.paths import Location
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 """The separators of columns that are found by looking, by name."""
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9]+,[0-9]+\s*")
 _EXCEL_HINT = re.compile(r'"?sep=(\\t|[^"\r\n])"?[,;\t|]*\s*', re.IGNORECASE)
 
 
@@ -43,8 +45,25 @@ def read_delimited(path: Location, usual: str, delimiter: str | None = None) -> 
     if isinstance(header, Problem):
         raise InputError([header])
     prompts = grid_list(path, (header_line, header), records)
+    if (delimiter or usual) == ";":
+        notes += _read_decimal_commas(prompts)
     prompts.notes[:0] = notes
     return prompts
+
+
+def _read_decimal_commas(prompts: PromptList) -> list[str]:
+    """Replace the decimal commas of numbers by points: where semicolons separate columns, the comma is free for them."""
+    found = []
+    for name in NUMBERS:
+        cells = prompts.columns.get(name, [])
+        for index, cell in enumerate(cells):
+            if _DECIMAL_COMMA.fullmatch(cell):
+                cells[index] = cell.replace(",", ".")
+                found.append((prompts.rows[index], name, cell.strip()))
+    if not found:
+        return []
+    row, name, cell = min(found)
+    return [f"commas in numbers are read as decimal points, such as {name} {cell} in row {row}"]
 
 
 def name_of(delimiter: str) -> str:

@@ -25,7 +25,7 @@ def grid_list(path: Location, header: tuple[int, Sequence[str]], records: Iterab
     width = len(names)
     rows, lines, problems = array("q"), array("q"), []
     cells: list[Sequence[Any]] = []
-    longer = 0
+    longer: list[int] = []  # places of records with blank cells beyond the last column
     for row, (line, record) in enumerate(records, start=1):
         if isinstance(record, Problem):
             problems.append(replace(record, row=row))
@@ -34,7 +34,8 @@ def grid_list(path: Location, header: tuple[int, Sequence[str]], records: Iterab
             if not are_blank(record[width:]) or (len(record) < width and not are_blank(record)):
                 problems.append(_width_problem(path, row, line, len(record), width))
                 continue
-            longer += len(record) > width
+            if len(record) > width:
+                longer.append(len(cells))
             record = [*record[:width], *[""] * (width - len(record))]
         rows.append(row)
         lines.append(line)
@@ -43,7 +44,7 @@ def grid_list(path: Location, header: tuple[int, Sequence[str]], records: Iterab
     if blank:
         del rows[-blank:], lines[-blank:], cells[-blank:]
         notes.append(f"{blank} blank row{'s are' if blank > 1 else ' is'} ignored at the end of the list")
-    if longer > blank:
+    if any(place < len(cells) for place in longer):
         notes.append("blank cells beyond the last column are ignored")
     columns = list(zip(*cells, strict=True)) if cells else [()] * width
     unused = [place for place, name in enumerate(names) if not name and are_blank(columns[place])]

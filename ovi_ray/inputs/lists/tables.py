@@ -13,10 +13,11 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pyarrow.types as types
 
-from ovi_ray.errors import InputError, Problem, show
+from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.inputs.columns import clean_names, is_meta
 from ovi_ray.inputs.lists.prompt_list import PromptList, check_names, file_problem
 from ovi_ray.inputs.text_files import readable
+from ovi_ray.printing import is_utf8
 from ovi_ray.storage.paths import Location
 
 PARQUET = ".parquet"
@@ -42,8 +43,11 @@ def read_table(path: Location) -> Any:
     return table
 
 
-def read_columns(path: Location) -> PromptList:
-    """Read an Arrow or Parquet file. Raises InputError for one that cannot be read, and for names that cannot be used."""
+def read_columns(path: Location, first_row: int = 1) -> PromptList:
+    """Read an Arrow or Parquet file, whose rows are numbered from `first_row`.
+
+    Raises InputError for one that cannot be read, and for names that cannot be used.
+    """
     table = read_table(path)
     names, notes = clean_names(table.column_names)
     check_names(path, dict(enumerate(names, start=1)))
@@ -51,7 +55,7 @@ def read_columns(path: Location) -> PromptList:
         file=str(path),
         folder=path.parent,
         columns={},
-        rows=range(1, table.num_rows + 1),
+        rows=range(first_row, first_row + table.num_rows),
         has_types=True,
         notes=notes,
     )
@@ -74,10 +78,12 @@ def read_folder(folder: Location) -> PromptList:
         expected = "a prompt list, or a folder with a list in Parquet files"
         raise InputError([file_problem(folder, f"a folder without a file that ends in {PARQUET}", expected)])
     lists: list[PromptList] = []
-    unreadable: list[Problem] = []
-    for name in files:
+    unreadable = [
+        file_problem(folder, f"a file named {show_path(name)}", "names in UTF-8") for name in files if not is_utf8(name)
+    ]
+    for name in filter(is_utf8, files):
         try:
-            lists.append(read_columns(folder / name))
+            lists.append(read_columns(folder / name, first_row=1 + sum(map(len, lists))))
         except InputError as error:
             unreadable += error.problems
     if unreadable:
@@ -88,10 +94,7 @@ def read_folder(folder: Location) -> PromptList:
 def _joined(folder: Location, lists: list[PromptList]) -> PromptList:
     """The lists as one; a column that one of them lacks is absent in its rows."""
     names = dict.fromkeys(name for part in lists for name in part.columns)
-    starts = [1]
-    for part in lists:
-        starts.append(starts[-1] + len(part))
-    parts = [(start, part.file) for start, part in zip(starts, lists, strict=False) if len(part)]
+    parts = [(part.rows[0], part.file) for part in lists if len(part)]
     starts_at = ", ".join(f"{Path(file).name} from row {start}" for start, file in parts[:_MAX_PARTS_TOLD])
     more = f" and {len(parts) - _MAX_PARTS_TOLD} more" if len(parts) > _MAX_PARTS_TOLD else ""
     note = f"{len(parts)} Parquet files are read as one list, in the order of their names: {starts_at}{more}"
@@ -101,7 +104,7 @@ def _joined(folder: Location, lists: list[PromptList]) -> PromptList:
         columns={
             name: [cell for part in lists for cell in part.columns.get(name) or [None] * len(part)] for name in names
         },
-        rows=range(1, starts[-1]),
+        rows=range(1, sum(map(len, lists)) + 1),
         has_types=True,
         problems=[problem for part in lists for problem in part.problems],
         notes=[note, *dict.fromkeys(note for part in lists for note in part.notes)],

@@ -126,20 +126,21 @@ def test_a_broken_table_is_reported_with_the_format_that_its_name_promises(probl
 
 
 @pytest.mark.parametrize(
-    ("content", "name", "line", "value", "command"),
+    ("content", "name", "line", "value", "encoding"),
     [
-        ("text_prompt\nA café\n".encode("cp1252"), "a.csv", 2, "byte 0xe9 at offset 17", "CP1252 -t UTF-8 a.csv"),
-        ("A dog\nA café\n".encode("cp1252"), "a.txt", 2, "byte 0xe9 at offset 11", "CP1252 -t UTF-8 a.txt"),
-        ("text_prompt\nA dog\n".encode("utf-16"), "a.csv", 1, "UTF-16 text", "UTF-16 -t UTF-8 a.csv"),
+        ("text_prompt\nA café\n".encode("cp1252"), "a.csv", 2, "byte 0xe9 at offset 17", "CP1252"),
+        ("A dog\nA café\n".encode("cp1252"), "a.txt", 2, "byte 0xe9 at offset 11", "CP1252"),
+        ("text_prompt\nA dog\n".encode("utf-16"), "a.csv", 1, "UTF-16 text", "UTF-16"),
     ],
 )
 def test_text_that_is_not_utf8_is_reported_with_the_command_that_converts_it(
-    problems_of, content, name, line, value, command
+    problems_of, tmp_path, content, name, line, value, encoding
 ):
     (problem,) = problems_of(content, name)
     assert problem.line == line
     assert problem.value.startswith(value)
-    assert f"iconv -f {command} > a-utf8" in problem.expected
+    copy = name.replace("a.", "a-utf8.")
+    assert f"iconv -f {encoding} -t UTF-8 {tmp_path / name} > {tmp_path / copy}" in problem.expected
 
 
 @pytest.mark.parametrize("name", ["none.csv", "none.parquet"])
