@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
@@ -15,6 +16,7 @@ from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, ROW_SEED_STRIDE, Manifest, build_manifest, clip_id
 from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN
+from tests.support.lists import write_table
 from tests.support.params import another_value
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -313,3 +315,50 @@ def test_a_written_manifest_is_a_prompt_list_of_the_same_clips(build, tmp_path, 
     again = build(None, f"m.{suffix}")
     assert column(again, "clip_id") == column(manifest, "clip_id")
     assert column(again, "meta_x") == column(manifest, "meta_x")
+
+
+# -- other tools, other versions ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(build, tmp_path):
+    """A manifest with cells of every kind, and its file."""
+    save_image(tmp_path / "a.png")
+    manifest = build(
+        "text_prompt,image_path,video_frame_height_width,meta_x\na,a.png,,s\nb,,512x992,\n", each_example_n_times=2
+    )
+    manifest.write(tmp_path / "m.parquet")
+    return manifest, tmp_path / "m.parquet"
+
+
+def test_a_manifest_has_only_columns_that_every_tool_for_tables_has(written, tmp_path):
+    manifest, _ = written
+    assert not any(pa.types.is_nested(field.type) for field in manifest.table.schema)
+    assert {str(manifest.table.schema.field(name).type) for name in ("height", "width", *SIDE_COLUMNS)} == {"int32"}
+    pyarrow.csv.write_csv(manifest.table, tmp_path / "m.csv")
+    again = pyarrow.csv.read_csv(tmp_path / "m.csv")
+    assert again.column("video_frame_width").to_pylist() == [1280, 1280, 992, 992]
+
+
+def test_a_manifest_saved_as_csv_is_a_prompt_list_of_the_same_clips(written, build, tmp_path):
+    manifest, _ = written
+    pyarrow.csv.write_csv(manifest.table, tmp_path / "m.csv")
+    assert column(build(None, "m.csv"), "clip_id") == column(manifest, "clip_id")
+
+
+@pytest.mark.parametrize("suffix", ["arrow", "parquet"])
+def test_a_manifest_of_an_earlier_version_is_read_with_rows_from_1_and_the_size_in_two_columns(
+    written, build, tmp_path, suffix
+):
+    manifest, _ = written
+    table = manifest.table
+    sizes = [list(pair) for pair in zip(*(column(manifest, name) for name in SIDE_COLUMNS), strict=True)]
+    old = table.drop_columns(["line", *SIDE_COLUMNS]).append_column(
+        SIZE_COLUMN, pa.array(sizes, pa.list_(pa.int32(), 2))
+    )
+    old = old.set_column(1, "row", pa.array([row - 1 for row in column(manifest, "row")]))
+    write_table(tmp_path / f"old.{suffix}", old.replace_schema_metadata({"ovi_ray.notes": '["a note"]'}))
+    read = Manifest.read(tmp_path / f"old.{suffix}")
+    assert read.notes == ("a note",)
+    assert read.table.select([*SIDE_COLUMNS, "row", "meta_x"]) == table.select([*SIDE_COLUMNS, "row", "meta_x"])
+    assert column(build(None, f"old.{suffix}"), "clip_id") == column(manifest, "clip_id")
