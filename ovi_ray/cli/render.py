@@ -48,8 +48,8 @@ def render(
     prompts: Annotated[
         str,
         typer.Argument(
-            help="A prompt list (CSV, TSV, JSON Lines, text, Arrow, Parquet), a job file (YAML), or a prompt. Files and"
-            " folders may be in stores: s3://, gs://, hdfs://."
+            help="A prompt list (CSV, TSV, JSON Lines, text, .xlsx, .ods, Arrow, Parquet or a folder of Parquet files), a job"
+            " file (YAML), or a prompt. Files and folders may be in stores: s3://, gs://, hdfs://."
         ),
     ],
     job_options: JobOptions,

@@ -1,7 +1,6 @@
 """Rows of a prompt list: every cell checked, blank ones filled from the job, and all problems reported at once."""
 
 import functools
-import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.inputs.columns import INPUT_COLUMNS, META_PREFIX, OVERRIDES, PROMPT_COLUMN, is_meta
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
 from ovi_ray.inputs.job_spec import BatchSpec, Mode
-from ovi_ray.inputs.params import NEGATIVE_PROMPTS, did_you_mean, parse_param
+from ovi_ray.inputs.params import NEGATIVE_PROMPTS, NOT_TEXT, TEXT_EXPECTED, did_you_mean, parse_param
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.storage.paths import Location, resolve_path
 
@@ -34,10 +33,6 @@ DERIVED_COLUMNS = (
 """Columns by which a manifest of any version is recognised as a prompt list."""
 MANIFEST_COLUMNS = (*DERIVED_COLUMNS, "line", *SIDE_COLUMNS)
 """Columns that a manifest has beside the input columns; ignored, but for the sides, when it is read as a prompt list."""
-
-
-_NOT_UTF8 = re.compile(r"[\x00\ud800-\udfff]")
-_UTF8_TEXT = "text without NUL characters and lone surrogates"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -143,8 +138,8 @@ def _is_blank(cell: Any, keeps_empty: bool = False) -> bool:
 
 
 def _attempt(parse: Callable[[Any], Any], cell: Any) -> Any:
-    if isinstance(cell, str) and _NOT_UTF8.search(cell):
-        return _Refusal(_UTF8_TEXT)
+    if isinstance(cell, str) and NOT_TEXT.search(cell):
+        return _Refusal(TEXT_EXPECTED)
     try:
         return parse(cell)
     except ValueError as error:
@@ -175,10 +170,10 @@ def _meta_columns(prompts: PromptList) -> tuple[dict[str, list[str | None]], lis
         if is_meta(name)
     }
     return columns, [
-        prompts.problem(index, name, show(text), _UTF8_TEXT)
+        prompts.problem(index, name, show(text), TEXT_EXPECTED)
         for name, texts in columns.items()
         for index, text in enumerate(texts)
-        if text and _NOT_UTF8.search(text)
+        if text and NOT_TEXT.search(text)
     ]
 
 
@@ -276,8 +271,8 @@ def _fit(wanted: tuple[int, int], image: ImageFacts | None, area: int) -> tuple[
 
 def _rows(prompts: PromptList, indices: list[int]) -> str:
     """The subject of a note: "row 3 has", or "12 rows (the first is row 3) have"."""
-    first = prompts.rows[indices[0]]
-    return f"row {first} has" if len(indices) == 1 else f"{len(indices)} rows (the first is row {first}) have"
+    first = prompts.place(indices[0])
+    return f"{first} has" if len(indices) == 1 else f"{len(indices)} rows (the first is {first}) have"
 
 
 def _around_tag(text: str) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ovi_ray.errors import InputError, Problem, show
+from ovi_ray.inputs.columns import place_in_list
+from ovi_ray.printing import is_utf8
 from ovi_ray.storage.paths import Location
 
 
@@ -41,6 +43,10 @@ class PromptList:
         row = self.rows[index]
         return Problem(file=self._file_of(row), row=row, line=line, field=column, value=value, expected=expected)
 
+    def place(self, index: int) -> str:
+        """The row at `index` in words, such as "row 3"."""
+        return place_in_list(self.rows[index], None if self.lines is None else self.lines[index])
+
     def _file_of(self, row: int) -> str:
         if not self.parts:
             return self.file
@@ -61,6 +67,8 @@ def check_names(path: Location, names: Mapping[int, str], line: int | None = Non
             pandas = " (pandas writes an unnamed index unless index=False is passed)" if position == 1 else ""
             expected = f"a name for every column that has values{pandas}"
             problems.append(file_problem(path, f"column {position} has no name", expected, line))
+        elif not is_utf8(name) or "\0" in name:
+            problems.append(file_problem(path, f"the column name {name!a}", "a name in UTF-8", line))
         elif name in seen:
             problems.append(file_problem(path, f"two columns are named {show(name)}", "each name once", line))
         seen.add(name)

@@ -21,6 +21,7 @@ from ovi_ray.printing import is_utf8
 from ovi_ray.storage.paths import Location
 
 PARQUET = ".parquet"
+NO_PARTS = f"a folder without a file that ends in {PARQUET}"
 _INDEX_COLUMN = "__index_level_"  # pandas writes an index that is not a mere count as columns of such names
 _SIZE_COLUMN = "video_frame_height_width"
 _MAX_PARTS_TOLD = 5
@@ -69,14 +70,9 @@ def read_columns(path: Location, first_row: int = 1) -> PromptList:
 
 def read_folder(folder: Location) -> PromptList:
     """Read the Parquet files directly in a folder, in the order of their names, as one list. Raises InputError."""
-    files = sorted(
-        entry.name
-        for entry in folder.files()
-        if entry.name.lower().endswith(PARQUET) and not entry.name.startswith((".", "_"))
-    )
+    files = names_of_parts(folder)
     if not files:
-        expected = "a prompt list, or a folder with a list in Parquet files"
-        raise InputError([file_problem(folder, f"a folder without a file that ends in {PARQUET}", expected)])
+        raise InputError([file_problem(folder, NO_PARTS, "a folder with a list in Parquet files")])
     lists: list[PromptList] = []
     unreadable = [
         file_problem(folder, f"a file named {show_path(name)}", "names in UTF-8") for name in files if not is_utf8(name)
@@ -89,6 +85,12 @@ def read_folder(folder: Location) -> PromptList:
     if unreadable:
         raise InputError(unreadable)
     return _joined(folder, lists)
+
+
+def names_of_parts(folder: Location) -> list[str]:
+    """Names of the Parquet files directly in a folder, in order; those that Spark and others hide are left out."""
+    names = (entry.name for entry in folder.files())
+    return sorted(name for name in names if name.lower().endswith(PARQUET) and not name.startswith((".", "_")))
 
 
 def _joined(folder: Location, lists: list[PromptList]) -> PromptList:

@@ -119,6 +119,10 @@ def test_a_command_that_fetches_weights_can_be_pasted(prompts, tmp_path):
 
 def test_pointers_and_links_that_lead_nowhere_are_named_in_a_checkpoint_folder(tiny_dir, prompts, tmp_path):
     ckpts = shutil.copytree(tiny_dir, tmp_path / "ckpts")
+    (tmp_path / "link").symlink_to("cleared")
+    assert "a link to cleared, which does not exist" in refused(
+        "render", prompts, "--ckpt-dir", tmp_path / "link", "--out", tmp_path / "out"
+    )
     (ckpts / "Ovi" / "model.safetensors").write_bytes(LFS_POINTER)
     vae = ckpts / "Wan2.2-TI2V-5B" / "Wan2.2_VAE.pth"
     vae.unlink()
@@ -128,6 +132,12 @@ def test_pointers_and_links_that_lead_nowhere_are_named_in_a_checkpoint_folder(t
     tokenizer.symlink_to("gone")
     (ckpts / "MMAudio" / "ext_weights" / "v1-16.pth").write_text("/annex/objects/SHA256-s1--00.pth\n")
     message = refused("render", prompts, "--ckpt-dir", ckpts, "--out", tmp_path / "out")
+    architecture = ckpts / "architecture.json"
+    architecture.unlink()
+    architecture.symlink_to("lost.json")
+    assert "a link to lost.json, which does not exist" in refused(
+        "render", prompts, "--ckpt-dir", ckpts, "--out", tmp_path / "out"
+    )
     for words in (
         "a Git LFS pointer in place of the file",
         "a git-annex pointer in place of the file",

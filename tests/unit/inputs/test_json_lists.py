@@ -4,6 +4,10 @@ import subprocess
 
 import pytest
 
+from ovi.config import Architecture
+from ovi_ray.errors import InputError
+from ovi_ray.inputs.job_spec import BatchSpec
+from ovi_ray.inputs.manifest import build_manifest
 from tests.support.lists import manifest_of, problems_of
 
 
@@ -83,6 +87,22 @@ def test_a_mark_blank_lines_and_windows_line_ends_are_no_rows(write):
         {"row": 2, "line": 4, "meta_x": "1.5"},
     ]
     assert "'meta_\\u200bx'" in manifest.notes[0]
+
+
+def test_a_key_that_is_not_utf8_is_refused(write):
+    (problem,) = problems_of(write('{"text_prompt": "a", "meta_\\ud800": 1}'))
+    assert "'meta_\\ud800'" in problem.value
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\0b"])
+@pytest.mark.parametrize("name", ["text_prompt", "video_negative_prompt", "audio_negative_prompt"])
+def test_text_that_is_not_utf8_is_refused_in_options_too(write, name, text):
+    given = {} if name == "text_prompt" else {"prompts": write('{"text_prompt": "a"}')}
+    with pytest.raises(InputError) as caught:
+        job = BatchSpec.from_options(**given, **{name: text})
+        build_manifest(job, Architecture(), weights=lambda _: "w", numerics="n")
+    (problem,) = caught.value.problems
+    assert name.replace("_", "-") in problem.field.replace("_", "-")
 
 
 def test_a_line_that_is_nested_without_an_end_is_told(write):
