@@ -97,10 +97,13 @@ def test_a_key_that_is_not_utf8_is_refused(write):
 @pytest.mark.parametrize("text", ["\ud800", "a\0b"])
 @pytest.mark.parametrize("name", ["text_prompt", "video_negative_prompt", "audio_negative_prompt"])
 def test_text_that_is_not_utf8_is_refused_in_options_too(write, name, text):
-    given = {} if name == "text_prompt" else {"prompts": write('{"text_prompt": "a"}')}
+    given = {name: text} if name == "text_prompt" else {name: text, "prompts": write('{"text_prompt": "a"}')}
+
+    def check():
+        return build_manifest(BatchSpec.from_options(**given), Architecture(), weights=lambda _: "w", numerics="n")
+
     with pytest.raises(InputError) as caught:
-        job = BatchSpec.from_options(**given, **{name: text})
-        build_manifest(job, Architecture(), weights=lambda _: "w", numerics="n")
+        check()
     (problem,) = caught.value.problems
     assert name.replace("_", "-") in problem.field.replace("_", "-")
 
