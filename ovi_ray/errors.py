@@ -36,7 +36,7 @@ class Problem:
     row: int | None = None
     """Row of a prompt list, counted from 1 without the header and without blank lines."""
     line: int | None = None
-    """Line of a text file, counted from 1, where the row or the key starts."""
+    """Line of a text file, or row of a sheet, counted from 1, where the row or the key starts."""
     field: str | None = None
     """Column, key or option."""
     value: str

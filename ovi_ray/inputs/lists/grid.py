@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ovi_ray.errors import Problem
@@ -22,46 +22,66 @@ def grid_list(path: Location, header: tuple[int, Sequence[str]], records: Iterab
     """
     header_line, given = header
     names, notes = clean_names(given)
-    width = len(names)
-    rows, lines, problems = array("q"), array("q"), []
-    cells: list[Sequence[Any]] = []
-    longer: list[int] = []  # places of records with blank cells beyond the last column
+    grid = _Grid(path=path, width=len(names))
     for row, (line, record) in enumerate(records, start=1):
-        if isinstance(record, Problem):
-            problems.append(replace(record, row=row))
-            continue
-        if len(record) != width:
-            if not are_blank(record[width:]) or (len(record) < width and not are_blank(record)):
-                problems.append(_width_problem(path, row, line, len(record), width))
-                continue
-            if len(record) > width:
-                longer.append(len(cells))
-            record = [*record[:width], *[""] * (width - len(record))]
-        rows.append(row)
-        lines.append(line)
-        cells.append(record)
-    blank = _blank_at_end(cells)
-    if blank:
-        del rows[-blank:], lines[-blank:], cells[-blank:]
-        notes.append(f"{blank} blank row{'s are' if blank > 1 else ' is'} ignored at the end of the list")
-    if any(place < len(cells) for place in longer):
-        notes.append("blank cells beyond the last column are ignored")
-    columns = list(zip(*cells, strict=True)) if cells else [()] * width
-    unused = [place for place, name in enumerate(names) if not name and are_blank(columns[place])]
-    if unused:
-        places = in_words(place + 1 for place in unused)
-        notes.append(f"column{'s' if len(unused) > 1 else ''} {places}, without a name and without a value, ignored")
-    used = [place for place in range(width) if place not in set(unused)]
-    check_names(path, {place + 1: names[place] for place in used}, header_line)
+        grid.add(row, line, record)
+    notes += grid.end()
+    columns = list(zip(*grid.cells, strict=True)) if grid.cells else [()] * len(names)
+    used = {place: name for place, name in enumerate(names) if name or not are_blank(columns[place])}
+    check_names(path, {place + 1: name for place, name in used.items()}, header_line)
+    if unused := [place + 1 for place in range(len(names)) if place not in used]:
+        some = "columns" if len(unused) > 1 else "column"
+        notes.append(f"{some} {in_words(unused)}, without a name and without a value, ignored")
     return PromptList(
         file=str(path),
         folder=path.parent,
-        columns={names[place]: list(columns[place]) for place in used},
-        rows=rows,
-        lines=lines,
-        problems=problems,
+        columns={name: list(columns[place]) for place, name in used.items()},
+        rows=grid.rows,
+        lines=grid.lines,
+        problems=grid.problems,
         notes=notes,
     )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Grid:
+    """The records of a list, all of one width."""
+
+    path: Location
+    width: int
+    rows: "array[int]" = field(default_factory=lambda: array("q"))
+    lines: "array[int]" = field(default_factory=lambda: array("q"))
+    cells: list[Sequence[Any]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    longer: list[int] = field(default_factory=list)
+    """Places in `cells` of the records with blank cells beyond the last column."""
+
+    def add(self, row: int, line: int, record: Sequence[Any] | Problem) -> None:
+        """Add a record, or a problem where it has another width; blank cells are added or left out for it."""
+        if isinstance(record, Problem):
+            self.problems.append(replace(record, row=row))
+            return
+        if len(record) != self.width:
+            rest = record[self.width :] if len(record) > self.width else record
+            if not are_blank(rest):
+                self.problems.append(_width_problem(self.path, row, line, len(record), self.width))
+                return
+            if len(record) > self.width:
+                self.longer.append(len(self.cells))
+            record = [*record[: self.width], *[""] * (self.width - len(record))]
+        self.rows.append(row)
+        self.lines.append(line)
+        self.cells.append(record)
+
+    def end(self) -> list[str]:
+        """Leave out the blank records at the end. Returns notes on what is left out."""
+        notes = []
+        if blank := _blank_at_end(self.cells):
+            del self.rows[-blank:], self.lines[-blank:], self.cells[-blank:]
+            notes.append(f"{blank} blank row{'s are' if blank > 1 else ' is'} ignored at the end of the list")
+        if any(place < len(self.cells) for place in self.longer):
+            notes.append("blank cells beyond the last column are ignored")
+        return notes
 
 
 def are_blank(cells: Iterable[Any]) -> bool:
