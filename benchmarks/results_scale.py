@@ -51,7 +51,7 @@ def _batch(numbers: np.ndarray) -> pa.Table:
     prompts = pa.array([PROMPT.format(number=number) for number in numbers])
     known = {
         "clip_id": ids,
-        "row": pa.array(numbers),
+        "row": pa.array(numbers + 1),
         "text_prompt": prompts,
         "prompt": prompts,
         "seed": pa.array(numbers),

@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import platformdirs
 
+_POINTERS = {b"version https://git-lfs.github.com/spec/": "Git LFS", b"/annex/objects/": "git-annex"}
+"""How files begin that stand for the content of others, and whose they are."""
 UNFINISHED_PREFIX = ".tmp-"
 """Starts the name of a file that is being written. A process that was killed may leave one; it is safe to delete."""
 
@@ -39,3 +41,20 @@ def atomic_writer(target: Path, folder: Path | None = None) -> Iterator[Path]:
 def user_cache_folder() -> Path:
     """The user's cache folder for this program: $XDG_CACHE_HOME/ovi-ray, or ~/.cache/ovi-ray, on Linux."""
     return platformdirs.user_cache_path("ovi-ray", appauthor=False)
+
+
+def dangling_link(path: Path) -> str | None:
+    """The link on the way to a file that leads nowhere, as in a cache that was cleared in part; None without one."""
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            return f"a link to {place.readlink()}, which does not exist"
+    return None
+
+
+def pointer_in_place_of(path: Path) -> str | None:
+    """What stands in place of a file's content, where a checkout did not fetch it; None for any other file."""
+    with path.open("rb") as file:
+        start = file.read(len(max(_POINTERS, key=len)))
+    return next(
+        (f"a {kind} pointer in place of the file" for mark, kind in _POINTERS.items() if start.startswith(mark)), None
+    )

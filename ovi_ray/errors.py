@@ -28,6 +28,7 @@ COMMAND_LINE = "command line"
 MAX_SHOWN = 50  # problems in a message; `InputError.problems` holds all of them
 MAX_VALUE_CHARS = 80
 MAX_PATH_CHARS = 400
+_SURROGATE_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 _PASSWORD = re.compile(r"//[^/@:]*:[^/@]*@")
 
 
@@ -40,7 +41,7 @@ class Problem:
     row: int | None = None
     """Row of a prompt list, counted from 1 without the header and without blank lines."""
     line: int | None = None
-    """Line of a text file, counted from 1, where the row or the key starts."""
+    """Line of a text file, or row of a sheet, counted from 1, where the row or the key starts."""
     field: str | None = None
     """Column, key or option."""
     value: str
@@ -154,18 +155,23 @@ class LatentsUnusable(OviRayError):
 
 def show(value: object) -> str:
     """`repr(value)`, with the password of a URI hidden, cut to MAX_VALUE_CHARS."""
-    text = hide_passwords(repr(value))
+    text = hide_passwords(_repr(value))
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 3]}..."
 
 
 def show_path(path: object) -> str:
     """`repr` of a path, with a password hidden; a very long one is cut in the middle, since the end identifies it."""
-    text = hide_passwords(repr(str(path)))
+    text = hide_passwords(_repr(str(path)))
     return (
         text
         if len(text) <= MAX_PATH_CHARS
         else f"{text[:MAX_VALUE_CHARS]}...{text[MAX_VALUE_CHARS - MAX_PATH_CHARS :]}"
     )
+
+
+def _repr(value: object) -> str:
+    r"""`repr`, in which the bytes of a name that is not UTF-8 are escapes such as \xe9 rather than surrogates."""
+    return _SURROGATE_BYTE.sub(r"\\x\1", repr(value))
 
 
 def hide_passwords(text: str) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.errors import MAX_SHOWN, OutputError, OutputGone
+from ovi_ray.inputs.columns import is_meta
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
@@ -215,7 +216,10 @@ class _Run:
         return Manifest(table=pa.concat_tables(parts), notes=self._manifest.notes)
 
     def _resumed(self, newer_than: float) -> ResumeState:
-        return self._results.resume(wanted=self._manifest.table.column("clip_id"), newer_than=newer_than)
+        table = self._manifest.table
+        return self._results.resume(
+            table.column("clip_id"), newer_than=newer_than, own_columns=[*filter(is_meta, table.column_names)]
+        )
 
     def _begin_overwrite(self, ids: pa.ChunkedArray) -> float:
         """The time since when videos count, for `--overwrite`: that of an earlier run which was stopped, else now."""
@@ -318,7 +322,13 @@ class _Run:
         before = self._failed_before
         not_ended = before.filter(pc.invert(pc.is_in(before.column("clip_id"), value_set=ended)))
         write_failed(self._job.output_dir, self._manifest, [*not_ended.to_batches(), *rows])
-        write_report(self._job.output_dir, self._results.batches, title=_title(self._job), summary=summary)
+        write_report(
+            self._job.output_dir,
+            self._results.batches,
+            title=_title(self._job),
+            summary=summary,
+            meta_columns=self._results.meta_columns,
+        )
 
 
 def _title(job: JobSpec) -> str:

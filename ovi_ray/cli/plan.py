@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ovi.config import Architecture
 from ovi.stages import STAGES, TIME_GROUPS, Stage
-from ovi_ray.cli.common import command_console, location, read_job
+from ovi_ray.cli.common import command_console, local_path, location, read_job
 from ovi_ray.cli.options import LOCATION, DisplayOptions, JobOptions, with_display_options, with_job_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show_path
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.params import PARAM_FIELDS
+from ovi_ray.printing import Console
 from ovi_ray.report.durations import format_duration
 from ovi_ray.storage.paths import Location
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_BOTTLENECKS_SHOWN = 5
 JOB_PANELS = {
-    "What to render": ("model_name", "mode", "image_path", "each_example_n_times"),
+    "What to render": ("model_name", "mode", "image_path", "each_example_n_times", "delimiter", "sheet"),
     "Sampling, for rows that do not set their own": PARAM_FIELDS,
 }
 
@@ -69,8 +69,10 @@ def plan(
         profile = read_profile(location(cluster, "--cluster"))
         planned = forecast(_workload(prompts, job_options), profile, keep_spans=timeline is not None)
         if timeline is not None:
-            _write_timeline(timeline, planned, title=f"{planned.clips} clips on cluster {profile.name}")
-            console.print(f"timeline {timeline}", highlight=False, soft_wrap=True)
+            _write_timeline(
+                local_path(timeline, "--timeline"), planned, title=f"{planned.clips} clips on cluster {profile.name}"
+            )
+            console.print(f"timeline {timeline}", soft_wrap=True)
         actuals = None if actual is None else _actuals(location(actual, "--actual"))
     if as_json:
         typer.echo(json.dumps(_as_json(planned, actuals)))
@@ -110,20 +112,18 @@ def _as_json(planned: "Forecast", actuals: "Actuals | None") -> dict[str, Any]:
 
 def _show(planned: "Forecast", actuals: "Actuals | None", console: Console) -> None:
     frames = f", {planned.first_frames} first frames" if planned.first_frames else ""
-    console.print(f"{planned.clips} clips, {planned.texts} distinct texts{frames}", highlight=False)
+    console.print(f"{planned.clips} clips, {planned.texts} distinct texts{frames}")
     console.print(
         f"time {format_duration(planned.eta_s)}, {planned.clips_per_hour:.1f} clips an hour "
         f"(no schedule could end before {format_duration(planned.bound_s)})",
         style="bold",
-        highlight=False,
     )
     if planned.cost is not None:
-        console.print(f"cost {planned.cost:.2f} {planned.currency}", highlight=False)
+        console.print(f"cost {planned.cost:.2f} {planned.currency}")
     console.print(_class_table(planned))
     for bottleneck in planned.bottlenecks[:MAX_BOTTLENECKS_SHOWN]:
         console.print(
             f"bottleneck: {bottleneck.what}; {bottleneck.change} would end it {bottleneck.sooner:.0%} sooner",
-            highlight=False,
         )
     if actuals is not None:
         _show_actuals(planned, actuals, console)

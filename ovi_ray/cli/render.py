@@ -15,7 +15,16 @@ from ovi_ray.output.intermediates import CHECKPOINT_S
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
-    "What to render": ("ckpt_dir", "output_dir", "model_name", "mode", "image_path", "each_example_n_times"),
+    "What to render": (
+        "ckpt_dir",
+        "output_dir",
+        "model_name",
+        "mode",
+        "image_path",
+        "each_example_n_times",
+        "delimiter",
+        "sheet",
+    ),
     "Sampling, for rows that do not set their own": PARAM_FIELDS,
     "Where and how it runs": (
         "workers",
@@ -36,8 +45,8 @@ JOB_PANELS = {
 Prompts = Annotated[
     str,
     typer.Argument(
-        help="A prompt list (CSV, TSV, JSON Lines, text, Arrow, Parquet), a job file (YAML), or a prompt. Files and"
-        " folders may be in stores: s3://, gs://, hdfs://."
+        help="A prompt list (CSV, TSV, JSON Lines, text, .xlsx, .ods, Arrow, Parquet or a folder of Parquet files), a job"
+        " file (YAML), or a prompt. Files and folders may be in stores: s3://, gs://, hdfs://."
     ),
 ]
 Overwrite = Annotated[
@@ -108,7 +117,7 @@ def render(
         from ovi_ray.preparation import prepare
 
         def print_message(text: str) -> None:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.print(text, soft_wrap=True)
 
         prepared = prepare(job, on_message=print_message)
         result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=keeping)

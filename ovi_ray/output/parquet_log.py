@@ -1,4 +1,6 @@
-"""An append-only table: Parquet files of one schema in a folder, read in the order in which they were written.
+"""An append-only table: Parquet files in a folder, read in the order in which they were written.
+
+All files have the columns of one schema. They may have further columns, of names that the table accepts; these stay too.
 
 Tools that read the folder while it grows list it first and open the files later, perhaps twice each. So while rows are
 appended no file is renamed, removed or changed: whatever a tool has listed is there, and no row is in two files. A file is
@@ -9,7 +11,7 @@ only when a run starts.
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
@@ -22,7 +24,7 @@ import pyarrow.parquet
 from ovi_ray.errors import ResultsDamaged, ResultsTooNew
 from ovi_ray.storage.paths import BATCH_ROWS, Location, atomic_write, list_files
 
-FORMAT = 2  # of the files; 1 had no number
+FORMAT = 3  # of the files; 1 had no number, and up to 2 rows of the prompt list were counted from 0
 FORMAT_KEY = b"ovi_ray.format"
 _SUFFIX = ".parquet"
 _log = logging.getLogger(__name__)
@@ -37,10 +39,24 @@ class ParquetLog:
     name has a part of its own for each writer: one that was taken for dead never replaces a file of its successor.
     """
 
-    def __init__(self, folder: Location, schema: pa.Schema, *, aside: Location | None = None) -> None:
-        """`aside` is the folder of files that are not complete, by default `folder`."""
+    def __init__(
+        self,
+        folder: Location,
+        schema: pa.Schema,
+        *,
+        aside: Location | None = None,
+        accepts: Callable[[str], bool] = lambda name: False,
+        upgrade: Callable[[pa.RecordBatch, int], pa.RecordBatch] = lambda batch, version: batch,
+    ) -> None:
+        """`aside` is the folder of files that are not complete, by default `folder`.
+
+        `accepts` tells by name which further columns files may have; `upgrade` makes rows of an older format current.
+        """
         self.folder = folder
         self.schema = schema.with_metadata({FORMAT_KEY: str(FORMAT).encode()})
+        self._accepts = accepts
+        self._upgrade = upgrade
+        self._widths: dict[str, int] = {}  # number of columns of each file that was read
         self._aside = aside
         self._numbers = itertools.count(1)
         paths = self.paths()
@@ -55,7 +71,10 @@ class ParquetLog:
 
     def append(self, table: pa.Table) -> None:
         """Add rows as a file of their own, which is on disk when this returns. Raises OSError."""
-        self._write(self.folder / f"{self._prefix}-{next(self._numbers):06d}{_SUFFIX}", table.to_batches())
+        self.learn(table.schema)
+        names = self.schema.names
+        path = self.folder / f"{self._prefix}-{next(self._numbers):06d}{_SUFFIX}"
+        self._write(path, (self._completed(batch, names) for batch in table.to_batches()))
         self.files += 1
 
     def read(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[int], list[ResultsDamaged]]:
@@ -63,20 +82,21 @@ class ParquetLog:
 
         Columns that a file lacks are null. Raises ResultsTooNew, and OSError for a file that cannot be read.
         """
-        schema = self._schema_of(columns)
         found: list[pa.RecordBatch] = []
         counts, corrupt = [], []
         for path, source in _sources(self.paths()):
-            batches: list[pa.RecordBatch] = []
+            rows: list[pa.RecordBatch] = []
             try:
-                batches = list(self._batches(path, source, schema.names))
+                rows = list(self._batches(path, source, columns))
             except FileNotFoundError:  # a run has started and merged the files: its rows are in another one now
                 return self.read(columns)
             except ResultsDamaged as error:
                 corrupt.append(error)
-            counts.append(sum(map(len, batches)))
-            found += batches
-        return pa.Table.from_batches([batch.cast(schema) for batch in found], schema), counts, corrupt
+            counts.append(sum(map(len, rows)))
+            found += rows
+        schema = self._schema_of(columns)  # only now: the last file may have had further columns
+        batches = [self._completed(batch, schema.names).cast(schema) for batch in found]
+        return pa.Table.from_batches(batches, schema), counts, corrupt
 
     def select(
         self, keep: pa.BooleanArray, counts: Sequence[int], columns: Sequence[str] | None = None
@@ -114,7 +134,7 @@ class ParquetLog:
         """Leave one file with all rows, under the name of the last one.
 
         Until it returns a reader may find rows twice, or a file gone: it is for moments at which a run starts. A crash leaves
-        rows twice, never less than once. Raises ResultsDamaged.
+        rows twice, never less than once. `read` was called before: it knows the columns of all files. Raises ResultsDamaged.
         """
         *others, last = self.paths()
         names = self.schema.names
@@ -123,8 +143,20 @@ class ParquetLog:
         for path in others:
             path.unlink(missing_ok=True)
         self.files = 1
+        self._widths = {last.name: len(self.schema)}
 
     # -- files -----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all files that were read have every known column: some tools refuse a folder where they differ."""
+        return all(width == len(self.schema) for width in self._widths.values())
+
+    def learn(self, schema: pa.Schema) -> None:
+        """Take over the further columns of a schema, for all files that are written from now on."""
+        for field in schema:
+            if field.name not in self.schema.names and self._accepts(field.name):
+                self.schema = self.schema.append(field)
 
     def _schema_of(self, columns: Sequence[str] | None) -> pa.Schema:
         return pa.schema([self.schema.field(name) for name in (self.schema.names if columns is None else columns)])
@@ -133,19 +165,21 @@ class ParquetLog:
         self, path: Location, source: "_Source", keep: pa.BooleanArray, columns: Sequence[str] | None
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a file that `keep` marks."""
-        schema = self._schema_of(columns)
         start = 0
-        for batch in self._batches(path, source, schema.names):
-            yield batch.filter(keep.slice(start, len(batch))).cast(schema)
+        for batch in self._batches(path, source, columns):
+            yield batch.filter(keep.slice(start, len(batch))).cast(self._schema_of(columns))
             start += len(batch)
 
-    def _batches(self, path: Location, source: "_Source", names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _batches(self, path: Location, source: "_Source", columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         try:
             with pa.parquet.ParquetFile(source) as file:
-                _check_format(path, file.schema_arrow)
+                version = _format_of(path, file.schema_arrow)
+                self.learn(file.schema_arrow)
+                self._widths[path.name] = len(file.schema_arrow)
+                names = self.schema.names if columns is None else list(columns)
                 present = [name for name in names if name in file.schema_arrow.names]
                 for batch in file.iter_batches(BATCH_ROWS, columns=present):
-                    yield self._completed(batch, names)
+                    yield self._completed(self._upgrade(batch, version), names)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
@@ -160,9 +194,10 @@ class ParquetLog:
         return pa.RecordBatch.from_arrays(columns, names=list(names))
 
     def _write(self, path: Location, batches: Iterable[pa.RecordBatch]) -> None:
-        with atomic_write(path, self._aside) as local, pa.parquet.ParquetWriter(local, self.schema) as writer:
+        schema = self.schema
+        with atomic_write(path, self._aside) as local, pa.parquet.ParquetWriter(local, schema) as writer:
             for batch in batches:
-                writer.write_batch(batch.cast(self.schema))
+                writer.write_batch(batch.cast(schema))
 
 
 def _run(path: Location) -> int:
@@ -203,10 +238,12 @@ def _check_readable(path: Location) -> None:
             pass
 
 
-def _check_format(path: Location, schema: pa.Schema) -> None:
+def _format_of(path: Location, schema: pa.Schema) -> int:
+    """The format of a file. Raises ResultsTooNew."""
     version = int((schema.metadata or {}).get(FORMAT_KEY, b"1"))
     if version > FORMAT:
         raise ResultsTooNew(
             f"{path} has format {version} and this version of ovi-ray reads up to {FORMAT}: update ovi-ray, or give"
             " another --out"
         )
+    return version

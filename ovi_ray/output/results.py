@@ -10,7 +10,7 @@ the same, the one of the later run counts.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.errors import ResultsDamaged
+from ovi_ray.inputs.columns import is_meta
 from ovi_ray.output.broken_files import set_aside
 from ovi_ray.output.parquet_log import ParquetLog
-from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS
+from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS, with_rows_from_one
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location, PathOrUri, list_files, remove_unfinished, to_location
 
@@ -80,9 +81,16 @@ class Results:
         for folder in (self.results, self.videos, self.posters):
             folder.mkdir()
         self._config = config or ResultsConfig()
-        self._log = ParquetLog(self.results, RESULTS_SCHEMA, aside=self._aside())
+        self._log = ParquetLog(
+            self.results, RESULTS_SCHEMA, aside=self._aside(), accepts=is_meta, upgrade=with_rows_from_one
+        )
         self._rows: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
+
+    @property
+    def meta_columns(self) -> list[str]:
+        """The lists' own columns, as far as rows with them were read or written."""
+        return list(filter(is_meta, self._log.schema.names))
 
     def video_path(self, clip_id: str) -> Location:
         """The file of a clip's video."""
@@ -94,10 +102,11 @@ class Results:
 
     def read(self) -> pa.Table:
         """All rows on disk, the one that counts of each clip. Raises ResultsTooNew and OSError."""
-        return pa.Table.from_batches(self.batches(RESULTS_SCHEMA.names), RESULTS_SCHEMA)
+        rows = list(self.batches())
+        return pa.Table.from_batches(rows, self._log.schema).replace_schema_metadata(None)
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns of all rows on disk, the one that counts of each clip, at most `BATCH_ROWS` at a time.
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Some or all columns of all rows on disk, the one that counts of each clip, at most `BATCH_ROWS` at a time.
 
         Raises ResultsTooNew and OSError. Rows of a damaged file are left out; the next run sets it aside.
         """
@@ -109,8 +118,16 @@ class Results:
         table, _, _ = self._log.read(["clip_id", "status"])
         return pc.unique(table.column("clip_id").filter(_says(table, ClipStatus.DONE)))
 
-    def resume(self, wanted: pa.Array | pa.ChunkedArray | None = None, *, newer_than: float = 0.0) -> ResumeState:
-        """What is finished, for a run that renders the other clips of `wanted` (ids; None for all).
+    def resume(
+        self,
+        wanted: pa.Array | pa.ChunkedArray | None = None,
+        *,
+        newer_than: float = 0.0,
+        own_columns: Sequence[str] = (),
+    ) -> ResumeState:
+        """The finished clips, for a run that renders the other clips of `wanted` (ids; None for all).
+
+        `own_columns` are the `meta_` columns of this run's list.
 
         Leaves at most one row for each clip. Rows are dropped that say done where the video is missing, has another size or,
         for a wanted clip, is not newer than `newer_than`, and that say failed for a clip that is not wanted. A damaged file of
@@ -118,6 +135,7 @@ class Results:
         that cannot be read: nothing was changed then.
         """
         self.remove_unfinished()
+        self._log.learn(_own_schema(own_columns))
         notes: list[str] = []
         return self._with_intact_files(lambda: self._resume(wanted, newer_than, notes), notes.append)
 
@@ -140,7 +158,7 @@ class Results:
         table, counts, corrupt = self._log.read(_RESUME_COLUMNS)
         if corrupt:
             raise corrupt[0]
-        if len(counts) > self._config.merge_files:
+        if len(counts) > self._config.merge_files or not self._log.is_uniform:
             self._log.merge()
             counts = [sum(counts)]
         videos = self._videos(wanted, newer_than)
@@ -184,7 +202,9 @@ class Results:
         """Write all rows that wait. Raises OSError; they wait for the next flush then."""
         self._flushed_at = time.monotonic()
         if self._rows:
-            self._log.append(pa.Table.from_pylist(self._rows, schema=RESULTS_SCHEMA))
+            own = dict.fromkeys(name for row in self._rows for name in row if is_meta(name))
+            schema = pa.schema([*RESULTS_SCHEMA, *_own_schema(own)])
+            self._log.append(pa.Table.from_pylist(self._rows, schema=schema))
             self._rows.clear()
 
     def close(self) -> None:
@@ -213,6 +233,10 @@ class Results:
         if wanted is not None:
             counts = pc.or_(counts, pc.invert(pc.is_in(ids, value_set=wanted)))
         return videos.filter(counts)
+
+
+def _own_schema(columns: Iterable[str]) -> pa.Schema:
+    return pa.schema([pa.field(name, pa.string()) for name in columns])
 
 
 def _is_done(table: pa.Table, videos: pa.Table) -> pa.ChunkedArray:

@@ -51,8 +51,8 @@ class ClipEnded:
     """A clip that was finished or given up."""
 
     clip_id: str
-    row: int
-    """Row of the prompt list, from 0."""
+    place: str
+    """The clip's row of the prompt list, such as "row 3"."""
     status: ClipStatus
     error: str
     """Empty for a finished clip."""

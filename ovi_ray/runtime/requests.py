@@ -91,6 +91,7 @@ class RequestBuilder:
             "model_name": clip.model_name,
             **{name: getattr(clip.params, name) for name in clip.params.__dataclass_fields__},
             "dtype": self.dtype,
+            **clip.meta,
             RENDERED: dict(facts),
         }
         return Decode(

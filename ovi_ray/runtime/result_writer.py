@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ovi_ray.inputs.columns import place_in_list
 from ovi_ray.inputs.task_table import TaskTable
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.results import Results
@@ -35,7 +36,11 @@ class ResultWriter:
         if end.status is ClipStatus.DONE:
             self.intermediates.remove_committed(clip.clip_id)
         return ClipEnded(
-            clip_id=clip.clip_id, row=clip.row, status=end.status, error=end.error, video_path=row["video_path"]
+            clip_id=clip.clip_id,
+            place=place_in_list(clip.row, clip.line),
+            status=end.status,
+            error=end.error,
+            video_path=row["video_path"],
         )
 
     def flush_if_due(self, now: float) -> None:

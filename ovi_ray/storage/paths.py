@@ -11,6 +11,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from ovi.files import UNFINISHED_PREFIX, atomic_writer
+from ovi_ray.printing import is_utf8
 from ovi_ray.storage.local_store import LocalStore
 from ovi_ray.storage.scratch import scratch_folder
 from ovi_ray.storage.store import ConditionalStore, FileEntry, FileKind, FileStat, Store
@@ -171,6 +172,8 @@ def to_location(given: PathOrUri) -> Location:
     """The location that a path or URI names. Raises ValueError, which says what would be right."""
     if isinstance(given, Location):
         return given
+    if not is_utf8(str(given)):
+        raise ValueError("a path whose name is UTF-8: rename the file or the folder")
     if isinstance(given, str) and is_uri(given):
         return Location(*open_uri(given))
     if isinstance(given, str) and (scheme := _SCHEME.match(given)):
@@ -186,7 +189,7 @@ def resolve_path(given: PathOrUri, folder: Location) -> Location:
         path = Path(given).expanduser()
     except RuntimeError:  # `~name` of a user that does not exist: a file may be called so
         path = Path(given)
-    return to_location(path) if path.is_absolute() else folder / path
+    return to_location(path if path.is_absolute() else str(folder / path))
 
 
 @contextmanager
@@ -230,7 +233,10 @@ def staged_file(target: Location, aside: Location | None = None) -> Iterator[Pat
 
 
 def list_files(folder: Location, suffix: str) -> pa.Table:
-    """The files in a folder with a suffix (`FILES`), hidden ones left out; none without the folder."""
+    """Names and sizes (`FILES`) of the files in a folder with a suffix; none without the folder.
+
+    Hidden files are left out, and those whose names are not UTF-8, which this program never writes.
+    """
     return pa.Table.from_batches(_batches(folder.files(), suffix), FILES)
 
 
@@ -251,7 +257,7 @@ def _batches(entries: Iterator[FileEntry], suffix: str) -> Iterator[pa.RecordBat
     sizes: list[int] = []
     times: list[float] = []
     for entry in entries:
-        if entry.name.startswith(".") or not entry.name.endswith(suffix):
+        if entry.name.startswith(".") or not entry.name.endswith(suffix) or not is_utf8(entry.name):
             continue
         names.append(entry.name)
         sizes.append(entry.size)

@@ -376,8 +376,8 @@ def test_retry_renders_what_failed_in_its_place(start, out):
     result, executor, _ = start(prepared=retry.prepared, replaces=True)
     assert (retry.clips, result.done, result.finished_before, executor.counts(Denoise)) == (1, 1, 1, 1)
     assert [(row["row"], row["text_prompt"], row["status"]) for row in rows(out)] == [
-        (0, "a fox", "done"),
-        (1, "a dog", "done"),
+        (1, "a fox", "done"),
+        (2, "a dog", "done"),
     ]
     assert start()[0].done == 0
 
@@ -387,8 +387,8 @@ def test_retry_with_changed_parameters_makes_another_clip_in_place_of_the_failed
     retry = prepare_retry(out, {"sample_steps": "9", "workers": None})
     start(prepared=retry.prepared, replaces=True)
     assert [(row["row"], row["sample_steps"], row["seed"], row["status"]) for row in rows(out)] == [
-        (0, 9, 7, "done"),
-        (1, 4, 7, "done"),
+        (1, 9, 7, "done"),
+        (2, 4, 7, "done"),
     ]
 
 
@@ -396,3 +396,28 @@ def test_retry_where_nothing_failed_says_so(start, out):
     start()
     with pytest.raises(InputError, match=r"failed.parquet"):
         prepare_retry(out, {})
+
+
+# -- what is carried along -----------------------------------------------------------------------------------------
+
+
+def test_row_line_and_own_columns_are_in_messages_results_report_failures_and_video(start, out, tiny_dir, tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_text('text_prompt,seed,meta_shot\n"a\n\nfox",7,<b>1</b>\na dog,7,\n', encoding="utf-8")
+    job = JobSpec.from_options(prompts=path, ckpt_dir=tiny_dir, output_dir=out, sample_steps=4, dtype="float32")
+    start(prepared=unchecked(job, tiny_dir), script=failing_denoise)
+    shown = ("row", "line", "meta_shot", "status")
+    assert sorted(tuple(row[name] for name in shown) for row in rows(out)) == [
+        (1, 2, "<b>1</b>", "failed"),
+        (2, 5, "", "done"),
+    ]
+    retry = prepare_retry(out, {})
+    start(prepared=retry.prepared, replaces=True)
+    again = rows(out)
+    assert [tuple(row[name] for name in shown) for row in again] == [(1, 2, "<b>1</b>", "done"), (2, 5, "", "done")]
+    with local_copy(out / again[0]["video_path"]) as video:
+        assert probe(video).parameters["meta_shot"] == "<b>1</b>"
+    page = (out / "report.html").read_text()
+    assert "row 2 (line 5)" in page
+    assert "&lt;b&gt;1&lt;/b&gt;" in page
+    assert "<b>1</b>" not in page

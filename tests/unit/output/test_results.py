@@ -338,3 +338,43 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     ledger.resume()
     assert not list((tmp_path / "results").iterdir())
     assert not list((tmp_path / "videos").iterdir())
+
+
+def test_rows_of_an_older_version_counted_from_0_are_counted_from_1(tmp_path):
+    ledger = results_in(tmp_path)
+    older = pyarrow.Table.from_pylist([row("old", row=0)], schema=RESULTS_SCHEMA.with_metadata({FORMAT_KEY: b"2"}))
+    pyarrow.parquet.write_table(
+        older.drop_columns(["line"]), tmp_path / "results" / "part-00000000000000000001.parquet"
+    )
+    ledger.video_path("old").write_bytes(b"video")
+    finish(ledger, "new", row=2, line=3)
+    ledger.flush()
+    for _ in range(2):  # the second time from the file that resuming wrote
+        assert finished(results_in(tmp_path)) == {"old", "new"}
+        read = results_in(tmp_path).read().select(["clip_id", "row", "line"]).to_pylist()
+        assert read == [{"clip_id": "old", "row": 1, "line": None}, {"clip_id": "new", "row": 2, "line": 3}]
+
+
+def test_the_own_columns_of_every_list_are_kept_whatever_the_last_list_has(tmp_path):
+    for clip_id, own in (("a", {"meta_shot": "1"}), ("b", {"meta_take": "x"}), ("c", {})):
+        ledger = results_in(tmp_path)
+        ledger.resume()
+        finish(ledger, clip_id, **own)
+        ledger.close()
+    results_in(tmp_path).resume()
+    table = pyarrow.dataset.dataset(tmp_path / "results", format="parquet").to_table()
+    assert table.select(["clip_id", "meta_shot", "meta_take"]).to_pylist() == [
+        {"clip_id": "a", "meta_shot": "1", "meta_take": None},
+        {"clip_id": "b", "meta_shot": None, "meta_take": "x"},
+        {"clip_id": "c", "meta_shot": None, "meta_take": None},
+    ]
+
+
+def test_own_columns_are_kept_when_files_are_merged(tmp_path):
+    for clip_id in "abc":
+        ledger = results_in(tmp_path)
+        finish(ledger, clip_id, **{f"meta_{clip_id}": clip_id})
+        ledger.flush()
+    results_in(tmp_path, merge_files=2).resume()
+    (table,) = [pyarrow.parquet.read_table(path, partitioning=None) for path in (tmp_path / "results").iterdir()]
+    assert [table.column(f"meta_{clip_id}").to_pylist().count(clip_id) for clip_id in "abc"] == [1, 1, 1]
