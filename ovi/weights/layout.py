@@ -1,6 +1,9 @@
 """File layout of the published checkpoint folder (no torch). Paths are relative to the folder."""
 
+from pathlib import Path
+
 from ovi.config import ARCHITECTURE_FILE, Component, ModelSpec
+from ovi.errors import CheckpointNotFound
 
 WAN = "Wan2.2-TI2V-5B"
 MMAUDIO = "MMAudio/ext_weights"
@@ -22,3 +25,14 @@ def component_file(component: Component, spec: ModelSpec) -> str:
 def model_files(spec: ModelSpec) -> list[str]:
     """Every file that a model needs: the weights of each component and the tokenizer."""
     return [component_file(component, spec) for component in Component] + [TOKENIZER]
+
+
+def existing_file(ckpt_dir: Path, relative: str, model_name: str) -> Path:
+    """The path of a file of a checkpoint folder. Raises CheckpointNotFound, which says how to get it."""
+    path = ckpt_dir / relative
+    if not path.is_file():
+        fetch = f"ovi-ray weights download --model-name {model_name} {ckpt_dir}"
+        raise CheckpointNotFound(
+            "no such file", expected=f"a file of model {model_name}; download it with: {fetch}", path=path
+        )
+    return path

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ovi.config import Architecture, Component, ModelSpec
@@ -26,7 +25,8 @@ from ovi.models.video_vae import VideoVAE
 from ovi.models.vocoder import Vocoder
 from ovi.weights.digest import file_digest
 from ovi.weights.formats import WeightFormat, in_format
-from ovi.weights.layout import ARCHITECTURE, TOKENIZER, component_file, model_files
+from ovi.weights.layout import ARCHITECTURE, TOKENIZER, component_file, existing_file, model_files
+from ovi.weights.tokenizer import load_tokenizer
 
 FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and audibly worse in bf16
 _SLOW_TO_BUILD = Component.TEXT_ENCODER  # imports transformers, which takes seconds; its shapes are known without it
@@ -87,7 +87,7 @@ def load_component(
     architecture.
     """
     arch = Architecture.read(ckpt_dir)
-    path = _existing(Path(ckpt_dir), component_file(component, arch.spec(model_name)), model_name)
+    path = existing_file(Path(ckpt_dir), component_file(component, arch.spec(model_name)), model_name)
     dtype = torch.float32 if component in FLOAT32_COMPONENTS else dtype
     with torch.device("meta"):
         module = _RECIPES[component].build(arch)
@@ -95,21 +95,6 @@ def load_component(
     _raise_mismatch(path, _shapes(module.state_dict()), _shapes(tensors))
     module.load_state_dict(tensors, strict=True, assign=True)
     return module.eval().requires_grad_(False)
-
-
-def load_tokenizer(ckpt_dir: str | Path, model_name: str) -> Tokenizer:
-    """The tokenizer, truncating to the text encoder's length. Raises CheckpointNotFound or CheckpointMismatch."""
-    arch = Architecture.read(ckpt_dir)
-    path = _existing(Path(ckpt_dir), TOKENIZER, model_name)
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception for any problem with the file
-        raise CheckpointMismatch(
-            f"not a tokenizer file ({error})", expected="a complete tokenizer.json", path=path
-        ) from error
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(arch.text_encoder.text_len)
-    return tokenizer
 
 
 def check_model(ckpt_dir: str | Path, model_name: str, weights: WeightFormat = WeightFormat.DTYPE) -> list[FileStatus]:
@@ -142,18 +127,8 @@ def fingerprint(
     return hashlib.sha256("".join(f"{path} {digest(root / path)}\n" for path in files).encode()).hexdigest()
 
 
-def _existing(ckpt_dir: Path, relative: str, model_name: str) -> Path:
-    path = ckpt_dir / relative
-    if not path.is_file():
-        fetch = f"ovi-ray weights download --model-name {model_name} {ckpt_dir}"
-        raise CheckpointNotFound(
-            "no such file", expected=f"a file of model {model_name}; download it with: {fetch}", path=path
-        )
-    return path
-
-
 def _check_component(ckpt_dir: Path, component: Component, arch: Architecture, spec: ModelSpec) -> None:
-    path = _existing(ckpt_dir, component_file(component, spec), spec.name)
+    path = existing_file(ckpt_dir, component_file(component, spec), spec.name)
     _raise_mismatch(path, _expected_shapes(component, arch), _shapes(_convert(component, path, _read_meta(path))))
 
 

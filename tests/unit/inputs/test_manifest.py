@@ -273,7 +273,7 @@ def test_rewritten_audio_tags_are_noted_with_an_example(build):
     manifest = build("text_prompt\na Audio: rain\nb\nc Audio: wind\n")
     assert column(manifest, "prompt")[0] == "a <AUDCAP>rain<ENDAUDCAP>"
     assert manifest.notes == (
-        "2 rows (the first is row 1) have an audio tag in another form than the model's, which is rewritten: "
+        "rows 1 and 3 have an audio tag in another form than the model's, which is rewritten: "
         "'Audio: rain' became '<AUDCAP>rain<ENDAUDCAP>'",
     )
 
