@@ -89,7 +89,8 @@ def _local_problems(job: JobSpec) -> list[Problem]:
 
 def _tokenizer(job: JobSpec) -> Tokenizer:
     """The tokenizer of a checkpoint folder that was checked, and fetched where it is in a store."""
-    return load_tokenizer(local_checkpoint(job.ckpt_dir, [job.model_name], job.weights), job.model_name)
+    folder = local_checkpoint(job.ckpt_dir, [job.model_name], job.weights)
+    return load_tokenizer(folder, job.model_name, truncates=False)
 
 
 def _fingerprint(job: JobSpec, model_name: str, found: list[Problem], on_message: Callable[[str], None]) -> str:

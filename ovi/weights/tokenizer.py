@@ -1,7 +1,7 @@
 """The tokenizer of the text encoder (no torch): loading it, and counting tokens before anything is encoded."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -14,8 +14,8 @@ _ADDED_TOKENS = 2  # the end token, and a space before the first word
 _TEXTS_AT_ONCE = 4096
 
 
-def load_tokenizer(ckpt_dir: str | Path, model_name: str) -> Tokenizer:
-    """The tokenizer, truncating to the text encoder's length. Raises CheckpointNotFound or CheckpointMismatch."""
+def load_tokenizer(ckpt_dir: str | Path, model_name: str, *, truncates: bool = True) -> Tokenizer:
+    """The tokenizer, truncating to the text encoder's length or not. Raises CheckpointNotFound or CheckpointMismatch."""
     arch = Architecture.read(ckpt_dir)
     path = existing_file(Path(ckpt_dir), TOKENIZER, model_name)
     try:
@@ -25,7 +25,10 @@ def load_tokenizer(ckpt_dir: str | Path, model_name: str) -> Tokenizer:
             f"not a tokenizer file ({error})", expected="a complete tokenizer.json", path=path
         ) from error
     tokenizer.no_padding()
-    tokenizer.enable_truncation(arch.text_encoder.text_len)
+    if truncates:
+        tokenizer.enable_truncation(arch.text_encoder.text_len)
+    else:
+        tokenizer.no_truncation()
     return tokenizer
 
 
@@ -37,18 +40,34 @@ def most_tokens(cleaned: str) -> int:
     return size + _ADDED_TOKENS
 
 
-def count_tokens(tokenizer: Tokenizer, cleaned: Sequence[str]) -> list[int]:
-    """Tokens of each cleaned text before truncation, with the end token. Uses all cores."""
-    whole = Tokenizer.from_str(tokenizer.to_str())
-    whole.no_truncation()
-    counts: list[int] = []
-    for start in range(0, len(cleaned), _TEXTS_AT_ONCE):  # an encoding takes some kilobytes
-        batch = list(cleaned[start : start + _TEXTS_AT_ONCE])
-        counts.extend(len(encoding) for encoding in whole.encode_batch_fast(batch))
-    return counts
+def count_long(tokenizer: Tokenizer, cleaned: Iterable[str], limit: int) -> dict[str, int]:
+    """The cleaned texts of more than `limit` tokens, and the tokens of each, with the end token.
+
+    The tokenizer must not truncate. Where it splits at spaces, as UMT5's does, it sees each distinct word once, and the tokens
+    of a text are those of its words: a hundred thousand prompts take seconds.
+    """
+    possible = [text for text in dict.fromkeys(cleaned) if most_tokens(text) > limit]
+    if _splits_at_spaces(tokenizer):
+        words = list({word for text in possible for word in text.split(" ")})
+        length_of = dict(zip(words, _lengths(tokenizer, words), strict=True))
+        counts: Iterable[int] = (sum(map(length_of.__getitem__, text.split(" "))) for text in possible)
+    else:
+        counts = _lengths(tokenizer, possible)
+    return {text: count + 1 for text, count in zip(possible, counts, strict=True) if count + 1 > limit}
 
 
-def kept_part(tokenizer: Tokenizer, cleaned: str) -> str:
-    """The beginning of a cleaned text that the tokenizer's limit leaves."""
-    offsets = tokenizer.encode(cleaned).offsets
-    return cleaned[: max((end for _, end in offsets), default=0)]
+def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
+    split = tokenizer.pre_tokenizer
+    return split is not None and len(split.pre_tokenize_str("a b")) == len(split.pre_tokenize_str("a")) + 1
+
+
+def _lengths(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[int]:
+    """Tokens of each text without the end token."""
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):  # an encoding takes some kilobytes
+        encodings = tokenizer.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False)
+        yield from (len(encoding) for encoding in encodings)
+
+
+def kept_part(tokenizer: Tokenizer, cleaned: str, limit: int) -> str:
+    """The beginning of a longer text that `limit` tokens leave, the last of which is the end token."""
+    return cleaned[: tokenizer.encode(cleaned).offsets[limit - 1][0]]

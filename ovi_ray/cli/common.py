@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
@@ -12,6 +13,9 @@ from ovi.errors import OviError
 from ovi_ray.cli.options import DisplayOptions
 from ovi_ray.errors import COMMAND_LINE, InputError, JobStopped, OutputError, OviRayError, Problem, show
 from ovi_ray.inputs.job_spec import BatchSpec
+from ovi_ray.inputs.path_checks import neighbours
+from ovi_ray.inputs.prompt_or_path import Meaning, meaning_of
+from ovi_ray.inputs.text_files import readable_problem
 from ovi_ray.logs import configure_logging
 from ovi_ray.storage.paths import Location, to_location
 
@@ -67,17 +71,22 @@ def command_console(display: DisplayOptions) -> Iterator[Console]:
         raise typer.Exit(ExitCode.of(error)) from None
 
 
-def read_job(spec: type[_Spec], prompts: str, options: Mapping[str, Any]) -> _Spec:
+def read_job(spec: type[_Spec], prompts: str | None, options: Mapping[str, Any]) -> _Spec:
     """A job from a job file with the options over it, or from the options alone. Raises InputError.
 
-    A text with spaces that is not the path of a file is a prompt.
+    `prompts` is a job file or a prompt list; a text that reads as prose is a prompt. The option `prompt` always is one.
     """
+    if prompts is None:
+        return spec.from_options(**options)
+    if options.get("prompt") is None and meaning_of(prompts, to_location(Path.cwd())) is Meaning.PROMPT:
+        return spec.from_options(**{**options, "prompt": prompts})
     path = location(prompts, "PROMPTS")
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return spec.from_yaml(path, options)
-    is_prompt = " " in prompts.strip() and path.is_local and not _exists(path)
-    source = {"text_prompt": prompts} if is_prompt else {"prompts": prompts}
-    return spec.from_options(**source, **options)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return spec.from_options(prompts=prompts, **options)
+    if (found := readable_problem(path)) is not None:
+        expected = f"a job file that can be read{neighbours(path)}"
+        raise InputError([Problem(file=str(path), value=found, expected=expected)])
+    return spec.from_yaml(path, options)
 
 
 def location(given: str, option: str) -> Location:
@@ -87,10 +96,3 @@ def location(given: str, option: str) -> Location:
     except ValueError as error:
         problem = Problem(file=COMMAND_LINE, field=option, value=show(given), expected=str(error))
         raise InputError([problem]) from None
-
-
-def _exists(path: Location) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a prompt longer than a path can be
-        return False
