@@ -48,12 +48,17 @@ def count_long(tokenizer: Tokenizer, cleaned: Iterable[str], limit: int) -> dict
     """
     possible = [text for text in dict.fromkeys(cleaned) if most_tokens(text) > limit]
     if _splits_at_spaces(tokenizer):
-        words = list({word for text in possible for word in text.split(" ")})
+        words = list({word for text in possible for word in _words(text)})
         length_of = dict(zip(words, _lengths(tokenizer, words), strict=True))
-        counts: Iterable[int] = (sum(map(length_of.__getitem__, text.split(" "))) for text in possible)
+        counts: Iterable[int] = (sum(map(length_of.__getitem__, _words(text))) for text in possible)
     else:
         counts = _lengths(tokenizer, possible)
     return {text: count + 1 for text, count in zip(possible, counts, strict=True) if count + 1 > limit}
+
+
+def _words(cleaned: str) -> list[str]:
+    """The words of a cleaned text, each with the space before it."""
+    return cleaned.replace(" ", "\n ").split("\n")
 
 
 def _splits_at_spaces(tokenizer: Tokenizer) -> bool:

@@ -72,11 +72,10 @@ def _has_the_form_of_a_path(given: str) -> bool:
 
 def _is_there(given: str, folder: Location) -> bool:
     """Whether there is such a file or folder, or the folder that the text names before its last separator."""
+    parent = given.rpartition("/")[0].strip("/ ")
     try:
         path = resolve_path(given, folder).local_path
-        if path is None:
-            return False
-        return path.exists() or ("/" in given and path.parent != Path(str(folder)) and path.parent.is_dir())
+        return path is not None and (path.exists() or (parent != "" and path.parent.is_dir()))
     except (OSError, ValueError):  # longer than a path can be, or with a NUL
         return False
 
