@@ -27,7 +27,9 @@ JobOptions = dict[str, Any]
 
 LOCATION = "PATH|URI"
 PROMPT_OPTION = typer.Option(
-    metavar="TEXT", help="Render this one prompt. Unlike PROMPTS, the text is never taken for the name of a file."
+    metavar="TEXT",
+    help="One prompt. Unlike PROMPTS, the text is never taken for the name of a file.",
+    rich_help_panel="What to render",
 )
 DISPLAY_PANEL = "What is shown"
 _METAVARS: dict[type, str] = {int: "INTEGER", float: "NUMBER", tuple: "HEIGHTxWIDTH", str: "TEXT"}

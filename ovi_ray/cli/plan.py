@@ -47,7 +47,10 @@ def plan(
     display: DisplayOptions,
     prompts: Annotated[
         str | None,
-        typer.Argument(help="A prompt list or a job file (YAML), each a path or a URI, or a prompt in several words."),
+        typer.Argument(
+            metavar="[PROMPTS]",
+            help="A prompt list or a job file (YAML), each a path or a URI, or a prompt in several words.",
+        ),
     ] = None,
     prompt: Annotated[str | None, PROMPT_OPTION] = None,
     timeline: Annotated[

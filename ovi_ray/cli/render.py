@@ -48,8 +48,9 @@ def render(
     prompts: Annotated[
         str | None,
         typer.Argument(
+            metavar="[PROMPTS]",
             help="A prompt list (CSV, TSV, JSON Lines, text, Arrow, Parquet) or a job file (YAML), or a prompt in several"
-            " words. Files and folders may be in stores: s3://, gs://, hdfs://."
+            " words. Files and folders may be in stores: s3://, gs://, hdfs://.",
         ),
     ] = None,
     prompt: Annotated[str | None, PROMPT_OPTION] = None,

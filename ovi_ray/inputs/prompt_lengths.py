@@ -71,11 +71,12 @@ def _texts_by_row(columns: Mapping[str, list[Any]], name: str, wanted: Container
 def _note(name: str, tokens_of: Mapping[int, int], lost: str, limit: int) -> str:
     """A note on the rows of `tokens_of`, with what is lost of the first."""
     first, tokens = next(iter(tokens_of.items()))
+    what = f"{'an' if name.startswith('a') else 'a'} {name}"
     if len(tokens_of) == 1:
-        subject, place = f"row {first} has a {name} of {tokens:,} tokens", ""
+        subject, place = f"row {first} has {what} of {tokens:,} tokens", ""
     else:
         rows = [f"{row} ({tokens:,} tokens)" for row, tokens in tokens_of.items()]
-        subject, place = f"{rows_have(rows)} a {name} that is too long", f" in row {first}"
+        subject, place = f"{rows_have(rows)} {what} that is too long", f" in row {first}"
     return f"{subject}: only the first {limit} tokens are read, and the end is lost,{place} {_what_is_lost(lost)}"
 
 

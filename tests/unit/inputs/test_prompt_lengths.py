@@ -58,7 +58,7 @@ def test_both_negative_prompts_are_counted_each_by_itself(notes_of):
     notes = notes_of(rows, video_negative_prompt="x " * 40, audio_negative_prompt="")
     assert [note.partition(" that is")[0].partition(" of ")[0] for note in notes] == [
         "rows 1 (81 tokens) and 2 (81 tokens) have a video_negative_prompt",
-        "row 2 has a audio_negative_prompt",
+        "row 2 has an audio_negative_prompt",
     ]
 
 
