@@ -48,7 +48,7 @@ def plan(
     prompts: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PROMPTS]",
+            metavar="PROMPTS",
             help="A prompt list or a job file (YAML), each a path or a URI, or a prompt in several words.",
         ),
     ] = None,

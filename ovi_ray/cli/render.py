@@ -48,7 +48,7 @@ def render(
     prompts: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PROMPTS]",
+            metavar="PROMPTS",
             help="A prompt list (CSV, TSV, JSON Lines, text, Arrow, Parquet) or a job file (YAML), or a prompt in several"
             " words. Files and folders may be in stores: s3://, gs://, hdfs://.",
         ),

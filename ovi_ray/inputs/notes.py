@@ -7,7 +7,7 @@ _FIRST_ROWS_NAMED = 3
 
 
 def name_rows(rows: Sequence[object]) -> str:
-    """ "row 3", "rows 3 and 7", or "rows 3, 7, 9 and 1,204 more". A row is its number, or text that begins with it."""
+    """Such as "rows 3 and 7", or "rows 3, 7, 9 and 1,204 more". A row is its number, or text that begins with it."""
     if len(rows) == 1:
         return f"row {rows[0]}"
     if len(rows) <= MAX_ROWS_NAMED:

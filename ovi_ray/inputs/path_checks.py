@@ -8,10 +8,10 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from ovi_ray.errors import show
+from ovi_ray.errors import show, show_path
 from ovi_ray.inputs.first_frames import ImageRefusal, inspect_image
 from ovi_ray.inputs.prompt_lists import READERS
-from ovi_ray.inputs.text_files import readable_problem
+from ovi_ray.inputs.text_files import MISSING, readable_problem
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location
 
@@ -39,8 +39,13 @@ def prompt_list_file(path: Location) -> tuple[str, str] | None:
     if found is None or (is_folder and _files_in(path, ".parquet")):
         return None
     expected = f"a prompt list that can be read ({', '.join(READERS)})"
-    inside = _files_in(path, *READERS)[:_MAX_NEIGHBOURS] if is_folder else []
-    meant = f"; it holds {', '.join(map(show, inside))}" if inside else neighbours(path)
+    if is_folder:
+        inside = _files_in(path, *READERS)[:_MAX_NEIGHBOURS]
+        meant = f"; it holds {', '.join(map(show, inside))}" if inside else ""
+    elif found == MISSING:
+        meant = neighbours(path)
+    else:
+        return f", {found}", expected
     return (
         f", {found}",
         f"{expected}{meant}; a prompt itself is given as --prompt TEXT, or as prompt: TEXT in a job file",
@@ -48,7 +53,9 @@ def prompt_list_file(path: Location) -> tuple[str, str] | None:
 
 
 def neighbours(path: Location) -> str:
-    """ "; near it is 'prompts.csv'" for the files in its folder that are called like a missing file, or an empty string."""
+    """The end of a message on a missing file: files that are called alike, or that its folder is missing too."""
+    if (folder := path.parent.local_path) is not None and not folder.is_dir():
+        return f"; there is no folder {show_path(folder)}"
     names = _files_in(path.parent)
     by_lower = {name.lower(): name for name in names}
     same_stem = [name for name in names if Path(name).stem.lower() == path.stem.lower()]

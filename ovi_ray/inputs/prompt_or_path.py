@@ -46,13 +46,15 @@ class Meaning(Enum):
     PATH = auto()
     PROMPT = auto()
     WORD = auto()
-    """Text without spaces and nothing of a path: a short prompt, or the name of a file that is not there."""
+    """Text without spaces and nothing of a path, or nothing at all: a short prompt, or the name of a file that is not there."""
 
 
 def meaning_of(text: str, folder: Location) -> Meaning:
     """What a text means. A path is relative to `folder`; only names on a disk are looked up."""
     given = text.strip(_AROUND)
-    if not given or "\n" in given:
+    if not given:
+        return Meaning.WORD
+    if "\n" in given:
         return Meaning.PROMPT
     if _has_the_form_of_a_path(given) or _is_there(given, folder):
         return Meaning.PATH

@@ -8,6 +8,7 @@ from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location, local_copy
 
+MISSING = "a file that does not exist"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -64,7 +65,7 @@ def unreadable(path: Location, error: OSError) -> str:
     if not isinstance(error, FileNotFoundError):
         return f"a file that cannot be read ({plain_reason(error)})"
     try:
-        return "a folder" if not path.is_local and path.is_dir() else "a file that does not exist"
+        return "a folder" if not path.is_local and path.is_dir() else MISSING
     except OSError as failure:  # such as a bucket that does not exist
         return f"a file that cannot be read ({plain_reason(failure)})"
 

@@ -32,7 +32,7 @@ PROMPTS = [
     ),
     *("一只狐狸，在雪地里奔跑", "狐が走る。", "A <S>hi<E> and/or <AUDCAP>rain<ENDAUDCAP>", "x" * 300 + " y"),
 ]
-WORDS = ["fox", "Fox!", "prompts", "提示词", "x" * 300, "3.5", "re-run"]
+WORDS = ["fox", "Fox!", "prompts", "提示词", "x" * 300, "3.5", "re-run", "", "  "]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_prompt_given_twice_or_empty_is_refused(tmp_path, text, fields):
         ("Promts.csv", ["prompts.csv"]),
         ("lists", ["day one.csv", "two.tsv"]),
         ("elsewhere.txt", []),
-        ("nowhere/prompts.csv", []),
+        ("nowhere/prompts.csv", ["nowhere"]),
     ],
 )
 def test_files_that_may_have_been_meant_are_named(tmp_path, asked, names):
@@ -160,7 +160,9 @@ def test_files_that_may_have_been_meant_are_named(tmp_path, asked, names):
     for name in ("two.tsv", "day one.csv", "notes.md"):
         (tmp_path / "lists" / name).write_text("")
     _, expected = prompt_list_file(to_location(tmp_path / asked))
-    shown = [name for name in ("prompts.csv", "day one.csv", "two.tsv", "notes.md") if repr(name) in expected]
+    shown = [
+        name for name in ("prompts.csv", "day one.csv", "two.tsv", "notes.md", "nowhere") if f"{name}'" in expected
+    ]
     assert shown == names
 
 
