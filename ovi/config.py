@@ -307,7 +307,7 @@ def _is_text(value: object) -> bool:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class SamplingParams:
-    """What determines a clip beside its prompt, its image and the weights. Names and defaults are the published ones.
+    """Parameters that determine a clip beside its prompt, its image and the weights, with the published names and defaults.
 
     Declares type, default, range and help of each parameter: list columns, command-line options, manifest columns and
     clip ids are derived from its fields, and tests keep those of job files equal. Raises InvalidRequest, naming every field

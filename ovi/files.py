@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,25 +12,28 @@ UNFINISHED_PREFIX = ".tmp-"
 """Starts the name of a file that is being written. A process that was killed may leave one; it is safe to delete."""
 
 
-def unfinished_path(target: Path) -> Path:
-    """A new name beside `target` for a file that is renamed to `target` once it is complete."""
-    return target.with_name(f"{UNFINISHED_PREFIX}{uuid4().hex[:8]}.{target.name}")
+def unfinished_path(target: Path, folder: Path | None = None) -> Path:
+    """A new name for a file that is renamed to `target` once it is complete: beside it, or in `folder`."""
+    return (folder or target.parent) / f"{UNFINISHED_PREFIX}{uuid4().hex[:8]}.{target.name}"
 
 
 @contextmanager
-def atomic_writer(target: Path) -> Iterator[Path]:
+def atomic_writer(target: Path, folder: Path | None = None) -> Iterator[Path]:
     """Yield a path to write to; it replaces `target` when the block succeeds and is removed when it raises.
+
+    The path is beside `target`, or in `folder`, which must be on the same file system.
 
     The content is flushed to the disk before the rename, so a crash never leaves an incomplete `target`. Raises OSError.
     """
-    unfinished = unfinished_path(target)
+    unfinished = unfinished_path(target, folder)
     try:
         yield unfinished
         with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
         unfinished.replace(target)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that is away: must not hide why the write failed
+            unfinished.unlink(missing_ok=True)
 
 
 def user_cache_folder() -> Path:

@@ -17,6 +17,7 @@ from ovi_ray.cli.plan import plan
 from ovi_ray.cli.render import render
 from ovi_ray.cli.retry import retry
 from ovi_ray.cli.weights import weights
+from ovi_ray.runtime.shutdown import end_process
 
 app = typer.Typer(
     help="Render lists of prompts into videos with sound, on all the GPUs there are.",
@@ -36,7 +37,12 @@ def main() -> None:
     # Ray prints many lines about every worker that dies, to standard output, which is for JSON.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     signal.signal(signal.SIGTERM, _terminate)
-    app(prog_name="ovi-ray")
+    try:
+        app(prog_name="ovi-ray")
+    except SystemExit as ended:
+        if ended.code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+            end_process(int(ended.code))  # without waiting for threads that ask a store which does not answer
+        raise
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,7 @@
 """`ovi-ray plan`: how long a job will take on a cluster, and what it will cost."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovi.config import Architecture
+from ovi.stages import STAGES, TIME_GROUPS, Stage
 from ovi_ray.cli.common import command_console, location, read_job
 from ovi_ray.cli.options import (
     LOCATION,
@@ -153,14 +155,11 @@ def _show(planned: "Forecast", actuals: "Actuals | None", console: Console) -> N
 
 def _class_table(planned: "Forecast") -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("devices", "count", "device-hours", "busy", "encode", "denoise", "decode", "load"):
+    for name in ("devices", "count", "device-hours", "busy", *TIME_GROUPS, "load"):
         table.add_column(name, justify="left" if name == "devices" else "right")
     for part in planned.classes:
-        shares = {stage.value: share for stage, share in part.busy.items()}
-        encode = shares.get("encode_text", 0.0) + shares.get("encode_first_frame", 0.0)
-        denoise, decode = shares.get("denoise", 0.0), shares.get("decode", 0.0)
-        busy = encode + denoise + decode + part.load
-        percents = [f"{share:.0%}" for share in (busy, encode, denoise, decode, part.load)]
+        shares = [*_by_group(part.busy).values(), part.load]
+        percents = [f"{share:.0%}" for share in (sum(shares), *shares)]
         table.add_row(part.name, str(part.count), f"{part.device_hours:.2f}", *percents)
     return table
 
@@ -179,11 +178,16 @@ def _show_actuals(planned: "Forecast", actuals: "Actuals", console: Console) -> 
 
 def _planned_seconds(planned: "Forecast") -> dict[str, float]:
     """Mean device-seconds a clip of each stage."""
-    seconds = dict.fromkeys(("encode", "denoise", "decode"), 0.0)
+    seconds = dict.fromkeys(TIME_GROUPS, 0.0)
     for part in planned.classes:
-        for stage, share in part.busy.items():
-            seconds[stage.value.partition("_")[0]] += share * part.device_hours * 3600 / max(1, planned.clips)
+        for group, share in _by_group(part.busy).items():
+            seconds[group] += share * part.device_hours * 3600 / max(1, planned.clips)
     return seconds
+
+
+def _by_group(shares: Mapping[Stage, float]) -> dict[str, float]:
+    """Time group -> the sum of its stages' shares."""
+    return {group: sum(shares.get(s, 0.0) for s in STAGES if STAGES[s].time_group == group) for group in TIME_GROUPS}
 
 
 def _write_timeline(path: Path, planned: "Forecast", *, title: str) -> None:

@@ -40,53 +40,63 @@ JOB_PANELS = {
 }
 
 
+Prompts = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PROMPTS",
+        help="A prompt list (CSV, TSV, JSON Lines, text, Arrow, Parquet) or a job file (YAML), or a prompt in several"
+        " words. Files and folders may be in stores: s3://, gs://, hdfs://.",
+    ),
+]
+OnePrompt = Annotated[str | None, PROMPT_OPTION]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Render every clip again, finished ones too.", rich_help_panel=KEPT_PANEL),
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Read finished videos to their end, and render broken ones again.",
+        rich_help_panel=KEPT_PANEL,
+    ),
+]
+KeepLatents = Annotated[
+    bool, typer.Option("--keep-latents", help="Keep the latents of finished clips.", rich_help_panel=KEPT_PANEL)
+]
+CheckpointSeconds = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Seconds between two checkpoints of a denoise: the most that a lost worker costs.",
+        rich_help_panel=KEPT_PANEL,
+    ),
+]
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain", help="Print every decision of the scheduler with its reason.", rich_help_panel=DISPLAY_PANEL
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print the outcome as JSON on standard output.", rich_help_panel=DISPLAY_PANEL),
+]
+
+
 @with_job_options(JOB_PANELS)
 @with_display_options
 def render(
     job_options: JobOptions,
     display: DisplayOptions,
-    prompts: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PROMPTS",
-            help="A prompt list (CSV, TSV, JSON Lines, text, Arrow, Parquet) or a job file (YAML), or a prompt in several"
-            " words. Files and folders may be in stores: s3://, gs://, hdfs://.",
-        ),
-    ] = None,
-    prompt: Annotated[str | None, PROMPT_OPTION] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Render every clip again, finished ones too.", rich_help_panel=KEPT_PANEL),
-    ] = False,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify",
-            help="Read finished videos to their end, and render broken ones again.",
-            rich_help_panel=KEPT_PANEL,
-        ),
-    ] = False,
-    keep_latents: Annotated[
-        bool, typer.Option("--keep-latents", help="Keep the latents of finished clips.", rich_help_panel=KEPT_PANEL)
-    ] = False,
-    checkpoint_s: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Seconds between two checkpoints of a denoise: the most that a lost worker costs.",
-            rich_help_panel=KEPT_PANEL,
-        ),
-    ] = CHECKPOINT_S,
-    explain: Annotated[
-        bool,
-        typer.Option(
-            "--explain", help="Print every decision of the scheduler with its reason.", rich_help_panel=DISPLAY_PANEL
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print the outcome as JSON on standard output.", rich_help_panel=DISPLAY_PANEL),
-    ] = False,
+    prompts: Prompts = None,
+    prompt: OnePrompt = None,
+    overwrite: Overwrite = False,
+    verify: Verify = False,
+    keep_latents: KeepLatents = False,
+    checkpoint_s: CheckpointSeconds = CHECKPOINT_S,
+    explain: Explain = False,
+    as_json: AsJson = False,
 ) -> None:
     """Render a prompt list. Clips that an earlier run of the same job finished are kept: the same command continues it.
 
@@ -114,4 +124,4 @@ def render(
         result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=keeping)
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
-    raise typer.Exit(ExitCode.FAILED if result.failed else ExitCode.OK)
+    raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)

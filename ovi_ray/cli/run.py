@@ -42,8 +42,10 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
         parts.append(f"{result.finished_before} finished before")
     if result.failed:
         parts.append(f"{result.failed} failed")
+    if result.unreadable:
+        parts.append(f"{result.unreadable} with a video that cannot be read")
     line = f"{result.clips} clips: {', '.join(parts)}, in {result.seconds:.0f} s"
-    console.print(line, style="bold red" if result.failed else "bold green", highlight=False)
+    console.print(line, style="bold red" if result.failed or result.unreadable else "bold green", highlight=False)
     console.print(
         f"videos {job.output_dir / 'videos'}  report {job.output_dir / 'report.html'}", highlight=False, soft_wrap=True
     )

@@ -68,6 +68,16 @@ class ClipTask:
     audio_latent_length: int
     params: SamplingParams
 
+    def items(self, item: WorkItem) -> tuple[int, ...]:
+        """The items of a sort that it needs; of texts, its prompt comes first."""
+        match item:
+            case WorkItem.TEXT:
+                return self.texts
+            case WorkItem.FIRST_FRAME:
+                return () if self.first_frame is None else (self.first_frame,)
+            case WorkItem.CLIP:
+                return (self.index,)
+
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class TaskTable:

@@ -61,7 +61,7 @@ def readable_problem(path: Location) -> str | None:
 
 
 def unreadable(path: Location, error: OSError) -> str:
-    """What `path` turned out to be when reading it failed, such as "a file that does not exist"."""
+    """The nature of `path` as found when reading it failed, such as "a file that does not exist"."""
     if not isinstance(error, FileNotFoundError):
         return f"a file that cannot be read ({plain_reason(error)})"
     try:

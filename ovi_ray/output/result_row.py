@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ovi.stages import TIME_GROUPS
 from ovi_ray.inputs.task_table import ClipTask
 from ovi_ray.scheduling.task import ClipStatus
 
@@ -36,9 +37,7 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("attention_backend", pa.string()),  # that ran
         pa.field("dtype", pa.string(), nullable=False),
         pa.field("attempts", pa.int32(), nullable=False),  # denoises begun, failed ones too
-        pa.field("encode_s", pa.float64()),  # its share of its text's batch, and its first frame
-        pa.field("denoise_s", pa.float64()),
-        pa.field("decode_s", pa.float64()),
+        *(pa.field(f"{group}_s", pa.float64()) for group in TIME_GROUPS),  # encode_s: of its own text and first frame
         pa.field("finished_at", pa.timestamp("ms", tz="UTC"), nullable=False),
         pa.field("traceback", pa.string()),  # of the failure that a failed clip ended with; its last part
     ]

@@ -137,7 +137,7 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(
         count=_count, seconds=_seconds, percent=_percent, megabytes=_megabytes, total_seconds=_total_seconds
     )
-    environment.globals.update(POSTERS=POSTERS)
+    environment.globals.update(POSTERS=POSTERS, TIME_GROUPS=TIME_GROUPS)
     return environment
 
 

@@ -1,4 +1,4 @@
-"""What happened in a recorded run, and why: the tasks of a clip or of a worker, and a summary."""
+"""The course of a recorded run, with reasons: the tasks of a clip or of a worker, and a summary."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -40,6 +40,8 @@ class ResultWriter:
 
     def flush_if_due(self, now: float) -> None:
         """Write rows that have waited for a few seconds."""
+        if self.pause.output_is_missing:
+            return
         try:
             self.results.flush_if_due()
         except OSError as error:
@@ -47,6 +49,8 @@ class ResultWriter:
 
     def flush(self, now: float) -> bool:
         """Write all rows. False if storage failed."""
+        if self.pause.output_is_missing:
+            return False
         try:
             self.results.flush()
         except OSError as error:
@@ -56,6 +60,8 @@ class ResultWriter:
 
     def close(self) -> None:
         """Write what is left at the end of the run, as far as possible."""
+        if self.pause.output_is_missing:
+            return
         try:
             self.results.close()
         except OSError as error:
@@ -65,3 +71,12 @@ class ResultWriter:
 
     def _pause(self, error: OSError, now: float) -> None:
         self.pause.begin(error.strerror or str(error), now)
+
+
+def write_rows(results: Results) -> str:
+    """Write the rows that wait: why that failed, or an empty string."""
+    try:
+        results.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

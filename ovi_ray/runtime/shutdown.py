@@ -5,14 +5,20 @@ send: the same within a grace period, because SIGKILL follows.
 """
 
 import math
+import os
 import signal
+import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 TERM_GRACE_S = 20.0  # Kubernetes and Slurm wait 30 s before they kill
+END_S = 1.5  # of an orderly end after the last signal
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
@@ -57,11 +63,28 @@ class StopRequest:
         self._install_handlers = install_handlers
 
 
+def end_process(code: int) -> None:
+    """End the process now, with the cursor shown that a progress display may have hidden."""
+    with suppress(OSError, ValueError):  # nobody reads them any more
+        if sys.stderr.isatty():
+            sys.stderr.write("\x1b[?25h")
+        sys.stderr.flush()
+        sys.stdout.flush()
+    os._exit(code)
+
+
 @contextmanager
-def stop_on_signals(stop: StopRequest, *, grace_s: float = TERM_GRACE_S) -> Iterator[None]:
+def stop_on_signals(
+    stop: StopRequest,
+    *,
+    grace_s: float = TERM_GRACE_S,
+    end_s: float = END_S,
+    end: Callable[[int], None] = end_process,
+) -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM into a request to stop, and any further one into a KeyboardInterrupt.
 
-    `grace_s` is the time that SIGTERM leaves. Call it on the main thread only, like all signal handling.
+    `grace_s` is the time that SIGTERM leaves. When the block has not ended `end_s` after the KeyboardInterrupt was due, `end`
+    is called with the exit code. Call it on the main thread only, like all signal handling.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -71,13 +94,47 @@ def stop_on_signals(stop: StopRequest, *, grace_s: float = TERM_GRACE_S) -> Iter
         stop.ask(signal.Signals(number).name, math.inf if number == signal.SIGINT else grace_s)
 
     def install() -> dict[signal.Signals, Any]:
-        return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return {number: signal.signal(number, handle) for number in _SIGNALS}
 
     before = install()
     stop.on_watch(install)
     try:
-        yield
+        with _ended_in_time(lambda signals: signals > 1 or not stop.is_watched, end_s, end):
+            yield
     finally:
         stop.on_watch(lambda: None)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _ended_in_time(is_last: Callable[[int], bool], end_s: float, end: Callable[[int], None]) -> Iterator[None]:
+    """Call `end` when the block goes on for `end_s` after the last signal; `is_last` says so of the number of signals.
+
+    A handler runs between two steps of the main thread, which may wait for minutes within one: for the answer of a store,
+    or for Ray. So a thread reads the signals as they arrive, from the socket that Python writes their numbers to.
+    """
+    arrived, arrives = socket.socketpair()
+    arrives.setblocking(False)
+    has_ended = threading.Event()
+
+    def watch() -> None:
+        signals = 0
+        while number := arrived.recv(1):
+            signals += number[0] in _SIGNALS
+            if number[0] in _SIGNALS and is_last(signals):
+                if not has_ended.wait(end_s):
+                    end(128 + number[0])
+                return
+
+    before = signal.set_wakeup_fd(arrives.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        signal.set_wakeup_fd(before)
+        arrives.close()
+        thread.join()
+        arrived.close()

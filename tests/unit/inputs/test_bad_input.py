@@ -13,7 +13,7 @@ from ovi_ray.inputs.manifest import Manifest, build_manifest
 
 @pytest.fixture
 def problems_of(tmp_path):
-    """What is wrong with a list, given as the bytes or text of a file or as rows to write as JSON Lines."""
+    """The problems of a list, given as the bytes or text of a file or as rows to write as JSON Lines."""
 
     def problems_of(content, name="prompts.csv", **options):
         if isinstance(content, list):
