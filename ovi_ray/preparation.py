@@ -1,5 +1,6 @@
 """Check everything about a job that can be checked before a model loads. Nothing is written to its output folder."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,8 +33,9 @@ def prepare(
     """Check the checkpoint, the cluster profile and every row of the prompt list. Raises InputError with every problem.
 
     `prompts` replaces the job's own list. Weights in a store are downloaded to this machine once everything else is valid;
-    `on_message` receives a line for each file.
+    `on_message` receives a line for each file. The job's environment becomes that of this process: stores read it.
     """
+    os.environ.update(job.environment)
     problems = _profile_problems(job)
     arch, found = _check_checkpoint(job)
     problems += found
@@ -55,7 +57,7 @@ def prepare(
 def _profile_problems(job: JobSpec) -> list[Problem]:
     try:
         if job.cluster is not None:
-            read_profile(job.cluster)
+            read_profile(job.cluster).priced(job.prices)
     except InputError as error:
         return list(error.problems)
     return []

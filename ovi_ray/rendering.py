@@ -9,7 +9,7 @@ However it ends, finished clips are kept, and the same call continues from there
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from ovi_ray.errors import OutputError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
-from ovi_ray.output.intermediates import CHECKPOINT_S, Intermediates
+from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.job_files import FAILED_COLUMNS, check_owner, write_failed, write_job
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.record_files import RecordConfig
@@ -35,6 +35,7 @@ from ovi_ray.runtime.executor import Executor
 from ovi_ray.runtime.ray_executor import ExecutorConfig, ray_executor
 from ovi_ray.runtime.run_record import run_record
 from ovi_ray.runtime.shutdown import StopRequest
+from ovi_ray.scheduling.config import RetryConfig
 from ovi_ray.storage.paths import Location
 
 OpenExecutor = Callable[[JobSpec, ExecutorConfig], AbstractContextManager[Executor]]
@@ -49,10 +50,6 @@ class RenderOptions:
     """Render every clip again; an existing video stays until its replacement is complete."""
     verify: bool = False
     """Decode every finished video completely before it counts as finished."""
-    keep_latents: bool = False
-    """Keep the latents of finished clips."""
-    checkpoint_s: float = CHECKPOINT_S
-    """Seconds between two checkpoints of a denoise: the work that a lost worker may cost."""
     replaces: bool = False
     """The clips replace others in the folder, so that none of them needs to be known there (`ovi-ray retry`)."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
@@ -121,7 +118,9 @@ class _Run:
         self._observer = observer
         self._results = Results(prepared.job.output_dir)
         self._intermediates = Intermediates(
-            output_dir=prepared.job.output_dir, keep_latents=options.keep_latents, checkpoint_s=options.checkpoint_s
+            output_dir=prepared.job.output_dir,
+            keep_latents=prepared.job.keep_latents,
+            checkpoint_s=prepared.job.checkpoint_s,
         )
         self._started, self._started_at = time.monotonic(), datetime.now(UTC)
         self._done = self._failed = 0
@@ -216,7 +215,7 @@ class _Run:
                 intermediates=self._intermediates,
                 stop=self._stop,
                 observer=self._observer,
-                config=self._options.driver,
+                config=_with_retries(self._options.driver, self._job.retries),
                 clock=clock,
             )
             try:
@@ -248,6 +247,14 @@ class _Run:
         )
         write_failed(self._job.output_dir, self._manifest, self._results.batches(FAILED_COLUMNS))
         write_report(self._job.output_dir, self._results.batches, title=_title(self._job), summary=summary)
+
+
+def _with_retries(config: DriverConfig, retries: int | None) -> DriverConfig:
+    """The configuration with the number of retries that a job asks for, after errors and after workers that died."""
+    if retries is None:
+        return config
+    retry = RetryConfig(max_attempts=retries + 1, max_crashes=retries + 1)
+    return replace(config, scheduler=replace(config.scheduler, retry=retry))
 
 
 def _title(job: JobSpec) -> str:

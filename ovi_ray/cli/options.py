@@ -160,6 +160,8 @@ def _type_and_metavar(name: str, choices: Sequence[str]) -> tuple[Any, str | Non
     field = JobSpec.model_fields[name]
     if name in JobSpec.path_checks():
         return str, LOCATION
+    if name == "sweep":
+        return list[str], "NAME=VALUES"
     if choices:
         metavar = "|".join(choices)
         return str, metavar if len(metavar) <= _MAX_METAVAR_CHARS else _METAVARS[str]

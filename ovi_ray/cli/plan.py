@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_BOTTLENECKS_SHOWN = 5
 JOB_PANELS = {
-    "What to render": ("model_name", "mode", "image_path", "each_example_n_times"),
+    "What to render": ("model_name", "mode", "image_path", "each_example_n_times", "sweep"),
     "Sampling, for rows that do not set their own": PARAM_FIELDS,
 }
 
@@ -36,11 +36,14 @@ def plan(
     prompts: Annotated[
         str, typer.Argument(help="A prompt list or a job file (YAML), each a path or a URI, or a prompt.")
     ],
-    cluster: Annotated[
-        str, typer.Option(metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml.")
-    ],
     job_options: JobOptions,
     display: DisplayOptions,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml; by default the job file's."
+        ),
+    ] = None,
     timeline: Annotated[
         Path | None, typer.Option(help="Draw which device does what when: a .html or .svg file to write.")
     ] = None,
@@ -64,8 +67,12 @@ def plan(
     from ovi_ray.simulation.forecast import forecast
 
     with command_console(display) as console:
-        profile = read_profile(location(cluster, "--cluster"))
-        planned = forecast(_workload(prompts, job_options), profile, keep_spans=timeline is not None)
+        given = {} if cluster is None else {"cluster": location(cluster, "--cluster")}
+        job = read_job(BatchSpec, prompts, {**job_options, **given})
+        if job.cluster is None:
+            raise InputError([_no_cluster()])
+        profile = read_profile(job.cluster).priced(job.prices)
+        planned = forecast(_workload(job), profile, keep_spans=timeline is not None)
         if timeline is not None:
             _write_timeline(timeline, planned, title=f"{planned.clips} clips on cluster {profile.name}")
             console.print(f"timeline {timeline}", highlight=False, soft_wrap=True)
@@ -76,12 +83,16 @@ def plan(
         _show(planned, actuals, Console())
 
 
-def _workload(prompts: str, job_options: JobOptions) -> "Workload":
+def _no_cluster() -> Problem:
+    expected = "a cluster profile, such as cluster/profiles/b.yaml, here or as resources.cluster of the job file"
+    return Problem(file=COMMAND_LINE, field="--cluster", value="missing", expected=expected)
+
+
+def _workload(job: BatchSpec) -> "Workload":
     """The job's clips with the published sizes of the models: planning needs neither weights nor an output folder."""
     from ovi_ray.inputs.manifest import build_manifest
     from ovi_ray.inputs.task_table import TaskTable, workload_of
 
-    job = read_job(BatchSpec, prompts, job_options)
     manifest = build_manifest(job, Architecture(), weights=lambda name: name, numerics=job.numerics)
     return workload_of(TaskTable.of(manifest))
 

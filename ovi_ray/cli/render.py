@@ -11,11 +11,10 @@ from ovi_ray.cli.options import DISPLAY_PANEL, DisplayOptions, JobOptions, with_
 from ovi_ray.cli.run import run_job
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.params import PARAM_FIELDS
-from ovi_ray.output.intermediates import CHECKPOINT_S
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
-    "What to render": ("ckpt_dir", "output_dir", "model_name", "mode", "image_path", "each_example_n_times"),
+    "What to render": ("ckpt_dir", "output_dir", "model_name", "mode", "image_path", "each_example_n_times", "sweep"),
     "Sampling, for rows that do not set their own": PARAM_FIELDS,
     "Where and how it runs": (
         "workers",
@@ -29,7 +28,9 @@ JOB_PANELS = {
         "memory_gb",
         "cluster",
         "address",
+        "retries",
     ),
+    KEPT_PANEL: ("keep_latents", "checkpoint_s"),
 }
 
 
@@ -57,17 +58,6 @@ def render(
             rich_help_panel=KEPT_PANEL,
         ),
     ] = False,
-    keep_latents: Annotated[
-        bool, typer.Option("--keep-latents", help="Keep the latents of finished clips.", rich_help_panel=KEPT_PANEL)
-    ] = False,
-    checkpoint_s: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Seconds between two checkpoints of a denoise: the most that a lost worker costs.",
-            rich_help_panel=KEPT_PANEL,
-        ),
-    ] = CHECKPOINT_S,
     explain: Annotated[
         bool,
         typer.Option(
@@ -91,9 +81,11 @@ def render(
 
         ovi-ray render s3://bucket/prompts.csv --ckpt-dir s3://bucket/ckpts --out s3://bucket/out
 
+        ovi-ray render prompts.csv --ckpt-dir ckpts --out out --sweep video_guidance_scale=3,4,5 --sweep seed=0-19
+
         ovi-ray render "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out
     """
-    keeping = {"overwrite": overwrite, "verify": verify, "keep_latents": keep_latents, "checkpoint_s": checkpoint_s}
+    keeping = {"overwrite": overwrite, "verify": verify}
     with command_console(display) as console:
         job = read_job(JobSpec, prompts, job_options)
         from ovi_ray.preparation import prepare

@@ -58,7 +58,8 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
     images, refused = _resolve_images(prompts, job)
     problems += refused
     if problems:
-        raise InputError(sorted(problems, key=lambda problem: problem.row or 0))
+        distinct = dict.fromkeys(problems)  # a sweep repeats rows
+        raise InputError(sorted(distinct, key=lambda problem: problem.row or 0))
 
     rows = Rows(columns=columns | _meta_columns(prompts), cleaned={})
     _add_image_notes(rows, prompts, job)
@@ -202,7 +203,8 @@ def _complete_images(rows: Rows, images: list[_Image | None]) -> None:
 
 
 def _add_image_notes(rows: Rows, prompts: PromptList, job: BatchSpec) -> None:
-    named = sum(not _is_blank(cell) for cell in prompts.columns.get("image_path", ()))
+    cells = zip(prompts.rows, prompts.columns.get("image_path", ()), strict=False)
+    named = len({row for row, cell in cells if not _is_blank(cell)})
     if job.mode is Mode.T2V and (named or job.image_path):
         rows.notes.append(f"mode t2v ignores the image of {named or 'all'} row{'s' if named != 1 else ''}")
 
@@ -252,8 +254,8 @@ def _fit(wanted: tuple[int, int], image: ImageFacts | None, area: int) -> tuple[
 
 def _rows(prompts: PromptList, indices: list[int]) -> str:
     """The subject of a note: "row 3 has", or "12 rows (the first is row 3) have"."""
-    first = prompts.rows[indices[0]]
-    return f"row {first} has" if len(indices) == 1 else f"{len(indices)} rows (the first is row {first}) have"
+    first, count = prompts.rows[indices[0]], len({prompts.rows[index] for index in indices})
+    return f"row {first} has" if count == 1 else f"{count} rows (the first is row {first}) have"
 
 
 def _around_tag(text: str) -> str:
