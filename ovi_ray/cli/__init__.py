@@ -13,6 +13,7 @@ from ovi_ray import __version__
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode
 from ovi_ray.cli.doctor import doctor
 from ovi_ray.cli.explain import explain
+from ovi_ray.cli.job import job
 from ovi_ray.cli.plan import plan
 from ovi_ray.cli.render import render
 from ovi_ray.cli.retry import retry
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 for command in (render, retry, plan, explain, doctor):
     app.command(epilog=EXIT_CODE_HELP)(command)
+app.add_typer(job, name="job")
 app.add_typer(weights, name="weights")
 
 

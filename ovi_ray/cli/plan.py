@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ovi.config import Architecture
 from ovi_ray.cli.common import command_console, location, read_job
 from ovi_ray.cli.options import LOCATION, DisplayOptions, JobOptions, with_display_options, with_job_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show_path
@@ -90,11 +89,10 @@ def _no_cluster() -> Problem:
 
 def _workload(job: BatchSpec) -> "Workload":
     """The job's clips with the published sizes of the models: planning needs neither weights nor an output folder."""
-    from ovi_ray.inputs.manifest import build_manifest
+    from ovi_ray.inputs.job_summary import manifest_of
     from ovi_ray.inputs.task_table import TaskTable, workload_of
 
-    manifest = build_manifest(job, Architecture(), weights=lambda name: name, numerics=job.numerics)
-    return workload_of(TaskTable.of(manifest))
+    return workload_of(TaskTable.of(manifest_of(job)))
 
 
 def _actuals(output_dir: Location) -> "Actuals":

@@ -102,8 +102,10 @@ class BatchSpec(BaseModel):
     }
     """Fields that a job file may group under a key; each may stand at the top level as well."""
 
-    text_prompt: str | None = Field(None, pattern=r"\S", description="a prompt, or the path of a prompt list")
-    prompts: FilePath | None = Field(
+    text_prompt: Annotated[str | None, Help("One prompt, or a prompt list, as in the published files.")] = Field(
+        None, pattern=r"\S", description="a prompt, or the path of a prompt list"
+    )
+    prompts: Annotated[FilePath | None, Help("Prompt list, instead of text_prompt.")] = Field(
         None, validate_default=True, description=f"the path of a prompt list ({LIST_SUFFIXES})"
     )
     image_path: Annotated[FilePath | None, Help("First frame of rows without one.")] = Field(
@@ -154,7 +156,9 @@ class BatchSpec(BaseModel):
         "bfloat16", description="bfloat16 or float32"
     )
 
-    sp_size: int = Field(1, ge=1, description="an integer of at least 1")
+    sp_size: Annotated[int, Help("GPUs for one clip in the published program; not used.")] = Field(
+        1, ge=1, description="an integer of at least 1"
+    )
     fp8: Annotated[bool, Help("The published 8-bit float weights, which change pixels.")] = Field(
         False, description="true or false: the published 8-bit floats, which change pixels"
     )
@@ -174,7 +178,10 @@ class BatchSpec(BaseModel):
         None, gt=0, allow_inf_nan=False, description="a positive number of GB that a worker may use"
     )
 
-    prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+    prices: Annotated[
+        dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None,
+        Help("Price of a device an hour, by class of the cluster profile, instead of the profile's."),
+    ] = Field(
         None, description="a price of at least 0 an hour, in the profile's currency, for classes of the cluster profile"
     )
 
@@ -187,15 +194,16 @@ class BatchSpec(BaseModel):
     keep_latents: Annotated[bool, Help("Keep the latents of finished clips.")] = Field(
         False, description="true or false: the latents of finished clips stay in the output folder"
     )
-    priority: int = Field(
+    priority: Annotated[int, Help("Order among the jobs that wait in a Slurm queue.")] = Field(
         0,
         ge=-MAX_PRIORITY,
         le=MAX_PRIORITY,
         description=f"an integer from {-MAX_PRIORITY} to {MAX_PRIORITY}; 0 is usual, less gives way to other jobs",
     )
-    environment: dict[Annotated[str, AfterValidator(_check_variable)], str] = Field(
-        default_factory=dict, description="text, in quotes where it looks like a number or like true or false"
-    )
+    environment: Annotated[
+        dict[Annotated[str, AfterValidator(_check_variable)], str],
+        Help("Environment variables of the driver and of every worker."),
+    ] = Field(default_factory=dict, description="text, in quotes where it looks like a number or like true or false")
 
     @classmethod
     def from_yaml(cls, path: PathOrUri, overrides: Mapping[str, Any] | None = None) -> Self:
@@ -307,6 +315,20 @@ class BatchSpec(BaseModel):
         if prompts is not None and text_prompt is not None:
             raise ValueError("either prompts or text_prompt, not both")
         return prompts
+
+
+class PortableJob(BatchSpec):
+    """A job that may run on another machine: its checkpoint and output folders are not looked for on this one."""
+
+    ignored_keys: ClassVar[tuple[str, ...]] = ()
+
+    ckpt_dir: FilePath | None = Field(None, description="the path of a checkpoint folder")
+    output_dir: FilePath | None = Field(None, description="the path of a folder to write to")
+
+    @classmethod
+    def path_checks(cls) -> dict[str, PathCheck]:
+        """As in BatchSpec; of the folders, only the form of the path is checked."""
+        return super().path_checks() | {"ckpt_dir": _unchecked, "output_dir": _unchecked}
 
 
 class JobSpec(BatchSpec):
