@@ -1,15 +1,18 @@
 """Check everything about a job that can be checked before a model loads. Nothing is written to its output folder."""
 
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
 
 from ovi.config import Architecture
 from ovi.errors import CheckpointError
 from ovi.weights.layout import ARCHITECTURE
 from ovi.weights.loading import fingerprint
 from ovi_ray.devices.checks import device_problems
-from ovi_ray.errors import InputError, Problem, StorageUnavailable
+from ovi_ray.errors import COMMAND_LINE, InputError, Problem, StorageUnavailable, show
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
@@ -52,6 +55,21 @@ def prepare(
     if problems:
         raise InputError(problems)
     return PreparedJob(job=job, manifest=manifest)
+
+
+def shard_of(prepared: PreparedJob, shard: str) -> PreparedJob:
+    """The job with one of N parts of its clips, such as "3/16": every 16th clip, from the one with number 3, from 0 on.
+
+    Raises InputError.
+    """
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard)
+    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if part >= parts:
+        expected = "I/N, such as 0/4, 1/4, 2/4 and 3/4"
+        raise InputError([Problem(file=COMMAND_LINE, field="--shard", value=show(shard), expected=expected)])
+    table = prepared.manifest.table
+    clips = table.take(pa.array(range(part, len(table), parts), pa.int64()))
+    return replace(prepared, manifest=Manifest(table=clips, notes=prepared.manifest.notes))
 
 
 def _profile_problems(job: JobSpec) -> list[Problem]:

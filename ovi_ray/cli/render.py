@@ -46,6 +46,12 @@ def render(
     ],
     job_options: JobOptions,
     display: DisplayOptions,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Render part I of N parts of the clips, from 0; each part needs its own --out."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Render every clip again, finished ones too.", rich_help_panel=KEPT_PANEL),
@@ -88,12 +94,15 @@ def render(
     keeping = {"overwrite": overwrite, "verify": verify}
     with command_console(display) as console:
         job = read_job(JobSpec, prompts, job_options)
-        from ovi_ray.preparation import prepare
+        from ovi_ray.preparation import prepare, shard_of
 
         def print_message(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
         prepared = prepare(job, on_message=print_message)
+        if shard is not None:
+            prepared = shard_of(prepared, shard)
+        print_message(f"inputs checked: {len(prepared.manifest)} clips")
         result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=keeping)
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
