@@ -3,7 +3,7 @@
     JOBS_DIR/ID/   batch.sh, job.yaml, the list and its images
                    slurm_id        the number of its last submission
                    driver.log      what the driver printed, over all of its runs
-                   node-0-N.log    what Ray printed on node N
+                   node-0-NAME.log what Ray printed on a node
                    exit_code-0     of the driver, once it has ended for good
 
 With shards, each has its own logs and exit code, and its clips in OUT/shard-N.
@@ -12,6 +12,7 @@ With shards, each has its own logs and exit code, and its clips in OUT/shard-N.
 import fcntl
 import math
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -155,7 +156,7 @@ class SlurmTarget:
     def script(self, bundle: Bundle) -> str:
         """See Target."""
         config, components = self._config, self._components(bundle)
-        steps = [f'bash "$job_dir/batch.sh" node {component.vendor or chr(39) * 2}' for component in components]
+        steps = [_step(component) for component in components]
         if len(steps) > 1:
             steps = [f"--het-group={number} {step}" for number, step in enumerate(steps)]
         weights = bundle.job.ckpt_dir
@@ -362,6 +363,12 @@ class SlurmTarget:
             raise ClusterError(
                 f"{folder} cannot be written: {error.strerror or error}; name another jobs_dir"
             ) from error
+
+
+def _step(component: Component) -> str:
+    """The part of srun's command line for one component. srun does not take the number of CPUs from sbatch."""
+    cpus = f"--cpus-per-task={component.cpus_per_node} " if component.cpus_per_node else ""
+    return f'{cpus}bash "$job_dir/batch.sh" node {shlex.quote(component.vendor)}'
 
 
 def _devices_by_vendor(bundle: Bundle) -> dict[str, int]:
