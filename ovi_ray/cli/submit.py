@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from ovi_ray.submission.states import JobStatus
     from ovi_ray.submission.targets import Target
 
-WATCH_S = 30.0
+WATCH_S = 25.0
 """Seconds in which a driver that cannot start there is noticed."""
+QUEUE_S = 8.0
+"""Seconds after which a job that still waits for machines is left to itself."""
 _LOOK_S = 1.0
 SLURM_PANEL = "Slurm, before the values of targets.yaml"
 JOB_PANELS = {
@@ -117,7 +119,7 @@ def submit(
         _announce(bundle, tell)
         if not as_json:
             typer.echo(bundle.job_id)
-        status = _watch(target, status, before + WATCH_S)
+        status = _watch(target, status, before)
         if as_json:
             typer.echo(json.dumps({**asdict(status), "clips": bundle.clips}))
         _conclude(target, status, console)
@@ -129,11 +131,13 @@ def _announce(bundle: "Bundle", tell: Callable[[str], None]) -> None:
         tell(f"must be reachable on every node: {path}")
 
 
-def _watch(target: "Target", status: "JobStatus", deadline: float) -> "JobStatus":
+def _watch(target: "Target", status: "JobStatus", since: float) -> "JobStatus":
     """The state once the driver has checked its inputs there, the job has ended, or the time is over."""
     from ovi_ray.submission.states import JobState
 
-    while not status.state.is_over and time.monotonic() < deadline:
+    while not status.state.is_over:
+        if time.monotonic() - since > (QUEUE_S if status.state is JobState.PENDING else WATCH_S):
+            break
         if status.state is JobState.RUNNING and CHECKED in b"".join(target.logs(status.job_id, follow=False)):
             break
         time.sleep(_LOOK_S)

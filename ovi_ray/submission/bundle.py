@@ -22,7 +22,7 @@ from ovi_ray.inputs.job_spec import Mode, PortableJob
 from ovi_ray.inputs.job_summary import manifest_of, summarise
 from ovi_ray.inputs.manifest import read_prompts
 from ovi_ray.inputs.prompt_lists import PromptList
-from ovi_ray.inputs.rows import DERIVED_COLUMNS
+from ovi_ray.inputs.rows import DERIVED_COLUMNS, META_PREFIX
 from ovi_ray.storage.paths import Location, resolve_path
 
 JOB_FILE = "job.yaml"
@@ -67,15 +67,15 @@ class Bundle:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 
-    def archive(self, more: Mapping[str, bytes]) -> bytes:
+    def archive(self, more: Mapping[str, bytes], *, max_bytes: int = MAX_BUNDLE_BYTES) -> bytes:
         """A zip archive of the files and of `more`. Raises InputError when it is larger than a cluster takes."""
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in sorted({**self.files, **more}.items()):
                 archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
         content = packed.getvalue()
-        if len(content) > MAX_BUNDLE_BYTES:
-            raise InputError([_too_large(self, len(content))])
+        if len(content) > max_bytes:
+            raise InputError([_too_large(self, len(content), max_bytes)])
         return content
 
 
@@ -158,15 +158,19 @@ def _shipped_list(prompts: PromptList, mode: Mode, files: dict[str, bytes]) -> b
     lines = []
     names = [name for name in prompts.columns if name not in DERIVED_COLUMNS]
     for cells in zip(*(prompts.columns[name] for name in names), strict=True):
-        row = {name: cell for name, cell in zip(names, cells, strict=True) if not _is_blank(cell, prompts.has_types)}
-        if "image_path" in row and mode is not Mode.T2V:
+        row = {
+            name: cell
+            for name, cell in zip(names, cells, strict=True)
+            if not _is_blank(cell, prompts.has_types or name.startswith(META_PREFIX))
+        }
+        if not _is_blank(row.get("image_path"), keeps_empty=False) and mode is not Mode.T2V:
             row["image_path"] = place(row["image_path"])
         lines.append(json.dumps(row, ensure_ascii=False, default=str))
     return "\n".join(lines).encode() + b"\n"
 
 
-def _is_blank(cell: object, has_types: bool) -> bool:
-    return cell is None or (isinstance(cell, str) and not has_types and not cell.strip())
+def _is_blank(cell: object, keeps_empty: bool) -> bool:
+    return cell is None or (isinstance(cell, str) and not keeps_empty and not cell.strip())
 
 
 def _digest(files: Mapping[str, bytes]) -> str:
@@ -181,12 +185,12 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_MAX_NAME_CHARS].strip("-") or "job"
 
 
-def _too_large(bundle: Bundle, size: int) -> Problem:
+def _too_large(bundle: Bundle, size: int, most: int) -> Problem:
     largest = sorted(bundle.files.items(), key=lambda item: -len(item[1]))[:3]
     shown: Iterable[str] = (f"{name} {len(content) / 1e6:.1f} MB" for name, content in largest)
     return Problem(
         file="the job's files",
         value=f"{size / 1e6:.0f} MB compressed ({len(bundle.files)} files; the largest: {', '.join(shown)})",
-        expected=f"at most {MAX_BUNDLE_BYTES / 1e6:.0f} MB: put the list or its images where the cluster can read them,"
+        expected=f"at most {most / 1e6:.0f} MB: put the list or its images where the cluster can read them,"
         " and name them by URI, such as s3://bucket/prompts.csv",
     )

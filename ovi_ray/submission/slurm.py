@@ -173,6 +173,10 @@ class SlurmTarget:
             output_dir=bundle.output_dir,
             stage=config.stage if weights is not None and weights.is_local else None,
             weight_files=bundle.weight_files,
+            folders=[weights.absolute()] if weights is not None and weights.is_local else [],
+            output_path=bundle.output_dir
+            if bundle.job.output_dir is not None and bundle.job.output_dir.is_local
+            else "",
             wait_s=WAIT_S,
             nice=-bundle.job.priority,
             **config.model_dump(

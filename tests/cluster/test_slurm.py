@@ -176,4 +176,4 @@ def test_a_pending_job_can_be_stopped(client, slurm):
 def test_a_path_that_the_nodes_do_not_have_is_told_by_the_submission(client):
     job = client.write_job(clips=1, ckpt_dir="/nowhere/ckpts")
     client("submit", job, "--to", "here", code=2)
-    assert "'/nowhere/ckpts', which is not a folder" in client.said
+    assert "there is no folder /nowhere/ckpts here" in client.said
