@@ -119,7 +119,7 @@ def _named(name: str, entry: Given, options: dict[str, Any]) -> Target:
     if not isinstance(entry.value, dict):
         raise InputError([entry.problem(f"keys and values, among them kind: {kinds}")])
     kind = entry.part("kind")
-    if kind.value not in KINDS:
+    if kind.value not in list(KINDS):  # which may be anything, and not hashable
         raise InputError([kind.problem(kinds, None if "kind" in entry.value else "missing")])
     keys = {str(key): entry.part(key) for key in entry.value if key != "kind" and entry.value[key] is not None}
     return _open(name, kind.value, keys | _as_options(options), entry.file)

@@ -26,6 +26,10 @@ class FakeHead:
     nodes: list[dict[str, Any]] = field(
         default_factory=lambda: [{"state": "ALIVE", "resources_total": {"CPU": 4.0}, "labels": {}}]
     )
+    default_log: bytes = b""
+    """The log of a job that `logs` has none for."""
+    first_state: tuple[str, int | None] = ("RUNNING", None)
+    """Status and exit code of a new job."""
     refusal: int = 0
     """A status that every call is answered with; 0 for none."""
     stream_bytes: int = 1 << 30
@@ -33,6 +37,10 @@ class FakeHead:
     streams: int = 0
     """Connections that followed a log."""
     requests: list[str] = field(default_factory=list)
+
+    def log_of(self, submission_id: str) -> bytes:
+        """The log of a job so far."""
+        return self.logs.get(submission_id, self.default_log)
 
     def end(self, submission_id: str, status: str, code: int | None) -> None:
         """Let a job end."""
@@ -79,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ["api", "packages", "gcs", name]:
                 self._answer(200 if name in self.head.packages else 404, b"")
             case ["api", "v0", "logs", "file"]:
-                self._answer(200, self.head.logs.get(_log(query), b""))
+                self._answer(200, self.head.log_of(_log(query)))
             case ["api", "v0", "logs", "stream"]:
                 self._stream(_log(query))
             case _:
@@ -93,8 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
             case ["api", "jobs"] if body["submission_id"] in self.head.jobs:
                 self._answer(500, f"Traceback ...\nValueError: Job {body['submission_id']} already exists.".encode())
             case ["api", "jobs"]:
-                job = {"status": "RUNNING", "driver_node_id": "n1", "start_time": 1000 * (1 + len(self.head.jobs))}
-                self.head.jobs[body["submission_id"]] = job | {"driver_exit_code": None, "message": ""} | body
+                status, code = self.head.first_state
+                job = {"status": status, "driver_exit_code": code, "message": "", "driver_node_id": "n1"}
+                self.head.jobs[body["submission_id"]] = job | {"start_time": 1000 * (1 + len(self.head.jobs))} | body
                 self._json({"submission_id": body["submission_id"]})
             case ["api", "jobs", name, "stop"]:
                 self.head.end(name, "STOPPED", None)
@@ -129,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.head.streams += 1
         sent, last = 0, self.head.streams * self.head.stream_bytes
         while sent < last:
-            piece = self.head.logs.get(name, b"")[sent:last]
+            piece = self.head.log_of(name)[sent:last]
             try:
                 if piece:
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))

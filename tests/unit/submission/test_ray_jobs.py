@@ -1,6 +1,9 @@
 """The client of Ray's Jobs API, against a fake head."""
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,8 @@ from ovi_ray.submission.ray_jobs import STOP_WAIT_S, RayConfig, RayTarget
 from ovi_ray.submission.states import JobState
 from tests.support.fake_head import FakeHead, running_head
 from tests.support.waiting import wait_until
+
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 
 
 @pytest.fixture
@@ -213,11 +218,9 @@ def test_jobs_of_others_are_not_listed(head, target, make_bundle):
 
 
 def test_the_start_script_is_one_that_a_shell_reads(target, make_bundle, tmp_path):
-    import subprocess
-
     script = tmp_path / "start.sh"
     script.write_text(RayTarget("r", RayConfig(address="a:1", python="/opt/my ovi/python")).script(make_bundle()))
-    subprocess.run(["shellcheck", script], check=True)
+    subprocess.run([SHELLCHECK, script], check=True)
     stub = tmp_path / "python"
     stub.write_text('#!/bin/sh\necho "ovi-ray 9.9.9 (Python 3.11)"\n')
     stub.chmod(0o755)
