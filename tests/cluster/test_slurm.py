@@ -1,11 +1,14 @@
 """Jobs on a real Slurm: submitted, followed, stopped, preempted, cut off and ended by the clock. Nothing is lost."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from ovi.config import Architecture
+from ovi.weights.layout import model_files
 from tests.cluster import slurm as real_slurm
-from tests.cluster.client import Client
+from tests.cluster.client import CKPTS, Client
 from tests.support.jobs import result_rows
 from tests.support.waiting import wait_until
 
@@ -137,7 +140,9 @@ def test_a_time_limit_ends_in_another_run_until_the_job_is_done(client, slurm):
     assert "run 2 of job" in log_of(client, submitted["job_id"])
 
 
-def test_shards_are_independent_jobs_that_render_every_clip_once(client):
+def test_shards_are_independent_jobs_that_render_every_clip_once_from_weights_staged_on_their_nodes(client, tmp_path):
+    stage = tmp_path / "node disk"
+    client.targets["here"]["stage"] = str(stage)
     submitted = client.submit(
         client.write_job(clips=4, resources={"device": "cpu", "workers": 1}), "--shards", 2, "--nodes", 1
     )
@@ -146,6 +151,9 @@ def test_shards_are_independent_jobs_that_render_every_clip_once(client):
     rows = [row for number in range(2) for row in result_rows(client.out / f"shard-{number}")]
     assert sorted(row["row"] for row in rows) == [0, 1, 2, 3]
     assert len({row["clip_id"] for row in rows}) == 4
+    spec = Architecture.read(CKPTS).spec("720x720_5s")
+    assert all((stage / file).read_bytes() == (CKPTS / file).read_bytes() for file in model_files(spec))
+    assert json.loads((client.out / "shard-1" / "job.json").read_text())["job"]["ckpt_dir"] == str(stage)
 
 
 @pytest.mark.parametrize(
