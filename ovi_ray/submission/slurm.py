@@ -229,6 +229,9 @@ class SlurmTarget:
     def _components(self, bundle: Bundle) -> list[Component]:
         """The nodes of a job. Raises InputError for a partition that does not exist or lacks what the job needs."""
         config, there = self._config, self._partitions()
+        if config.shards > 1 and len(config.partitions) > 1:
+            expected = "1 for a job on several kinds of nodes, which Slurm does not make an array of"
+            raise InputError([self._problem("shards", str(config.shards), expected)])
         wanted = _devices_by_vendor(bundle)
         if not config.partitions:
             count = sum(wanted.values()) if wanted else bundle.job.workers

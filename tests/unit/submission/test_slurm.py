@@ -71,6 +71,7 @@ BOTH = {"nvidia": {"partition": "cuda"}, "amd": {"partition": "rocm", "gpu_type"
         ({}, {}),
         ({"partition": "cpu", "exclusive": True, "setup": ["module load python"], "sbatch": ["--qos=high"]}, {}),
         ({"partitions": BOTH, "time": "8:00:00", "until_done": True}, {"device": "gpu", "cluster": PROFILE}),
+        ({"stage": "/local/ovi"}, {"ckpt_dir": "s3://bucket/ckpts", "output_dir": "s3://bucket/out"}),
         ({"stage": "/local/my ovi", "shards": 4, "account": "video"}, {"output_dir": "/shared/it's my out"}),
     ],
 )
@@ -121,6 +122,7 @@ def test_a_low_priority_is_a_nice_job(target, make_bundle):
         ({"partition": "cpu"}, {"device": "gpu"}, "gpus_per_node", "GPUs that the job needs"),
         ({"partition": "cuda", "gpus_per_node": 9}, {"device": "gpu"}, "gpus_per_node", "GPUs that the job needs"),
         ({"partition": "rocm"}, {"device": "gpu", "workers": 100}, "nodes", "at most 4"),
+        ({"partitions": BOTH, "shards": 2}, {}, "shards", "several kinds of nodes"),
         ({"partitions": {"nvidia": {}}}, {"device": "gpu", "cluster": PROFILE}, "partitions", "a partition for amd"),
     ],
 )
