@@ -172,7 +172,7 @@ def _jobs_of(name: str) -> Iterator[JobStatus]:
 def _show(found: list[JobStatus], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("id", "state", "target", "submitted", "restarts", "output"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in ("id", "state"))
     for job in found:
         table.add_row(job.job_id, job.state, job.target, job.submitted_at, str(job.restarts), job.output_dir)
     console.print(table)

@@ -80,6 +80,10 @@ class Slurm:
         """The states of the tasks and components of a job."""
         return self.run("squeue", "--noheader", "--all", "--states=all", f"--jobs={number}", "--format=%T").split()
 
+    def take_down(self, node: str) -> None:
+        """Let a node fail; it returns to service when its slurmd registers again."""
+        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+
     def start_now(self, number: str) -> None:
         """A requeued job does not wait its two minutes."""
         self.run("scontrol", "update", f"jobid={number}", "starttime=now")

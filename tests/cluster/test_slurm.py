@@ -102,11 +102,8 @@ def test_a_job_goes_on_without_a_node_that_is_lost(client, slurm):
     client.step_s = 0.5
     submitted = client.submit(client.write_job(clips=4, sample_steps=8), "--nodes", 2)
     wait_until(lambda: client.steps() >= 4, every_s=0.5)
-    slurm.run("scontrol", "update", "nodename=h2", "state=down", "reason=test")
-    try:
-        assert client.wait(submitted["job_id"])["state"] == "succeeded"
-    finally:
-        slurm.run("scontrol", "update", "nodename=h2", "state=resume")
+    slurm.take_down("h2")
+    assert client.wait(submitted["job_id"])["state"] == "succeeded"
     assert is_complete(client, 4)
     assert "run 2 of job" not in log_of(client, submitted["job_id"])
 
