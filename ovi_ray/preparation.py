@@ -1,8 +1,11 @@
 """Check everything about a job that can be checked before a model loads. Nothing is written to its output folder."""
 
+import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pyarrow as pa
 from tokenizers import Tokenizer
 
 from ovi.config import Architecture
@@ -11,7 +14,7 @@ from ovi.weights.layout import ARCHITECTURE
 from ovi.weights.loading import fingerprint
 from ovi.weights.tokenizer import load_tokenizer
 from ovi_ray.devices.checks import device_problems
-from ovi_ray.errors import InputError, Problem, StorageUnavailable
+from ovi_ray.errors import COMMAND_LINE, InputError, Problem, StorageUnavailable, show
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
@@ -36,8 +39,9 @@ def prepare(
     """Check the checkpoint, the cluster profile and every row of the prompt list. Raises InputError with every problem.
 
     `prompts` replaces the job's own list. Weights in a store are downloaded to this machine once everything else is valid;
-    `on_message` receives a line for each file.
+    `on_message` receives a line for each file. The job's environment becomes that of this process: stores read it.
     """
+    os.environ.update(job.environment)
     problems = _profile_problems(job)
     arch, found = _check_checkpoint(job)
     problems += found
@@ -57,10 +61,25 @@ def prepare(
     return PreparedJob(job=job, manifest=manifest)
 
 
+def shard_of(prepared: PreparedJob, shard: str) -> PreparedJob:
+    """The job with one of N parts of its clips, such as "3/16": every 16th clip, from the one with number 3, from 0 on.
+
+    Raises InputError.
+    """
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard)
+    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if part >= parts:
+        expected = "I/N, such as 0/4, 1/4, 2/4 and 3/4"
+        raise InputError([Problem(file=COMMAND_LINE, field="--shard", value=show(shard), expected=expected)])
+    table = prepared.manifest.table
+    clips = table.take(pa.array(range(part, len(table), parts), pa.int64()))
+    return replace(prepared, manifest=Manifest(table=clips, notes=prepared.manifest.notes))
+
+
 def _profile_problems(job: JobSpec) -> list[Problem]:
     try:
         if job.cluster is not None:
-            read_profile(job.cluster)
+            read_profile(job.cluster).priced(job.prices)
     except InputError as error:
         return list(error.problems)
     return []

@@ -8,7 +8,7 @@ However it ends, finished clips are kept, and the same call continues from there
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.broken_files import set_aside
-from ovi_ray.output.intermediates import CHECKPOINT_S, Intermediates
+from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.job_files import (
     FAILED_COLUMNS,
     begin_overwrite,
@@ -45,6 +45,7 @@ from ovi_ray.runtime.executor import Executor
 from ovi_ray.runtime.ray_executor import ExecutorConfig, ray_executor
 from ovi_ray.runtime.run_record import run_record
 from ovi_ray.runtime.shutdown import StopRequest
+from ovi_ray.scheduling.config import RetryConfig
 from ovi_ray.storage.paths import Location
 
 OpenExecutor = Callable[[JobSpec, ExecutorConfig], AbstractContextManager[Executor]]
@@ -59,10 +60,6 @@ class RenderOptions:
     """Render every clip again; an existing video stays until its replacement is complete."""
     verify: bool = False
     """Decode every finished video completely before it counts as finished."""
-    keep_latents: bool = False
-    """Keep the latents of finished clips."""
-    checkpoint_s: float = CHECKPOINT_S
-    """Seconds between two checkpoints of a denoise: the work that a lost worker may cost."""
     replaces: bool = False
     """The clips replace others in the folder, so that none of them needs to be known there (`ovi-ray retry`)."""
     reading: ReadConfig = field(default_factory=ReadConfig)
@@ -141,7 +138,9 @@ class _Run:
         self._observer = observer
         self._results = Results(prepared.job.output_dir)
         self._intermediates = Intermediates(
-            output_dir=prepared.job.output_dir, keep_latents=options.keep_latents, checkpoint_s=options.checkpoint_s
+            output_dir=prepared.job.output_dir,
+            keep_latents=prepared.job.keep_latents,
+            checkpoint_s=prepared.job.checkpoint_s,
         )
         self._started_at = datetime.now(UTC)
         self._seconds = 0.0
@@ -280,7 +279,7 @@ class _Run:
                     intermediates=self._intermediates,
                     stop=self._stop,
                     observer=self._observer,
-                    config=self._options.driver,
+                    config=_with_retries(self._options.driver, self._job.retries),
                     clock=clock,
                     token=token,
                 )
@@ -329,6 +328,14 @@ class _Run:
             summary=summary,
             meta_columns=self._results.meta_columns,
         )
+
+
+def _with_retries(config: DriverConfig, retries: int | None) -> DriverConfig:
+    """The configuration with the number of retries that a job asks for, after errors and after workers that died."""
+    if retries is None:
+        return config
+    retry = RetryConfig(max_attempts=retries + 1, max_crashes=retries + 1)
+    return replace(config, scheduler=replace(config.scheduler, retry=retry))
 
 
 def _title(job: JobSpec) -> str:

@@ -68,7 +68,7 @@ def _saved_job(output_dir: Location) -> dict[str, Any]:
 
 
 def _retry_job(output_dir: Location, saved: Mapping[str, Any], given: Mapping[str, Any]) -> JobSpec:
-    """The saved job with the failed clips as its prompt list: their rows hold images and repeats already."""
+    """The saved job with the failed clips as its prompt list: their rows hold images, repeats and swept values already."""
     own = {
         "prompts": output_dir / FAILED,
         "text_prompt": None,
@@ -77,6 +77,7 @@ def _retry_job(output_dir: Location, saved: Mapping[str, Any], given: Mapping[st
         "each_example_n_times": None,
         "delimiter": None,
         "sheet": None,
+        "sweep": None,
         "output_dir": output_dir,
     }
     return JobSpec.from_options(**{**saved, **own, **given})

@@ -83,7 +83,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check the markers, leave the GPU tests out where there is no GPU, and begin with what takes longest."""
-    lanes.check_gpu_folder(items)
+    lanes.check_folders(items)
     lanes.give_time(items)
     left_out = lanes.without_gpu(items)
     if left_out:

@@ -1,4 +1,7 @@
-"""The command line: `ovi-ray render`, `retry`, `plan`, `explain`, `doctor` and `weights`. May import every other package."""
+"""The command line: a module for each command of `ovi-ray`, or for several that belong together.
+
+May import every other package.
+"""
 
 import os
 import platform
@@ -13,9 +16,12 @@ from ovi_ray import __version__
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode
 from ovi_ray.cli.doctor import doctor
 from ovi_ray.cli.explain import explain
+from ovi_ray.cli.job import job
+from ovi_ray.cli.jobs import jobs, logs, status, stop, wait
 from ovi_ray.cli.plan import plan
 from ovi_ray.cli.render import render
 from ovi_ray.cli.retry import retry
+from ovi_ray.cli.submit import submit
 from ovi_ray.cli.weights import weights
 from ovi_ray.runtime.shutdown import end_process
 
@@ -27,8 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (render, retry, plan, explain, doctor):
+for command in (render, retry, plan, submit, jobs, status, logs, stop, wait, explain, doctor):
     app.command(epilog=EXIT_CODE_HELP)(command)
+app.add_typer(job, name="job")
 app.add_typer(weights, name="weights")
 
 

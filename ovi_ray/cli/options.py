@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from ovi.config import MODEL_SPECS, param_specs
+from ovi.config import MODEL_SPECS
 from ovi_ray.inputs.job_file import option_name
-from ovi_ray.inputs.job_spec import Help, JobSpec
+from ovi_ray.inputs.job_schema import help_of
+from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.params import PARAM_FIELDS
 
 Command = Callable[..., None]
@@ -145,7 +146,7 @@ def _parameter(name: str, annotation: Any, default: object) -> inspect.Parameter
 def _annotation(name: str, panel: str, *, shows_default: bool) -> Any:
     choices = _choices(name)
     value_type, metavar = _type_and_metavar(name, choices)
-    parts = [_help(name)]
+    parts = [help_of(name)]
     if choices and metavar == _METAVARS[str]:
         parts.append(f"One of {', '.join(choices)}.")
     if shows_default and (default := _default(name)):
@@ -165,6 +166,8 @@ def _type_and_metavar(name: str, choices: Sequence[str]) -> tuple[Any, str | Non
     field = JobSpec.model_fields[name]
     if name in JobSpec.path_checks():
         return str, LOCATION
+    if name == "sweep":
+        return list[str], "NAME=VALUES"
     if choices:
         metavar = "|".join(choices)
         return str, metavar if len(metavar) <= _MAX_METAVAR_CHARS else _METAVARS[str]
@@ -185,12 +188,6 @@ def _choices(name: str) -> Sequence[str]:
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return tuple(annotation) if isinstance(annotation, type) and issubclass(annotation, StrEnum) else ()
-
-
-def _help(name: str) -> str:
-    if name in PARAM_FIELDS:
-        return param_specs()[name].help
-    return next(part for part in JobSpec.model_fields[name].metadata if isinstance(part, Help))
 
 
 def _default(name: str) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ovi.config import Architecture
 from ovi.stages import STAGES, TIME_GROUPS, Stage
 from ovi_ray.cli.common import command_console, local_path, location, read_job
 from ovi_ray.cli.options import (
@@ -28,7 +27,6 @@ from ovi_ray.report.durations import format_duration
 from ovi_ray.storage.paths import Location
 
 if TYPE_CHECKING:
-    from ovi_ray.inputs.manifest import Manifest
     from ovi_ray.report.actuals import Actuals
     from ovi_ray.simulation.forecast import Forecast
 
@@ -42,6 +40,7 @@ JOB_PANELS = {
         "each_example_n_times",
         "delimiter",
         "sheet",
+        "sweep",
     ),
     "Sampling, for rows that do not set their own": PARAM_FIELDS,
 }
@@ -50,9 +49,6 @@ JOB_PANELS = {
 @with_job_options(JOB_PANELS)
 @with_display_options
 def plan(
-    cluster: Annotated[
-        str, typer.Option(metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml.")
-    ],
     job_options: JobOptions,
     display: DisplayOptions,
     prompts: Annotated[
@@ -63,6 +59,12 @@ def plan(
         ),
     ] = None,
     prompt: Annotated[str | None, PROMPT_OPTION] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml; by default the job file's."
+        ),
+    ] = None,
     timeline: Annotated[
         Path | None, typer.Option(help="Draw which device does what when: a .html or .svg file to write.")
     ] = None,
@@ -86,14 +88,19 @@ def plan(
         ovi-ray plan job.yaml --cluster mine.yaml --actual out
     """
     from ovi_ray.inputs.cluster_profile import read_profile
+    from ovi_ray.inputs.job_summary import manifest_of
     from ovi_ray.inputs.task_table import TaskTable, workload_of
     from ovi_ray.simulation.forecast import forecast
 
     with command_console(display) as console:
-        profile = read_profile(location(cluster, "--cluster"))
-        manifest = _manifest(prompts, {**job_options, "prompt": prompt})
+        given = {} if cluster is None else {"cluster": location(cluster, "--cluster")}
+        job = read_job(BatchSpec, prompts, {**job_options, "prompt": prompt, **given})
+        if job.cluster is None:
+            raise InputError([_no_cluster()])
+        profile = read_profile(job.cluster).priced(job.prices)
+        manifest = manifest_of(job)
         for note in manifest.notes:
-            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"note: {note}", soft_wrap=True)
         planned = forecast(workload_of(TaskTable.of(manifest)), profile, keep_spans=timeline is not None)
         if timeline is not None:
             _write_timeline(
@@ -107,19 +114,9 @@ def plan(
         _show(planned, actuals, Console())
 
 
-def _manifest(prompts: str | None, options: JobOptions) -> "Manifest":
-    """The job's clips with the published sizes of the models: planning needs neither weights nor an output folder."""
-    from ovi_ray.inputs.manifest import build_manifest
-    from ovi_ray.inputs.prompt_lengths import text_limit
-
-    job = read_job(BatchSpec, prompts, options)
-    return build_manifest(
-        job,
-        Architecture(),
-        weights=lambda name: name,
-        numerics=job.numerics,
-        limit=text_limit(job.ckpt_dir, job.model_name),
-    )
+def _no_cluster() -> Problem:
+    expected = "a cluster profile, such as cluster/profiles/b.yaml, here or as resources.cluster of the job file"
+    return Problem(file=COMMAND_LINE, field="--cluster", value="missing", expected=expected)
 
 
 def _actuals(output_dir: Location) -> "Actuals":

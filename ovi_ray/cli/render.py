@@ -18,7 +18,6 @@ from ovi_ray.cli.options import (
 from ovi_ray.cli.run import run_job
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.params import PARAM_FIELDS
-from ovi_ray.output.intermediates import CHECKPOINT_S
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
@@ -31,6 +30,7 @@ JOB_PANELS = {
         "each_example_n_times",
         "delimiter",
         "sheet",
+        "sweep",
     ),
     "Sampling, for rows that do not set their own": PARAM_FIELDS,
     "Where and how it runs": (
@@ -45,7 +45,9 @@ JOB_PANELS = {
         "memory_gb",
         "cluster",
         "address",
+        "retries",
     ),
+    KEPT_PANEL: ("keep_latents", "checkpoint_s"),
 }
 
 
@@ -58,6 +60,10 @@ Prompts = Annotated[
     ),
 ]
 OnePrompt = Annotated[str | None, PROMPT_OPTION]
+Shard = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="Render part I of N parts of the clips, from 0; each part needs its own --out."),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Render every clip again, finished ones too.", rich_help_panel=KEPT_PANEL),
@@ -100,10 +106,9 @@ def render(
     display: DisplayOptions,
     prompts: Prompts = None,
     prompt: OnePrompt = None,
+    shard: Shard = None,
     overwrite: Overwrite = False,
     verify: Verify = False,
-    keep_latents: KeepLatents = False,
-    checkpoint_s: CheckpointSeconds = CHECKPOINT_S,
     explain: Explain = False,
     as_json: AsJson = False,
 ) -> None:
@@ -119,17 +124,22 @@ def render(
 
         ovi-ray render s3://bucket/prompts.csv --ckpt-dir s3://bucket/ckpts --out s3://bucket/out
 
+        ovi-ray render prompts.csv --ckpt-dir ckpts --out out --sweep video_guidance_scale=3,4,5 --sweep seed=0-19
+
         ovi-ray render --prompt "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out
     """
-    keeping = {"overwrite": overwrite, "verify": verify, "keep_latents": keep_latents, "checkpoint_s": checkpoint_s}
+    keeping = {"overwrite": overwrite, "verify": verify}
     with command_console(display) as console:
         job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
-        from ovi_ray.preparation import prepare
+        from ovi_ray.preparation import prepare, shard_of
 
         def print_message(text: str) -> None:
             console.print(text, soft_wrap=True)
 
         prepared = prepare(job, on_message=print_message)
+        if shard is not None:
+            prepared = shard_of(prepared, shard)
+        print_message(f"inputs checked: {len(prepared.manifest)} clips")
         result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=keeping)
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))

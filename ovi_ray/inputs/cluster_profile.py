@@ -8,8 +8,8 @@ The sections of a profile are derived from the dataclasses of `scheduling.device
 """
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -112,6 +112,26 @@ class ClusterProfile(_Section):
     def device_profiles(self) -> dict[str, DeviceProfile]:
         """Each class in the scheduler's terms."""
         return {name: device_class.profile(name) for name, device_class in self.devices.items()}
+
+    def priced(self, prices: Mapping[str, float] | None) -> Self:
+        """The cluster with other prices for some of its classes. Raises InputError for a class that it does not have."""
+        problems = [
+            Problem(
+                file=self.name,
+                field=f"prices.{name}",
+                value="no device class of the cluster profile",
+                expected=f"one of {', '.join(self.devices)}{did_you_mean(name, self.devices)}",
+            )
+            for name in prices or {}
+            if name not in self.devices
+        ]
+        if problems:
+            raise InputError(problems)
+        priced = {
+            name: devices.model_copy(update={"price_per_hour": (prices or {}).get(name, devices.price_per_hour)})
+            for name, devices in self.devices.items()
+        }
+        return self.model_copy(update={"devices": priced})
 
     def check(self, kinds: Iterable[ClipKind], *, source: str = "cluster profile") -> None:
         """Raise InputError for every stage of every kind of clip that fits on no device class, with the reason for each."""

@@ -1,9 +1,9 @@
 """Job files and options read into a pydantic model, with the file and line, or the option, of every problem."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,8 @@ from ovi_ray.inputs.yaml_checks import check_yaml
 from ovi_ray.storage.paths import Location, resolve_path, to_location
 
 _Spec = TypeVar("_Spec", bound=BaseModel)
+Sections = Mapping[str, Collection[str]]
+"""The fields of a job that a file may group under a key, by that key. Each may stand at the top level as well."""
 
 ALIASES = {"num_steps": "sample_steps", "prompt": "text_prompt"}
 """Other keys, and the field that each stands for: `num_steps` of published files, and `prompt`, which never names a list."""
@@ -39,6 +41,15 @@ class Given:
     """The key or option as the user wrote it."""
     line: int | None = None
     """Line of the job file, from 1."""
+    lines: Mapping[str, int] = field(default_factory=dict)
+    """Line of each key of a value that is a mapping."""
+
+    def part(self, key: object) -> "Given":
+        """What the user gave for a key of a value that is a mapping."""
+        value = self.value.get(key) if isinstance(self.value, Mapping) else self.value
+        separator = " " if self.file == COMMAND_LINE else "."
+        label, line = f"{self.label}{separator}{key}", self.lines.get(str(key), self.line)
+        return Given(value=value, file=self.file, folder=self.folder, label=label, line=line)
 
     def problem(self, expected: str, found: str | None = None) -> Problem:
         """A problem with this value; `found` replaces the value in the message."""
@@ -60,8 +71,12 @@ def read_options(options: Mapping[str, Any]) -> dict[str, Given]:
     }
 
 
-def read_yaml(path: Location) -> dict[str, Given]:
-    """The keys of a job file with their lines; a key without a value counts as not given. Raises InputError."""
+def read_yaml(path: Location, sections: Sections | None = None) -> dict[str, Given]:
+    """The keys of a job file with their lines; a key without a value counts as not given. Raises InputError.
+
+    The keys of a section are returned as those of the file; one that does not belong there keeps its section's name, as in
+    "resources.seed", and is refused by `load`.
+    """
     text = "".join(read_lines(path))
     try:
         check_yaml(str(path), text)
@@ -73,13 +88,26 @@ def read_yaml(path: Location) -> dict[str, Given]:
         raise InputError([Problem(file=str(path), value="an empty file", expected=_KEYS_EXPECTED)])
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
         raise InputError([Problem(file=str(path), value=f"a {type(content).__name__}", expected=_KEYS_EXPECTED)])
-    line_of = _unique_lines(path, node)
+    line_of, lines_in = _key_lines(node)
     folder = path.absolute().parent
-    return {
-        str(key): Given(value=value, file=str(path), folder=folder, label=str(key), line=line_of.get(str(key)))
-        for key, value in content.items()
-        if value is not None
-    }
+    given = {}
+    for name, value in content.items():
+        key = str(name)
+        lines = lines_in.get(key, {})
+        given[key] = Given(value=value, file=str(path), folder=folder, label=key, line=line_of.get(key), lines=lines)
+    return {key: item for key, item in _flat(given, sections or {}).items() if item.value is not None}
+
+
+def _flat(given: dict[str, Given], sections: Sections) -> dict[str, Given]:
+    """The keys of a file with those of its sections among them."""
+    flat = {key: item for key, item in given.items() if not (key in sections and isinstance(item.value, dict))}
+    for section, item in given.items():
+        if section in flat:
+            continue
+        for key in item.value:
+            is_field = key in sections[section] and key not in flat
+            flat[str(key) if is_field else f"{section}.{key}"] = item.part(key)
+    return flat
 
 
 def merge(file: dict[str, Given], options: dict[str, Given]) -> dict[str, Given]:
@@ -98,11 +126,12 @@ def load(
     source: str,
     checks: Mapping[str, PathCheck],
     ignored: Collection[str] = (),
+    sections: Sections | None = None,
 ) -> _Spec:
     """Validate the values, and the paths among them on the disk or in the store. Raises InputError with every problem.
 
     `source` is where a missing value would have been given, `checks` holds the fields that are paths, `ignored` the keys
-    that a file may hold though the model has no such field.
+    that a file may hold though the model has no such field, `sections` the groups that `read_yaml` was given.
     """
     settled, problems = _without_aliases(given)
     settled = {key: item for key, item in settled.items() if key not in ignored}
@@ -111,8 +140,8 @@ def load(
     try:
         job = spec(**values)
     except ValidationError as error:
-        known = sorted([*spec.model_fields, *ignored, *ALIASES])
-        problems += [_problem(spec, details, settled, source, known) for details in error.errors()]
+        known = _KnownKeys(spec, ignored, sections or {})
+        problems += [_problem(known, details, settled, source) for details in error.errors()]
     refused = {problem.field for problem in problems}
     problems += _path_problems(
         {key: item for key, item in settled.items() if item.label not in refused}, values, checks
@@ -167,21 +196,51 @@ def _names_a_list(item: Given) -> bool:
 # -- problems ------------------------------------------------------------------------------------------------------
 
 
-def _problem(
-    spec: type[BaseModel], details: ErrorDetails, given: Mapping[str, Given], source: str, known: list[str]
-) -> Problem:
-    key = str(details["loc"][0])
+class _KnownKeys:
+    """The keys of a job file, for messages on others."""
+
+    def __init__(self, spec: type[BaseModel], ignored: Collection[str], sections: Sections) -> None:
+        self.spec = spec
+        self.sections = sections
+        self.top = sorted([*spec.model_fields, *ignored, *sections, *ALIASES])
+
+    def refusal(self, key: str) -> tuple[str, str]:
+        """What a key of the file is that the model does not have, and what is expected."""
+        if key in self.sections:
+            return "", f"keys and values, such as {next(iter(self.sections[key]))}: ..."
+        section, dot, name = key.partition(".")
+        if dot and section in self.sections:
+            if name in self.sections[section]:
+                return "given again", f"{name} once: here, or at the top level"
+            return _unknown(name, sorted(self.sections[section]))
+        return _unknown(key, self.top)
+
+    def within(self, field: str) -> list[str]:
+        """The keys of a field that is a mapping with fixed keys."""
+        annotation = self.spec.model_fields[field].annotation
+        models = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type)]
+        return [key for model in models if issubclass(model, BaseModel) for key in model.model_fields]
+
+
+def _unknown(key: str, known: list[str]) -> tuple[str, str]:
+    hint = did_you_mean(key, known) or f"; the keys are {', '.join(known)}"
+    return "an unknown key", f"a known key{hint}"
+
+
+def _problem(known: _KnownKeys, details: ErrorDetails, given: Mapping[str, Given], source: str) -> Problem:
+    key, *inner = map(str, details["loc"])
     label = option_name(key) if source == COMMAND_LINE else key
     item = given.get(key) or Given(value=None, file=source, folder=to_location(Path()), label=label)
+    part = item.part(inner[0]) if inner and isinstance(item.value, Mapping) else item
     if details["type"] == "extra_forbidden":
-        hint = did_you_mean(key, known) or f"; the keys are {', '.join(known)}"
-        return item.problem(f"a known key{hint}", "an unknown key")
+        found, expected = _unknown(inner[0], known.within(key)) if inner else known.refusal(key)
+        return part.problem(expected, found or None)
     if details["type"] == "value_error":
         is_path = isinstance(details["input"], ValueError)  # raised when the path was resolved
-        found = "missing" if key not in given else show_path(item.value) if is_path else None
-        return item.problem(str(details["ctx"]["error"]), found)
-    expected = str(spec.model_fields[key].description)
-    return item.problem(expected, None if key in given else "missing")
+        shown = "missing" if key not in given else show_path(part.value) if is_path else None
+        return part.problem(str(details["ctx"]["error"]), shown)
+    expected = str(known.spec.model_fields[key].description)
+    return part.problem(expected, None if key in given else "missing")
 
 
 def _yaml_problem(path: Location, error: yaml.YAMLError) -> Problem:
@@ -192,16 +251,11 @@ def _yaml_problem(path: Location, error: yaml.YAMLError) -> Problem:
     return Problem(file=str(path), line=mark.line + 1, value=found, expected="keys and values, a colon between them")
 
 
-def _unique_lines(path: Location, node: yaml.MappingNode) -> dict[str, int]:
-    """The line of each key, from 1. Raises InputError for every key that is given more than once."""
-    line_of: dict[str, int] = {}
-    problems = []
-    for key_node, _ in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        if key in line_of:
-            found = f"given again, after line {line_of[key]}"
-            problems.append(Problem(file=str(path), line=line, field=key, value=found, expected="each key once"))
-        line_of.setdefault(key, line)
-    if problems:
-        raise InputError(problems)
-    return line_of
+def _key_lines(node: yaml.MappingNode) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """The line of each key, from 1, and for values that are mappings those of their keys."""
+    within = {str(key.value): _lines(value) for key, value in node.value if isinstance(value, yaml.MappingNode)}
+    return _lines(node), within
+
+
+def _lines(node: yaml.MappingNode) -> dict[str, int]:
+    return {str(key.value): key.start_mark.line + 1 for key, _ in node.value}

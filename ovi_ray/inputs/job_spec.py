@@ -1,11 +1,22 @@
 """A job: which clips to render, with which weights, on what and to where."""
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from ovi.attention import AttentionBackend
@@ -24,9 +35,15 @@ from ovi_ray.inputs.path_checks import (
     writable_folder,
 )
 from ovi_ray.inputs.prompt_lists import READERS
+from ovi_ray.inputs.sweep import DeclaredSweep, parse_sweep
 from ovi_ray.storage.paths import Location, PathOrUri, to_location
 
 LIST_SUFFIXES = ", ".join(READERS)
+CHECKPOINT_S = 60.0
+"""Seconds between two checkpoints of a denoise, where the job does not say otherwise."""
+MAX_PRIORITY = 1000
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SET_BY_RAY = frozenset({"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"})
 
 
 class Mode(StrEnum):
@@ -57,7 +74,20 @@ def _to_location(value: object) -> Location:
     raise PydanticCustomError("path_type", "not a path")  # the message shown is the field's description
 
 
-FilePath = Annotated[Location, PlainValidator(_to_location), PlainSerializer(str, when_used="json")]
+def _check_variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError("a name of letters, digits and underscores")
+    if name in _SET_BY_RAY:
+        raise ValueError("no such variable: each worker is given its own device; workers and device choose them")
+    return name
+
+
+FilePath = Annotated[
+    Location,
+    PlainValidator(_to_location),
+    PlainSerializer(str, when_used="json"),
+    WithJsonSchema({"type": "string", "minLength": 1}),
+]
 """A path on a disk or a URI; written as text in JSON."""
 
 
@@ -74,9 +104,16 @@ class BatchSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     ignored_keys: ClassVar[tuple[str, ...]] = ("output_dir",)
     """Keys of a job file that this model has no field for."""
+    sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "resources": ("device", "workers", "memory_gb", "cpu_offload", "cluster", "prices"),
+        "policies": ("retries", "checkpoint_s", "keep_latents", "allow_inexact"),
+    }
+    """Fields that a job file may group under a key; each may stand at the top level as well."""
 
-    text_prompt: str | None = Field(None, pattern=r"\S", description="a prompt, or the path of a prompt list")
-    prompts: FilePath | None = Field(
+    text_prompt: Annotated[str | None, Help("One prompt, or a prompt list, as in the published files.")] = Field(
+        None, pattern=r"\S", description="a prompt, or the path of a prompt list"
+    )
+    prompts: Annotated[FilePath | None, Help("Prompt list, instead of text_prompt.")] = Field(
         None, validate_default=True, description=f"the path of a prompt list ({LIST_SUFFIXES})"
     )
     delimiter: Annotated[
@@ -114,6 +151,13 @@ class BatchSpec(BaseModel):
     video_negative_prompt: str = DEFAULT_PARAMS.video_negative_prompt
     audio_negative_prompt: str = DEFAULT_PARAMS.audio_negative_prompt
 
+    sweep: Annotated[
+        DeclaredSweep | None,
+        Help(
+            "NAME=VALUES, such as seed=0-19 or shift=3,5: every combination of all sweeps, for every row. Repeatable."
+        ),
+    ] = Field(None, description="parameters with their values, such as seed: 0-19 or shift: [3, 5]")
+
     workers: Annotated[int | None, Help("Number of workers; by default one on each GPU, or one.")] = Field(
         None, ge=1, description="a number of workers of at least 1"
     )
@@ -130,7 +174,9 @@ class BatchSpec(BaseModel):
         "bfloat16", description="bfloat16 or float32"
     )
 
-    sp_size: int = Field(1, ge=1, description="an integer of at least 1")
+    sp_size: Annotated[int, Help("GPUs for one clip in the published program; not used.")] = Field(
+        1, ge=1, description="an integer of at least 1"
+    )
     fp8: Annotated[bool, Help("The published 8-bit float weights, which change pixels.")] = Field(
         False, description="true or false: the published 8-bit floats, which change pixels"
     )
@@ -150,13 +196,42 @@ class BatchSpec(BaseModel):
         None, gt=0, allow_inf_nan=False, description="a positive number of GB that a worker may use"
     )
 
+    prices: Annotated[
+        dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None,
+        Help("Price of a device an hour, by class of the cluster profile, instead of the profile's."),
+    ] = Field(
+        None, description="a price of at least 0 an hour, in the profile's currency, for classes of the cluster profile"
+    )
+
+    retries: Annotated[
+        int | None, Help("Further attempts for a clip that failed, or whose workers died. [default: 2]")
+    ] = Field(None, ge=0, le=1000, description="an integer from 0 to 1000")
+    checkpoint_s: Annotated[
+        float, Help("Seconds between two checkpoints of a denoise: the most that a lost worker costs.")
+    ] = Field(CHECKPOINT_S, ge=0, allow_inf_nan=False, description="a number of seconds of at least 0")
+    keep_latents: Annotated[bool, Help("Keep the latents of finished clips.")] = Field(
+        False, description="true or false: the latents of finished clips stay in the output folder"
+    )
+    priority: Annotated[int, Help("Order among the jobs that wait in a Slurm queue.")] = Field(
+        0,
+        ge=-MAX_PRIORITY,
+        le=MAX_PRIORITY,
+        description=f"an integer from {-MAX_PRIORITY} to {MAX_PRIORITY}; 0 is usual, less gives way to other jobs",
+    )
+    environment: Annotated[
+        dict[Annotated[str, AfterValidator(_check_variable)], str],
+        Help("Environment variables of the driver and of every worker."),
+    ] = Field(default_factory=dict, description="text, in quotes where it looks like a number or like true or false")
+
     @classmethod
     def from_yaml(cls, path: PathOrUri, overrides: Mapping[str, Any] | None = None) -> Self:
         """Read a job file; `overrides`, by field, are options of the command line (None: not given).
 
         Paths in the file are relative to its folder. Raises InputError with every problem.
         """
-        return cls._load(merge(read_yaml(to_location(path)), read_options(overrides or {})), source=str(path))
+        return cls._load(
+            merge(read_yaml(to_location(path), cls.sections), read_options(overrides or {})), source=str(path)
+        )
 
     @classmethod
     def from_options(cls, **options: Any) -> Self:
@@ -188,16 +263,17 @@ class BatchSpec(BaseModel):
     @property
     def notes(self) -> tuple[str, ...]:
         """Settings of the job that have no effect, for the user to know."""
-        if self.sp_size == 1:
-            return ()
-        return (f"sp_size {self.sp_size} is not used: a batch is fastest with one clip on each GPU",)
+        notes = []
+        if self.sp_size != 1:
+            notes.append(f"sp_size {self.sp_size} is not used: a batch is fastest with one clip on each GPU")
+        return tuple(notes)
 
     @classmethod
     def _load(cls, given: Mapping[str, Given], *, source: str) -> Self:
         checks = cls.path_checks()
         if "mode" in given and given["mode"].value == Mode.T2V:
             checks["image_path"] = _unchecked
-        return load(cls, given, source=source, checks=checks, ignored=cls.ignored_keys)
+        return load(cls, given, source=source, checks=checks, ignored=cls.ignored_keys, sections=cls.sections)
 
     @classmethod
     def path_checks(cls) -> dict[str, PathCheck]:
@@ -221,6 +297,20 @@ class BatchSpec(BaseModel):
         if value is not None and (not isinstance(character, str) or len(character) != 1 or character in '"\r\n '):
             raise PydanticCustomError("delimiter", "not a delimiter")  # the message shown is the field's description
         return character
+
+    @field_validator("sweep", mode="before")
+    @classmethod
+    def _check_sweep(cls, value: object) -> object:
+        return parse_sweep(value)
+
+    @field_validator("prices")
+    @classmethod
+    def _check_prices(cls, value: dict[str, float] | None, info: ValidationInfo) -> dict[str, float] | None:
+        if value and info.data.get("cluster", "refused already") is None:
+            raise ValueError(
+                "a cluster profile as resources.cluster beside them: prices are those of its device classes"
+            )
+        return value
 
     @field_validator("fp8")
     @classmethod
@@ -254,6 +344,20 @@ class BatchSpec(BaseModel):
         if prompts is not None and text_prompt is not None:
             raise ValueError("either a prompt list or a prompt, not both")
         return prompts
+
+
+class PortableJob(BatchSpec):
+    """A job that may run on another machine: its checkpoint and output folders are not looked for on this one."""
+
+    ignored_keys: ClassVar[tuple[str, ...]] = ()
+
+    ckpt_dir: FilePath | None = Field(None, description="the path of a checkpoint folder")
+    output_dir: FilePath | None = Field(None, description="the path of a folder to write to")
+
+    @classmethod
+    def path_checks(cls) -> dict[str, PathCheck]:
+        """As in BatchSpec; of the folders, only the form of the path is checked."""
+        return super().path_checks() | {"ckpt_dir": _unchecked, "output_dir": _unchecked}
 
 
 class JobSpec(BatchSpec):

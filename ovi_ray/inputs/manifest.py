@@ -24,6 +24,7 @@ from ovi_ray.inputs.params import NEGATIVE_PROMPTS, PARAM_FIELDS, arrow_fields
 from ovi_ray.inputs.prompt_lengths import TextLimit, length_notes
 from ovi_ray.inputs.prompt_lists import ListOptions, PromptList, read_prompt_list, read_table
 from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN, Rows, resolve_rows
+from ovi_ray.inputs.sweep import swept
 from ovi_ray.storage.paths import PathOrUri, atomic_write, to_location
 
 
@@ -132,6 +133,8 @@ def build_manifest(
     list.
     """
     prompts = read_prompts(job) if prompts is None else prompts
+    if job.sweep is not None:
+        prompts = swept(prompts, job.sweep)
     rows = resolve_rows(prompts, job, arch)
     columns = _repeat(rows, prompts, job)
     columns["clip_id"] = _clip_ids(columns, rows.cleaned, weights, numerics)
@@ -178,8 +181,11 @@ def clip_id(content: dict[str, Any]) -> str:
 
 
 def _repeat(rows: Rows, prompts: PromptList, job: BatchSpec) -> dict[str, list[Any]]:
-    """The columns with each row repeated `each_example_n_times`, and the seed of each repeat."""
-    times = job.each_example_n_times
+    """The columns with each row repeated `each_example_n_times`, and the seed of each repeat.
+
+    The repeats of a row are numbered over all combinations of a sweep; its seeds begin anew in each of them.
+    """
+    times, combinations = job.each_example_n_times, 1 if job.sweep is None else job.sweep.size
     columns = {**rows.columns, "row": list(prompts.rows)}
     columns["line"] = [None] * len(prompts) if prompts.lines is None else list(prompts.lines)
     columns["seed"] = [
@@ -189,8 +195,8 @@ def _repeat(rows: Rows, prompts: PromptList, job: BatchSpec) -> dict[str, list[A
     _check_seeds(columns["seed"], prompts, times)
     if times > 1:
         columns = {name: [value for value in values for _ in range(times)] for name, values in columns.items()}
-    columns["repeat"] = list(range(times)) * len(prompts)
-    columns["seed"] = [seed + repeat for seed, repeat in zip(columns["seed"], columns["repeat"], strict=True)]
+    columns["repeat"] = list(range(times * combinations)) * (len(prompts) // combinations)
+    columns["seed"] = [seed + repeat % times for seed, repeat in zip(columns["seed"], columns["repeat"], strict=True)]
     return columns
 
 

@@ -8,6 +8,7 @@ _FIRST_ROWS_NAMED = 3
 
 def name_rows(rows: Sequence[object]) -> str:
     """Such as "rows 3 and 7", or "rows 3, 7, 9 and 1,204 more". A row is its number, or text that begins with it."""
+    rows = list(dict.fromkeys(rows))  # a row that a sweep repeats is named once
     if len(rows) == 1:
         return f"row {rows[0]}"
     if len(rows) <= MAX_ROWS_NAMED:
@@ -19,4 +20,4 @@ def name_rows(rows: Sequence[object]) -> str:
 
 def rows_have(rows: Sequence[object]) -> str:
     """The beginning of a note: "row 3 has", "rows 3 and 7 have"."""
-    return f"{name_rows(rows)} {'has' if len(rows) == 1 else 'have'}"
+    return f"{name_rows(rows)} {'has' if len(set(rows)) == 1 else 'have'}"

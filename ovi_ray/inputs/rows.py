@@ -61,7 +61,8 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
     problems = [p for p in problems if (p.row, p.field) not in unread and (None, p.field) not in unread]
     problems += [*_column_problems(prompts), *prompts.problems]
     if problems:
-        raise InputError(sorted(problems, key=lambda problem: problem.row or 0))
+        distinct = dict.fromkeys(problems)  # a sweep repeats rows
+        raise InputError(sorted(distinct, key=lambda problem: problem.row or 0))
 
     rows = Rows(columns=columns | meta, cleaned={}, notes=list(prompts.notes))
     _add_image_notes(rows, prompts, job)
@@ -225,7 +226,8 @@ def _complete_images(rows: Rows, images: list[_Image | None]) -> None:
 
 
 def _add_image_notes(rows: Rows, prompts: PromptList, job: BatchSpec) -> None:
-    named = sum(not _is_blank(cell) for cell in prompts.columns.get("image_path", ()))
+    cells = zip(prompts.rows, prompts.columns.get("image_path", ()), strict=False)
+    named = len({row for row, cell in cells if not _is_blank(cell)})
     if job.mode is Mode.T2V and (named or job.image_path):
         rows.notes.append(f"mode t2v ignores the image of {named or 'all'} row{'s' if named != 1 else ''}")
 

@@ -69,13 +69,17 @@ class _Reader:
         if inside is not None and inside.is_mapping and inside.awaits_key:
             if event.value in inside.lines:
                 found = f"given again, after line {inside.lines[event.value]}"
-                self._note(line, event.value, found, "each key once")
+                self._note(line, ".".join([*self._sections(), event.value]), found, "each key once")
             inside.lines.setdefault(event.value, line)
         elif reason := self._why_no_value(event):
             key = inside.key if inside is not None else None
             self._note(line, key, show(event.value), f"a value that exists ({reason}); text needs quotes")
         self._name(event.anchor, 1)
         self._add(1, line, event.value)
+
+    def _sections(self) -> list[str]:
+        """The keys of the mappings that are being read, but for the innermost one."""
+        return [outer.key for outer in self._open[:-1] if outer.key is not None]
 
     def _take_alias(self, anchor: str | None, line: int) -> None:
         size = self._sizes.get(anchor or "", 1)  # an unknown one is an error of the parser

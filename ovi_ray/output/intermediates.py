@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ovi_ray.inputs.job_spec import CHECKPOINT_S
 from ovi_ray.storage.paths import Location, list_files, remove_unfinished
 
 LATENTS = "latents"
 CHECKPOINTS = "checkpoints"
-CHECKPOINT_S = 60.0
-"""Default of `Intermediates.checkpoint_s`."""
 _SUFFIX = ".safetensors"
 
 

@@ -89,6 +89,19 @@ def _honours_conditions(folder: Location, store: ConditionalStore) -> bool:
             probe.unlink(missing_ok=True)
 
 
+def last_owner(folder: Location) -> tuple[Owner, float] | None:
+    """The driver that has the lease of a folder, and when it renewed it, by the clock of the storage; None for a free one.
+
+    Raises OSError.
+    """
+    lease = folder / LOCK if folder.is_local else folder / LOCK / _LEASE
+    try:
+        owner, renewed_at = _owner_in(lease.read_bytes()), lease.stat().st_mtime
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    return None if owner is None else (owner, renewed_at)
+
+
 class FileLease:
     """See the module. A lock is on a file, not on its name: each renewal looks whether the name is still that of the file."""
 

@@ -23,8 +23,9 @@ def ray_session(job: JobSpec) -> Iterator[None]:
     # "local" never joins a cluster that happens to run on this machine
     local = {"address": "local", "num_cpus": max(os.cpu_count() or 1, job.workers or 1)}
     options = {"address": job.address} if job.address else local
+    environment = {"runtime_env": {"env_vars": job.environment}} if job.environment else {}
     try:
-        ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(**options, **environment, include_dashboard=False, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(_why_no_ray(job.address, error)) from error
     try:

@@ -63,9 +63,9 @@ def _render(run: Run, stop: StopRequest):
         workers=run.workers,
         address=run.address or None,
         dtype="float32",
+        checkpoint_s=run.checkpoint_s,
     )
     options = RenderOptions(
-        checkpoint_s=run.checkpoint_s,
         verify=run.verify,
         executor=ExecutorConfig(unresponsive_after_s=run.silence_s),
         driver=DriverConfig(storage=StoragePauseConfig(probe_interval_s=0.2)),  # recovered storage is noticed sooner

@@ -4,6 +4,7 @@ ray    starts Ray, in this process or in one that it starts; refused without the
 s3     starts the S3 server of `tests.support.s3`; set for every test that uses its fixture
 slow   takes over ten seconds on an idle machine
 gpu    needs a GPU; only in tests/gpu, and left out where there is none
+cluster  needs a real Slurm, or Ray with its dashboard; only in tests/cluster
 """
 
 import os
@@ -47,11 +48,12 @@ def check_s3_marker(item: pytest.Item) -> None:
         pytest.fail("this test uses the S3 server: mark it `s3`")
 
 
-def check_gpu_folder(items: Iterable[pytest.Item]) -> None:
-    """Raises UsageError for tests marked `gpu` elsewhere than in tests/gpu, and for others there."""
+def check_folders(items: Iterable[pytest.Item]) -> None:
+    """Raises UsageError for tests marked `gpu` or `cluster` elsewhere than in the folder of that name, and for others there."""
     for item in items:
-        if item.nodeid.startswith("tests/gpu/") != bool(item.get_closest_marker("gpu")):
-            raise pytest.UsageError(f"{item.nodeid}: tests marked `gpu` lie in tests/gpu, and no others")
+        for name in ("gpu", "cluster"):
+            if item.nodeid.startswith(f"tests/{name}/") != bool(item.get_closest_marker(name)):
+                raise pytest.UsageError(f"{item.nodeid}: tests marked `{name}` lie in tests/{name}, and no others")
 
 
 def without_gpu(items: Sequence[pytest.Item]) -> list[pytest.Item]:

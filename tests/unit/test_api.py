@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ovi_ray
-from ovi_ray import InputError, JobResult, JobSpec, PreparedJob, RenderOptions, prepare, render
+from ovi_ray import InputError, JobResult, JobSpec, PreparedJob, prepare, render
 from tests.support.files import snapshot
 
 
@@ -78,7 +78,7 @@ def test_a_prepared_job_holds_its_clips_and_has_written_nothing(job, tmp_path):
 
 @pytest.mark.ray
 def test_a_job_is_rendered_from_python(job):
-    result = render(prepare(job), options=RenderOptions(keep_latents=True))
+    result = render(prepare(job))
     assert isinstance(result, JobResult)
     assert (result.clips, result.done, result.failed, result.finished_before) == (1, 1, 0, 0)
     assert len(list((job.output_dir / "videos").files())) == 1

@@ -13,6 +13,9 @@ from ovi_ray.cli import app
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode
 from ovi_ray.errors import ClusterError, JobStopped, OutputInUse, StorageUnavailable, WorkersLost
 from ovi_ray.rendering import JobResult
+from tests.support.cli import ROOT
+
+PROFILE = ROOT / "cluster" / "profiles" / "a.yaml"
 
 
 def invoke(*arguments):
@@ -105,7 +108,7 @@ def test_a_command_that_is_stopped_before_its_job_runs_ends_with_the_code_of_the
         "import os, signal, sys, ovi_ray.inputs.cluster_profile as profiles\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         f"profiles.read_profile = lambda path: os.kill(os.getpid(), {int(number)})\n"
-        "sys.argv = ['ovi-ray', 'plan', 'none.csv', '--cluster', 'none.yaml']\n"
+        f"sys.argv = ['ovi-ray', 'plan', 'a red fox', '--cluster', {str(PROFILE)!r}]\n"
         "from ovi_ray.cli import main; main()"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == code

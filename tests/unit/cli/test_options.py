@@ -55,7 +55,14 @@ def test_every_sampling_parameter_is_an_option_of_every_command_that_takes_a_job
 
 def test_render_has_an_option_for_every_field_of_a_job_but_the_argument_and_what_has_no_effect():
     offered = {name for names in JOB_PANELS.values() for name in names}
-    assert JobSpec.model_fields.keys() - offered == {"prompts", "text_prompt", "sp_size"}
+    assert JobSpec.model_fields.keys() - offered == {
+        "prompts",
+        "text_prompt",
+        "sp_size",
+        "prices",
+        "priority",
+        "environment",
+    }
 
 
 def test_the_help_shows_defaults_choices_and_panels():

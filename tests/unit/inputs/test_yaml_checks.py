@@ -36,11 +36,11 @@ def test_nesting_and_aliases_without_an_end_are_told_by_line(text, line, words):
 def test_keys_given_twice_at_any_depth_and_values_that_do_not_exist_are_told_at_once():
     text = f"a: {{b: 1, b: 2}}\nseed: {'9' * 5000}\nday: 2026-13-01\nbits: 0b_\nc:\n  - x: 1\n    x: 2\na: 3\n"
     assert [(line, field) for line, field, _ in problems_of(text)] == [
-        (1, "b"),
+        (1, "a.b"),
         (2, "seed"),
         (3, "day"),
         (4, "bits"),
-        (7, "x"),
+        (7, "c.x"),
         (8, "a"),
     ]
 

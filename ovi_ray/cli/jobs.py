@@ -1,0 +1,178 @@
+"""`ovi-ray jobs`, `status`, `logs`, `stop` and `wait`: look after submitted jobs, in the same words for every target."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ovi_ray.cli.common import command_console
+from ovi_ray.cli.options import DisplayOptions, with_display_options
+from ovi_ray.cli.submit import exit_code_of
+from ovi_ray.errors import ClusterError, InputError
+from ovi_ray.printing import Console
+from ovi_ray.submission.states import JobStatus
+
+_LOOK_S = 2.0
+UNREACHABLE_S = 600.0
+"""Seconds without an answer after which `wait` gives up."""
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or an output folder (a path or a URI).")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="A job's id.")]
+To = Annotated[
+    str | None, typer.Option("--to", metavar="TARGET", help="Where the job is, if it was not submitted from here.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+
+
+@with_display_options
+def jobs(
+    display: DisplayOptions,
+    to: Annotated[str | None, typer.Option("--to", metavar="TARGET", help="Only the jobs of this target.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the jobs of every target that jobs were submitted to, or that targets.yaml names.
+
+    Examples:
+
+        ovi-ray jobs
+
+        ovi-ray jobs --to slurm --json
+    """
+    with command_console(display) as console:
+        found: list[JobStatus] = []
+        for name in [to] if to is not None else _targets():
+            try:
+                found += _jobs_of(name)
+            except (ClusterError, InputError) as error:
+                if to is not None:
+                    raise
+                console.print(f"{name}: {error}", style="yellow", soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps([asdict(job) for job in found]))
+    else:
+        _show(found, Console())
+
+
+@with_display_options
+def status(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = False) -> None:
+    """Show the state of a job.
+
+    Examples:
+
+        ovi-ray status quickstart-3f9a0c2d71
+
+        ovi-ray status demo/out --json
+    """
+    from ovi_ray.submission.handles import find_job
+    from ovi_ray.submission.journal import Journal
+
+    with command_console(display):
+        found = find_job(job, to=to, journal=Journal()).status()
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        for name, value in asdict(found).items():
+            if value not in (None, "", 0) or (name == "exit_code" and value == 0):
+                typer.echo(f"{name:13} {value}")
+
+
+@with_display_options
+def logs(
+    job: JobId,
+    display: DisplayOptions,
+    to: To = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+) -> None:
+    """Print what the driver of a job printed; of an output folder, the log of its runs. A dropped connection is opened again.
+
+    Examples:
+
+        ovi-ray logs -f quickstart-3f9a0c2d71
+    """
+    from ovi_ray.submission.handles import find_job
+    from ovi_ray.submission.journal import Journal
+
+    with command_console(display):
+        for piece in find_job(job, to=to, journal=Journal()).logs(follow=follow):
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+
+
+@with_display_options
+def stop(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = False) -> None:
+    """Stop a job: it saves what runs, and ends. Submitted again, it continues. Returns at once; `ovi-ray wait` sees the end.
+
+    Examples:
+
+        ovi-ray stop quickstart-3f9a0c2d71
+
+        ovi-ray stop out
+    """
+    from ovi_ray.submission.handles import find_job
+    from ovi_ray.submission.journal import Journal
+
+    with command_console(display) as console:
+        before = find_job(job, to=to, journal=Journal()).stop()
+        told = f"{job} had {before.state} already" if before.state.is_over else f"{job} was asked to stop"
+        console.print(told, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps({**asdict(before), "asked_to_stop": not before.state.is_over}))
+
+
+@with_display_options
+def wait(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = False) -> None:
+    """Wait for the end of a job. The exit code is the driver's; 143 for a job that was stopped before it had a driver.
+
+    Example:
+
+        ovi-ray wait quickstart-3f9a0c2d71 && echo done
+    """
+    with command_console(display):
+        last = _last_status(job, to)
+    if as_json:
+        typer.echo(json.dumps(asdict(last)))
+    raise typer.Exit(exit_code_of(last))
+
+
+def _last_status(job: str, to: str | None) -> JobStatus:
+    """The status of a job that is over. A target that does not answer is asked again. Raises ClusterError, InputError."""
+    from ovi_ray.submission.handles import find_job
+    from ovi_ray.submission.journal import Journal
+
+    handle = find_job(job, to=to, journal=Journal())
+    found, answered = handle.status(), time.monotonic()
+    while not found.state.is_over:
+        time.sleep(_LOOK_S)
+        try:
+            found, answered = handle.status(), time.monotonic()
+        except ClusterError:
+            if time.monotonic() - answered > UNREACHABLE_S:
+                raise
+    return found
+
+
+def _targets() -> list[str]:
+    from ovi_ray.submission.journal import Journal
+    from ovi_ray.submission.targets import target_names
+
+    return list(dict.fromkeys([*target_names(), *(entry.target for entry in Journal().entries())]))
+
+
+def _jobs_of(name: str) -> Iterator[JobStatus]:
+    from ovi_ray.submission.targets import find_target
+
+    yield from find_target(name).jobs()
+
+
+def _show(found: list[JobStatus], console: Console) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in ("id", "state", "target", "submitted", "restarts", "output"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("id", "state"))
+    for job in found:
+        table.add_row(job.job_id, job.state, job.target, job.submitted_at, str(job.restarts), job.output_dir)
+    console.print(table)

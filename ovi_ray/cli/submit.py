@@ -1,0 +1,179 @@
+"""`ovi-ray submit`: start a job on a cluster."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ovi_ray import __version__
+from ovi_ray.cli.common import ExitCode, command_console, read_job
+from ovi_ray.cli.options import DisplayOptions, JobOptions, with_display_options, with_job_options
+from ovi_ray.inputs.job_spec import PortableJob
+from ovi_ray.inputs.params import PARAM_FIELDS
+from ovi_ray.printing import Console
+
+if TYPE_CHECKING:
+    from ovi_ray.submission.bundle import Bundle
+    from ovi_ray.submission.states import JobStatus
+    from ovi_ray.submission.targets import Target
+
+WATCH_S = 25.0
+"""Seconds in which a driver that cannot start there is noticed."""
+QUEUE_S = 8.0
+"""Seconds after which a job that still waits for machines is left to itself."""
+_LOOK_S = 1.0
+SLURM_PANEL = "Slurm, before the values of targets.yaml"
+JOB_PANELS = {
+    "What to render": ("ckpt_dir", "output_dir", "model_name", "mode", "image_path", "each_example_n_times", "sweep"),
+    "Sampling, for rows that do not set their own": PARAM_FIELDS,
+    "How it runs": ("workers", "device", "dtype", "attention", "allow_inexact", "qint8", "fp8", "memory_gb", "cluster"),
+}
+
+To = Annotated[
+    str,
+    typer.Option(
+        "--to", metavar="TARGET", help="slurm, the address of a Ray cluster's dashboard, or a name of targets.yaml."
+    ),
+]
+
+
+@with_job_options(JOB_PANELS, shows_defaults=False)
+@with_display_options
+def submit(
+    prompts: Annotated[str, typer.Argument(metavar="JOB", help="A job file (YAML), a prompt list, or a prompt.")],
+    to: To,
+    job_options: JobOptions,
+    display: DisplayOptions,
+    partition: Annotated[str | None, typer.Option(help="Partition.", rich_help_panel=SLURM_PANEL)] = None,
+    nodes: Annotated[int | None, typer.Option(help="Number of nodes.", rich_help_panel=SLURM_PANEL)] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(help="GPUs of each node.", rich_help_panel=SLURM_PANEL)] = None,
+    time_limit: Annotated[
+        str | None, typer.Option("--time", help="Time limit, such as 8:00:00.", rich_help_panel=SLURM_PANEL)
+    ] = None,
+    account: Annotated[str | None, typer.Option(help="Account.", rich_help_panel=SLURM_PANEL)] = None,
+    until_done: Annotated[
+        bool,
+        typer.Option("--until-done", help="Go on in another run after the time limit.", rich_help_panel=SLURM_PANEL),
+    ] = False,
+    shards: Annotated[
+        int | None,
+        typer.Option(help="Independent jobs, each with a part of the clips.", rich_help_panel=SLURM_PANEL),
+    ] = None,
+    print_script: Annotated[
+        bool, typer.Option("--print", help="Print the script that starts the job there, and submit nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the job's id and state as JSON.")] = False,
+) -> None:
+    """Submit a job to a cluster and return. The same job, submitted again, goes on where it is, or continues where it stopped.
+
+    The prompt list and the images that it names are shipped; checkpoint and output folders are paths on the cluster's nodes, or
+    URIs. Clusters with names are in ~/.config/ovi-ray/targets.yaml. A Ray cluster that asks for a token gets the one in
+    RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
+
+    Examples:
+
+        ovi-ray submit jobs/quickstart/job.yaml --to 10.0.0.1:8265
+
+        ovi-ray submit job.yaml --to slurm --partition gpu --nodes 4 --time 8:00:00 --until-done
+
+        ovi-ray submit job.yaml --to slurm --print
+    """
+    from ovi_ray.submission.bundle import bundle_of, job_name
+    from ovi_ray.submission.journal import Entry, Journal
+    from ovi_ray.submission.targets import find_target
+
+    options = {
+        "partition": partition,
+        "nodes": nodes,
+        "gpus_per_node": gpus_per_node,
+        "time": time_limit,
+        "account": account,
+        "until_done": until_done or None,
+        "shards": shards,
+    }
+    with command_console(display) as console:
+
+        def tell(text: str) -> None:
+            console.print(text, soft_wrap=True)
+
+        target = find_target(to, options)
+        bundle = bundle_of(read_job(PortableJob, prompts, job_options), name=job_name(prompts), version=__version__)
+        for note in (*target.check(bundle), *bundle.notes):
+            tell(f"note: {note}")
+        if print_script:
+            typer.echo(target.script(bundle), nl=False)
+            raise typer.Exit
+        before = time.monotonic()
+        status = target.submit(bundle)
+        entry = Entry(
+            job_id=bundle.job_id,
+            target=to,
+            output_dir=bundle.output_dir,
+            submitted_at=status.submitted_at or datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        Journal().add(entry)
+        _announce(bundle, tell)
+        if not as_json:
+            typer.echo(bundle.job_id)
+        status = _watch(target, status, before)
+        if as_json:
+            typer.echo(json.dumps({**asdict(status), "clips": bundle.clips}))
+        _conclude(target, status, console)
+
+
+def _announce(bundle: "Bundle", tell: Callable[[str], None]) -> None:
+    tell(f"{bundle.clips} clips, {len(bundle.files)} files of {bundle.size / 1e6:.1f} MB shipped")
+    for path in bundle.must_exist:
+        tell(f"must be reachable on every node: {path}")
+
+
+def _watch(target: "Target", status: "JobStatus", since: float) -> "JobStatus":
+    """The state once the driver has checked its inputs there, the job has ended, or the time is over."""
+    from ovi_ray.submission.states import JobState
+
+    while not status.state.is_over:
+        if time.monotonic() - since > (QUEUE_S if status.state is JobState.PENDING else WATCH_S):
+            break
+        if status.state is JobState.RUNNING and CHECKED in b"".join(target.logs(status.job_id, follow=False)):
+            break
+        time.sleep(_LOOK_S)
+        status = target.status(status.job_id)
+    return status
+
+
+CHECKED = b"inputs checked: "
+"""Begins the line that `ovi-ray render` prints before it starts Ray."""
+
+
+def _conclude(target: "Target", status: "JobStatus", console: Console) -> None:
+    """Tell the state; the end of the log and an exit code for a job that has failed already."""
+    from ovi_ray.submission.states import JobState
+
+    def tell(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, soft_wrap=True)
+
+    match status.state:
+        case JobState.FAILED | JobState.STOPPED:
+            log = b"".join(target.logs(status.job_id, follow=False)).decode(errors="replace")
+            tell("\n".join(log.splitlines()[-30:]))
+            tell(f"{status.job_id} has {status.state}: {status.message or 'see above'}", "red")
+            raise typer.Exit(exit_code_of(status))
+        case JobState.PENDING:
+            tell(f"{status.job_id} is pending{f': {status.message}' if status.message else ''}")
+        case state:
+            tell(f"{status.job_id} is {state}" if state is JobState.RUNNING else f"{status.job_id} has {state} already")
+    tell(f"ovi-ray status {status.job_id}; ovi-ray logs -f {status.job_id}; ovi-ray stop {status.job_id}", "dim")
+
+
+def exit_code_of(status: Any) -> int:
+    """The exit code of a command that reports the end of a job: the driver's own, where it is known."""
+    from ovi_ray.submission.states import JobState
+
+    if status.exit_code is not None:
+        return int(status.exit_code)
+    codes = {JobState.SUCCEEDED: ExitCode.OK, JobState.STOPPED: ExitCode.TERMINATED}
+    return codes.get(status.state, ExitCode.UNAVAILABLE)

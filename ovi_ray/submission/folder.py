@@ -1,0 +1,98 @@
+"""A job whose output folder is known, whoever started it: its state, its log, and how it is stopped."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ovi_ray.errors import InputError, Problem
+from ovi_ray.output.event_log import EVENTS_FILE
+from ovi_ray.output.lease import LeaseConfig, last_owner
+from ovi_ray.output.owner import Owner
+from ovi_ray.storage.paths import Location
+from ovi_ray.submission.states import JobState, JobStatus
+
+RUN_LOG = "run.log"
+_TAIL_BYTES = 1 << 20
+_LOOK_S = 1.0
+
+
+class FolderJob:
+    """The job of an output folder. Raises OSError where the folder cannot be read, and InputError where it holds no job."""
+
+    def __init__(self, folder: Location) -> None:
+        self._folder = folder
+
+    def status(self) -> JobStatus:
+        """Running while a driver has the folder; else how the last run ended."""
+        owner = self._owner()
+        end = self._last_end()
+        if owner is None and end is None and not (self._folder / RUN_LOG).exists():
+            expected = "an output folder of `ovi-ray render`, or the id of a job (see `ovi-ray jobs`)"
+            raise InputError([Problem(file=str(self._folder), value="no job", expected=expected)])
+        state, message = (JobState.RUNNING, str(owner)) if owner else _how_it_ended(end)
+        return JobStatus(
+            job_id=self._folder.name,
+            state=state,
+            target=str(self._folder),
+            output_dir=str(self._folder),
+            message=message,
+            exit_code={JobState.SUCCEEDED: 0, JobState.FAILED: 1}.get(state),
+        )
+
+    def logs(self, *, follow: bool) -> Iterator[bytes]:
+        """The log of its runs; with `follow` until no driver has the folder."""
+        shown = 0
+        while True:
+            is_over = not follow or self.status().state is not JobState.RUNNING
+            log = self._folder / RUN_LOG
+            content = log.read_bytes() if log.exists() else b""
+            if len(content) > shown:
+                yield content[shown:]
+                shown = len(content)
+            if is_over:
+                return
+            time.sleep(_LOOK_S)
+
+    def stop(self) -> JobStatus:
+        """Ask the driver to save what runs and to end. Raises InputError for a driver on another machine."""
+        status, owner = self.status(), self._owner()
+        if owner is None:
+            return status
+        if not owner.is_here:
+            expected = f"the id of the job, or this command on {owner.host}: a driver is stopped from its own machine"
+            raise InputError([Problem(file=str(self._folder), value=f"in use by {owner}", expected=expected)])
+        os.kill(owner.pid, signal.SIGTERM)
+        return status
+
+    def _owner(self) -> Owner | None:
+        """The driver that renders into the folder now."""
+        found = last_owner(self._folder)
+        if found is None or found[0].is_dead:
+            return None
+        owner, renewed_at = found
+        is_silent = time.time() - renewed_at > LeaseConfig().stale_s
+        return None if is_silent and not owner.is_here else owner
+
+    def _last_end(self) -> dict[str, Any] | None:
+        """How the last recorded run ended; None where it did not, or there is none."""
+        events = self._folder / EVENTS_FILE
+        if not events.exists():
+            return None
+        lines = events.read_bytes()[-_TAIL_BYTES:].splitlines()
+        try:
+            end = json.loads(lines[-1]).get("end") if lines else None
+        except ValueError:  # a killed run's last line may be cut off
+            return None
+        return end if isinstance(end, dict) else None
+
+
+def _how_it_ended(end: dict[str, Any] | None) -> tuple[JobState, str]:
+    if end is None:
+        return JobState.FAILED, "the last run did not end: its driver was killed"
+    error, failed = str(end.get("error", "")), int(end.get("failed", 0))
+    if not error:
+        return (JobState.FAILED, f"{failed} clips failed") if failed else (JobState.SUCCEEDED, "")
+    return (JobState.STOPPED if error.startswith("stopped") else JobState.FAILED), error

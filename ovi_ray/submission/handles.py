@@ -1,0 +1,68 @@
+"""Handles: one submitted job or output folder, as the user names it, with what can be asked of it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
+from ovi_ray.storage.paths import to_location
+from ovi_ray.storage.uris import is_uri
+from ovi_ray.submission.folder import FolderJob
+from ovi_ray.submission.journal import Journal
+from ovi_ray.submission.states import JOB_ID, JobStatus
+from ovi_ray.submission.targets import Target, find_target
+
+
+class Handle(Protocol):
+    """A job that can be asked. Methods raise ClusterError, InputError and OSError."""
+
+    def status(self) -> JobStatus:
+        """The state of the job."""
+
+    def logs(self, *, follow: bool) -> Iterator[bytes]:
+        """What it printed; with `follow` until it ends."""
+
+    def stop(self) -> JobStatus:
+        """Ask it to save what runs and to end; the state before that."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class TargetJob:
+    """A job of a target, by its id."""
+
+    target: Target
+    job_id: str
+
+    def status(self) -> JobStatus:
+        """See Handle."""
+        return self.target.status(self.job_id)
+
+    def logs(self, *, follow: bool) -> Iterator[bytes]:
+        """See Handle."""
+        return self.target.logs(self.job_id, follow=follow)
+
+    def stop(self) -> JobStatus:
+        """See Handle."""
+        return self.target.stop(self.job_id)
+
+
+def find_job(name: str, *, to: str | None, journal: Journal) -> Handle:
+    """The job that an id or an output folder names. `to` is the target, if the user gave it. Raises InputError.
+
+    A folder of a job that was submitted from here stands for that job: its target can stop it from anywhere.
+    """
+    if to is not None:
+        return TargetJob(target=find_target(to), job_id=name)
+    if (entry := journal.find(name)) is not None:
+        return TargetJob(target=find_target(entry.target), job_id=name)
+    if is_uri(name) or re.search(r"[/.]", name) or Path(name).is_dir():
+        folder = to_location(name).absolute()
+        submitted = [entry for entry in journal.entries() if entry.output_dir == str(folder)]
+        if submitted:
+            return TargetJob(target=find_target(submitted[-1].target), job_id=submitted[-1].job_id)
+        return FolderJob(folder)
+    what = "an id that no job submitted from here has" if JOB_ID.fullmatch(name) else "no job's id"
+    expected = "an id that `ovi-ray jobs` shows, an output folder, or --to and the id for a job of another machine"
+    raise InputError([Problem(file=COMMAND_LINE, field="ID", value=f"{show(name)}, {what}", expected=expected)])

@@ -1,0 +1,245 @@
+"""A Ray cluster as a target: the job's files travel through the head, and the driver runs as a job of Ray's.
+
+A job that failed or was stopped is submitted again under the next of ID, ID-2, ID-3, ...: Ray uses a submission id only once.
+"""
+
+import hashlib
+import queue
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ovi_ray.errors import ClusterError, InputError, Problem
+from ovi_ray.inputs.job_spec import DeviceKind
+from ovi_ray.submission.bundle import Bundle
+from ovi_ray.submission.ray_client import RayClient
+from ovi_ray.submission.states import JobState, JobStatus
+from ovi_ray.submission.templates import render_script
+
+STOP_WAIT_S = (
+    60  # before Ray kills a driver that was asked to end; its own default, 3 s, is too short to save a denoise
+)
+START_FILE = "start.sh"
+_ID, _OUTPUT, _ATTEMPT = "ovi_ray_job", "ovi_ray_output", "ovi_ray_attempt"  # keys of a job's metadata
+_LOOK_S = 1.0  # between two looks at a job whose log is followed
+_LOST_S = 60.0  # without an answer, after which a log is not followed any more
+_STATES = {
+    "PENDING": JobState.PENDING,
+    "RUNNING": JobState.RUNNING,
+    "SUCCEEDED": JobState.SUCCEEDED,
+    "FAILED": JobState.FAILED,
+    "STOPPED": JobState.STOPPED,
+}
+
+
+class RayConfig(BaseModel):
+    """The entry of a Ray cluster in targets.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    address: str = Field(pattern=r"\S", description="the address of the head's dashboard, such as http://head:8265")
+    token_path: str | None = Field(None, description="the path of a file that holds the cluster's token")
+    python: str = Field("python", pattern=r"\S", description="the Python on the cluster's head that has ovi-ray")
+
+
+class RayTarget:
+    """See the module. Methods are those of `targets.Target`."""
+
+    def __init__(self, name: str, config: RayConfig) -> None:
+        self._name = name
+        self._config = config
+        self._client = RayClient(config.address, token_path=Path(config.token_path) if config.token_path else None)
+
+    def check(self, bundle: Bundle) -> list[str]:
+        """See Target."""
+        version = self._client.version()
+        notes = [f"Ray {version} at {self._client.address}", *self._device_notes(bundle)]
+        if bundle.job.priority:
+            notes.append("priority is not used: jobs of a Ray cluster share it as they come")
+        self._packed(bundle)
+        return notes
+
+    def submit(self, bundle: Bundle) -> JobStatus:
+        """See Target."""
+        content = self._packed(bundle)
+        package = f"_ray_pkg_{hashlib.sha256(content).hexdigest()[:16]}.zip"
+        while True:  # another round only where somebody else submits the same job at the same time
+            latest = self._latest(bundle.job_id)
+            if latest is not None and _STATES[latest["status"]] not in (JobState.FAILED, JobState.STOPPED):
+                return self._status(latest)
+            attempt = 1 if latest is None else int(latest["metadata"].get(_ATTEMPT, 1)) + 1
+            self._client.upload(package, content)
+            if self._client.submit(_request(bundle, package, attempt)):
+                return self.status(bundle.job_id)
+            if latest == self._latest(bundle.job_id):  # a job that was deleted: its id cannot be used again
+                raise ClusterError(
+                    f"{_submission_id(bundle.job_id, attempt)} was deleted from the Ray cluster at {self._client.address},"
+                    " which does not take its id again: restart the head, or change the job's name"
+                )
+
+    def script(self, bundle: Bundle) -> str:
+        """See Target."""
+        return render_script("ray_job.sh.j2", python=self._config.python, version=bundle.version, job_id=bundle.job_id)
+
+    def jobs(self) -> list[JobStatus]:
+        """See Target."""
+        latest: dict[str, dict[str, Any]] = {}
+        for job in sorted(self._client.jobs(), key=_attempt_of):
+            if job_id := (job.get("metadata") or {}).get(_ID):
+                latest[job_id] = job
+        return [self._status(job) for job in sorted(latest.values(), key=lambda job: job.get("start_time") or 0)]
+
+    def status(self, job_id: str) -> JobStatus:
+        """See Target."""
+        return self._status(self._known(job_id))
+
+    def logs(self, job_id: str, *, follow: bool) -> Iterator[bytes]:
+        """See Target."""
+        job = self._known(job_id)
+        if follow:
+            return self._follow(job["submission_id"])
+        node = job.get("driver_node_id")
+        return iter([self._client.log(job["submission_id"], node)] if node else [])
+
+    def stop(self, job_id: str) -> JobStatus:
+        """See Target."""
+        job = self._known(job_id)
+        status = self._status(job)
+        if status.state is JobState.PENDING:
+            raise ClusterError(
+                f"{job_id} is pending, and Ray cannot stop a pending job: wait until it runs, or see `ray status` for what it"
+                " waits for"
+            )
+        if not status.state.is_over:
+            self._client.stop(job["submission_id"])
+        return status
+
+    # -- checks ----------------------------------------------------------------------------------------------------
+
+    def _device_notes(self, bundle: Bundle) -> list[str]:
+        """What the cluster has of what the job needs. Raises ClusterError where it has none of it."""
+        nodes = self._client.nodes()
+        gpus, cpus = (sum(int(node["resources_total"].get(kind, 0)) for node in nodes) for kind in ("GPU", "CPU"))
+        there = f"{len(nodes)} node{'s'[: len(nodes) != 1]} with {gpus} GPUs and {cpus} CPUs"
+        job = bundle.job
+        if job.device is DeviceKind.GPU and not gpus:
+            raise ClusterError(
+                f"the job needs GPUs, and {self._name} has {there}: start its nodes with --num-gpus, or set resources.device"
+            )
+        if job.device is DeviceKind.CPU and (job.workers or 1) > cpus:
+            raise ClusterError(f"the job needs {job.workers} CPUs, and {self._name} has {there}: ask for fewer workers")
+        return [f"{there} now"]
+
+    def _packed(self, bundle: Bundle) -> bytes:
+        return bundle.archive({START_FILE: self.script(bundle).encode()})
+
+    # -- states ----------------------------------------------------------------------------------------------------
+
+    def _latest(self, job_id: str) -> dict[str, Any] | None:
+        own = [job for job in self._client.jobs() if (job.get("metadata") or {}).get(_ID) == job_id]
+        return max(own, key=_attempt_of, default=None)
+
+    def _known(self, job_id: str) -> dict[str, Any]:
+        job = self._latest(job_id)
+        if job is None:
+            expected = (
+                f"a job that {self._name} knows (see `ovi-ray jobs`); a head that was restarted has forgotten its jobs"
+            )
+            raise InputError([Problem(file="command line", field="ID", value=repr(job_id), expected=expected)])
+        return job
+
+    def _status(self, job: dict[str, Any]) -> JobStatus:
+        metadata = job["metadata"]
+        state = _STATES[job["status"]]
+        started = job.get("start_time")
+        return JobStatus(
+            job_id=metadata[_ID],
+            state=state,
+            target=self._name,
+            native_id=job["submission_id"],
+            output_dir=metadata.get(_OUTPUT, ""),
+            submitted_at=datetime.fromtimestamp(started / 1000, UTC).isoformat(timespec="seconds") if started else "",
+            exit_code=0 if state is JobState.SUCCEEDED else job.get("driver_exit_code"),
+            message=_first_line(job.get("message") or ""),
+            restarts=int(metadata.get(_ATTEMPT, 1)) - 1,
+        )
+
+    # -- logs ------------------------------------------------------------------------------------------------------
+
+    def _follow(self, submission_id: str) -> Iterator[bytes]:
+        """The log until the job is over. A connection that ends is opened again, and what was shown is skipped."""
+        shown, answered = 0, time.monotonic()
+        while True:
+            try:
+                job = self._client.job(submission_id)
+                node = job and job.get("driver_node_id")
+                if job is None or _STATES[job["status"]].is_over:
+                    yield (self._client.log(submission_id, str(node)) if node else b"")[shown:]
+                    return
+                answered = time.monotonic()
+                if node:
+                    for piece in self._streamed(submission_id, node, skip=shown):
+                        shown, answered = shown + len(piece), time.monotonic()
+                        yield piece
+            except ClusterError:
+                if time.monotonic() - answered > _LOST_S:
+                    raise
+            time.sleep(_LOOK_S)
+
+    def _streamed(self, submission_id: str, node: str, *, skip: int) -> Iterator[bytes]:
+        """The pieces of one connection, until it or the job ends."""
+        pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+        def read() -> None:
+            with suppress(ClusterError):
+                for piece in self._client.follow(submission_id, node):
+                    pieces.put(piece)
+            pieces.put(None)
+
+        threading.Thread(target=read, name="log", daemon=True).start()
+        while True:
+            try:
+                piece = pieces.get(timeout=_LOOK_S)
+            except queue.Empty:
+                job = self._client.job(submission_id)
+                if job is None or _STATES[job["status"]].is_over:
+                    return
+                continue
+            if piece is None:
+                return
+            if rest := piece[skip:]:
+                yield rest
+            skip = max(0, skip - len(piece))
+
+
+def _request(bundle: Bundle, package: str, attempt: int) -> dict[str, Any]:
+    """The body of the request. No entrypoint resources: the driver goes to the head, and never waits for a place."""
+    return {
+        "entrypoint": f"exec sh ./{START_FILE}",
+        "submission_id": _submission_id(bundle.job_id, attempt),
+        "runtime_env": {
+            "working_dir": f"gcs://{package}",
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
+        },
+        "metadata": {_ID: bundle.job_id, _OUTPUT: bundle.output_dir, _ATTEMPT: str(attempt)},
+    }
+
+
+def _submission_id(job_id: str, attempt: int) -> str:
+    return job_id if attempt == 1 else f"{job_id}-{attempt}"
+
+
+def _attempt_of(job: dict[str, Any]) -> int:
+    number = str((job.get("metadata") or {}).get(_ATTEMPT, "1"))
+    return int(number) if re.fullmatch(r"[0-9]{1,9}", number) else 1
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0] if text else ""

@@ -1,0 +1,103 @@
+"""`ovi-ray submit`, `jobs`, `status`, `logs`, `stop` and `wait`, against a fake Ray head."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from ovi_ray.cli import app
+from tests.support.fake_head import FakeHead, running_head
+from tests.support.jobs import write_prompts
+
+
+@pytest.fixture
+def head(monkeypatch, tmp_path):
+    """A head that starts every job at once, whose driver has checked its inputs."""
+    for name in ("CONFIG", "STATE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    with running_head(FakeHead()) as running:
+        running.default_log = b"inputs checked: 1 clips\n"
+        yield running
+
+
+@pytest.fixture
+def job(tmp_path):
+    write_prompts(tmp_path / "p.csv", {"text_prompt": "A fox"})
+    path = tmp_path / "night.yaml"
+    path.write_text("text_prompt: p.csv\nckpt_dir: /models/ovi\noutput_dir: /shared/out\nsweep: {seed: 0-2}\n")
+    return path
+
+
+def invoke(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_a_job_is_submitted_and_found_again_by_every_command(head, job):
+    submitted = json.loads(invoke("submit", job, "--to", head.address, "--json").stdout)
+    job_id = submitted["job_id"]
+    assert (submitted["state"], submitted["clips"]) == ("running", 3)
+    assert [found["job_id"] for found in json.loads(invoke("jobs", "--json").stdout)] == [job_id]
+    assert json.loads(invoke("status", job_id, "--json").stdout)["state"] == "running"
+    assert json.loads(invoke("status", "/shared/out", "--json").stdout)["job_id"] == job_id
+    assert invoke("logs", job_id).stdout_bytes == head.default_log
+    assert json.loads(invoke("stop", job_id, "--json").stdout)["asked_to_stop"] is True
+    assert json.loads(invoke("stop", job_id, "--json").stdout)["asked_to_stop"] is False
+    assert json.loads(invoke("wait", job_id, "--json", code=143).stdout)["state"] == "stopped"
+
+
+def test_the_id_is_all_that_is_printed(head, job):
+    output = invoke("submit", job, "--to", head.address).stdout
+    (job_id,) = head.jobs
+    assert output == f"{job_id}\n"
+
+
+@pytest.mark.parametrize(("status", "driver", "code"), [("SUCCEEDED", None, 0), ("FAILED", 1, 1), ("FAILED", None, 3)])
+def test_wait_ends_with_the_exit_code_of_the_job(head, job, status, driver, code):
+    job_id = invoke("submit", job, "--to", head.address).stdout.strip()
+    head.end(job_id, status, driver)
+    invoke("wait", job_id, code=code)
+
+
+def test_a_driver_that_cannot_start_there_is_told_by_the_submission(head, job):
+    head.default_log, head.first_state = b"ckpt_dir is '/models/ovi', which is not a folder\n", ("FAILED", 2)
+    result = invoke("submit", job, "--to", head.address, code=2)
+    assert "which is not a folder" in result.stderr
+
+
+def test_a_job_elsewhere_is_found_with_its_target(head, job, tmp_path, monkeypatch):
+    job_id = invoke("submit", job, "--to", head.address).stdout.strip()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    invoke("status", job_id, code=2)
+    invoke("status", job_id, "--to", head.address)
+
+
+def test_a_target_that_does_not_answer_does_not_hide_the_others(head, job, tmp_path):
+    invoke("submit", job, "--to", head.address)
+    config = tmp_path / "CONFIG" / "ovi-ray"
+    config.mkdir(parents=True)
+    (config / "targets.yaml").write_text("gone: {kind: ray, address: '127.0.0.1:1'}\n")
+    result = invoke("jobs", "--json")
+    assert len(json.loads(result.stdout)) == 1
+    assert "gone: " in result.stderr
+    invoke("jobs", "--to", "gone", code=3)
+
+
+def test_the_script_is_printed_and_nothing_submitted(head, job):
+    assert invoke("submit", job, "--to", head.address, "--print").stdout.startswith("#!/bin/sh\n")
+    assert head.jobs == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--to", "nowhere"), 2, "'nowhere'"),
+        (("--to", "127.0.0.1:1"), 3, "cannot be reached"),
+        (("--to", "127.0.0.1:1", "--nodes", "2"), 2, "--nodes"),
+        (("--to", "127.0.0.1:1", "--seed", "x"), 2, "--seed"),
+    ],
+)
+def test_what_cannot_be_submitted_ends_with_its_exit_code(head, job, arguments, code, words):
+    assert words in invoke("submit", job, *arguments, code=code).stderr

@@ -1,0 +1,81 @@
+"""What a job file asks of a run beside its clips: retries, kept latents, the environment, and a part of the clips."""
+
+import contextlib
+import os
+
+import pytest
+
+from ovi.config import Architecture
+from ovi.stages import Stage
+from ovi_ray.errors import InputError
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.manifest import build_manifest
+from ovi_ray.preparation import PreparedJob, prepare, shard_of
+from ovi_ray.protocol.messages import Denoise
+from ovi_ray.rendering import RenderOptions, render
+from ovi_ray.scheduling.task import FailureKind
+from tests.support.fake_executor import Fails, FakeExecutor
+
+
+@pytest.fixture
+def prepared(tiny_dir, tmp_path):
+    """A checked job of one prompt with four seeds, changed by the given options."""
+
+    def make(**options):
+        given = {"text_prompt": "A fox", "ckpt_dir": tiny_dir, "output_dir": tmp_path / "out", "sweep": ["seed=0-3"]}
+        job = JobSpec.from_options(**{**given, **options})
+        manifest = build_manifest(job, Architecture.read(tiny_dir), weights=lambda name: name, numerics=job.numerics)
+        return PreparedJob(job=job, manifest=manifest)
+
+    return make
+
+
+def failing(worker, task, tries):
+    return Fails(kind=FailureKind.ERROR, message="again and again") if task.stage is Stage.DENOISE else None
+
+
+@pytest.mark.parametrize(("retries", "attempts"), [(None, 3), (0, 1), (4, 5)])
+def test_a_failing_clip_is_tried_again_as_often_as_the_job_says(prepared, retries, attempts):
+    executor = FakeExecutor(script=failing)
+    job = prepared(sweep=None, retries=retries)
+    result = render(
+        job,
+        options=RenderOptions(),
+        open_executor=lambda job, config: contextlib.nullcontext(executor),
+        clock=executor.clock,
+    )
+    assert (result.failed, len(executor.works(Denoise))) == (1, attempts)
+
+
+def test_the_environment_of_a_job_is_that_of_its_driver(tiny_dir, tmp_path, monkeypatch):
+    monkeypatch.delenv("OVI_RAY_TEST_VARIABLE", raising=False)
+    job = JobSpec.from_options(
+        text_prompt="A fox",
+        ckpt_dir=tiny_dir,
+        output_dir=tmp_path / "out",
+        dtype="float32",
+        video_frame_height_width=[64, 64],
+        slg_layer=1,
+        environment={"OVI_RAY_TEST_VARIABLE": "set"},
+    )
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    prepare(job)
+    assert os.environ["OVI_RAY_TEST_VARIABLE"] == "set"
+
+
+def test_the_parts_of_a_job_hold_every_clip_once(prepared):
+    whole = prepared()
+    parts = [shard_of(whole, f"{part}/3").manifest.table.column("clip_id").to_pylist() for part in range(3)]
+    assert [len(part) for part in parts] == [2, 1, 1]
+    assert sorted(clip for part in parts for clip in part) == sorted(whole.manifest.table.column("clip_id").to_pylist())
+
+
+def test_a_part_may_be_empty(prepared):
+    assert len(shard_of(prepared(), "9/10").manifest) == 0
+
+
+@pytest.mark.parametrize("shard", ["3/3", "1", "-1/3", "a/b", "0/0", "1/2/3"])
+def test_what_is_no_part_is_refused(prepared, shard):
+    with pytest.raises(InputError) as caught:
+        shard_of(prepared(), shard)
+    assert caught.value.problems[0].field == "--shard"
