@@ -31,6 +31,7 @@ from ovi.models.text_encoder import TextEncoder, tokenize
 from ovi.models.tiling import Tiling
 from ovi.models.video_vae import VideoVAE
 from ovi.models.vocoder import Vocoder
+from ovi.precision import full_float32
 from ovi.prompts import in_model_form
 from ovi.sampling import denoise as sampling
 from ovi.types import Clip, Latents, PromptEmbeds
@@ -178,6 +179,7 @@ class OviPipeline:
     # -- stages ----------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
+    @full_float32()
     def encode_text(self, texts: Sequence[str]) -> list[Tensor]:
         """Rows [N, text_dim] of each text on the CPU, in the given order; equal texts are encoded once."""
         distinct = list(dict.fromkeys(texts))
@@ -188,6 +190,7 @@ class OviPipeline:
         return [by_text[text] for text in texts]
 
     @torch.inference_mode()
+    @full_float32()
     def encode_first_frame(self, image: ImageInput, size: tuple[int, int] | None = None) -> Tensor:
         """Normalised latent [48, 1, h, w] of an image, float32 on the CPU. Raises InvalidImage.
 
@@ -201,6 +204,7 @@ class OviPipeline:
         return vae.encode(video).squeeze(0).float().cpu()
 
     @torch.inference_mode()
+    @full_float32()
     def denoise(
         self,
         embeds: PromptEmbeds,
@@ -252,10 +256,16 @@ class OviPipeline:
         A `tiling` needs less memory and slightly changes the pixels near its seams.
         """
         vae = self._require(Component.VIDEO_VAE, VideoVAE)
-        for chunk in vae.decode_stream(video_latents[None].to(self.device), tiling=tiling):
+        chunks = vae.decode_stream(video_latents[None].to(self.device), tiling=tiling)
+        while True:
+            with full_float32():  # not while the caller has the chunk
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
             yield chunk.squeeze(0).float()
 
     @torch.inference_mode()
+    @full_float32()
     def decode_audio(self, audio_latents: Tensor) -> np.ndarray:
         """Decode audio latents [L, 20] to a waveform: float32 [S] at 16 kHz."""
         vae = self._require(Component.AUDIO_VAE, AudioVAE)

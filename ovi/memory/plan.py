@@ -17,8 +17,8 @@ from ovi.weights.formats import WeightFormat
 
 KERNEL_MARGIN = 1.10  # for workspaces of convolutions and matrix products, and the allocator's rounding
 _WIDTHS_IN_FEED_FORWARD = 2.1  # live activations of the model width, beside the two of the hidden width
-_WIDTHS_IN_ATTENTION = 4.1  # live activations of the model width
-_ROTATION_BYTES = 12.3  # per token and channel: queries and keys are rotated in float32
+_WIDTHS_IN_ATTENTION = 5.1  # live activations of the model width
+_ROTATION_BYTES = 7.8  # per token and channel: queries and keys are rotated in float32
 _WIDTHS_IN_DECODER = {4: 14.6, 2: 11.6, 1: 10.4}  # frames per pass -> live activations of the last stage, 4 frames each
 _WIDTHS_IN_ENCODER = 16.3  # live activations of the first stage, one frame each
 

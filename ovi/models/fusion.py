@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ovi.attention import AttentionPlan
 from ovi.attention.types import SDPA_PLAN
 from ovi.config import TransformerConfig
-from ovi.models.rope import Rotation, audio_rotation, video_rotation
+from ovi.models.rope import audio_rotation, video_rotation
 from ovi.models.transformer import Backbone, Block, KeyValue, TimeEmbedding
 
 
@@ -35,8 +35,8 @@ class Grid:
 
     video_shape: tuple[int, int, int]
     """(frames, height, width) in patches."""
-    video: Rotation
-    audio: Rotation
+    video: Tensor  # rotation, L 1 D/2 2
+    audio: Tensor  # rotation, L' 1 D/2 2
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -80,7 +80,7 @@ class FusionTransformer(nn.Module):
         """Time embeddings at t in [0, 1000]; the tokens of a clean first frame are at time 0."""
         frames, height, width = grid.video_shape
         first, rest = height * width, (frames - 1) * height * width
-        audio_length = grid.audio.cos.shape[0]
+        audio_length = grid.audio.shape[0]
         if not first_frame_is_clean:
             video = self.video_model.embed_time([t], (first + rest,))
         elif rest == 0:
@@ -104,7 +104,7 @@ class FusionTransformer(nn.Module):
 
         `skip_layer` is the index of a block to leave out (skip-layer guidance); None runs all blocks.
         """
-        v = self.video_model.patch_embedding(video.unsqueeze(0)).flatten(2).transpose(1, 2)  # B L C
+        v = self.video_model.patch_embedding(video.unsqueeze(0))  # B L C
         a = self.audio_model.patch_embedding(audio.unsqueeze(0))  # B L' C
         # Not split into a function per block: the caller's variables would keep the tokens before the block alive.
         for index, (video_block, audio_block) in enumerate(self._blocks()):

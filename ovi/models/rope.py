@@ -1,33 +1,19 @@
 """Rotary position embedding (arXiv 2104.09864) on interleaved channel pairs, over a 3-D grid or over time.
 
-Shapes: L tokens, H heads, D head width, P rotated pairs (P <= D/2).
+A rotation is a tensor [L, 1, D/2, 2] in float32: the cosine and the sine of every token's angle for every channel pair. It
+is a complex number in all but dtype, because a compiler can read it in both forms. Pairs that encode no position turn by 0.
+
+Shapes: L tokens, H heads, D head width.
 """
 
-from dataclasses import dataclass
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 THETA = 10_000.0
 
 
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Rotation:
-    """Rotation angles of every token, as cosines and sines [L, 1, P] in float32."""
-
-    cos: Tensor
-    sin: Tensor
-
-    @classmethod
-    def from_angles(cls, angles: Tensor, device: torch.device) -> "Rotation":
-        """The rotation by angles [L, P] in float64; cosine and sine are computed before rounding to float32."""
-        return cls(
-            cos=angles.cos().float().unsqueeze(1).to(device),
-            sin=angles.sin().float().unsqueeze(1).to(device),
-        )
-
-
-def video_rotation(frames: int, height: int, width: int, *, head_dim: int, device: torch.device) -> Rotation:
+def video_rotation(frames: int, height: int, width: int, *, head_dim: int, device: torch.device) -> Tensor:
     """Rotation of video tokens in (frame, row, column) order.
 
     Of the D head channels, D - 4*(D//6) encode the frame, 2*(D//6) the row and 2*(D//6) the column.
@@ -36,23 +22,34 @@ def video_rotation(frames: int, height: int, width: int, *, head_dim: int, devic
     f = _angles(frames, temporal)[:, None, None, :].expand(frames, height, width, -1)
     h = _angles(height, spatial)[None, :, None, :].expand(frames, height, width, -1)
     w = _angles(width, spatial)[None, None, :, :].expand(frames, height, width, -1)
-    return Rotation.from_angles(torch.cat([f, h, w], dim=-1).flatten(0, 2), device)
+    return _rotation(torch.cat([f, h, w], dim=-1).flatten(0, 2), device)
 
 
-def audio_rotation(length: int, *, head_dim: int, scale: float, device: torch.device) -> Rotation:
-    """Rotation of audio tokens by `scale` positions per token; only the channels that encode the frame are rotated."""
+def audio_rotation(length: int, *, head_dim: int, scale: float, device: torch.device) -> Tensor:
+    """Rotation of audio tokens by `scale` positions per token; only the channels that encode the frame are turned."""
     temporal, _ = _split_head(head_dim)
-    return Rotation.from_angles(_angles(length, temporal) * scale, device)
+    angles = _angles(length, temporal) * scale
+    return _rotation(F.pad(angles, (0, (head_dim - temporal) // 2)), device)
 
 
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate the first P channel pairs of x [B, L, H, D]; computed in float32, returned in x's dtype."""
-    pairs = 2 * rotation.cos.shape[-1]
-    even, odd = x[..., :pairs].float().unflatten(-1, (-1, 2)).unbind(-1)  # B L H P
-    rotated = torch.stack(
-        [even * rotation.cos - odd * rotation.sin, even * rotation.sin + odd * rotation.cos], dim=-1
-    ).flatten(-2)
-    return torch.cat([rotated.to(x.dtype), x[..., pairs:]], dim=-1)
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn the channel pairs of x [B, L, H, D]; computed in float32, returned in x's dtype.
+
+    One complex product, which reads and writes x once. A compiler is given the same product in real numbers: it fuses
+    them with what comes before, and has no complex ones.
+    """
+    pairs = x.float().unflatten(-1, (-1, 2))  # B L H D/2 2
+    if torch.compiler.is_compiling():
+        (even, odd), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
+        turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
+    return turned.flatten(-2).to(x.dtype)
+
+
+def _rotation(angles: Tensor, device: torch.device) -> Tensor:
+    """The rotation by angles [L, D/2] in float64; cosine and sine are computed before rounding to float32."""
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float().unsqueeze(1).to(device)
 
 
 def _split_head(head_dim: int) -> tuple[int, int]:

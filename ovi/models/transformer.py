@@ -14,12 +14,13 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ovi.attention import AttentionBackend
 from ovi.attention.backends import attention
 from ovi.config import TransformerConfig
-from ovi.models.rope import Rotation, rotate
+from ovi.models.rope import rotate
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -92,8 +93,8 @@ class Attention(nn.Module):
         """[B, L, C] -> [B, L, H, D]."""
         return x.unflatten(-1, (self.num_heads, -1))
 
-    def forward(self, x: Tensor, *, rotation: Rotation, backend: AttentionBackend) -> Tensor:
-        """x [B, L, C] -> [B, L, C]; `rotation` turns queries and keys."""
+    def forward(self, x: Tensor, *, rotation: Tensor, backend: AttentionBackend) -> Tensor:
+        """x [B, L, C] -> [B, L, C]; `rotation` [L, 1, D/2, 2] turns queries and keys."""
         q = rotate(self.split_heads(self.norm_q(self.q(x))), rotation)
         k = rotate(self.split_heads(self.norm_k(self.k(x))), rotation)
         v = self.split_heads(self.v(x))
@@ -122,8 +123,8 @@ class CrossAttention(Attention):
         *,
         text: KeyValue,
         other: Tensor,  # B L' C
-        rotation: Rotation,
-        other_rotation: Rotation,
+        rotation: Tensor,
+        other_rotation: Tensor,
         text_backend: AttentionBackend,
         other_backend: AttentionBackend,
     ) -> Tensor:
@@ -182,7 +183,7 @@ class Block(nn.Module):
         )
 
     def apply_self_attention(
-        self, x: Tensor, m: BlockModulation, *, rotation: Rotation, backend: AttentionBackend
+        self, x: Tensor, m: BlockModulation, *, rotation: Tensor, backend: AttentionBackend
     ) -> Tensor:
         """x plus its modulated self-attention: [B, L, C] -> [B, L, C]."""
         normed = modulate(self.norm1(x), shift=m.attention_shift, scale=m.attention_scale, spans=m.spans)
@@ -194,8 +195,8 @@ class Block(nn.Module):
         *,
         text: KeyValue,
         other: Tensor,  # B L' C
-        rotation: Rotation,
-        other_rotation: Rotation,
+        rotation: Tensor,
+        other_rotation: Tensor,
         text_backend: AttentionBackend,
         other_backend: AttentionBackend,
     ) -> Tensor:
@@ -235,8 +236,18 @@ class ChannelLastConv1d(nn.Conv1d):
     """A 1-D convolution over [B, L, C]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, L, C] -> [B, L, C']."""
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        """x [B, L, C] -> [B, L, C'], with the channels of a token side by side in memory, as later layers read them."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2).contiguous()
+
+
+class VideoPatchEmbedding(nn.Conv3d):
+    """Latents to tokens: a convolution whose patches do not overlap, computed as the product that it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, 48, F, h, w] -> [B, L, C], tokens in (frame, row, column) order."""
+        frames, height, width = self.kernel_size
+        patches = rearrange(x, "b c (f pf) (h ph) (w pw) -> b (f h w) (c pf ph pw)", pf=frames, ph=height, pw=width)
+        return F.linear(patches, self.weight.flatten(1), self.bias)
 
 
 class ConvMLP(nn.Module):
@@ -324,4 +335,4 @@ def _patch_embedding(config: TransformerConfig) -> nn.Module:
         )
     frames, height, width = config.patch_size
     patch = (frames, height, width)
-    return nn.Conv3d(config.in_dim, config.dim, kernel_size=patch, stride=patch)
+    return VideoPatchEmbedding(config.in_dim, config.dim, kernel_size=patch, stride=patch)

@@ -60,6 +60,29 @@ def test_a_bf16_forward_stays_close_to_float32(tiny_dir, golden, golden_json, as
     assert_close_to_std(audio.float(), golden[f"fusion.{index}.out_audio"], 0.1)
 
 
+def test_the_video_patch_embedding_equals_its_convolution(transformer):
+    embedding = transformer.video_model.patch_embedding
+    latents = torch.randn(1, 48, 3, 4, 6)
+    convolved = F.conv3d(latents, embedding.weight, embedding.bias, stride=embedding.stride)
+    torch.testing.assert_close(embedding(latents), convolved.flatten(2).transpose(1, 2), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_every_block_reads_tokens_that_lie_side_by_side_in_memory(transformer, golden, golden_json, index):
+    layouts = []
+    norms = {norm for backbone in (transformer.video_model, transformer.audio_model) for norm in norms_of(backbone)}
+    with register_module_forward_pre_hook(
+        lambda module, inputs: layouts.append(inputs[0].is_contiguous()) if module in norms else None
+    ):
+        velocities(transformer, golden, golden_json["cases"][index], index)
+    assert len(layouts) > len(norms) / 2
+    assert all(layouts)
+
+
+def norms_of(backbone):
+    return [norm for block in backbone.blocks for norm in (block.norm1, block.norm2, block.norm3)]
+
+
 def test_the_published_sizes_give_the_published_number_of_parameters():
     arch = Architecture()
     with torch.device("meta"):

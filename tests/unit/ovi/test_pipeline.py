@@ -7,13 +7,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.backends import cudnn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ovi import OviPipeline
 from ovi.config import Component, SamplingParams
 from ovi.errors import CheckpointNotFound, DenoiseStopped, InvalidImage, InvalidRequest
 from ovi.media.video import frames_to_uint8
+from ovi.models.fusion import FusionTransformer
 from ovi.models.text_encoder import TextEncoder
+from ovi.models.vocoder import Vocoder
+from ovi.precision import full_float32
 from ovi.sampling.denoise import DenoiseState, initial_noise
 from ovi.types import Latents, PromptEmbeds
 from ovi.weights.layout import component_file
@@ -226,3 +230,58 @@ def test_a_bf16_run_stays_close_to_float32(tiny_dir, assert_close_to_std):
     assert_close_to_std(clips[1].latents.audio, clips[0].latents.audio, 0.1)
     difference = np.abs(clips[1].frames.astype(int) - clips[0].frames.astype(int))
     assert difference.mean() < 2.5  # levels of 255
+
+
+def tf32_allowed():
+    return (torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32)
+
+
+@pytest.fixture
+def tf32_everywhere():
+    before = (torch.get_float32_matmul_precision(), cudnn.allow_tf32)
+    torch.set_float32_matmul_precision("high")
+    cudnn.allow_tf32 = True
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    cudnn.allow_tf32 = before[1]
+
+
+def test_float32_is_not_rounded_to_tf32_in_any_stage(pipe, embeds, first_frame_path, tf32_everywhere):
+    components, allowed, between = set(), set(), set()
+
+    def see(module, _):
+        components.add(type(module))
+        allowed.add(tf32_allowed())
+
+    with register_module_forward_pre_hook(see):
+        pipe.encode_text(["a fox"])
+        first_frame = pipe.encode_first_frame(first_frame_path, (64, 96))
+        latents = pipe.denoise(embeds, SamplingParams(**SMALL), first_frame=first_frame)
+        for _ in pipe.decode_video(latents.video):
+            between.add(tf32_allowed())
+        pipe.decode_audio(latents.audio)
+    assert {TextEncoder, FusionTransformer, Vocoder} < components
+    assert allowed == {(False, False)}
+    assert between == {(True, True)}  # the program's own work is left as it was
+    assert tf32_allowed() == (True, True)
+
+
+def test_the_settings_of_tf32_are_restored_after_an_error(tf32_everywhere):
+    with pytest.raises(ZeroDivisionError), full_float32():
+        _ = 1 / 0
+    assert (torch.get_float32_matmul_precision(), *tf32_allowed()) == ("high", True, True)
+
+
+def test_tf32_is_refused_to_a_program_that_allows_it_in_the_newer_form_of_the_settings():
+    settings = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "tf32"
+        with full_float32():
+            assert tf32_allowed() == (False, False)
+            assert {setting.fp32_precision for setting in settings} == {"ieee"}
+        assert {setting.fp32_precision for setting in settings} == {"tf32"}
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
