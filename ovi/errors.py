@@ -96,7 +96,9 @@ class DenoiseStopped(OviError):
 class NonFiniteError(OviError):
     """A stage computed numbers that are not finite: its result is worthless, and is neither stored nor shown."""
 
-    def __init__(self, tensor: str, *, stage: str, first: str, causes: tuple[str, ...], step: int | None = None) -> None:
+    def __init__(
+        self, tensor: str, *, stage: str, first: str, causes: tuple[str, ...], step: int | None = None
+    ) -> None:
         super().__init__(
             f"{stage}: the {tensor} are not finite numbers, first {first}; usual causes: {', '.join(causes)}"
         )

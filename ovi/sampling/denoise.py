@@ -109,9 +109,7 @@ def denoise(
     return Latents(video=_with_first_frame(state.video, first_frame).sample, audio=state.audio.sample)
 
 
-def _check(
-    non_finite: FirstNonFinite, params: SamplingParams, dtype: torch.dtype, attention: AttentionPlan
-) -> None:
+def _check(non_finite: FirstNonFinite, params: SamplingParams, dtype: torch.dtype, attention: AttentionPlan) -> None:
     """Raises NonFiniteError. The only place where a denoise waits for its device."""
     found = non_finite.read()
     if not found:

@@ -19,7 +19,7 @@ from ovi.config import Component, SamplingParams
 from ovi.errors import CheckpointError, DenoiseStopped, MediaError
 from ovi.media.video import VideoWriter, frames_to_uint8, write_poster
 from ovi.memory.plan import MemoryMode
-from ovi.memory.release import release_memory
+from ovi.memory.release import release_memory, try_to_release_memory
 from ovi.sampling.denoise import DenoiseState
 from ovi.stages import STAGES, Stage
 from ovi.types import Latents, PromptEmbeds
@@ -167,7 +167,7 @@ class Worker:
             )
         except Exception as error:  # of any kind: the driver decides what it means for the clip
             report, outputs = TaskReport(seconds=0.0, failure=failure_of(error)), [None] * num_outputs
-            release_memory(self._pipeline.device)
+            try_to_release_memory(self._pipeline.device)
         self._activity = Activity(done=0, total=0)
         return (report, *outputs) if num_outputs else report
 
