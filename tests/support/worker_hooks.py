@@ -14,10 +14,10 @@ the settings to every worker process, on every node. Settings are environment va
     HOOKS_REMOVE           a file that is deleted when the first worker starts
 
 Files in the log folder, named after the worker's process id: `.born` (when it started), `.ready` (it joins now), `.steps`,
-`.failed-writes`, `.out-of-memory` and `.device-failed` (a byte each). While a file `hold.STAGE` is there, a worker that begins a task of that stage, or ends a
-step of a denoise, waits and leaves a file `.held`; without that file it goes on until the next time. While a file
-`output.away` is there, with the name of an error and the output location, everything that is asked of that location fails
-with this error, in workers and in drivers that call `fail_storage`.
+`.failed-writes`, `.out-of-memory` and `.device-failed` (a byte each). While a file `hold.STAGE` is there, a worker that begins
+a task of that stage, or ends a step of a denoise, waits and leaves a file `.held`; without that file it goes on until the next
+time. While a file `output.away` is there, with the name of an error and the output location, everything that is asked of that
+location fails with this error, in workers and in drivers that call `fail_storage`.
 """
 
 import errno
