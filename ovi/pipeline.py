@@ -22,7 +22,7 @@ from ovi.attention.autotune import plan_attention
 from ovi.attention.target import AttentionTarget
 from ovi.attention.types import attention_shapes
 from ovi.config import Architecture, Component, ModelSpec, SamplingParams
-from ovi.errors import InvalidRequest, NonFiniteError
+from ovi.errors import NonFiniteError
 from ovi.finite import all_finite
 from ovi.media.images import fit_image, read_image
 from ovi.media.video import frames_to_uint8
@@ -41,6 +41,8 @@ from ovi.weights.formats import WeightFormat, check_format
 from ovi.weights.loading import load_component
 from ovi.weights.quantization import load_transformer
 from ovi.weights.tokenizer import load_tokenizer
+
+_LOG = logging.getLogger(__name__)
 
 _LOG = logging.getLogger(__name__)
 
@@ -228,11 +230,8 @@ class OviPipeline:
 
         `first_frame` is a result of `encode_first_frame` and determines the clip's size. `state` resumes a stopped clip.
         Raises DenoiseStopped, with the state to resume from, once `should_stop()` returns true, AttentionUnavailable if
-        the attention backend cannot run on the device, InvalidRequest if the transformer has no block `slg_layer`, and
-        NonFiniteError instead of latents or a state that are not finite.
+        the attention backend cannot run on the device, and NonFiniteError instead of latents or a state that are not finite.
         """
-        if not self.architecture.can_skip(params.slg_layer):
-            raise InvalidRequest(f"slg_layer is {params.slg_layer}; expected {self.architecture.skippable_blocks}")
         if state is None:
             state = sampling.start(self._noise(params, first_frame))
         latents = sampling.denoise(
@@ -310,6 +309,10 @@ class OviPipeline:
         Raises InvalidRequest for a parameter out of range and InvalidImage for an unusable image.
         """
         sampling_params = SamplingParams(**params)
+        if not self.architecture.can_skip(sampling_params.slg_layer):
+            _LOG.warning(
+                "slg_layer %d skips nothing; expected %s", sampling_params.slg_layer, self.architecture.skippable_blocks
+            )
         prompt = in_model_form(text_prompt, self.spec.audio_tag)
         for fault in prompt.faults:
             _LOG.warning("the prompt has %s: %r %s", fault.kind, fault.tag, fault.reading)

@@ -40,6 +40,7 @@ from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.observer import JobObserver, Observers, RunEnded, RunStarted
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.html import ReportSummary, write_report
+from ovi_ray.report.result_queries import count_noted
 from ovi_ray.runtime.clock import Clock
 from ovi_ray.runtime.driver import Driver, DriverConfig
 from ovi_ray.runtime.executor import Executor
@@ -88,6 +89,8 @@ class JobResult:
     """Rendered by earlier runs and left as they were."""
     seconds: float
     """Of rendering, as in `run.log`, the report and `ovi-ray explain`; starting and stopping Ray are left out."""
+    noted: int = 0
+    """Finished clips of the folder with a note in their row, such as one colour or silence throughout."""
     unreadable: int = 0
     """Not rendered, because there is a video that could not be read; it was left as it is, and the next run looks again."""
 
@@ -148,7 +151,7 @@ class _Run:
         )
         self._started_at = datetime.now(UTC)
         self._seconds = 0.0
-        self._done = self._failed = 0
+        self._done = self._failed = self._noted = 0
         self._unreadable: set[str] = set()
         self._is_gone = False
         """Another folder may have the place of the output now."""
@@ -191,6 +194,7 @@ class _Run:
             failed=self._failed,
             finished_before=finished_before,
             seconds=self._seconds,
+            noted=self._noted,
             unreadable=len(self._unreadable),
         )
 
@@ -289,7 +293,8 @@ class _Run:
         self._failed += len(tasks)
         for model, damage in self._damaged.items():
             self._observer.message(
-                f"clips of {model} fail, because its weights are damaged: {damage}; fetch them again"
+                f"clips of {model} fail: their frames and sound would not be finite numbers, because its weights are"
+                f" damaged: {damage}; fetch them again"
             )
         return Manifest(table=missing.table.filter(pc.invert(is_damaged)), notes=missing.notes)
 
@@ -342,6 +347,7 @@ class _Run:
             seconds=self._seconds,
             workers=self._workers,
         )
+        self._noted = count_noted(self._results.batches)
         rows = list(self._results.batches(FAILED_COLUMNS))
         ended = pa.chunked_array([batch.column("clip_id") for batch in rows], pa.string())
         before = self._failed_before

@@ -12,7 +12,7 @@ from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.inputs.columns import INPUT_COLUMNS, META_PREFIX, OVERRIDES, PROMPT_COLUMN, is_meta
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
 from ovi_ray.inputs.job_spec import BatchSpec, Mode
-from ovi_ray.inputs.param_limits import block_problems, unusual_notes
+from ovi_ray.inputs.param_limits import limit_notes
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS, NOT_TEXT, TEXT_EXPECTED, did_you_mean, parse_param
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.inputs.prompt_texts import prepare_texts
@@ -56,7 +56,6 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
     for name in (PROMPT_COLUMN, *OVERRIDES):
         columns[name], refused = _resolve(prompts, name, defaults[name], _PARSERS[name])
         problems += refused
-    problems += block_problems(prompts, columns, job, arch)
     images, refused = _resolve_images(prompts, job)
     problems += refused
     unread = {(problem.row, problem.field) for problem in prompts.problems}  # cells and columns that stand empty now
@@ -66,7 +65,7 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
         raise InputError(sorted(problems, key=lambda problem: problem.row or 0))
 
     rows = Rows(columns=columns | meta, cleaned={}, notes=list(prompts.notes))
-    rows.notes += unusual_notes(prompts, columns)
+    rows.notes += limit_notes(prompts, columns, arch)
     _add_image_notes(rows, prompts, job)
     _complete_images(rows, images)
     texts = prepare_texts(prompts, rows.columns, arch)

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from ovi.config import Architecture
-from ovi_ray.errors import InputError
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.manifest import build_manifest
 
@@ -18,44 +17,36 @@ SMALL = replace(
 
 
 @pytest.fixture
-def build(tmp_path):
-    """The manifest of rows with these parameters."""
+def notes(tmp_path):
+    """The notes on rows with these parameters."""
 
-    def run(*rows, arch=SMALL, **options):
+    def read(*rows, arch=SMALL, **options):
         path = tmp_path / "prompts.jsonl"
         lines = (json.dumps({"text_prompt": f"clip {number}", **row}) for number, row in enumerate(rows))
         path.write_text("\n".join(lines), encoding="utf-8")
         job = BatchSpec.from_options(prompts=path, **options)
-        return build_manifest(job, arch, weights=lambda name: name, numerics="float32")
+        return build_manifest(job, arch, weights=lambda name: name, numerics="float32").notes
 
-    return run
-
-
-def problems(build, *rows, **options):
-    with pytest.raises(InputError) as refused:
-        build(*rows, **options)
-    return [(problem.row, problem.field, problem.value) for problem in refused.value.problems]
+    return read
 
 
-def test_a_block_beyond_the_models_depth_is_refused_with_its_row_and_what_would_be_right(build):
-    rows = [{"slg_layer": number} for number in (0, 2, 3, 99)]
-    assert problems(build, *rows) == [(3, "slg_layer", "3"), (4, "slg_layer", "99")]
-    with pytest.raises(InputError, match="expected a block from 1 to 2, or 0 for none: the model has 3 blocks"):
-        build(*rows)
-    assert problems(build, {"slg_layer": 30}, {"slg_layer": 29}, arch=Architecture()) == [(1, "slg_layer", "30")]
+@pytest.mark.parametrize(("arch", "last"), [(SMALL, 2), (Architecture(), 29)])
+def test_a_block_beyond_the_depth_of_the_model_is_noted_with_its_row_and_what_would_be_right(notes, arch, last):
+    rows = [{"slg_layer": number} for number in (0, last, last + 1, 99)]
+    (note,) = notes(*rows, arch=arch)
+    assert note == (
+        f"row 3: slg_layer {last + 1} (and in 1 more row) skips nothing; expected a block from 1 to {last}, or 0 for none:"
+        f" the model has {last + 1} blocks, counted from 0"
+    )
 
 
-def test_a_block_of_the_whole_job_is_refused_once_beside_those_of_rows_and_other_problems(build):
-    rows = [{}, {}, {"slg_layer": 50}, {"seed": -1}]
-    assert problems(build, *rows, slg_layer=99) == [
-        (None, "slg_layer", "99"),
-        (3, "slg_layer", "50"),
-        (4, "seed", "-1"),
-    ]
+def test_a_block_that_the_job_sets_for_all_rows_is_noted_once(notes):
+    (note,) = notes({}, {"slg_layer": 1}, {}, slg_layer=99)
+    assert note.startswith("row 1: slg_layer 99 (and in 1 more row) skips nothing")
 
 
-def test_the_default_block_is_accepted_by_a_smaller_model_also_where_a_manifest_names_it(build):
-    assert len(build({}, {"slg_layer": 11})) == 2
+def test_the_default_block_is_not_noted_for_a_smaller_model_also_where_a_manifest_names_it(notes):
+    assert notes({}, {"slg_layer": 11}) == ()
 
 
 @pytest.mark.parametrize(
@@ -66,11 +57,10 @@ def test_the_default_block_is_accepted_by_a_smaller_model_also_where_a_manifest_
         ("audio_guidance_scale", (1e38, 12), "0 to 10"),
     ],
 )
-def test_guidance_and_shift_out_of_the_usual_range_are_noted_once_with_rows_and_value(build, name, values, usual):
-    rows = [{name: values[0]}, {}, {name: values[1]}, {name: 10}]
-    (note,) = build(*rows).notes
-    assert note.startswith(f"row 1 and 1 more row: {name} {values[0]:g} is out of the usual range, {usual}")
+def test_guidance_and_shift_out_of_the_usual_range_are_noted_once_with_row_and_value(notes, name, values, usual):
+    (note,) = notes({name: values[0]}, {}, {name: values[1]}, {name: 10})
+    assert note.startswith(f"row 1: {name} {values[0]:g} (and in 1 more row) is unusual; expected {usual}")
 
 
-def test_the_ends_of_the_usual_range_are_not_noted(build):
-    assert build({"shift": 20, "video_guidance_scale": 0, "audio_guidance_scale": 10}).notes == ()
+def test_the_ends_of_the_usual_range_are_not_noted(notes):
+    assert notes({"shift": 20, "video_guidance_scale": 0, "audio_guidance_scale": 10}) == ()
