@@ -214,6 +214,23 @@ class Architecture:
         """The spec of a model in this folder. Raises InvalidRequest for an unknown model."""
         return self.models.get(model_name) or model_spec(model_name)
 
+    @property
+    def skippable_blocks(self) -> str:
+        """The values of `slg_layer` that do something, for messages."""
+        blocks = self._num_blocks
+        return f"a block from 1 to {blocks - 1}, or 0 for none: the model has {blocks} blocks, counted from 0"
+
+    def can_skip(self, slg_layer: int) -> bool:
+        """Whether the transformer has the block that the negative pass should skip.
+
+        The default is accepted everywhere: it is that of the published models, and a smaller one skips none then.
+        """
+        return slg_layer < self._num_blocks or slg_layer == DEFAULT_SLG_LAYER
+
+    @property
+    def _num_blocks(self) -> int:
+        return min(self.video.num_layers, self.audio.num_layers)
+
     @classmethod
     def read(cls, ckpt_dir: str | Path) -> Self:
         """Read `architecture.json` of a checkpoint folder; the published sizes if there is none.
@@ -269,6 +286,7 @@ def _replace(default: Any, changes: dict[str, Any]) -> Any:
 
 DEFAULT_VIDEO_NEGATIVE_PROMPT = "jitter, bad hands, blur, distortion"
 DEFAULT_AUDIO_NEGATIVE_PROMPT = "robotic, muffled, echo, distorted"
+DEFAULT_SLG_LAYER = 11
 MAX_SEED = 2**63 - 1
 
 
@@ -282,14 +300,18 @@ class ParamSpec:
     """The values that are accepted, as error messages name them."""
     accepts: Callable[[Any], bool]
     """Whether a value is one of them."""
+    usual: tuple[float, float] | None = None
+    """The ends of the range that the published program offers, where other values are accepted and rarely wanted."""
 
 
 _PARAM_SPEC = "param_spec"
 
 
-def _spec(*, help: str, expected: str, accepts: Callable[[Any], bool]) -> dict[str, ParamSpec]:
+def _spec(
+    *, help: str, expected: str, accepts: Callable[[Any], bool], usual: tuple[float, float] | None = None
+) -> dict[str, ParamSpec]:
     """Metadata for a field of SamplingParams."""
-    return {_PARAM_SPEC: ParamSpec(help=help, expected=expected, accepts=accepts)}
+    return {_PARAM_SPEC: ParamSpec(help=help, expected=expected, accepts=accepts, usual=usual)}
 
 
 def _is_int(value: object) -> bool:
@@ -356,22 +378,29 @@ class SamplingParams:
             help="Shift of the noise schedule.",
             expected="a positive number",
             accepts=lambda value: _is_finite(value) and value > 0,
+            usual=(0.0, 20.0),
         ),
     )
     video_guidance_scale: float = field(
         default=4.0,
         metadata=_spec(
-            help="Classifier-free guidance scale of the video.", expected="a finite number", accepts=_is_finite
+            help="Classifier-free guidance scale of the video.",
+            expected="a finite number",
+            accepts=_is_finite,
+            usual=(0.0, 10.0),
         ),
     )
     audio_guidance_scale: float = field(
         default=3.0,
         metadata=_spec(
-            help="Classifier-free guidance scale of the sound.", expected="a finite number", accepts=_is_finite
+            help="Classifier-free guidance scale of the sound.",
+            expected="a finite number",
+            accepts=_is_finite,
+            usual=(0.0, 10.0),
         ),
     )
     slg_layer: int = field(
-        default=11,
+        default=DEFAULT_SLG_LAYER,
         metadata=_spec(
             help="Transformer block that the negative pass skips (skip-layer guidance); 0 for none.",
             expected="a block number, or 0 for none",

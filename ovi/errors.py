@@ -9,6 +9,7 @@ OviError
  ├── AttentionUnavailable    the requested attention backend cannot run on the device; `usable` has those that can
  ├── MemoryTooSmall          the memory budget is too small; `needed` has the smallest sufficient one
  ├── DenoiseStopped          the caller stopped a denoise; `state` continues it
+ ├── NonFiniteError          a stage computed NaN or infinity                        (cause: weights, device or parameters)
  └── MediaError              a video could not be written or read back
 """
 
@@ -90,6 +91,26 @@ class DenoiseStopped(OviError):
     def __init__(self, state: object) -> None:
         super().__init__("the denoise was stopped by its caller")
         self.state = state
+
+
+class NonFiniteError(OviError):
+    """A stage computed numbers that are not finite: its result is worthless, and is neither stored nor shown."""
+
+    def __init__(
+        self, tensor: str, *, stage: str, first: str, causes: tuple[str, ...], step: int | None = None
+    ) -> None:
+        super().__init__(
+            f"{stage}: the {tensor} are not finite numbers, first {first}; usual causes: {', '.join(causes)}"
+        )
+        self.tensor = tensor
+        """Plural name of the tensor: "video latents", "frames", ..."""
+        self.stage = stage
+        """The stage (`ovi.stages.Stage`) that computed it."""
+        self.first = first
+        """Where it was not finite first: a step, a frame, a text."""
+        self.step = step
+        """The first such denoising step or frame, from 1; None for another stage."""
+        self.causes = causes
 
 
 class MediaError(OviError):

@@ -22,6 +22,8 @@ from ovi.attention.autotune import plan_attention
 from ovi.attention.target import AttentionTarget
 from ovi.attention.types import attention_shapes
 from ovi.config import Architecture, Component, ModelSpec, SamplingParams
+from ovi.errors import NonFiniteError
+from ovi.finite import all_finite
 from ovi.media.images import fit_image, read_image
 from ovi.media.video import frames_to_uint8
 from ovi.memory.release import offload_to_cpu, release_memory
@@ -34,6 +36,7 @@ from ovi.models.vocoder import Vocoder
 from ovi.precision import full_float32
 from ovi.prompts import in_model_form
 from ovi.sampling import denoise as sampling
+from ovi.stages import STAGES, Stage
 from ovi.types import Clip, Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat, check_format
 from ovi.weights.loading import load_component
@@ -42,8 +45,11 @@ from ovi.weights.tokenizer import load_tokenizer
 
 _LOG = logging.getLogger(__name__)
 
+_LOG = logging.getLogger(__name__)
+
 ImageInput = str | Path | Image.Image | np.ndarray
 M = TypeVar("M", bound=nn.Module)
+_SHOWN_CHARS = 60  # of a text in a message
 
 
 class OviPipeline:
@@ -181,18 +187,24 @@ class OviPipeline:
     @torch.inference_mode()
     @full_float32()
     def encode_text(self, texts: Sequence[str]) -> list[Tensor]:
-        """Rows [N, text_dim] of each text on the CPU, in the given order; equal texts are encoded once."""
+        """Rows [N, text_dim] of each text on the CPU, in the given order; equal texts are encoded once.
+
+        Raises NonFiniteError for rows that are not finite numbers.
+        """
         distinct = list(dict.fromkeys(texts))
         tokenizer = load_tokenizer(self.ckpt_dir, self.spec.name)
         encoder = self._require(Component.TEXT_ENCODER, TextEncoder)
         rows = encoder(tokenize(tokenizer, distinct))
+        for text, finite in zip(distinct, torch.stack([all_finite(row) for row in rows]).tolist(), strict=True):
+            if not finite:
+                raise self._non_finite("text embeddings", Stage.ENCODE_TEXT, f"for the text {text[:_SHOWN_CHARS]!r}")
         by_text = dict(zip(distinct, (row.cpu() for row in rows), strict=True))
         return [by_text[text] for text in texts]
 
     @torch.inference_mode()
     @full_float32()
     def encode_first_frame(self, image: ImageInput, size: tuple[int, int] | None = None) -> Tensor:
-        """Normalised latent [48, 1, h, w] of an image, float32 on the CPU. Raises InvalidImage.
+        """Normalised latent [48, 1, h, w] of an image, float32 on the CPU. Raises InvalidImage and NonFiniteError.
 
         `size` is (height, width) in pixels; by default the image's size fitted to the model's area (`image_size`).
         """
@@ -201,7 +213,10 @@ class OviPipeline:
         pixels = fit_image(array, size)
         vae = self._require(Component.VIDEO_VAE, VideoVAE)
         video = pixels[None, :, None].to(self.device, self.dtype)  # 1 3 1 H W
-        return vae.encode(video).squeeze(0).float().cpu()
+        latent = vae.encode(video).squeeze(0).float()
+        if not all_finite(latent):
+            raise self._non_finite("first-frame latents", Stage.ENCODE_FIRST_FRAME, "for its only frame")
+        return latent.cpu()
 
     @torch.inference_mode()
     @full_float32()
@@ -218,8 +233,8 @@ class OviPipeline:
         """Denoise a clip to latents, float32 on the CPU.
 
         `first_frame` is a result of `encode_first_frame` and determines the clip's size. `state` resumes a stopped clip.
-        Raises DenoiseStopped, with the state to resume from, once `should_stop()` returns true, and AttentionUnavailable
-        if the attention backend cannot run on the device.
+        Raises DenoiseStopped, with the state to resume from, once `should_stop()` returns true, AttentionUnavailable if
+        the attention backend cannot run on the device, and NonFiniteError instead of latents or a state that are not finite.
         """
         if state is None:
             state = sampling.start(self._noise(params, first_frame))
@@ -253,25 +268,34 @@ class OviPipeline:
     def decode_video(self, video_latents: Tensor, tiling: Tiling | None = None) -> Iterator[Tensor]:
         """Decode video latents [48, F, h, w] chunk by chunk: float32 [3, t, H, W] in [-1, 1].
 
-        A `tiling` needs less memory and slightly changes the pixels near its seams.
+        A `tiling` needs less memory and slightly changes the pixels near its seams. Raises NonFiniteError instead of
+        yielding a chunk that is not finite.
         """
         vae = self._require(Component.VIDEO_VAE, VideoVAE)
-        chunks = vae.decode_stream(video_latents[None].to(self.device), tiling=tiling)
+        num_frames, chunks = 0, vae.decode_stream(video_latents[None].to(self.device), tiling=tiling)
         while True:
             with full_float32():  # not while the caller has the chunk
                 chunk = next(chunks, None)
             if chunk is None:
                 return
+            if not all_finite(chunk):  # the caller waits for the chunk too
+                frame = num_frames + 1
+                raise self._non_finite("frames", Stage.DECODE, f"at frame {frame}", step=frame)
+            num_frames += chunk.shape[2]
             yield chunk.squeeze(0).float()
 
     @torch.inference_mode()
     @full_float32()
     def decode_audio(self, audio_latents: Tensor) -> np.ndarray:
-        """Decode audio latents [L, 20] to a waveform: float32 [S] at 16 kHz."""
+        """Decode audio latents [L, 20] to a waveform: float32 [S] at 16 kHz. Raises NonFiniteError."""
         vae = self._require(Component.AUDIO_VAE, AudioVAE)
         vocoder = self._require(Component.VOCODER, Vocoder)
         mel = vae.decode(audio_latents.T[None].to(self.device, torch.float32))  # 1 80 2L
-        return vocoder(mel).flatten().cpu().numpy()
+        wave = vocoder(mel).flatten()
+        for tensor, values in (("mel bands of the sound", mel), ("samples of the sound", wave)):
+            if not all_finite(values):
+                raise self._non_finite(tensor, Stage.DECODE, "in the whole sound")
+        return wave.cpu().numpy()
 
     def decode_latents(self, latents: Latents) -> Clip:
         """Decode a whole clip in memory. To write a file, stream `decode_video` to `ovi.media.video.VideoWriter`."""
@@ -294,6 +318,10 @@ class OviPipeline:
         Raises InvalidRequest for a parameter out of range and InvalidImage for an unusable image.
         """
         sampling_params = SamplingParams(**params)
+        if not self.architecture.can_skip(sampling_params.slg_layer):
+            _LOG.warning(
+                "slg_layer %d skips nothing; expected %s", sampling_params.slg_layer, self.architecture.skippable_blocks
+            )
         prompt = in_model_form(text_prompt, self.spec.audio_tag)
         for fault in prompt.faults:
             _LOG.warning("the prompt has %s: %r %s", fault.kind, fault.tag, fault.reading)
@@ -305,6 +333,11 @@ class OviPipeline:
         return self.decode_latents(latents)
 
     # -- helpers ---------------------------------------------------------------------------------------------------
+
+    def _non_finite(self, tensor: str, stage: Stage, first: str, *, step: int | None = None) -> NonFiniteError:
+        components = " and ".join(sorted(component.replace("_", " ") for component in STAGES[stage].components))
+        causes = (f"damaged weights of the {components}", f"an overflow in {str(self.dtype).removeprefix('torch.')}")
+        return NonFiniteError(tensor, stage=stage, first=first, step=step, causes=causes)
 
     def _noise(self, params: SamplingParams, first_frame: Tensor | None) -> Latents:
         if first_frame is not None:

@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 from tokenizers import Tokenizer
@@ -22,7 +22,7 @@ from ovi_ray.inputs.prompt_lengths import TextLimit
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.weights.checks import checkpoint_problem, checkpoint_problems, missing_file_problems, store_problem
-from ovi_ray.weights.digests import cached_file_digest
+from ovi_ray.weights.digests import cached_file_digest, damaged_files
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -31,6 +31,8 @@ class PreparedJob:
 
     job: JobSpec
     manifest: Manifest
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    """The models with weights that are not finite numbers, and which they are. Their clips cannot be rendered."""
 
 
 def prepare(
@@ -42,14 +44,14 @@ def prepare(
     `on_message` receives a line for each file. The job's environment becomes that of this process: stores read it.
     """
     os.environ.update(job.environment)
-    problems = _profile_problems(job)
+    problems, damaged = _profile_problems(job), dict[str, str]()
     arch, found = _check_checkpoint(job)
     problems += found
     try:
         manifest = build_manifest(
             job,
             arch,
-            weights=lambda name: _fingerprint(job, name, problems, on_message),
+            weights=lambda name: _fingerprint(job, name, problems, damaged, on_message),
             numerics=job.numerics,
             limit=TextLimit(tokens=arch.text_encoder.text_len, tokenizer=lambda: _tokenizer(job)),
             prompts=prompts,
@@ -58,7 +60,7 @@ def prepare(
         problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise InputError(problems)
-    return PreparedJob(job=job, manifest=manifest)
+    return PreparedJob(job=job, manifest=manifest, damaged=damaged)
 
 
 def shard_of(prepared: PreparedJob, shard: str) -> PreparedJob:
@@ -112,10 +114,21 @@ def _tokenizer(job: JobSpec) -> Tokenizer:
     return load_tokenizer(folder, job.model_name, truncates=False)
 
 
-def _fingerprint(job: JobSpec, model_name: str, found: list[Problem], on_message: Callable[[str], None]) -> str:
-    """The fingerprint of a model's weights. Raises InputError with the problems found so far, or with the model's own."""
+def _fingerprint(
+    job: JobSpec,
+    model_name: str,
+    found: list[Problem],
+    damaged: dict[str, str],
+    on_message: Callable[[str], None],
+) -> str:
+    """The fingerprint of a model's weights; damage found on the way is added to `damaged`.
+
+    Raises InputError with the problems found so far, or with the model's own.
+    """
     problems = found or checkpoint_problems(job.ckpt_dir, model_name, job.weights, tell=on_message)
     if problems:
         raise InputError(problems)
     folder = local_checkpoint(job.ckpt_dir, [model_name], job.weights)
+    if damage := damaged_files(folder, model_name, job.weights):
+        damaged[model_name] = damage
     return fingerprint(folder, model_name, cached_file_digest, job.weights)

@@ -34,11 +34,13 @@ from ovi_ray.output.job_files import (
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.record_files import RecordConfig
 from ovi_ray.output.recovery import ReadConfig, VideoCheck, VideoState, check_videos, recover_rows
+from ovi_ray.output.result_row import result_row
 from ovi_ray.output.results import Results, ResumeState
 from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.observer import JobObserver, Observers, RunEnded, RunStarted
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.html import ReportSummary, write_report
+from ovi_ray.report.result_queries import count_noted
 from ovi_ray.runtime.clock import Clock
 from ovi_ray.runtime.driver import Driver, DriverConfig
 from ovi_ray.runtime.executor import Executor
@@ -46,6 +48,7 @@ from ovi_ray.runtime.ray_executor import ExecutorConfig, ray_executor
 from ovi_ray.runtime.run_record import run_record
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.config import RetryConfig
+from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location
 
 OpenExecutor = Callable[[JobSpec, ExecutorConfig], AbstractContextManager[Executor]]
@@ -83,6 +86,8 @@ class JobResult:
     """Rendered by earlier runs and left as they were."""
     seconds: float
     """Of rendering, as in `run.log`, the report and `ovi-ray explain`; starting and stopping Ray are left out."""
+    noted: int = 0
+    """Finished clips of the folder with a note in their row, such as one colour or silence throughout."""
     unreadable: int = 0
     """Not rendered, because there is a video that could not be read; it was left as it is, and the next run looks again."""
 
@@ -133,6 +138,7 @@ class _Run:
     ) -> None:
         self._job = prepared.job
         self._manifest = prepared.manifest
+        self._damaged = prepared.damaged
         self._options = options
         self._stop = stop
         self._observer = observer
@@ -144,7 +150,7 @@ class _Run:
         )
         self._started_at = datetime.now(UTC)
         self._seconds = 0.0
-        self._done = self._failed = 0
+        self._done = self._failed = self._noted = 0
         self._unreadable: set[str] = set()
         self._is_gone = False
         """Another folder may have the place of the output now."""
@@ -167,7 +173,8 @@ class _Run:
             # The list keeps the reasons of clips that are rendered again, until they end: their rows are dropped.
             write_failed(self._job.output_dir, self._manifest, self._failed_before.to_batches())
             self._results.drop(missing.table.column("clip_id"))
-        finished_before = len(self._manifest) - len(missing) - len(self._unreadable)
+            missing = self._without_damaged(missing)
+        finished_before = len(self._manifest) - len(missing) - len(self._unreadable) - self._failed
         try:
             if len(missing):
                 self._render(TaskTable.of(missing), open_executor, clock, token)
@@ -186,6 +193,7 @@ class _Run:
             failed=self._failed,
             finished_before=finished_before,
             seconds=self._seconds,
+            noted=self._noted,
             unreadable=len(self._unreadable),
         )
 
@@ -268,6 +276,27 @@ class _Run:
 
     # -- this run --------------------------------------------------------------------------------------------------
 
+    def _without_damaged(self, missing: Manifest) -> Manifest:
+        """The clips whose weights are right. The others fail now: rendered, they would be black and silent."""
+        models = pa.array(self._damaged, pa.string())
+        is_damaged = pc.is_in(missing.table.column("model_name"), value_set=models)
+        tasks = TaskTable.of(Manifest(table=missing.table.filter(is_damaged)))
+        for index in range(len(tasks)):
+            clip = tasks.clip(index)
+            error = f"its frames and sound would not be finite numbers: {self._damaged[clip.model_name]}"
+            facts = {"dtype": self._job.numerics}
+            self._results.append(
+                result_row(clip, facts, status=ClipStatus.FAILED, error=error, finished_at=datetime.now(UTC))
+            )
+        self._results.flush()
+        self._failed += len(tasks)
+        for model, damage in self._damaged.items():
+            self._observer.message(
+                f"clips of {model} fail: their frames and sound would not be finite numbers, because its weights are"
+                f" damaged: {damage}; fetch them again"
+            )
+        return Manifest(table=missing.table.filter(pc.invert(is_damaged)), notes=missing.notes)
+
     def _render(self, tasks: TaskTable, open_executor: OpenExecutor, clock: Clock | None, token: str) -> None:
         with open_executor(self._job, self._options.executor) as executor:
             with _usable(self._job.output_dir):
@@ -288,7 +317,8 @@ class _Run:
             finally:
                 executor.shutdown()
                 progress = driver.progress()
-                self._done, self._failed, self._workers = progress.done, progress.failed, driver.worker_times()
+                self._done, self._workers = progress.done, driver.worker_times()
+                self._failed += progress.failed
                 self._seconds = driver.seconds
 
     def _record_nothing_to_do(self, tasks: TaskTable) -> None:
@@ -316,6 +346,7 @@ class _Run:
             seconds=self._seconds,
             workers=self._workers,
         )
+        self._noted = count_noted(self._results.batches)
         rows = list(self._results.batches(FAILED_COLUMNS))
         ended = pa.chunked_array([batch.column("clip_id") for batch in rows], pa.string())
         before = self._failed_before

@@ -1,7 +1,7 @@
 """Prepare the failed clips of a job for another attempt, with the same or with changed parameters."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -40,12 +40,13 @@ def prepare_retry(output_dir: PathOrUri, changes: Mapping[str, Any]) -> Retry:
     manifest, failed = _read(folder, MANIFEST), _read(folder, FAILED)
     saved = _saved_job(folder)
     job = _retry_job(folder, saved, given)
-    retried = prepare(job, prompts=_prompt_list(folder, failed, given)).manifest
+    checked = prepare(job, prompts=_prompt_list(folder, failed, given))
+    retried = checked.manifest
     is_failed = pc.is_in(manifest.column("clip_id"), value_set=failed.column("clip_id"))
     kept = manifest.filter(pc.invert(is_failed))
     table = pa.concat_tables([kept, _with_rows_of(failed, retried.table)], promote_options="default")
     return Retry(
-        prepared=PreparedJob(job=_with_source(job, saved), manifest=Manifest(table=table, notes=retried.notes)),
+        prepared=replace(checked, job=_with_source(job, saved), manifest=Manifest(table=table, notes=retried.notes)),
         clips=failed.num_rows,
     )
 

@@ -1,6 +1,7 @@
 """Moving modules off a device and returning their memory to it."""
 
 import gc
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -26,3 +27,9 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         torch.cuda.ipc_collect()
+
+
+def try_to_release_memory(device: torch.device) -> None:
+    """As `release_memory`, for use while an error is handled: a device that fails in it raises nothing."""
+    with suppress(RuntimeError):
+        release_memory(device)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ovi.config import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAEConfig
 from ovi.errors import InvalidRequest
+from ovi.finite import clamp_finite_
 from ovi.models.tiling import Span, Tiling
 
 # Per-channel statistics of the latents over Wan 2.2's training set; the transformer sees (latent - mean) / std.
@@ -394,7 +395,7 @@ class VideoVAE(nn.Module):
     def decode_stream(
         self, latents: Tensor, frames_per_pass: int = TEMPORAL_STRIDE, tiling: Tiling | None = None
     ) -> Iterator[Tensor]:
-        """Decode normalised latents [B, 48, F, h, w] chunk by chunk to float32 pixels in [-1, 1].
+        """Decode normalised latents [B, 48, F, h, w] chunk by chunk to float32 pixels in [-1, 1], or NaN (`clamp_finite_`).
 
         Yields [B, 3, 1, H, W], then [B, 3, 4, H, W] for every further latent frame. Fewer `frames_per_pass` (4, 2 or 1)
         need less memory for the same pixels up to rounding. A `tiling` needs even less, but slightly changes the pixels
@@ -412,7 +413,7 @@ class VideoVAE(nn.Module):
                 pixels = tiled.enlarge(features, frames_per_pass)
             unfolded = rearrange(pixels, "b (c r q) t h w -> b c t (h q) (w r)", q=PATCH, r=PATCH)
             stream.is_first_chunk = False
-            yield unfolded.float().clamp_(-1, 1)
+            yield clamp_finite_(unfolded.float(), -1, 1)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode a whole clip: [B, 48, F, h, w] -> [B, 3, 4(F-1)+1, H, W] in [-1, 1], float32."""

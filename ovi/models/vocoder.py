@@ -7,7 +7,7 @@ B batch, C channels, T mel frames, S samples (256 T)
 """
 
 from collections.abc import Mapping
-from math import pi
+from math import inf, pi
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ovi.config import VocoderConfig
 from ovi.errors import CheckpointMismatch
+from ovi.finite import clamp_finite_
 
 UPSAMPLE_RATES = (4, 4, 2, 2, 2, 2)
 UPSAMPLE_KERNELS = (8, 8, 4, 4, 4, 4)
@@ -178,11 +179,11 @@ class Vocoder(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Waveform of a log-mel spectrogram: [B, 80, T] -> [B, 1, 256 T] in [-1, 1], float32, 16 kHz."""
+        """Waveform of a log-mel spectrogram: [B, 80, T] -> [B, 1, 256 T] in [-1, 1] or NaN, float32, 16 kHz."""
         x = self.conv_pre(mel.to(self.conv_pre.weight.dtype))
         blocks = iter(self.resblocks)
         for upsample in self.ups:
             x = upsample(x)
             x = sum(next(blocks)(x) for _ in RESIDUAL_KERNELS) / len(RESIDUAL_KERNELS)
         wave: Tensor = self.conv_post(self.activation_post(x))
-        return wave.float().tanh_()
+        return clamp_finite_(wave.float(), -inf, inf).tanh_()  # tanh alone would hide an infinity

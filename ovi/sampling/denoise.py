@@ -11,10 +11,12 @@ from torch import Tensor
 from ovi.attention import AttentionPlan
 from ovi.attention.types import SDPA_PLAN
 from ovi.config import ModelSpec, SamplingParams
-from ovi.errors import DenoiseStopped
+from ovi.errors import DenoiseStopped, NonFiniteError
+from ovi.finite import FirstNonFinite
 from ovi.models.fusion import FusionTransformer
 from ovi.sampling.guidance import Guidance, embed_texts, guided_velocity
 from ovi.sampling.solvers import SolverState, make_solver
+from ovi.stages import Stage
 from ovi.types import Latents, PromptEmbeds
 
 OnStep = Callable[[int, int], None]
@@ -87,20 +89,45 @@ def denoise(
 
     `first_frame` is the latent [48, 1, h, w] of an image; it overwrites latent frame 0 before every step and after the
     last. `should_stop` is called before every step; when it returns true, DenoiseStopped is raised with the state to
-    continue from.
+    continue from. Raises NonFiniteError where it would return latents, or a state, that are not finite.
     """
     solver = make_solver(params.solver_name, params.sample_steps, params.shift)
     guidance = _guidance(transformer, state, embeds, params, first_frame is not None, attention)
+    non_finite = FirstNonFinite(("video latents", "audio latents"), state.video.sample.device)
     while state.step < params.sample_steps:
         if should_stop is not None and should_stop():
+            _check(non_finite, params, transformer.dtype, attention)
             raise DenoiseStopped(state)
         video, audio = _with_first_frame(state.video, first_frame), state.audio
         t = solver.timesteps[state.step]
         velocities = guided_velocity(transformer, video=video.sample, audio=audio.sample, t=t, guidance=guidance)
         state = DenoiseState(video=solver.step(video, velocities[0]), audio=solver.step(audio, velocities[1]))
+        non_finite.observe(state.step, state.video.sample, state.audio.sample)
         if on_step is not None:
             on_step(state.step, params.sample_steps)
+    _check(non_finite, params, transformer.dtype, attention)
     return Latents(video=_with_first_frame(state.video, first_frame).sample, audio=state.audio.sample)
+
+
+def _check(non_finite: FirstNonFinite, params: SamplingParams, dtype: torch.dtype, attention: AttentionPlan) -> None:
+    """Raises NonFiniteError. The only place where a denoise waits for its device."""
+    found = non_finite.read()
+    if not found:
+        return
+    step = min(found.values())
+    scales = f"video {params.video_guidance_scale:g}, audio {params.audio_guidance_scale:g}, shift {params.shift:g}"
+    raise NonFiniteError(
+        " and ".join(name for name, first in found.items() if first == step),
+        stage=Stage.DENOISE,
+        first=f"after step {step} of {params.sample_steps}",
+        step=step,
+        causes=(
+            "damaged weights of the transformer",
+            f"an overflow in {str(dtype).removeprefix('torch.')}",
+            f"the attention backend ({attention})",
+            f"guidance or shift out of range ({scales})",
+        ),
+    )
 
 
 def _guidance(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ovi.config import Architecture, Component, ModelSpec
 from ovi.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound
+from ovi.finite import count_non_finite
 from ovi.models import audio_vae, text_encoder, vocoder
 from ovi.models.audio_vae import AudioVAE
 from ovi.models.fusion import FusionTransformer
@@ -29,6 +30,7 @@ from ovi.weights.layout import ARCHITECTURE, TOKENIZER, component_file, existing
 from ovi.weights.tokenizer import load_tokenizer
 
 FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and audibly worse in bf16
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 _SLOW_TO_BUILD = Component.TEXT_ENCODER  # imports transformers, which takes seconds; its shapes are known without it
 
 
@@ -111,6 +113,17 @@ def check_model(ckpt_dir: str | Path, model_name: str, weights: WeightFormat = W
     return [*statuses, _status(TOKENIZER, partial(load_tokenizer, ckpt_dir, model_name))]
 
 
+def non_finite_numbers(path: Path) -> dict[str, int]:
+    """The tensors of a weight file with numbers that are not finite, and how many such numbers each has.
+
+    Empty for a file without weights. Reads the whole file, a part at a time. Raises CheckpointMismatch.
+    """
+    if path.suffix not in WEIGHT_SUFFIXES:
+        return {}
+    counts = {name: count_non_finite(tensor) for name, tensor in _stored_tensors(path)}
+    return {name: count for name, count in counts.items() if count}
+
+
 def fingerprint(
     ckpt_dir: str | Path,
     model_name: str,
@@ -163,6 +176,16 @@ def _read_tensors(path: Path, device: torch.device, dtype: torch.dtype) -> Itera
     else:
         for key, tensor in _unpickle(path, "cpu").items():
             yield key, _cast(tensor, device, dtype)
+
+
+def _stored_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The file's tensors as they are stored, mapped into memory where the format allows it."""
+    if path.suffix == ".safetensors":
+        with _open_safetensors(path, torch.device("cpu")) as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                yield key, file.get_tensor(key)
+    else:
+        yield from _unpickle(path, "cpu").items()
 
 
 def _read_meta(path: Path) -> dict[str, Tensor]:

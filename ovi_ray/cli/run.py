@@ -42,6 +42,8 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
         parts.append(f"{result.finished_before} finished before")
     if result.failed:
         parts.append(f"{result.failed} failed")
+    if result.noted:
+        parts.append(f"{result.noted} with notes")
     if result.unreadable:
         parts.append(f"{result.unreadable} with a video that cannot be read")
     line = f"{result.clips} clips: {', '.join(parts)}, in {result.seconds:.0f} s"

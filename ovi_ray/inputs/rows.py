@@ -12,6 +12,7 @@ from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.inputs.columns import INPUT_COLUMNS, META_PREFIX, OVERRIDES, PROMPT_COLUMN, is_meta
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
 from ovi_ray.inputs.job_spec import BatchSpec, Mode
+from ovi_ray.inputs.param_limits import limit_notes
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS, NOT_TEXT, TEXT_EXPECTED, did_you_mean, parse_param
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.inputs.prompt_texts import prepare_texts
@@ -65,6 +66,7 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
         raise InputError(sorted(distinct, key=lambda problem: problem.row or 0))
 
     rows = Rows(columns=columns | meta, cleaned={}, notes=list(prompts.notes))
+    rows.notes += limit_notes(prompts, columns, arch)
     _add_image_notes(rows, prompts, job)
     _complete_images(rows, images)
     texts = prepare_texts(prompts, rows.columns, arch)

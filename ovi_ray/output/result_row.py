@@ -41,6 +41,7 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("attempts", pa.int32(), nullable=False),  # denoises begun, failed ones too
         *(pa.field(f"{group}_s", pa.float64()) for group in TIME_GROUPS),  # encode_s: of its own text and first frame
         pa.field("finished_at", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("notes", pa.string()),  # such as one colour or silence throughout; separated by semicolons
         pa.field("traceback", pa.string()),  # of the failure that a failed clip ended with; its last part
     ]
 )

@@ -98,6 +98,8 @@ class Failure:
     message: str
     traceback: str = ""
     cause: FailureCause = FailureCause.TASK
+    ends_worker: bool = False
+    """The worker's process can do nothing more on its device: it is to be replaced."""
     input_path: str = ""
     """Of a failure of STORAGE: the input whose storage is away; empty for the output folder."""
 

@@ -114,7 +114,8 @@ def clip_history(run: RecordedRun, number: int) -> ClipHistory:
     workload, tracker = run.workload, _Tracker(run.clip_ids)
     items: dict[Stage, set[int]] = {stage: {number} for stage in CLIP_STAGES}
     items |= {stage: set(inputs.of_clips[number].tolist()) for stage, inputs in workload.stage_inputs().items()}
-    spans = [span for span in tracker.spans(run.entries()) if items[span.stage].intersection(span.items)]
+    rest = _Rest()
+    spans = [span for span in tracker.spans(rest.watch(run.entries())) if items[span.stage].intersection(span.items)]
     ended_s, end = tracker.ended.get(number, (None, None))
     return ClipHistory(
         clip_id=run.clip_ids[number],
@@ -123,6 +124,7 @@ def clip_history(run: RecordedRun, number: int) -> ClipHistory:
         status=None if end is None else end.status,
         error="" if end is None else end.error,
         ended_s=ended_s,
+        notes=tuple(message for message in rest.messages if run.clip_ids[number] in message),
     )
 
 

@@ -35,6 +35,7 @@ def clip_lines(clip: ClipHistory) -> Iterator[str]:
         yield "not ended when the record ends"
     else:
         yield f"{_at(clip.ended_s)}  {clip.status}{f': {clip.error}' if clip.error else ''}"
+    yield from (f"note: {note}" for note in clip.notes)
 
 
 def _listed(clip: ListedClip) -> str:

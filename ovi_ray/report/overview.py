@@ -12,7 +12,15 @@ import pyarrow as pa
 from ovi.stages import CLIP_STAGES, STAGES, TIME_GROUPS
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.durations import format_duration_in_words, format_number
-from ovi_ray.report.result_queries import Batches, count_status, finished_since, first_rows, read_columns, with_status
+from ovi_ray.report.result_queries import (
+    Batches,
+    count_noted,
+    count_status,
+    finished_since,
+    first_rows,
+    read_columns,
+    with_status,
+)
 from ovi_ray.scheduling.task import ClipStatus
 
 ACTIVITIES = (*TIME_GROUPS, "load")
@@ -163,7 +171,7 @@ class Overview:
         return cls(
             finished_at=summary.started_at + timedelta(seconds=summary.seconds),
             models=_models(results),
-            figures=tuple(_figures(summary, len(done), failed)),
+            figures=tuple(_figures(summary, len(done), failed, count_noted(results))),
             failures=first_rows(results, ClipStatus.FAILED, limits.rows).to_pylist(),
             more_failures=max(0, failed - limits.rows),
             reasons=_reasons(results, limits),
@@ -180,9 +188,11 @@ def _models(results: Batches) -> str:
     return ", ".join(sorted(f"{model['model_name']} in {model['dtype']}" for model in models))
 
 
-def _figures(summary: ReportSummary, done: int, failed: int) -> Iterator[Figure]:
+def _figures(summary: ReportSummary, done: int, failed: int, noted: int) -> Iterator[Figure]:
     yield Figure(label="Done", value=f"{done:,}", note=f"of {summary.clips:,}")
     yield Figure(label="Failed", value=f"{failed:,}", is_bad=failed > 0)
+    if noted:
+        yield Figure(label="With notes", value=f"{noted:,}", note="see their cards", is_bad=True)
     if summary.finished_before:
         yield Figure(label="Finished before", value=f"{summary.finished_before:,}", note="by an earlier run")
     left = summary.clips - summary.finished_before - done - failed

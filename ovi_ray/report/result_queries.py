@@ -25,6 +25,12 @@ def count_status(results: Batches, status: ClipStatus) -> int:
     return len(with_status(read_columns(results, ["status"]), status))
 
 
+def count_noted(results: Batches) -> int:
+    """Number of finished results with a note."""
+    rows = with_status(read_columns(results, ["status", "notes"]), ClipStatus.DONE)
+    return len(rows) - rows.column("notes").null_count
+
+
 def first_rows(results: Batches, status: ClipStatus, limit: int, meta_columns: Sequence[str] = ()) -> pa.Table:
     """The first `limit` results with a status, complete and in the order of the prompt list.
 

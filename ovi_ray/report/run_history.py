@@ -88,6 +88,8 @@ class ClipHistory:
     """None if the clip had not ended when the record ends."""
     error: str
     ended_s: float | None
+    notes: tuple[str, ...] = ()
+    """What the user was told of the clip while it was rendered."""
     listed: ListedClip | None = None
     """Its place in the prompt list; None for a clip that the last run's list had not."""
 

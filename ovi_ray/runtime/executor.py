@@ -78,7 +78,8 @@ ExecutorEvent = WorkerStarting | WorkerStarted | WorkerReplaced | TaskEnded | Wo
 class Executor(Protocol):
     """Runs tasks on workers that it starts and replaces. `tests/unit/runtime/test_executor_contract.py` is the contract.
 
-    Each submission is answered once: by its TaskEnded, or by the WorkerLost of its worker. A WorkerLost is followed by a
+    Each submission is answered once: by its TaskEnded, or by the WorkerLost of its worker. A failure that ends its worker
+    (`Failure.ends_worker`) is answered by a TaskEnded, which the worker's WorkerLost follows. A WorkerLost is followed by a
     WorkerReplaced for the same worker, and where that names a successor, by the successor's WorkerStarted. An executor may say
     with WorkerStarting which workers it starts at first, so that the job waits for them.
     """

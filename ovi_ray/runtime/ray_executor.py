@@ -273,7 +273,16 @@ class RayExecutor:
             return self._lose(running.worker, "was lost with its node, or is unreachable", None)
         except RayError as error:
             return self._not_run(running, error)
-        return [self._ended(running, report)]
+        return [self._ended(running, report), *self._replace_broken(running, report)]
+
+    def _replace_broken(self, running: _Running, report: TaskReport) -> list[ExecutorEvent]:
+        """End and replace a worker whose device failed it: its process would fail every later task too."""
+        failure = report.failure
+        if failure is None or not failure.ends_worker:
+            return []
+        self._last_death = failure.message
+        reason = f"was ended after {running.task.stage}, because its device failed"
+        return self._lose(running.worker, reason, causes_of([running.task]))
 
     def _ended(self, running: _Running, report: TaskReport) -> TaskEnded:
         worker, task, failure = running.worker, running.task, report.failure

@@ -1,26 +1,80 @@
-"""A cache of the hashes of weight files: hashing 36 GB takes a minute, and the files rarely change."""
+"""A cache of what a read of a whole weight file tells: 36 GB take a minute to hash, and the files rarely change."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ovi.config import Architecture
 from ovi.files import atomic_writer, user_cache_folder
 from ovi.weights.digest import file_digest
+from ovi.weights.formats import WeightFormat, in_format
+from ovi.weights.layout import model_files
+from ovi.weights.loading import non_finite_numbers
+
+MAX_TENSORS_NAMED = 3
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class FileContent:
+    """What is known of the content of a weight file."""
+
+    sha256: str
+    """In hexadecimal."""
+    non_finite: Mapping[str, int] = field(default_factory=dict)
+    """The tensors with numbers that are NaN or infinite, and how many such numbers each has."""
+
+    @property
+    def damage(self) -> str:
+        """The tensors that are not finite, in words; empty for a file that is right."""
+        if not self.non_finite:
+            return ""
+        counts = list(self.non_finite.items())
+        named = [f"{name} ({count:,} number{'s'[: count != 1]})" for name, count in counts[:MAX_TENSORS_NAMED]]
+        more = len(counts) - len(named)
+        return f"NaN or infinity in {', '.join(named)}{f' and {more:,} more' if more else ''}"
+
+
+def file_content(path: Path) -> FileContent:
+    """The content of a file, cached under its path, size and time of change. Raises CheckpointMismatch and OSError."""
+    status = path.stat()
+    key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    cache = user_cache_folder() / "weight-files.json"
+    known = _read(cache)
+    content = _parsed(known.get(key))
+    if content is None:
+        content = FileContent(sha256=file_digest(path), non_finite=non_finite_numbers(path))
+        _write(cache, {**_read(cache), key: asdict(content)})  # another process may have added to it meanwhile
+    return content
+
+
+def damaged_files(ckpt_dir: Path, model_name: str, weights: WeightFormat) -> str:
+    """The files of a model with numbers that are not finite, in words; empty where all are right.
+
+    Raises what `file_content` does.
+    """
+    files = model_files(in_format(Architecture.read(ckpt_dir).spec(model_name), weights))
+    found = [(ckpt_dir / file, file_content(ckpt_dir / file).damage) for file in files]
+    return "; ".join(f"{path}: {damage}" for path, damage in found if damage)
 
 
 def cached_file_digest(path: Path) -> str:
-    """SHA-256 of a file in hex, cached under its path, size and time of change."""
-    status = path.stat()
-    key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    cache = user_cache_folder() / "digests.json"
-    known = _read(cache)
-    if key not in known:
-        known[key] = file_digest(path)
-        _write(cache, known)
-    return known[key]
+    """The SHA-256 of a file in hexadecimal, from its cached content. Raises what `file_content` does."""
+    return file_content(path).sha256
 
 
-def _read(cache: Path) -> dict[str, str]:
+def _parsed(entry: object) -> FileContent | None:
+    """An entry of the cache; None where it is missing or broken."""
+    match entry:
+        case {"sha256": str(sha256), "non_finite": dict(non_finite)}:
+            return FileContent(sha256=sha256, non_finite=non_finite)
+        case _:
+            return None
+
+
+def _read(cache: Path) -> dict[str, Any]:
     try:
         known = json.loads(cache.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # missing or broken
@@ -28,7 +82,7 @@ def _read(cache: Path) -> dict[str, str]:
     return known if isinstance(known, dict) else {}
 
 
-def _write(cache: Path, known: dict[str, str]) -> None:
+def _write(cache: Path, known: dict[str, Any]) -> None:
     with suppress(OSError):  # a home that cannot be written costs the hashing at every start
         cache.parent.mkdir(parents=True, exist_ok=True)
         with atomic_writer(cache) as unfinished:

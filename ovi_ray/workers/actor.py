@@ -17,9 +17,10 @@ from ovi import OviPipeline
 from ovi.attention import AttentionBackend
 from ovi.config import Component, SamplingParams
 from ovi.errors import CheckpointError, DenoiseStopped, MediaError
+from ovi.media.flatness import Flatness
 from ovi.media.video import VideoWriter, frames_to_uint8, write_poster
 from ovi.memory.plan import MemoryMode
-from ovi.memory.release import release_memory
+from ovi.memory.release import release_memory, try_to_release_memory
 from ovi.sampling.denoise import DenoiseState
 from ovi.stages import STAGES, Stage
 from ovi.types import Latents, PromptEmbeds
@@ -167,7 +168,7 @@ class Worker:
             )
         except Exception as error:  # of any kind: the driver decides what it means for the clip
             report, outputs = TaskReport(seconds=0.0, failure=failure_of(error)), [None] * num_outputs
-            release_memory(self._pipeline.device)
+            try_to_release_memory(self._pipeline.device)
         self._activity = Activity(done=0, total=0)
         return (report, *outputs) if num_outputs else report
 
@@ -243,7 +244,7 @@ class Worker:
             return self._denoise_to_end(request, work.params, inputs, checkpointer)
 
         step, latents = run_with_fallback(DENOISE_STEPS, attempt, is_out_of_memory)
-        checkpointer.notes += _fallback_note(work.clip_id, "denoised", step)
+        checkpointer.notes += [f"clip {work.clip_id} {note}" for note in _fallback_note("denoised", step)]
         return latents
 
     def _make_room(self, step: FallbackStep, stage: Stage) -> None:
@@ -318,23 +319,31 @@ class Worker:
                 self._failed_decodes.add(work.video_path)
             raise
         self._failed_decodes.discard(work.video_path)
-        notes += _fallback_note(work.clip_id, "decoded", step)
-        return _Result(facts={**facts, **decoded}, notes=tuple(notes))
+        notes += _fallback_note("decoded", step)
+        told = tuple(f"clip {work.clip_id} {note}" for note in notes)
+        return _Result(facts={**facts, **decoded, "notes": "; ".join(notes) or None}, notes=told)
 
     def _decode_to_file(self, work: Decode, latents: Latents, step: FallbackStep) -> tuple[Facts, list[str]]:
-        """Returns the facts of the video, and what the user should know."""
+        """Returns the facts of the video, and notes that go on after "clip ..."."""
         self._make_room(step, Stage.DECODE)
         pipeline = self._pipeline.on_cpu() if step.on_cpu else self._pipeline
         audio = pipeline.decode_audio(latents.audio)
+        flatness = Flatness(audio)
         with output_errors(), staged_file(to_location(work.video_path)) as path:
-            notes = self._write_video(work, path, audio, pipeline.decode_video(latents.video, step.tiling))
+            notes = self._write_video(work, path, audio, pipeline.decode_video(latents.video, step.tiling), flatness)
             size = path.stat().st_size
-        return {"num_frames": work.num_frames, "num_samples": len(audio), "video_bytes": size}, notes
+        facts: Facts = {"num_frames": work.num_frames, "num_samples": len(audio), "video_bytes": size}
+        return facts, [*flatness.notes, *notes]
 
     def _write_video(
-        self, work: Decode, path: Path, audio: NDArray[np.float32], chunks: Iterator[torch.Tensor]
+        self,
+        work: Decode,
+        path: Path,
+        audio: NDArray[np.float32],
+        chunks: Iterator[torch.Tensor],
+        flatness: Flatness,
     ) -> list[str]:
-        """Write frames as they are decoded, and the middle one as the poster. Returns what the user should know."""
+        """Write frames as they are decoded, and the middle one as the poster. Returns notes, as `_decode_to_file`."""
         writer = VideoWriter(
             path,
             audio=audio,
@@ -347,6 +356,7 @@ class Worker:
         with writer:
             for chunk in chunks:
                 frames = frames_to_uint8(chunk)
+                flatness.add(frames)
                 if num_frames <= work.num_frames // 2 < num_frames + len(frames):
                     notes += self._write_poster(work, frames[work.num_frames // 2 - num_frames])
                 writer.write(frames)
@@ -361,15 +371,15 @@ class Worker:
                 write_poster(poster, frame)
         except (OSError, MediaError) as error:
             is_known, self._has_told_of_posters = self._has_told_of_posters, True
-            return [] if is_known else [f"clip {work.clip_id} has no poster, and others may have none either: {error}"]
+            return [] if is_known else [f"has no poster, and others may have none either: {error}"]
         return []
 
     def _on_step(self, done: int, total: int) -> None:
         self._activity = Activity(done=done, total=total)
 
 
-def _fallback_note(clip_id: str, done: str, step: FallbackStep) -> list[str]:
-    return [] if step is FULL else [f"clip {clip_id} was {done} {step.name}, after it ran out of memory"]
+def _fallback_note(done: str, step: FallbackStep) -> list[str]:
+    return [] if step is FULL else [f"was {done} {step.name}, after it ran out of memory"]
 
 
 def _num_outputs(request: TaskRequest) -> int:

@@ -12,7 +12,31 @@ from ovi_ray.protocol.messages import Failure, FailureCause
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.diagnostics import output_error
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # HIP's and the CPU allocator's have no class of their own
+_OUT_OF_MEMORY = (  # in lower case: of CUDA, HIP and the CPU's allocator, which have no class for it in every place
+    "out of memory",
+    "out_of_memory",
+    "outofmemory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "alloc_failed",  # CUBLAS_STATUS_, CUDNN_STATUS_, HIPBLAS_STATUS_
+    "allocfailed",
+    "get was unable to find an engine",  # cuDNN, where no algorithm's workspace fits
+    "miopenstatus",  # MIOpen tells the reason in its log alone; nearly always it is a workspace that does not fit
+)
+_DEVICE_FAILED = (  # in lower case: after these, every later call of the process fails too
+    "cuda error",
+    "hip error",
+    "cuda driver error",
+    "hip driver error",
+    "uncorrectable ecc",
+    "device-side assert",
+    "illegal memory access",
+    "launch failure",
+    "hsa_status_error",
+    "status_execution_failed",  # CUBLAS_, CUDNN_, HIPBLAS_
+    "status_internal_error",
+)
 
 
 def failure_kind(error: BaseException) -> FailureKind:
@@ -30,6 +54,13 @@ def failure_kind(error: BaseException) -> FailureKind:
             return FailureKind.ERROR
 
 
+def device_failed(error: BaseException) -> bool:
+    """Whether an error of the GPU leaves the process unable to use it: a new process is needed, on this GPU or another."""
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or any(words in str(error).lower() for words in _DEVICE_FAILED)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device or the host ran out of memory."""
     return failure_kind(error) is FailureKind.OUT_OF_MEMORY
@@ -43,6 +74,7 @@ def failure_of(error: Exception) -> Failure:
         message=str(error) or type(error).__name__,
         traceback=traceback.format_exc(),
         cause=cause,
+        ends_worker=device_failed(error),
         input_path=error.path if isinstance(error, InputAway) else "",
     )
 

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ovi.finite import count_non_finite
 from ovi_ray.errors import LatentsUnusable
 from ovi_ray.storage.paths import Location
 
@@ -28,7 +29,7 @@ def save_tensors(path: Location, tensors: dict[str, Tensor], *, clip_id: str, fa
 def load_tensors(path: Location, *, clip_id: str) -> tuple[dict[str, Tensor], Facts]:
     """Read what `save_tensors` wrote: tensors and facts.
 
-    Raises LatentsUnusable for a file that is missing, corrupt or of another clip, and OSError.
+    Raises LatentsUnusable for a file that is missing, corrupt, of another clip or not of finite numbers, and OSError.
     """
     try:
         content = path.read_bytes()  # read before it is examined: what cannot be read is not damaged
@@ -45,6 +46,8 @@ def load_tensors(path: Location, *, clip_id: str) -> tuple[dict[str, Tensor], Fa
         raise LatentsUnusable(f"{path}: its checksum does not match its content")
     if metadata["clip_id"] != clip_id:
         raise LatentsUnusable(f"{path}: belongs to clip {metadata['clip_id']}; expected {clip_id}")
+    if spoilt := [name for name, tensor in tensors.items() if count_non_finite(tensor)]:
+        raise LatentsUnusable(f"{path}: {', '.join(spoilt)} has numbers that are not finite")
     return tensors, json.loads(metadata["facts"])
 
 

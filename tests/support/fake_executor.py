@@ -45,6 +45,7 @@ class Fails:
     kind: FailureKind = FailureKind.ERROR
     message: str = "it broke"
     cause: FailureCause = FailureCause.TASK
+    ends_worker: bool = False
     items: tuple[int, ...] = ()
 
 
@@ -165,7 +166,15 @@ class FakeExecutor:
         worker = submission.worker
         del self.running[worker]
         traceback = f"Traceback of {worker}\n{fails.message}"
-        failure = Failure(kind=fails.kind, message=fails.message, traceback=traceback, cause=fails.cause)
+        failure = Failure(
+            kind=fails.kind,
+            message=fails.message,
+            traceback=traceback,
+            cause=fails.cause,
+            ends_worker=fails.ends_worker,
+        )
         failed = TaskFailed(worker=worker, task=submission.task, kind=fails.kind, message=fails.message)
         event = replace(failed, items=fails.items)
         self.events.append(TaskEnded(event=event, report=TaskReport(seconds=0.0, failure=failure)))
+        if fails.ends_worker:
+            self.kill(worker)

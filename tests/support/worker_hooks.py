@@ -9,14 +9,15 @@ the settings to every worker process, on every node. Settings are environment va
     HOOKS_FAILING_WRITES   seed of the writes that fail
     HOOKS_UNREADABLE       seed of the videos that the driver cannot read
     HOOKS_POISON           seed of the clip whose denoise kills its worker
+    HOOKS_DEVICE_FAILS     seed of the clip whose first denoise makes the GPU fail it, and every later task of that process
     HOOKS_OUT_OF_MEMORY    a kind of task at which one worker always runs out of memory, such as Decode, or "any"
     HOOKS_REMOVE           a file that is deleted when the first worker starts
 
 Files in the log folder, named after the worker's process id: `.born` (when it started), `.ready` (it joins now), `.steps`,
-`.failed-writes` and `.out-of-memory` (a byte each). While a file `hold.STAGE` is there, a worker that begins a task of that
-stage, or ends a step of a denoise, waits and leaves a file `.held`; without that file it goes on until the next time. While a
-file `output.away` is there, with the name of an error and the output location, everything that is asked of that location
-fails with this error, in workers and in drivers that call `fail_storage`.
+`.failed-writes`, `.out-of-memory` and `.device-failed` (a byte each). While a file `hold.STAGE` is there, a worker that begins
+a task of that stage, or ends a step of a denoise, waits and leaves a file `.held`; without that file it goes on until the next
+time. While a file `output.away` is there, with the name of an error and the output location, everything that is asked of that
+location fails with this error, in workers and in drivers that call `fail_storage`.
 """
 
 import errno
@@ -64,6 +65,8 @@ def install() -> None:
     _pace_tasks()
     if stage := os.environ.get("HOOKS_OUT_OF_MEMORY"):
         _run_out_of_memory_at(stage)
+    if seed := os.environ.get("HOOKS_DEVICE_FAILS"):
+        _fail_device_at(seed)
     fail_storage()
     if seed := os.environ.get("HOOKS_FAILING_WRITES"):
         fail_writes(seed)
@@ -253,6 +256,26 @@ def _run_out_of_memory_at(stage: str) -> None:
             _log("out-of-memory", b".")
             raise torch.OutOfMemoryError("this worker always runs out of memory")
         return work(self, request, inputs)
+
+    Worker._work = failing_work
+
+
+def _fail_device_at(seed: str) -> None:
+    """Errors of a GPU are sticky: one at this clip, in one process, and then one at everything that the process does."""
+    import torch
+
+    from ovi_ray.workers.actor import Worker
+
+    work = Worker._work
+
+    @functools.wraps(work)
+    def failing_work(self, request, inputs):
+        is_first = not list(_folder().glob("*.device-failed"))
+        if is_first and str(getattr(getattr(request.work, "params", None), "seed", None)) == seed:
+            _log("device-failed", b".")
+        elif not _file("device-failed").exists():
+            return work(self, request, inputs)
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     Worker._work = failing_work
 

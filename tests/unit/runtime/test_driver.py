@@ -114,6 +114,15 @@ def test_the_task_of_a_lost_worker_is_done_by_another(tmp_path):
     assert {time.worker for time in driver.worker_times()} == {"w0", "w1"}
 
 
+def test_a_device_that_fails_costs_its_clip_an_attempt_and_the_others_are_done_by_a_new_process(tmp_path):
+    broken = failing(Stage.DENOISE, FailureKind.ERROR, times=1, items=(0,), message="CUDA error", ends_worker=True)
+    _, rows = run(tmp_path, FakeExecutor(script=broken, replaces=True))
+    assert [(row["status"], row["attempts"], row["worker"]) for row in rows] == [
+        ("done", 2, "w0.1"),
+        ("done", 1, "w0.1"),
+    ]
+
+
 def test_a_replacement_joins_in_the_slot_of_the_worker_that_it_replaces(tmp_path):
     def script(worker, task, tries):
         return DIES if worker == "w0" and task.stage is Stage.DENOISE else None

@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 
 from ovi.config import Component, SamplingParams, SolverName
-from ovi.errors import DenoiseStopped, InvalidImage
+from ovi.errors import DenoiseStopped, InvalidImage, NonFiniteError
 from ovi.media.probe import probe
+from ovi.pipeline import OviPipeline
 from ovi_ray.protocol.messages import Decode, Denoise, EncodeFirstFrame, EncodeTexts, FailureCause, Preload, TaskRequest
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.workers.actor import Worker, WorkerConfig
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
-from ovi_ray.workers.failures import failure_kind
+from ovi_ray.workers.failures import device_failed, failure_kind
 from ovi_ray.workers.tensor_transport import pack, unpack
 from tests.support.files import UNREADABLE
 
@@ -314,9 +315,60 @@ def test_a_worker_describes_itself(worker):
         (MemoryError(), FailureKind.OUT_OF_MEMORY),
         (RuntimeError("HIP out of memory. Tried to allocate 2 GiB"), FailureKind.OUT_OF_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), FailureKind.OUT_OF_MEMORY),
+        (torch.AcceleratorError("CUDA error: out of memory"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), FailureKind.OUT_OF_MEMORY),
+        (
+            RuntimeError("CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate`"),
+            FailureKind.OUT_OF_MEMORY,
+        ),
+        (RuntimeError("miopenStatusUnknownError"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("miopenStatusInternalError, cannot open file"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"), FailureKind.OUT_OF_MEMORY),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), FailureKind.ERROR),
+        (NonFiniteError("frames", stage="decode", first="at frame 1", causes=("a",)), FailureKind.ERROR),
         (RuntimeError("shapes differ"), FailureKind.ERROR),
         (OSError(28, "No space left on device"), FailureKind.ERROR),
     ],
 )
 def test_a_failure_is_attributed(error, kind):
     assert failure_kind(error) is kind
+
+
+# -- a device that fails -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), True),
+        (torch.AcceleratorError("HIP error: unspecified launch failure"), True),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), False),
+        (RuntimeError("shapes differ"), False),
+        (InvalidImage("CUDA error.png: no image"), False),
+    ],
+)
+def test_an_error_of_the_device_that_no_later_call_survives_ends_the_worker(error, ends):
+    assert device_failed(error) is ends
+
+
+def test_a_device_that_fails_fails_while_its_memory_is_released_too_and_the_first_error_is_reported(
+    worker, monkeypatch
+):
+    def broken(*args, **kwargs):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    texts = embeddings(worker)
+    monkeypatch.setattr(OviPipeline, "denoise", broken)
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    worker._pipeline.device = torch.device("cuda", 0)
+    report, latents = worker.run(request(Denoise(params=PARAMS), TRANSFORMER), *texts)
+    assert (report.failure.kind, report.failure.ends_worker, latents) == (FailureKind.ERROR, True, None)
+    assert "illegal memory access" in report.failure.message
+    assert "in broken" in report.failure.traceback

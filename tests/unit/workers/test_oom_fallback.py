@@ -54,6 +54,7 @@ def tried(monkeypatch):
 
     class Tried(list):
         fails = 0
+        error = torch.OutOfMemoryError("HIP out of memory")
 
     seen = Tried()
     decode_video = OviPipeline.decode_video
@@ -61,7 +62,7 @@ def tried(monkeypatch):
     def fail_first(pipeline, video_latents, tiling=None):
         seen.append(tiling)
         if len(seen) <= seen.fails:
-            raise torch.OutOfMemoryError("HIP out of memory")
+            raise seen.error
         return decode_video(pipeline, video_latents, tiling)
 
     monkeypatch.setattr(OviPipeline, "decode_video", fail_first)
@@ -83,6 +84,22 @@ def test_a_decode_falls_back_until_it_has_memory(worker, tmp_path, tried, fails,
     assert list(tried) == [step.tiling for step in DECODE_STEPS[: fails + 1]]
     assert report.notes == (f"clip c {note}",)
     assert probe(tmp_path / "clip.mp4").num_frames == 9
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
+        "miopenStatusUnknownError",
+    ],
+)
+def test_libraries_that_say_out_of_memory_in_their_own_words_are_understood(worker, tmp_path, tried, words):
+    tried.fails, tried.error = 1, RuntimeError(words)
+    report = worker.run(request(decode(tmp_path), DECODERS), LATENTS)
+    assert report.failure is None
+    assert list(tried) == [step.tiling for step in DECODE_STEPS[:2]]
 
 
 def test_a_decode_that_runs_out_on_every_step_fails_and_its_next_attempt_ends_on_the_cpu(worker, tmp_path, tried):
