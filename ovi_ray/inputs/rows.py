@@ -32,8 +32,8 @@ DERIVED_COLUMNS = (
     "audio_latent_length",
 )
 """Columns that a manifest has beside the input columns; ignored when a manifest is read as a prompt list."""
-
-
+IMAGE_READING = 2
+"""Enters the id of a clip whose image is converted: version 1, which ids do not name, took the file's values as they were."""
 _NOT_UTF8 = re.compile(r"[\x00\ud800-\udfff]")
 
 
@@ -61,7 +61,7 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
         raise InputError(sorted(problems, key=lambda problem: problem.row or 0))
 
     rows = Rows(columns=columns | _meta_columns(prompts), cleaned={})
-    _add_image_notes(rows, prompts, job)
+    _add_image_notes(rows, prompts, images, job)
     _complete_images(rows, images)
     _complete_prompts(rows, prompts, arch)
     _complete_sizes(rows, images, arch)
@@ -199,12 +199,20 @@ def _resolve_images(prompts: PromptList, job: BatchSpec) -> tuple[list[_Image | 
 def _complete_images(rows: Rows, images: list[_Image | None]) -> None:
     rows.columns["image_path"] = [None if image is None else str(image.path) for image in images]
     rows.columns["image_sha256"] = [None if image is None else image.facts.sha256 for image in images]
+    rows.columns["image_reading"] = [
+        IMAGE_READING if image is not None and image.facts.is_converted else None for image in images
+    ]
 
 
-def _add_image_notes(rows: Rows, prompts: PromptList, job: BatchSpec) -> None:
+def _add_image_notes(rows: Rows, prompts: PromptList, images: list[_Image | None], job: BatchSpec) -> None:
     named = sum(not _is_blank(cell) for cell in prompts.columns.get("image_path", ()))
     if job.mode is Mode.T2V and (named or job.image_path):
         rows.notes.append(f"mode t2v ignores the image of {named or 'all'} row{'s' if named != 1 else ''}")
+    with_remark: dict[str, list[int]] = {}
+    for index, image in enumerate(images):
+        for remark in image.facts.remarks if image is not None else ():
+            with_remark.setdefault(remark, []).append(index)
+    rows.notes += [f"{_rows(prompts, indices)} an image {remark}" for remark, indices in with_remark.items()]
 
 
 # -- prompts and sizes ---------------------------------------------------------------------------------------------
