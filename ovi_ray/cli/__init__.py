@@ -13,12 +13,14 @@ from ovi_ray import __version__
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode
 from ovi_ray.cli.doctor import doctor
 from ovi_ray.cli.explain import explain
+from ovi_ray.cli.faults import Program
 from ovi_ray.cli.plan import plan
 from ovi_ray.cli.render import render
 from ovi_ray.cli.retry import retry
 from ovi_ray.cli.weights import weights
 
 app = typer.Typer(
+    cls=Program,
     help="Render lists of prompts into videos with sound, on all the GPUs there are.",
     epilog=EXIT_CODE_HELP,
     no_args_is_help=True,
@@ -36,12 +38,14 @@ def main() -> None:
     # Ray prints many lines about every worker that dies, to standard output, which is for JSON.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, _terminate)
     app(prog_name="ovi-ray")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM outside of a running job: end with its exit code, after clean-up."""
-    sys.exit(ExitCode.TERMINATED)
+    """SIGTERM or SIGHUP outside of a running job: end with its exit code, after clean-up."""
+    sys.exit(ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.HUNG_UP)
 
 
 def _print_version(requested: bool) -> None:

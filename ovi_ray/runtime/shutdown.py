@@ -1,7 +1,8 @@
 """Requests to stop a job: the first one saves what is running, the second one ends the program at once.
 
 Ctrl-C: running tasks are finished or saved, however long that takes. SIGTERM, which Slurm, Kubernetes and spot machines
-send: the same within a grace period, because SIGKILL follows.
+send: the same within a grace period, because SIGKILL follows. SIGHUP, which a closed terminal sends: like SIGTERM, unless it
+is ignored from the start (`nohup`).
 """
 
 import math
@@ -59,10 +60,13 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(stop: StopRequest, *, grace_s: float = TERM_GRACE_S) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop, and any further one into a KeyboardInterrupt.
+    """Turn the first of Ctrl-C, SIGTERM and SIGHUP into a request to stop, and any further one into a KeyboardInterrupt.
 
-    `grace_s` is the time that SIGTERM leaves. Call it on the main thread only, like all signal handling.
+    `grace_s` is the time that SIGTERM and SIGHUP leave. Call it on the main thread only, like all signal handling.
     """
+
+    is_hang_up_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = (signal.SIGINT, signal.SIGTERM, *(() if is_hang_up_ignored else (signal.SIGHUP,)))
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_asked or not stop.is_watched:
@@ -71,7 +75,7 @@ def stop_on_signals(stop: StopRequest, *, grace_s: float = TERM_GRACE_S) -> Iter
         stop.ask(signal.Signals(number).name, math.inf if number == signal.SIGINT else grace_s)
 
     def install() -> dict[signal.Signals, Any]:
-        return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return {number: signal.signal(number, handle) for number in numbers}
 
     before = install()
     stop.on_watch(install)

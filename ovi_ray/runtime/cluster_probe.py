@@ -1,0 +1,83 @@
+"""Finds out within half a minute whether a Ray cluster answers at an address.
+
+Ray itself tries for minutes, in C++ that no signal interrupts, and writes its own log to standard error. So it is asked in a
+process of its own, `python -m ovi_ray.runtime.cluster_probe ADDRESS`, which alarms end.
+"""
+
+import signal
+import socket
+import subprocess
+import sys
+
+from ovi_ray.errors import ClusterError
+
+CONNECT_S = 10
+"""Seconds for the name to resolve and the port to accept."""
+ANSWER_S = 12
+"""Seconds for Ray to answer, once it is loaded in this process; that depends on this machine and is not limited."""
+CLIENT = "ray://"
+_ADDRESS = "expected host:port, ray://host:port or auto"
+
+
+def check_cluster(address: str, *, connect_s: int = CONNECT_S, answer_s: int = ANSWER_S) -> None:
+    """Check that a Ray cluster answers at an address that `ray.init` takes. Raises ClusterError with the reason."""
+    command = [sys.executable, "-m", __spec__.name, address, str(connect_s), str(answer_s)]
+    probe = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+    *_, last = ["", *probe.stdout.splitlines()]
+    if probe.returncode == -signal.SIGALRM:
+        raise ClusterError(
+            f"{last} accepts connections, but does not answer as a Ray cluster within {answer_s} s; expected the port that"
+            " `ray start --head` names, 6379 unless another was chosen"
+            if last
+            else f"no answer within {connect_s} s"
+        )
+    if probe.returncode == 1:
+        raise ClusterError(last)
+
+
+def main(address: str, connect_s: int, answer_s: int) -> int:
+    """Print the endpoint as soon as it accepts a connection, and then why it cannot be used: 1. 0 for a Ray cluster."""
+    signal.alarm(connect_s)
+    if (problem := _connect(address)) is not None:
+        print(problem)
+        return 1
+    signal.alarm(0)
+    if address.startswith(CLIENT):
+        return 0  # Ray's client has a time limit of its own
+    try:
+        from ray._private.services import canonicalize_bootstrap_address
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    except ImportError:  # another version of Ray, whose own check must do
+        return 0
+    try:
+        found = canonicalize_bootstrap_address(address)
+        print(found, flush=True)
+        signal.alarm(answer_s)
+        GcsClient(address=found)
+    except Exception as error:  # any of Ray's
+        print(" ".join(str(error).split()) or type(error).__name__)
+        return 1
+    return 0
+
+
+def _connect(address: str) -> str | None:
+    """Why no connection to an address can be made; None if it can, or if only Ray knows the endpoint ("auto")."""
+    if address == "auto":
+        return None
+    host, separator, port = address.removeprefix(CLIENT).rpartition(":")
+    host = host.strip("[]")
+    if not separator or not host or not port.isdecimal() or "/" in host:
+        return _ADDRESS
+    try:
+        socket.create_connection((host, int(port))).close()
+    except socket.gaierror as error:
+        return f"the name {host} does not resolve ({error.strerror})"
+    except OverflowError:
+        return f"{_ADDRESS}; {port} is not a port"
+    except OSError as error:
+        return f"no connection to {host} at port {port} ({error.strerror or error})"
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
