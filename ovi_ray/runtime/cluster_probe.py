@@ -4,6 +4,7 @@ Ray itself tries for minutes, in C++ that no signal interrupts, and writes its o
 process of its own, `python -m ovi_ray.runtime.cluster_probe ADDRESS`, which alarms end.
 """
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ CONNECT_S = 10
 ANSWER_S = 12
 """Seconds for Ray to answer, once it is loaded in this process; that depends on this machine and is not limited."""
 CLIENT = "ray://"
+_MAX_PORT = 65_535
 _ADDRESS = "expected host:port, ray://host:port or auto"
 
 
@@ -36,7 +38,7 @@ def check_cluster(address: str, *, connect_s: int = CONNECT_S, answer_s: int = A
 
 
 def main(address: str, connect_s: int, answer_s: int) -> int:
-    """Print the endpoint as soon as it accepts a connection, and then why it cannot be used: 1. 0 for a Ray cluster."""
+    """Print the endpoint once it accepts a connection, or why there is none, with the exit code 1. 0: something answers."""
     signal.alarm(connect_s)
     if (problem := _connect(address)) is not None:
         print(problem)
@@ -51,12 +53,13 @@ def main(address: str, connect_s: int, answer_s: int) -> int:
         return 0
     try:
         found = canonicalize_bootstrap_address(address)
-        print(found, flush=True)
-        signal.alarm(answer_s)
-        GcsClient(address=found)
-    except Exception as error:  # any of Ray's
-        print(" ".join(str(error).split()) or type(error).__name__)
+    except (OSError, ValueError) as error:
+        print(" ".join(str(error).split()))
         return 1
+    print(found, flush=True)
+    signal.alarm(answer_s)
+    with contextlib.suppress(Exception):  # an error is an answer: it lacks a token, for example, and `ray.init` says so
+        GcsClient(address=found)
     return 0
 
 
@@ -66,14 +69,12 @@ def _connect(address: str) -> str | None:
         return None
     host, separator, port = address.removeprefix(CLIENT).rpartition(":")
     host = host.strip("[]")
-    if not separator or not host or not port.isdecimal() or "/" in host:
+    if not separator or not host or "/" in host or not (port.isdecimal() and 0 < int(port) <= _MAX_PORT):
         return _ADDRESS
     try:
         socket.create_connection((host, int(port))).close()
     except socket.gaierror as error:
         return f"the name {host} does not resolve ({error.strerror})"
-    except OverflowError:
-        return f"{_ADDRESS}; {port} is not a port"
     except OSError as error:
         return f"no connection to {host} at port {port} ({error.strerror or error})"
     return None

@@ -1,0 +1,23 @@
+"""Connecting to Ray: which cluster, and what is told of it."""
+
+import logging
+
+import pytest
+
+from ovi_ray.errors import ClusterError
+from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.runtime.ray_session import ray_session
+
+
+def test_the_address_of_the_environment_is_used_for_auto_and_told(monkeypatch, caplog, tiny_dir, tmp_path):
+    monkeypatch.setenv("RAY_ADDRESS", "no-such-host.invalid:6379")
+    job = JobSpec.from_options(text_prompt="a fox", ckpt_dir=tiny_dir, output_dir=tmp_path / "out", address="auto")
+    with (
+        caplog.at_level(logging.WARNING, logger="ovi_ray"),
+        pytest.raises(
+            ClusterError, match=r"at no-such-host\.invalid:6379 cannot be joined: the name .* does not resolve"
+        ),
+        ray_session(job),
+    ):
+        pass
+    assert "RAY_ADDRESS" in caplog.text
