@@ -64,16 +64,12 @@ def decode_image(content: bytes) -> DecodedImage:
     Raises InvalidImage with what the file is instead of an image that can be used.
     """
     stream, profile = png.without_metadata(content)
-    try:
-        with _typed_errors(), quiet_pillow(), Image.open(io.BytesIO(stream), formats=_formats()) as image:
-            if profile:
-                image.info["icc_profile"] = profile
-            if png.has_16_bit_colour_key(stream) and "transparency" in image.info:  # Pillow keeps the high bytes only
-                image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
-            return _decode(image)
-    except UnidentifiedImageError:
-        found, expected = describe_unidentified(content)
-        raise InvalidImage(found, expected=expected) from None
+    with _typed_errors(content), quiet_pillow(), Image.open(io.BytesIO(stream), formats=_formats()) as image:
+        if profile:
+            image.info["icc_profile"] = profile
+        if png.has_16_bit_colour_key(stream) and "transparency" in image.info:  # Pillow keeps the high bytes only
+            image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
+        return _decode(image)
 
 
 def decode_opened(image: Image.Image) -> DecodedImage:
@@ -83,12 +79,15 @@ def decode_opened(image: Image.Image) -> DecodedImage:
 
 
 @contextmanager
-def _typed_errors() -> Iterator[None]:
+def _typed_errors(content: bytes = b"") -> Iterator[None]:
     """Raises InvalidImage for whatever Pillow's parsers raise over a broken file: struct.error, IndexError, zlib.error, ..."""
     try:
         yield
-    except (InvalidImage, UnidentifiedImageError, MemoryError):
+    except (InvalidImage, MemoryError):
         raise
+    except UnidentifiedImageError:
+        found, expected = describe_unidentified(content)
+        raise InvalidImage(found, expected=expected) from None
     except Image.DecompressionBombError:
         raise _too_large(f"an image of more than {2 * MAX_IMAGE_PIXELS:,} pixels") from None
     except Exception as error:
