@@ -51,7 +51,7 @@ def _batch(numbers: np.ndarray) -> pa.Table:
     prompts = pa.array([PROMPT.format(number=number) for number in numbers])
     known = {
         "clip_id": ids,
-        "row": pa.array(numbers),
+        "row": pa.array(numbers + 1),
         "text_prompt": prompts,
         "prompt": prompts,
         "seed": pa.array(numbers),
@@ -112,7 +112,7 @@ def wanted(clips: int) -> pa.Array:
 
 
 def open_again(folder: Path, clips: int) -> None:
-    """What a run does first: find out what is finished."""
+    """The first thing that a run does: find out what is finished."""
     finished = Results(to_location(folder)).resume(wanted(clips)).finished
     expected = clips - -(-clips // FAILED_SHARE)
     if len(finished) != expected:
@@ -120,7 +120,7 @@ def open_again(folder: Path, clips: int) -> None:
 
 
 def report(folder: Path, clips: int) -> None:
-    """What a run does last: write the list of failed clips and the report."""
+    """The last thing that a run does: write the list of failed clips and the report."""
     ids = wanted(clips)
     others = {field.name: pa.nulls(clips, field.type) for field in MANIFEST_SCHEMA if field.name != "clip_id"}
     manifest = Manifest(table=pa.table({"clip_id": ids, **others}))

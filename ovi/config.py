@@ -221,10 +221,13 @@ class Architecture:
         Raises CheckpointMismatch when the file is not JSON or contains an unknown field.
         """
         path = Path(ckpt_dir) / ARCHITECTURE_FILE
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             return cls()
         try:
             return cls._from_json(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:  # the published sizes would not be those of the weights
+            found = f"a link to {path.readlink()}, which does not exist"
+            raise CheckpointMismatch(found, path=path, expected="the sizes of the components, as JSON") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointMismatch(str(error), path=path, expected="the sizes of the components, as JSON") from error
 
@@ -307,7 +310,7 @@ def _is_text(value: object) -> bool:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class SamplingParams:
-    """What determines a clip beside its prompt, its image and the weights. Names and defaults are the published ones.
+    """Parameters that determine a clip beside its prompt, its image and the weights, with the published names and defaults.
 
     Declares type, default, range and help of each parameter: list columns, command-line options, manifest columns and
     clip ids are derived from its fields, and tests keep those of job files equal. Raises InvalidRequest, naming every field

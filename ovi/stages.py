@@ -4,8 +4,8 @@
                                  +-> DENOISE -> clip latents -> DECODE -> video
     image -> ENCODE_FIRST_FRAME -+
 
-Scheduler, cost model, workers and reports read this table; only what is special about a stage is written where it happens.
-Imports neither torch nor ray.
+Scheduler, cost model, device profiles, bound, workers, records and reports read this table; only what is special about a
+stage is written where it happens. Imports neither torch nor ray.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,21 +38,11 @@ class DataKind(StrEnum):
 
 
 class WorkItem(StrEnum):
-    """What one work item of a stage is. Texts and first frames are distinct over a job and shared by clips."""
+    """A unit of work. Texts and first frames are distinct over a job and shared by clips."""
 
     TEXT = "text"
     FIRST_FRAME = "first frame"
     CLIP = "clip"
-
-
-class Activations(StrEnum):
-    """Quantity that the memory beside the weights is proportional to."""
-
-    CONSTANT = "constant"
-    VIDEO_TOKENS = "video tokens"
-    """Video tokens of the whole clip."""
-    FRAME_TOKENS = "frame tokens"
-    """Video tokens of one latent frame: the VAE streams, so the length does not count."""
 
 
 class ClipShape(Protocol):
@@ -96,6 +86,38 @@ def decode_tflop(shape: ClipShape) -> float:
     return 0.0745 * shape.video_tokens
 
 
+def constant(shape: ClipShape) -> float:
+    """1 for every clip."""
+    return 1.0
+
+
+def thousand_video_tokens(shape: ClipShape) -> float:
+    """Thousands of video tokens of the whole clip."""
+    return shape.video_tokens / 1000
+
+
+def thousand_frame_tokens(shape: ClipShape) -> float:
+    """Thousands of video tokens of one latent frame: the VAE streams, so the length does not count."""
+    return shape.frame_tokens / 1000
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Activations:
+    """The memory that stages need beside their weights. Stages with equal activations share one entry in device profiles."""
+
+    key: str
+    """Names the entry."""
+    units: Callable[[ClipShape], float]
+    """The size of a clip that the memory is proportional to."""
+    assumed_gb: float
+    """GB for one unit, unless a cluster profile declares it."""
+
+
+TEXT_ACTIVATIONS = Activations(key="encode_text", units=constant, assumed_gb=1.0)  # a batch of trimmed texts
+DENOISE_ACTIVATIONS = Activations(key="denoise_per_thousand_tokens", units=thousand_video_tokens, assumed_gb=0.11)
+VAE_ACTIVATIONS = Activations(key="vae_per_thousand_tokens", units=thousand_frame_tokens, assumed_gb=8.0)
+
+
 @dataclass(kw_only=True, slots=True, frozen=True)
 class StageSpec:
     """Everything that other modules need to know about a stage."""
@@ -104,26 +126,30 @@ class StageSpec:
     """Position on the way of a clip; earlier stages win ties."""
     components: frozenset[Component]
     """Components of the model that must be resident."""
+    main_component: Component
+    """The one of them that does nearly all of the work: it grows with this component's size."""
     inputs: tuple[DataKind, ...]
     """Intermediate data it takes, besides the parameters in its request."""
     output: DataKind | None
     """Intermediate datum it produces per item; None for the stage whose result is the video."""
     item: WorkItem
-    """What one work item is."""
+    """The unit of its work."""
     batched: bool = False
     """One task takes several items. Work is then counted in tokens, and does not depend on the clip's shape."""
     image_only: bool = False
     """Only clips with a first-frame image need it."""
     tflop: Callable[[ClipShape], float]
     """TFLOP of one item, or of one token when batched. Counted on the published modules, within 2%."""
+    assumed_tflops: float
+    """TFLOP/s that a device achieves in it, unless a profile declares or a measurement tells it."""
     activations: Activations
-    """What its memory beside the weights grows with."""
+    """Its memory beside the weights."""
     label: str
     """Heading of its counts in displays: "texts", "first frames", ..."""
     time_group: str
-    """Stages with the same group are summed in accounts of time."""
+    """Stages with the same group are summed in accounts of time. A stage of clips has a group of its own."""
     progress_unit: str = ""
-    """What a worker counts while it runs: "step" or "frame"; empty when it reports no progress."""
+    """The unit that a worker counts while it runs, "step" or "frame"; empty when it reports no progress."""
 
 
 STAGES: Mapping[Stage, StageSpec] = MappingProxyType(
@@ -131,35 +157,41 @@ STAGES: Mapping[Stage, StageSpec] = MappingProxyType(
         Stage.ENCODE_TEXT: StageSpec(
             order=0,
             components=frozenset({Component.TEXT_ENCODER}),
+            main_component=Component.TEXT_ENCODER,
             inputs=(),
             output=DataKind.TEXT,
             item=WorkItem.TEXT,
             batched=True,
             tflop=encode_text_tflop,
-            activations=Activations.CONSTANT,
+            assumed_tflops=100.0,
+            activations=TEXT_ACTIVATIONS,
             label="texts",
             time_group="encode",
         ),
         Stage.ENCODE_FIRST_FRAME: StageSpec(
             order=1,
             components=frozenset({Component.VIDEO_VAE}),
+            main_component=Component.VIDEO_VAE,
             inputs=(),
             output=DataKind.FIRST_FRAME,
             item=WorkItem.FIRST_FRAME,
             image_only=True,
             tflop=encode_first_frame_tflop,
-            activations=Activations.FRAME_TOKENS,
+            assumed_tflops=60.0,
+            activations=VAE_ACTIVATIONS,
             label="first frames",
             time_group="encode",
         ),
         Stage.DENOISE: StageSpec(
             order=2,
             components=frozenset({Component.TRANSFORMER}),
+            main_component=Component.TRANSFORMER,
             inputs=(DataKind.TEXT, DataKind.FIRST_FRAME),
             output=DataKind.LATENTS,
             item=WorkItem.CLIP,
             tflop=denoise_tflop,
-            activations=Activations.VIDEO_TOKENS,
+            assumed_tflops=150.0,
+            activations=DENOISE_ACTIVATIONS,
             label="denoise",
             time_group="denoise",
             progress_unit="step",
@@ -167,11 +199,13 @@ STAGES: Mapping[Stage, StageSpec] = MappingProxyType(
         Stage.DECODE: StageSpec(
             order=3,
             components=frozenset({Component.VIDEO_VAE, Component.AUDIO_VAE, Component.VOCODER}),
+            main_component=Component.VIDEO_VAE,
             inputs=(DataKind.LATENTS,),
             output=None,
             item=WorkItem.CLIP,
             tflop=decode_tflop,
-            activations=Activations.FRAME_TOKENS,
+            assumed_tflops=60.0,
+            activations=VAE_ACTIVATIONS,
             label="decode",
             time_group="decode",
             progress_unit="frame",
@@ -183,6 +217,12 @@ CLIP_STAGES = tuple(stage for stage, spec in STAGES.items() if spec.item is Work
 """Stages whose items are clips, in order."""
 INPUT_STAGES = tuple(stage for stage in STAGES if stage not in CLIP_STAGES)
 """Stages that prepare inputs of denoise, shared by clips, in order."""
+PRODUCERS: Mapping[DataKind, Stage] = MappingProxyType(
+    {spec.output: stage for stage, spec in STAGES.items() if spec.output is not None}
+)
+"""The stage that makes each kind of data."""
+STAGES_WITH_LATENTS = tuple(s for s in CLIP_STAGES if STAGES[s].order > STAGES[PRODUCERS[DataKind.LATENTS]].order)
+"""Stages of a clip that are left to do once its latents are there."""
 TIME_GROUPS = tuple(dict.fromkeys(spec.time_group for spec in STAGES.values()))
 """Groups of stages in accounts of time, in order."""
 

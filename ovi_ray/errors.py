@@ -5,10 +5,14 @@ OviRayError
  ├── OutputError             the output folder cannot be used
  │    ├── OutputInUse        another driver is rendering into it
  │    ├── OutputOfOtherJob   it holds the clips of another job
+ │    ├── OutputGone         it, or a folder in it, was removed or replaced while a job rendered into it
+ │    ├── ResultsDamaged     a file of results was read, and its content is wrong
  │    └── ResultsTooNew      a newer version of ovi-ray wrote its results
  ├── ClusterError            Ray cannot be started or joined, or lacks the resources that the job asks for
  ├── WorkersLost             no worker is left and none can be started; finished clips are kept
  ├── StorageUnavailable      a store cannot be reached, or refuses; also an OSError
+ │    ├── OutputUnavailable  the output folder cannot be written or read now: the job pauses
+ │    └── InputAway          the storage of an input is away as a whole: what needs it waits
  ├── JobStopped              the job was asked to stop; finished clips are kept
  └── LatentsUnusable         a latents file or a denoise checkpoint is broken: the clip is denoised again
 """
@@ -17,12 +21,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 COMMAND_LINE = "command line"
 """`Problem.file` of an option."""
 MAX_SHOWN = 50  # problems in a message; `InputError.problems` holds all of them
 MAX_VALUE_CHARS = 80
 MAX_PATH_CHARS = 400
+_SURROGATE_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 _PASSWORD = re.compile(r"//[^/@:]*:[^/@]*@")
 
 
@@ -35,13 +41,13 @@ class Problem:
     row: int | None = None
     """Row of a prompt list, counted from 1 without the header and without blank lines."""
     line: int | None = None
-    """Line of a text file, counted from 1, where the row or the key starts."""
+    """Line of a text file, or row of a sheet, counted from 1, where the row or the key starts."""
     field: str | None = None
     """Column, key or option."""
     value: str
-    """What was found, as text: `show(value)`, "empty", "missing"."""
+    """The value that was found, as text: `show(value)`, "empty", "missing"."""
     expected: str
-    """What is accepted instead."""
+    """The accepted values."""
 
     def __str__(self) -> str:
         return f"{self.file}{', ' if self.place else ''}{self.place}: {self.what}"
@@ -102,12 +108,41 @@ class OutputOfOtherJob(OutputError):
     """The output folder holds clips of another job only."""
 
 
+class OutputGone(OutputError):
+    """The output folder, or a folder in it, was removed or replaced by another while a job rendered into it."""
+
+
+class ResultsDamaged(OutputError):
+    """A file of results was read to its end, and its content is wrong. One that cannot be read is an OSError."""
+
+    def __init__(self, path: object, name: str, reason: str) -> None:
+        super().__init__(f"{path} is damaged ({reason})")
+        self.name = name
+        """Of the file in its folder."""
+
+
 class ResultsTooNew(OutputError):
     """A newer version of ovi-ray wrote the results."""
 
 
 class StorageUnavailable(OviRayError, OSError):
     """An object store or distributed file system cannot be reached, refuses, or did not take all of a file."""
+
+
+class OutputUnavailable(StorageUnavailable):
+    """The output folder cannot be written or read now."""
+
+
+class InputAway(StorageUnavailable):
+    """The storage of an input is away as a whole, rather than this one file."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} cannot be read: {reason}")
+        self.path = path
+        self._reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self._reason)  # an actor's exception is pickled
 
 
 class JobStopped(OviRayError):
@@ -120,18 +155,23 @@ class LatentsUnusable(OviRayError):
 
 def show(value: object) -> str:
     """`repr(value)`, with the password of a URI hidden, cut to MAX_VALUE_CHARS."""
-    text = hide_passwords(repr(value))
+    text = hide_passwords(_repr(value))
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 3]}..."
 
 
 def show_path(path: object) -> str:
     """`repr` of a path, with a password hidden; a very long one is cut in the middle, since the end identifies it."""
-    text = hide_passwords(repr(str(path)))
+    text = hide_passwords(_repr(str(path)))
     return (
         text
         if len(text) <= MAX_PATH_CHARS
         else f"{text[:MAX_VALUE_CHARS]}...{text[MAX_VALUE_CHARS - MAX_PATH_CHARS :]}"
     )
+
+
+def _repr(value: object) -> str:
+    r"""`repr`, in which the bytes of a name that is not UTF-8 are escapes such as \xe9 rather than surrogates."""
+    return _SURROGATE_BYTE.sub(r"\\x\1", repr(value))
 
 
 def hide_passwords(text: str) -> str:

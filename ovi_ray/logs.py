@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from rich.console import Console
+from ovi_ray.printing import Console
 
 ROOT = "ovi_ray"
 MESSAGES = "ovi_ray.messages"
@@ -65,7 +65,7 @@ class _ConsoleHandler(logging.Handler):
         return record.name != MESSAGES and (record.name != JOB or self.level <= logging.INFO)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(self.format(record), style="dim", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(self.format(record), style="dim", soft_wrap=True)
 
 
 class _RunLogHandler(RotatingFileHandler):

@@ -6,25 +6,35 @@ However it ends, finished clips are kept, and the same call continues from there
 `events.jsonl` in the output folder.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ovi_ray.errors import OutputError
+from ovi_ray.errors import MAX_SHOWN, OutputError, OutputGone
+from ovi_ray.inputs.columns import is_meta
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
+from ovi_ray.output.broken_files import set_aside
 from ovi_ray.output.intermediates import CHECKPOINT_S, Intermediates
-from ovi_ray.output.job_files import FAILED_COLUMNS, check_owner, write_failed, write_job
+from ovi_ray.output.job_files import (
+    FAILED_COLUMNS,
+    begin_overwrite,
+    check_owner,
+    end_overwrite,
+    only_failed,
+    read_failed,
+    write_failed,
+    write_job,
+)
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.record_files import RecordConfig
-from ovi_ray.output.recovery import VideoCheck, check_videos, recover_rows
-from ovi_ray.output.results import Results
+from ovi_ray.output.recovery import ReadConfig, VideoCheck, VideoState, check_videos, recover_rows
+from ovi_ray.output.results import Results, ResumeState
 from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.observer import JobObserver, Observers, RunEnded, RunStarted
 from ovi_ray.protocol.progress import WorkerTime
@@ -43,7 +53,7 @@ OpenExecutor = Callable[[JobSpec, ExecutorConfig], AbstractContextManager[Execut
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class RenderOptions:
-    """What happens to files of earlier runs, what is kept, and how the runtime is tuned."""
+    """The treatment of files of earlier runs, the files to keep, and the tuning of the runtime."""
 
     overwrite: bool = False
     """Render every clip again; an existing video stays until its replacement is complete."""
@@ -55,6 +65,8 @@ class RenderOptions:
     """Seconds between two checkpoints of a denoise: the work that a lost worker may cost."""
     replaces: bool = False
     """The clips replace others in the folder, so that none of them needs to be known there (`ovi-ray retry`)."""
+    reading: ReadConfig = field(default_factory=ReadConfig)
+    """How often a finished video that cannot be read is tried."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
@@ -73,6 +85,9 @@ class JobResult:
     finished_before: int
     """Rendered by earlier runs and left as they were."""
     seconds: float
+    """Of rendering, as in `run.log`, the report and `ovi-ray explain`; starting and stopping Ray are left out."""
+    unreadable: int = 0
+    """Not rendered, because there is a video that could not be read; it was left as it is, and the next run looks again."""
 
 
 def render(
@@ -87,15 +102,20 @@ def render(
     """Render the missing clips of a checked job into its output folder, and write its report.
 
     `stop` ends the job safely from a signal handler or another thread; `observer` is called on this thread. Raises OutputError
-    when the folder is in use, belongs to another job or was written by a newer version, ClusterError when Ray cannot serve the
-    job, WorkersLost when no worker is left, and JobStopped.
+    when the folder is in use, belongs to another job, was written by a newer version or is removed meanwhile, ClusterError when
+    Ray cannot serve the job, WorkersLost when no worker is left, and JobStopped.
     """
-    observer = observer or JobObserver()
-    with _usable(prepared.job.output_dir):
-        run = _Run(prepared=prepared, options=options or RenderOptions(), stop=stop or StopRequest(), observer=observer)
+    observer, stop, output_dir = observer or JobObserver(), stop or StopRequest(), prepared.job.output_dir
+
+    def folder_lost() -> None:
+        stop.ask("another driver has taken the folder over", grace_s=0.0)
+
     with ExitStack() as held:
-        with _usable(prepared.job.output_dir):
-            held.enter_context(output_lock(prepared.job.output_dir, on_lost=run.folder_lost, tell=observer.message))
+        with _usable(output_dir):
+            output_dir.mkdir()
+            held.enter_context(output_lock(output_dir, on_lost=folder_lost, tell=observer.message))
+            # Nothing of the folder is read before it is held: a driver that ends now may still write to it.
+            run = _Run(prepared=prepared, options=options or RenderOptions(), stop=stop, observer=observer)
         return run.to_the_end(open_executor, clock)
 
 
@@ -123,8 +143,12 @@ class _Run:
         self._intermediates = Intermediates(
             output_dir=prepared.job.output_dir, keep_latents=options.keep_latents, checkpoint_s=options.checkpoint_s
         )
-        self._started, self._started_at = time.monotonic(), datetime.now(UTC)
+        self._started_at = datetime.now(UTC)
+        self._seconds = 0.0
         self._done = self._failed = 0
+        self._unreadable: set[str] = set()
+        self._is_gone = False
+        """Another folder may have the place of the output now."""
         self._workers: tuple[WorkerTime, ...] = ()
 
     def to_the_end(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
@@ -136,20 +160,25 @@ class _Run:
             self._observer = Observers([self._observer, record])
             return self._recorded(open_executor, clock)
 
-    def folder_lost(self) -> None:
-        """Another driver took the folder over, because this one had been silent for too long."""
-        self._stop.ask("another driver has taken the folder over", grace_s=0.0)
-
     def _recorded(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
         with _usable(self._job.output_dir):
             missing = self._missing()
-            write_job(self._job.output_dir, self._job, self._manifest)
-        finished_before = len(self._manifest) - len(missing)
+            self._failed_before = self._failures_of(missing)
+            token = write_job(self._job.output_dir, self._job, self._manifest)
+            # The list keeps the reasons of clips that are rendered again, until they end: their rows are dropped.
+            write_failed(self._job.output_dir, self._manifest, self._failed_before.to_batches())
+            self._results.drop(missing.table.column("clip_id"))
+        finished_before = len(self._manifest) - len(missing) - len(self._unreadable)
         try:
             if len(missing):
-                self._render(TaskTable.of(missing), open_executor, clock)
+                self._render(TaskTable.of(missing), open_executor, clock, token)
             else:
                 self._record_nothing_to_do(TaskTable.of(missing))
+            with suppress(OSError):  # the next `--overwrite` finds every clip replaced, and goes on from there
+                end_overwrite(self._job.output_dir)
+        except OutputGone:
+            self._is_gone = True
+            raise
         finally:
             self._try_to_report(finished_before)
         return JobResult(
@@ -157,7 +186,8 @@ class _Run:
             done=self._done,
             failed=self._failed,
             finished_before=finished_before,
-            seconds=time.monotonic() - self._started,
+            seconds=self._seconds,
+            unreadable=len(self._unreadable),
         )
 
     # -- earlier runs ----------------------------------------------------------------------------------------------
@@ -166,65 +196,101 @@ class _Run:
         """The clips to render. Leftovers of finished clips are removed on the way."""
         self._intermediates.prepare()
         ids = self._manifest.table.column("clip_id")
-        found = self._results.resume(wanted=ids)
+        newer_than = self._begin_overwrite(ids) if self._options.overwrite else 0.0
+        found = self._resumed(newer_than)
         for note in found.notes:
             self._observer.message(note)
-        if self._options.overwrite:
-            for clip_id in ids.filter(pc.is_in(ids, value_set=self._intermediates.clip_ids())).to_pylist():
-                self._intermediates.remove(clip_id)
-            return self._manifest
-        if self._options.verify and self._remove_broken(found.finished):
-            found = self._results.resume(wanted=ids)
+        if self._options.verify and self._verify(found.finished):
+            found = self._resumed(newer_than)
         if self._recover(found.videos):
-            found = self._results.resume(wanted=ids)
+            found = self._resumed(newer_than)
+        if self._unreadable:
+            count = f"{len(self._unreadable)} video{'s'[: len(self._unreadable) != 1]}"
+            self._observer.message(f"{count} could not be read; run the command again once they can be")
         self._intermediates.remove_all_committed(found.finished)
-        is_finished, has_failed = (pc.is_in(ids, value_set=those) for those in (found.finished, found.failed))
+        done = pc.is_in(ids, value_set=pa.concat_arrays([found.finished, pa.array(self._unreadable, pa.string())]))
+        has_failed = pc.is_in(ids, value_set=self._ids_failed_before(found))
         table = self._manifest.table
         # Clips that failed before come last: those that kill their workers must not keep others from being rendered.
-        parts = [table.filter(pc.invert(pc.or_(is_finished, has_failed))), table.filter(has_failed)]
+        parts = [table.filter(pc.invert(pc.or_(done, has_failed))), table.filter(pc.and_not(has_failed, done))]
         return Manifest(table=pa.concat_tables(parts), notes=self._manifest.notes)
 
-    def _remove_broken(self, finished: pa.Array) -> int:
-        broken = [check for check in check_videos(self._manifest, finished, self._results) if check.info is None]
-        for check in broken:
-            self._observer.message(f"{check.problem}; it is rendered again")
-            self._results.video_path(check.clip.clip_id).unlink(missing_ok=True)
-        return len(broken)
+    def _resumed(self, newer_than: float) -> ResumeState:
+        table = self._manifest.table
+        return self._results.resume(
+            table.column("clip_id"), newer_than=newer_than, own_columns=[*filter(is_meta, table.column_names)]
+        )
+
+    def _begin_overwrite(self, ids: pa.ChunkedArray) -> float:
+        """The time since when videos count, for `--overwrite`: that of an earlier run which was stopped, else now."""
+        since, is_new = begin_overwrite(self._job.output_dir)
+        if is_new:
+            for clip_id in ids.filter(pc.is_in(ids, value_set=self._intermediates.clip_ids())).to_pylist():
+                self._intermediates.remove(clip_id)
+        return since
+
+    def _ids_failed_before(self, found: ResumeState) -> pa.Array:
+        listed = read_failed(self._job.output_dir).column("clip_id").combine_chunks()
+        return pa.concat_arrays([found.failed, listed])
+
+    def _failures_of(self, missing: Manifest) -> pa.Table:
+        """Why clips that are rendered now failed before: by their row, else by the list of an earlier run."""
+        rows = only_failed(self._results.batches(FAILED_COLUMNS))
+        listed = read_failed(self._job.output_dir)
+        listed = listed.filter(pc.invert(pc.is_in(listed.column("clip_id"), value_set=rows.column("clip_id"))))
+        failures = pa.concat_tables([rows, listed])
+        is_missing = pc.is_in(failures.column("clip_id"), value_set=missing.table.column("clip_id"))
+        return failures.filter(is_missing)
+
+    def _verify(self, finished: pa.Array) -> int:
+        """Read finished videos to their end. Returns how many are damaged, and were set aside."""
+        checks = self._checked(finished)
+        return sum(check.state is VideoState.DAMAGED for check in checks)
 
     def _recover(self, videos: pa.Array) -> int:
-        """Write the rows of complete videos that have none; others are removed. Returns the number of rows."""
+        """Write the rows of whole videos that have none. Returns the number of rows."""
         recovered = recover_rows(self._checked(videos), self._results, self._job.numerics)
         if recovered:
             self._observer.message(f"recovered the missing rows of {recovered} finished video{'s'[: recovered != 1]}")
         return recovered
 
     def _checked(self, videos: pa.Array) -> Iterator[VideoCheck]:
-        for check in check_videos(self._manifest, videos, self._results):
-            if check.problem:
-                self._observer.message(f"{check.problem}; it is rendered again")
+        """Check videos, set damaged ones aside, and note those that cannot be read, which are left as they are."""
+        for check in check_videos(self._manifest, videos, self._results, self._options.reading):
+            clip_id = check.clip.clip_id
+            if check.state is VideoState.DAMAGED:
+                kept = set_aside(self._results.video_path(clip_id))
+                self._observer.message(f"{check.problem}; it is kept as {kept}, and the clip is rendered again")
+            elif check.state is VideoState.UNREADABLE:
+                self._unreadable.add(clip_id)
+                if len(self._unreadable) <= MAX_SHOWN:
+                    self._observer.message(f"{check.problem}; it is left as it is, and the clip is not rendered")
             yield check
 
     # -- this run --------------------------------------------------------------------------------------------------
 
-    def _render(self, tasks: TaskTable, open_executor: OpenExecutor, clock: Clock | None) -> None:
+    def _render(self, tasks: TaskTable, open_executor: OpenExecutor, clock: Clock | None, token: str) -> None:
         with open_executor(self._job, self._options.executor) as executor:
-            driver = Driver(
-                tasks,
-                executor,
-                self._results,
-                dtype=self._job.numerics,
-                intermediates=self._intermediates,
-                stop=self._stop,
-                observer=self._observer,
-                config=self._options.driver,
-                clock=clock,
-            )
+            with _usable(self._job.output_dir):
+                driver = Driver(
+                    tasks,
+                    executor,
+                    self._results,
+                    dtype=self._job.numerics,
+                    intermediates=self._intermediates,
+                    stop=self._stop,
+                    observer=self._observer,
+                    config=self._options.driver,
+                    clock=clock,
+                    token=token,
+                )
             try:
                 driver.run()
             finally:
                 executor.shutdown()
                 progress = driver.progress()
                 self._done, self._failed, self._workers = progress.done, progress.failed, driver.worker_times()
+                self._seconds = driver.seconds
 
     def _record_nothing_to_do(self, tasks: TaskTable) -> None:
         ids = tasks.clips.column("clip_id").combine_chunks()
@@ -233,7 +299,12 @@ class _Run:
         self._observer.ended(RunEnded(now=0.0, done=0, failed=0, error=""))
 
     def _try_to_report(self, finished_before: int) -> None:
+        if self._is_gone:
+            return
         try:
+            # What workers that were killed left half written: no worker lives any more.
+            self._results.remove_unfinished()
+            self._intermediates.remove_unfinished()
             self._report(finished_before)
         except OSError as error:  # must not hide how the job ended
             self._observer.message(f"the report cannot be written: {error.strerror or error}; the next run writes it")
@@ -243,11 +314,21 @@ class _Run:
             clips=len(self._manifest),
             finished_before=finished_before,
             started_at=self._started_at,
-            seconds=time.monotonic() - self._started,
+            seconds=self._seconds,
             workers=self._workers,
         )
-        write_failed(self._job.output_dir, self._manifest, self._results.batches(FAILED_COLUMNS))
-        write_report(self._job.output_dir, self._results.batches, title=_title(self._job), summary=summary)
+        rows = list(self._results.batches(FAILED_COLUMNS))
+        ended = pa.chunked_array([batch.column("clip_id") for batch in rows], pa.string())
+        before = self._failed_before
+        not_ended = before.filter(pc.invert(pc.is_in(before.column("clip_id"), value_set=ended)))
+        write_failed(self._job.output_dir, self._manifest, [*not_ended.to_batches(), *rows])
+        write_report(
+            self._job.output_dir,
+            self._results.batches,
+            title=_title(self._job),
+            summary=summary,
+            meta_columns=self._results.meta_columns,
+        )
 
 
 def _title(job: JobSpec) -> str:

@@ -8,15 +8,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.errors import InputError, Problem
+from ovi_ray.inputs.columns import OVERRIDES, PROMPT_COLUMN, is_meta
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
-from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN, PromptList
-from ovi_ray.inputs.rows import META_PREFIX, OVERRIDES
+from ovi_ray.inputs.prompt_lists import PromptList
+from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN
 from ovi_ray.output.job_files import ERROR_COLUMN, FAILED, JOB_FILE, MANIFEST, read_job_file
 from ovi_ray.preparation import PreparedJob, prepare
 from ovi_ray.storage.paths import Location, PathOrUri, to_location
 
-_ROW_COLUMNS = ("row", "repeat")
+_ROW_COLUMNS = ("row", "line", "repeat")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -74,6 +75,8 @@ def _retry_job(output_dir: Location, saved: Mapping[str, Any], given: Mapping[st
         "image_path": None,
         "mode": None,
         "each_example_n_times": None,
+        "delimiter": None,
+        "sheet": None,
         "output_dir": output_dir,
     }
     return JobSpec.from_options(**{**saved, **own, **given})
@@ -82,23 +85,22 @@ def _retry_job(output_dir: Location, saved: Mapping[str, Any], given: Mapping[st
 def _prompt_list(output_dir: Location, failed: pa.Table, given: Mapping[str, Any]) -> PromptList:
     """The failed clips as a prompt list whose rows set everything but the given changes."""
     inputs = {PROMPT_COLUMN, "image_path", *OVERRIDES} - given.keys()
-    names = [
-        name
-        for name in failed.column_names
-        if name in inputs or (name.startswith(META_PREFIX) and name != ERROR_COLUMN)
-    ]
+    names = [name for name in failed.column_names if name in inputs or (is_meta(name) and name != ERROR_COLUMN)]
+    columns = {name: failed.column(name).to_pylist() for name in names}
+    if SIZE_COLUMN in inputs:
+        columns[SIZE_COLUMN] = list(zip(*(failed.column(name).to_pylist() for name in SIDE_COLUMNS), strict=True))
     return PromptList(
         file=str(output_dir / FAILED),
         folder=output_dir,
-        columns={name: failed.column(name).to_pylist() for name in names},
+        columns=columns,
         rows=range(1, failed.num_rows + 1),
         has_types=True,
     )
 
 
 def _with_rows_of(failed: pa.Table, clips: pa.Table) -> pa.Table:
-    """The clips, numbered by row of the failed list, with the row and repeat that the failed clip had in its own list."""
-    indices = clips.column("row")
+    """The clips, numbered by row of the failed list, with the place that the failed clip had in its own list."""
+    indices = pc.subtract(clips.column("row"), 1)
     for name in _ROW_COLUMNS:
         index = clips.schema.get_field_index(name)
         clips = clips.set_column(index, clips.schema.field(name), failed.column(name).take(indices))

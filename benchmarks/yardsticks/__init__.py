@@ -1,1 +1,1 @@
-"""What the scheduler is compared with: scenarios, policies of other systems, and a lower bound with whole clips."""
+"""Yardsticks of the scheduler: scenarios, policies of other systems, and a lower bound with whole clips."""

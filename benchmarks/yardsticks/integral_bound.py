@@ -52,7 +52,7 @@ def _whole_clips_by(problem: BoundProblem, end: float, clips: int, denoise: int,
     uses: list[tuple[int, int, int]] = []  # group, denoises, decodes on one device
     for i, group in enumerate(problem.groups):
         each, after = problem.seconds[i, denoise], problem.seconds[i, decode]
-        load, load_vae = group.load_seconds(problem.work[denoise].needs), group.load_seconds("vae")
+        load, load_vae = group.load_seconds(problem.work[denoise].needs), group.load_seconds(problem.work[decode].needs)
         left = group.effective(end)
         for a in range(clips + 1):
             alone = max(problem.first_denoise_s, load) + a * each if a else 0.0

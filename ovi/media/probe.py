@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ class MediaInfo:
     """The parameters that `VideoWriter` stored; empty for files from elsewhere."""
 
 
-def probe(path: str | Path) -> MediaInfo:
-    """Read a video file to its end without decoding it.
+def probe(path: str | Path, content: bytes | None = None) -> MediaInfo:
+    """Read a video file to its end without decoding it; with `content`, that of the file, which `path` only names.
 
     Raises MediaError for a missing file, a file without video, or one with fewer packets than its index declares.
     """
     path = Path(path)
-    with media_errors(path), av.open(str(path)) as container:
+    source: Any = str(path) if content is None else BytesIO(content)
+    with media_errors(path), av.open(source, "r") as container:
         if not container.streams.video:
             raise MediaError(f"{path}: has no video stream")
         video = container.streams.video[0]

@@ -5,6 +5,7 @@ Modules are built on the meta device and tensors assigned one by one, so a load 
 """
 
 import hashlib
+import shlex
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ovi.config import Architecture, Component, ModelSpec
 from ovi.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound
+from ovi.files import dangling_link, pointer_in_place_of
 from ovi.models import audio_vae, text_encoder, vocoder
 from ovi.models.audio_vae import AudioVAE
 from ovi.models.fusion import FusionTransformer
@@ -143,12 +145,15 @@ def fingerprint(
 
 
 def _existing(ckpt_dir: Path, relative: str, model_name: str) -> Path:
+    """The path of a file. Raises CheckpointNotFound, and CheckpointMismatch for a pointer in its place."""
     path = ckpt_dir / relative
     if not path.is_file():
-        fetch = f"ovi-ray weights download --model-name {model_name} {ckpt_dir}"
-        raise CheckpointNotFound(
-            "no such file", expected=f"a file of model {model_name}; download it with: {fetch}", path=path
-        )
+        fetch = shlex.join(["ovi-ray", "weights", "download", "--model-name", model_name, str(ckpt_dir)])
+        expected = f"a file of model {model_name}; download it with: {fetch}"
+        raise CheckpointNotFound(dangling_link(path) or "no such file", expected=expected, path=path)
+    if pointer := pointer_in_place_of(path):
+        expected = f"the file itself; fetch it with: {shlex.join(['git', '-C', str(path.parent), 'lfs', 'pull'])}"
+        raise CheckpointMismatch(pointer, expected=expected, path=path)
     return path
 
 

@@ -18,6 +18,7 @@ from ovi_ray.cli.plan import plan
 from ovi_ray.cli.render import render
 from ovi_ray.cli.retry import retry
 from ovi_ray.cli.weights import weights
+from ovi_ray.runtime.shutdown import end_process
 
 app = typer.Typer(
     cls=Program,
@@ -40,7 +41,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
         signal.signal(signal.SIGHUP, _terminate)
-    app(prog_name="ovi-ray")
+    try:
+        app(prog_name="ovi-ray")
+    except SystemExit as ended:
+        if ended.code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.HUNG_UP):
+            end_process(int(ended.code))  # without waiting for threads that ask a store which does not answer
+        raise
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -3,17 +3,18 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
-from rich.console import Console
 
 from ovi.errors import OviError
 from ovi_ray.cli.console import message_console
 from ovi_ray.cli.options import DisplayOptions
-from ovi_ray.errors import COMMAND_LINE, InputError, JobStopped, OutputError, OviRayError, Problem, show
+from ovi_ray.errors import COMMAND_LINE, InputError, JobStopped, OutputError, OviRayError, Problem, show_path
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.logs import configure_logging
+from ovi_ray.printing import Console, is_utf8
 from ovi_ray.storage.paths import Location, to_location
 
 _Spec = TypeVar("_Spec", bound=BatchSpec)
@@ -68,10 +69,24 @@ def command_console(display: DisplayOptions) -> Iterator[Console]:
     console = message_console()
     configure_logging(display.level, console)
     try:
+        _check_working_folder()
         yield console
     except (OviRayError, OviError) as error:
-        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(str(error), style="red", soft_wrap=True)
         raise typer.Exit(ExitCode.of(error)) from None
+
+
+def _check_working_folder() -> None:
+    """Raises InputError for a working folder in which no path can be named."""
+    try:
+        folder = str(Path.cwd())
+    except OSError as error:  # it was removed
+        found = f"a working folder without a path ({error.strerror})"
+    else:
+        if is_utf8(folder):
+            return
+        found = f"the working folder {show_path(folder)}"
+    raise InputError([Problem(file=COMMAND_LINE, value=found, expected="a working folder whose path is UTF-8")])
 
 
 def read_job(spec: type[_Spec], prompts: str, options: Mapping[str, Any]) -> _Spec:
@@ -92,8 +107,14 @@ def location(given: str, option: str) -> Location:
     try:
         return to_location(given)
     except ValueError as error:
-        problem = Problem(file=COMMAND_LINE, field=option, value=show(given), expected=str(error))
+        problem = Problem(file=COMMAND_LINE, field=option, value=show_path(given), expected=str(error))
         raise InputError([problem]) from None
+
+
+def local_path(given: Path, option: str) -> Path:
+    """The path on a disk that an option names. Raises InputError for a name that is not UTF-8."""
+    location(str(given), option)
+    return given
 
 
 def _exists(path: Location) -> bool:

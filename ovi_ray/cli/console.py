@@ -6,7 +6,7 @@ import os
 import sys
 from typing import IO, TextIO, cast
 
-from rich.console import Console
+from ovi_ray.printing import Console
 
 
 def message_console() -> Console:

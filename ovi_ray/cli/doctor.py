@@ -4,12 +4,12 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ovi.config import MODEL_SPECS
 from ovi_ray.cli.common import command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
+from ovi_ray.printing import Console
 from ovi_ray.storage.paths import Location
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def _examine(folder: Location, model_name: str, address: str | None, *, allow_in
 
 
 def _show(report: "NodeReport", console: Console) -> None:
-    console.print(f"[bold]{report.node}[/]  torch {report.torch_build}  driver {report.driver or '-'}", highlight=False)
+    console.print(f"{report.node}  torch {report.torch_build}  driver {report.driver or '-'}", style="bold")
     for note in report.notes:
-        console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+        console.print(f"note: {note}", style="yellow")
     for device in report.devices:
         _show_device(device, console)
 
@@ -95,7 +95,7 @@ def _show_device(report: "DeviceReport", console: Console) -> None:
     facts.add_row("denoise", expected)
     console.print(facts)
     if report.attention_error:
-        console.print(report.attention_error, style="red", markup=False, highlight=False)
+        console.print(report.attention_error, style="red")
     if report.attention:
         shape = next(iter(report.attention.values())).shape
         table = Table("attention", f"video self-attention, {shape}", "chosen at", box=None, pad_edge=False)
@@ -103,4 +103,4 @@ def _show_device(report: "DeviceReport", console: Console) -> None:
             table.add_row(backend, *backend_summary(backend, report.attention))
         console.print(table)
     for line in report.advice:
-        console.print(f"advice: {line}", style="cyan", markup=False, highlight=False)
+        console.print(f"advice: {line}", style="cyan")

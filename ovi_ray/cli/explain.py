@@ -3,21 +3,24 @@
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
+import pyarrow.compute as pc
 import typer
 
 from ovi_ray.cli.common import ExitCode, command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
+from ovi_ray.printing import printable
 from ovi_ray.scheduling.states import IllegalTransition
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location, local_copy
 
 if TYPE_CHECKING:
     from ovi_ray.output.event_log import RecordedRun
+    from ovi_ray.report.run_history import ListedClip
     from ovi_ray.simulation.replay import Replay
 
 MAX_MATCHES = 3
@@ -56,14 +59,21 @@ def explain(
         if sum([clip is not None, worker is not None, verify]) > 1:
             raise _wrong("OPTIONS", "more than one", "one of --clip, --worker and --verify")
         with _runs(location(out, "OUT")) as runs:
-            value, lines = _answer(_chosen(runs, run), len(runs), clip=clip, worker=worker, verify=verify)
-            typer.echo(json.dumps(value, default=sorted) if as_json else "\n".join(lines))
+            folder = location(out, "OUT")
+            value, lines = _answer(folder, _chosen(runs, run), len(runs), clip=clip, worker=worker, verify=verify)
+            typer.echo(json.dumps(value, default=sorted) if as_json else "\n".join(map(printable, lines)))
     if verify and value["divergence"] is not None:
         raise typer.Exit(ExitCode.FAILED)
 
 
 def _answer(
-    runs: "list[RecordedRun]", count: int, *, clip: str | None, worker: str | None, verify: bool
+    folder: Location,
+    runs: "list[RecordedRun]",
+    count: int,
+    *,
+    clip: str | None,
+    worker: str | None,
+    verify: bool,
 ) -> tuple[dict[str, Any], Iterable[str]]:
     """The answer as data and as text. `runs` are those to search, the preferred one first; `count` is how many there are."""
     from ovi_ray.report import history_reader as reader
@@ -71,7 +81,7 @@ def _answer(
 
     if clip is not None:
         found, number = _find_clip(runs, clip)
-        life = reader.clip_history(found, number)
+        life = replace(reader.clip_history(found, number), listed=_listed(folder, found.clip_ids[number]))
         return asdict(life), text.clip_lines(life)
     if worker is not None:
         work_life = reader.worker_history(_find_worker(runs, worker), worker)
@@ -81,6 +91,25 @@ def _answer(
         return asdict(replayed), _replay_lines(replayed, runs[0].number)
     glance = reader.summary(runs[0], count)
     return asdict(glance), text.summary_lines(glance)
+
+
+def _listed(folder: Location, clip_id: str) -> "ListedClip | None":
+    """A clip's place in the list of the last run, from its manifest, as far as that can be read."""
+    from ovi_ray.inputs.manifest import Manifest
+    from ovi_ray.inputs.task_table import TaskTable
+    from ovi_ray.output.job_files import MANIFEST
+    from ovi_ray.report.run_history import ListedClip
+
+    try:
+        table = Manifest.read(folder / MANIFEST).table
+    except (InputError, OSError):
+        return None
+    found = table.filter(pc.equal(table.column("clip_id"), clip_id))
+    if not len(found):
+        return None
+    clip = TaskTable.of(Manifest(table=found)).clip(0)
+    meta = {name: value for name, value in clip.meta.items() if value}
+    return ListedClip(row=clip.row, line=clip.line, repeat=clip.repeat, meta=meta)
 
 
 @contextmanager

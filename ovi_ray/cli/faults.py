@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import select
-import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,8 @@ from ovi_ray import __version__
 from ovi_ray.cli.common import ExitCode
 from ovi_ray.cli.console import message_console
 from ovi_ray.errors import OviRayError, hide_passwords
-from ovi_ray.logs import ROOT, RUN_LOG, run_log
+from ovi_ray.logs import MESSAGES, RUN_LOG, run_log
+from ovi_ray.printing import shell_command
 from ovi_ray.storage.paths import Location
 
 FAULT_LOG = "faults.log"
@@ -58,7 +58,7 @@ class Program(typer.core.TyperGroup):
             _drop_output()
             sys.exit(ExitCode.BROKEN_PIPE)
         except (OviRayError, OviError) as error:
-            message_console().print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            message_console().print(str(error), style="red", soft_wrap=True)
             sys.exit(ExitCode.of(error))
         except Exception as error:
             sys.exit(report_fault(error, words))
@@ -87,7 +87,7 @@ def report_fault(error: Exception, arguments: Sequence[str]) -> ExitCode:
     output_dir = None
     if isinstance(error, JobFault) and isinstance(error.__cause__, Exception):
         output_dir, error = error.output_dir, error.__cause__
-    command = hide_passwords(shlex.join(["ovi-ray", *arguments]))
+    command = hide_passwords(shell_command("ovi-ray", *arguments))
     trace = hide_passwords("".join(traceback.format_exception(error)))
     what = f"{type(error).__name__}: {hide_passwords(str(error))}".rstrip(": ")
     log = _record(f"fault in ovi-ray {__version__} while running {command}\n{trace}", output_dir)
@@ -112,13 +112,13 @@ def report_address() -> str:
 def _print_fault(what: str, command: str, output_dir: Location | None, log: Path | None, trace: str) -> None:
     console = message_console()
     if trace:
-        console.print(trace, style="dim", markup=False, highlight=False, soft_wrap=True)
+        console.print(trace, style="dim", soft_wrap=True)
     place = f"the log {log}" if log else "the lines above"
     lines = [f"{what}", f"This is a fault in ovi-ray, met while running: {command}"]
     if output_dir is not None:
         lines.append(f"Finished clips are kept in {output_dir}, and the same command continues from there.")
     lines.append(f"Please report it to {report_address()}, with {place}.")
-    console.print("\n".join(lines), style="red", markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), style="red", soft_wrap=True)
 
 
 def _record(text: str, output_dir: Location | None) -> Path | None:
@@ -126,7 +126,7 @@ def _record(text: str, output_dir: Location | None) -> Path | None:
     folder = None if output_dir is None else output_dir.local_path
     if folder is not None and folder.is_dir():
         with contextlib.suppress(OSError), run_log(folder):
-            logging.getLogger(ROOT).critical("%s", text)
+            logging.getLogger(MESSAGES).critical("%s", text)
             return folder / RUN_LOG
     try:
         log = platformdirs.user_state_path("ovi-ray", ensure_exists=True) / FAULT_LOG

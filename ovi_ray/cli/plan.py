@@ -1,20 +1,22 @@
 """`ovi-ray plan`: how long a job will take on a cluster, and what it will cost."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ovi.config import Architecture
-from ovi_ray.cli.common import command_console, location, read_job
+from ovi.stages import STAGES, TIME_GROUPS, Stage
+from ovi_ray.cli.common import command_console, local_path, location, read_job
 from ovi_ray.cli.options import LOCATION, DisplayOptions, JobOptions, with_display_options, with_job_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show_path
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.params import PARAM_FIELDS
+from ovi_ray.printing import Console
 from ovi_ray.report.durations import format_duration
 from ovi_ray.storage.paths import Location
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_BOTTLENECKS_SHOWN = 5
 JOB_PANELS = {
-    "What to render": ("model_name", "mode", "image_path", "each_example_n_times"),
+    "What to render": ("model_name", "mode", "image_path", "each_example_n_times", "delimiter", "sheet"),
     "Sampling, for rows that do not set their own": PARAM_FIELDS,
 }
 
@@ -67,8 +69,10 @@ def plan(
         profile = read_profile(location(cluster, "--cluster"))
         planned = forecast(_workload(prompts, job_options), profile, keep_spans=timeline is not None)
         if timeline is not None:
-            _write_timeline(timeline, planned, title=f"{planned.clips} clips on cluster {profile.name}")
-            console.print(f"timeline {timeline}", highlight=False, soft_wrap=True)
+            _write_timeline(
+                local_path(timeline, "--timeline"), planned, title=f"{planned.clips} clips on cluster {profile.name}"
+            )
+            console.print(f"timeline {timeline}", soft_wrap=True)
         actuals = None if actual is None else _actuals(location(actual, "--actual"))
     if as_json:
         typer.echo(json.dumps(_as_json(planned, actuals)))
@@ -108,20 +112,18 @@ def _as_json(planned: "Forecast", actuals: "Actuals | None") -> dict[str, Any]:
 
 def _show(planned: "Forecast", actuals: "Actuals | None", console: Console) -> None:
     frames = f", {planned.first_frames} first frames" if planned.first_frames else ""
-    console.print(f"{planned.clips} clips, {planned.texts} distinct texts{frames}", highlight=False)
+    console.print(f"{planned.clips} clips, {planned.texts} distinct texts{frames}")
     console.print(
         f"time {format_duration(planned.eta_s)}, {planned.clips_per_hour:.1f} clips an hour "
         f"(no schedule could end before {format_duration(planned.bound_s)})",
         style="bold",
-        highlight=False,
     )
     if planned.cost is not None:
-        console.print(f"cost {planned.cost:.2f} {planned.currency}", highlight=False)
+        console.print(f"cost {planned.cost:.2f} {planned.currency}")
     console.print(_class_table(planned))
     for bottleneck in planned.bottlenecks[:MAX_BOTTLENECKS_SHOWN]:
         console.print(
             f"bottleneck: {bottleneck.what}; {bottleneck.change} would end it {bottleneck.sooner:.0%} sooner",
-            highlight=False,
         )
     if actuals is not None:
         _show_actuals(planned, actuals, console)
@@ -129,14 +131,11 @@ def _show(planned: "Forecast", actuals: "Actuals | None", console: Console) -> N
 
 def _class_table(planned: "Forecast") -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("devices", "count", "device-hours", "busy", "encode", "denoise", "decode", "load"):
+    for name in ("devices", "count", "device-hours", "busy", *TIME_GROUPS, "load"):
         table.add_column(name, justify="left" if name == "devices" else "right")
     for part in planned.classes:
-        shares = {stage.value: share for stage, share in part.busy.items()}
-        encode = shares.get("encode_text", 0.0) + shares.get("encode_first_frame", 0.0)
-        denoise, decode = shares.get("denoise", 0.0), shares.get("decode", 0.0)
-        busy = encode + denoise + decode + part.load
-        percents = [f"{share:.0%}" for share in (busy, encode, denoise, decode, part.load)]
+        shares = [*_by_group(part.busy).values(), part.load]
+        percents = [f"{share:.0%}" for share in (sum(shares), *shares)]
         table.add_row(part.name, str(part.count), f"{part.device_hours:.2f}", *percents)
     return table
 
@@ -155,11 +154,16 @@ def _show_actuals(planned: "Forecast", actuals: "Actuals", console: Console) -> 
 
 def _planned_seconds(planned: "Forecast") -> dict[str, float]:
     """Mean device-seconds a clip of each stage."""
-    seconds = dict.fromkeys(("encode", "denoise", "decode"), 0.0)
+    seconds = dict.fromkeys(TIME_GROUPS, 0.0)
     for part in planned.classes:
-        for stage, share in part.busy.items():
-            seconds[stage.value.partition("_")[0]] += share * part.device_hours * 3600 / max(1, planned.clips)
+        for group, share in _by_group(part.busy).items():
+            seconds[group] += share * part.device_hours * 3600 / max(1, planned.clips)
     return seconds
+
+
+def _by_group(shares: Mapping[Stage, float]) -> dict[str, float]:
+    """Time group -> the sum of its stages' shares."""
+    return {group: sum(shares.get(s, 0.0) for s in STAGES if STAGES[s].time_group == group) for group in TIME_GROUPS}
 
 
 def _write_timeline(path: Path, planned: "Forecast", *, title: str) -> None:

@@ -15,7 +15,16 @@ from ovi_ray.output.intermediates import CHECKPOINT_S
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
-    "What to render": ("ckpt_dir", "output_dir", "model_name", "mode", "image_path", "each_example_n_times"),
+    "What to render": (
+        "ckpt_dir",
+        "output_dir",
+        "model_name",
+        "mode",
+        "image_path",
+        "each_example_n_times",
+        "delimiter",
+        "sheet",
+    ),
     "Sampling, for rows that do not set their own": PARAM_FIELDS,
     "Where and how it runs": (
         "workers",
@@ -33,51 +42,60 @@ JOB_PANELS = {
 }
 
 
+Prompts = Annotated[
+    str,
+    typer.Argument(
+        help="A prompt list (CSV, TSV, JSON Lines, text, .xlsx, .ods, Arrow, Parquet or a folder of Parquet files), a job"
+        " file (YAML), or a prompt. Files and folders may be in stores: s3://, gs://, hdfs://."
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Render every clip again, finished ones too.", rich_help_panel=KEPT_PANEL),
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Read finished videos to their end, and render broken ones again.",
+        rich_help_panel=KEPT_PANEL,
+    ),
+]
+KeepLatents = Annotated[
+    bool, typer.Option("--keep-latents", help="Keep the latents of finished clips.", rich_help_panel=KEPT_PANEL)
+]
+CheckpointSeconds = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Seconds between two checkpoints of a denoise: the most that a lost worker costs.",
+        rich_help_panel=KEPT_PANEL,
+    ),
+]
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain", help="Print every decision of the scheduler with its reason.", rich_help_panel=DISPLAY_PANEL
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print the outcome as JSON on standard output.", rich_help_panel=DISPLAY_PANEL),
+]
+
+
 @with_job_options(JOB_PANELS)
 @with_display_options
 def render(
-    prompts: Annotated[
-        str,
-        typer.Argument(
-            help="A prompt list (CSV, TSV, JSON Lines, text, Arrow, Parquet), a job file (YAML), or a prompt. Files and"
-            " folders may be in stores: s3://, gs://, hdfs://."
-        ),
-    ],
+    prompts: Prompts,
     job_options: JobOptions,
     display: DisplayOptions,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Render every clip again, finished ones too.", rich_help_panel=KEPT_PANEL),
-    ] = False,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify",
-            help="Read finished videos to their end, and render broken ones again.",
-            rich_help_panel=KEPT_PANEL,
-        ),
-    ] = False,
-    keep_latents: Annotated[
-        bool, typer.Option("--keep-latents", help="Keep the latents of finished clips.", rich_help_panel=KEPT_PANEL)
-    ] = False,
-    checkpoint_s: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Seconds between two checkpoints of a denoise: the most that a lost worker costs.",
-            rich_help_panel=KEPT_PANEL,
-        ),
-    ] = CHECKPOINT_S,
-    explain: Annotated[
-        bool,
-        typer.Option(
-            "--explain", help="Print every decision of the scheduler with its reason.", rich_help_panel=DISPLAY_PANEL
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print the outcome as JSON on standard output.", rich_help_panel=DISPLAY_PANEL),
-    ] = False,
+    overwrite: Overwrite = False,
+    verify: Verify = False,
+    keep_latents: KeepLatents = False,
+    checkpoint_s: CheckpointSeconds = CHECKPOINT_S,
+    explain: Explain = False,
+    as_json: AsJson = False,
 ) -> None:
     """Render a prompt list. Clips that an earlier run of the same job finished are kept: the same command continues it.
 
@@ -99,10 +117,10 @@ def render(
         from ovi_ray.preparation import prepare
 
         def print_message(text: str) -> None:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.print(text, soft_wrap=True)
 
         prepared = prepare(job, on_message=print_message)
         result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=keeping)
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
-    raise typer.Exit(ExitCode.FAILED if result.failed else ExitCode.OK)
+    raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)

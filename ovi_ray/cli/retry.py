@@ -40,6 +40,6 @@ def retry(
         from ovi_ray.retry import prepare_retry
 
         found = prepare_retry(folder, job_options)
-        console.print(f"retrying {found.clips} failed clips", highlight=False)
+        console.print(f"retrying {found.clips} failed clips")
         result = run_job(found.prepared, console, explain=False, quiet=display.quiet, options={"replaces": True})
-    raise typer.Exit(ExitCode.FAILED if result.failed else ExitCode.OK)
+    raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
 from ovi_ray.cli.common import ExitCode
 from ovi_ray.cli.faults import faults_of_job
 from ovi_ray.errors import JobStopped
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.printing import Console, shell_command
 from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
@@ -50,16 +50,14 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
         parts.append(f"{result.finished_before} finished before")
     if result.failed:
         parts.append(f"{result.failed} failed")
+    if result.unreadable:
+        parts.append(f"{result.unreadable} with a video that cannot be read")
     line = f"{result.clips} clips: {', '.join(parts)}, in {result.seconds:.0f} s"
-    console.print(line, style="bold red" if result.failed else "bold green", highlight=False)
-    console.print(
-        f"videos {job.output_dir / 'videos'}  report {job.output_dir / 'report.html'}", highlight=False, soft_wrap=True
-    )
+    console.print(line, style="bold red" if result.failed or result.unreadable else "bold green")
+    console.print(f"videos {job.output_dir / 'videos'}  report {job.output_dir / 'report.html'}", soft_wrap=True)
     if result.failed:
         console.print(
-            f"Fix the causes above, then run: ovi-ray retry {job.output_dir}",
-            markup=False,
-            highlight=False,
+            f"Fix the causes above, then run: {shell_command('ovi-ray', 'retry', job.output_dir)}",
             soft_wrap=True,
         )
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ovi.config import MODEL_SPECS
 from ovi.weights.formats import WeightFormat
 from ovi.weights.hub import HubFile, download_model
-from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console
+from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path
 from ovi_ray.cli.options import DisplayOptions, with_display_options
+from ovi_ray.printing import Console
 
 weights = typer.Typer(
     help="Download, check and create checkpoint folders.", epilog=EXIT_CODE_HELP, no_args_is_help=True
@@ -38,11 +38,11 @@ def download(
     with command_console(display) as console:
 
         def announce(file: HubFile) -> None:
-            console.print(f"downloading {file.path} from {file.repo_id}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"downloading {file.path} from {file.repo_id}", soft_wrap=True)
 
         weights_in = WeightFormat.FP8 if fp8 else WeightFormat.DTYPE
-        fetched = download_model(model_name, ckpt_dir, weights=weights_in, on_file=announce)
-        console.print(f"{len(fetched)} files downloaded; {model_name} is complete in {ckpt_dir}", highlight=False)
+        fetched = download_model(model_name, local_path(ckpt_dir, "DIR"), weights=weights_in, on_file=announce)
+        console.print(f"{len(fetched)} files downloaded; {model_name} is complete in {ckpt_dir}", soft_wrap=True)
 
 
 @weights.command()
@@ -61,7 +61,8 @@ def check(
     with command_console(display):
         from ovi.weights.loading import check_model
 
-        statuses = {name: check_model(ckpt_dir, name) for name in MODEL_SPECS}
+        folder = local_path(ckpt_dir, "DIR")
+        statuses = {name: check_model(folder, name) for name in MODEL_SPECS}
     files = {status.path: status for found in statuses.values() for status in found}
     usable = [name for name, found in statuses.items() if not any(status.error for status in found)]
     if as_json:
@@ -75,7 +76,7 @@ def check(
             state = f"{status.error.found}; expected {status.error.expected}" if status.error else "ok"
             table.add_row(path, state, style=None if status.error is None else "yellow" if status.missing else "red")
         Console().print(table)
-        Console().print(f"models that can run: {', '.join(usable) or 'none'}", highlight=False)
+        Console().print(f"models that can run: {', '.join(usable) or 'none'}")
     raise typer.Exit(ExitCode.OK if usable else ExitCode.BAD_INPUT)
 
 
@@ -91,5 +92,5 @@ def tiny(ckpt_dir: Folder, display: DisplayOptions) -> None:
     with command_console(display) as console:
         from ovi.weights.tiny import write_tiny_checkpoint
 
-        write_tiny_checkpoint(ckpt_dir)
-        console.print(f"a small checkpoint of all three models is in {ckpt_dir}", highlight=False)
+        write_tiny_checkpoint(local_path(ckpt_dir, "DIR"))
+        console.print(f"a small checkpoint of all three models is in {ckpt_dir}", soft_wrap=True)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from ovi.stages import Stage, stages_of
 from ovi_ray.errors import InputError, Problem, StorageUnavailable, show
 from ovi_ray.inputs.params import did_you_mean
+from ovi_ray.inputs.yaml_checks import check_yaml
 from ovi_ray.scheduling.device_profile import (
     ALL_STAGES,
     BF16_SIZES,
@@ -142,7 +143,11 @@ def _fits_nowhere(stage: Stage, kind: ClipKind, profiles: Iterable[DeviceProfile
 def read_profile(path: PathOrUri) -> ClusterProfile:
     """Read a profile from a YAML file. Raises InputError with every problem."""
     try:
-        raw = yaml.safe_load(to_location(path).read_text(encoding="utf-8"))
+        text = to_location(path).read_text(encoding="utf-8")
+        check_yaml(str(path), text)
+        raw = yaml.safe_load(text)
+    except InputError:
+        raise
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a URI that cannot be used
         found = plain_reason(error) if isinstance(error, StorageUnavailable) else _one_line(error)
         problem = Problem(file=str(path), value=found, expected="a readable YAML file of a cluster profile")

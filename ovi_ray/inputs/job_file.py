@@ -14,6 +14,7 @@ from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.inputs.path_checks import PathCheck
 from ovi_ray.inputs.prompt_lists import READERS
 from ovi_ray.inputs.text_files import read_lines
+from ovi_ray.inputs.yaml_checks import check_yaml
 from ovi_ray.storage.paths import Location, resolve_path, to_location
 from ovi_ray.storage.uris import is_uri
 
@@ -63,6 +64,7 @@ def read_yaml(path: Location) -> dict[str, Given]:
     """The keys of a job file with their lines; a key without a value counts as not given. Raises InputError."""
     text = "".join(read_lines(path))
     try:
+        check_yaml(str(path), text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:

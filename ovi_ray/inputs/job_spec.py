@@ -13,8 +13,16 @@ from ovi.config import MODEL_SPECS, SamplingParams, SolverName
 from ovi.weights.formats import FP8_MODEL, WeightFormat
 from ovi_ray.errors import COMMAND_LINE
 from ovi_ray.inputs.job_file import Given, load, merge, read_options, read_yaml
+from ovi_ray.inputs.lists.delimited import DELIMITERS
 from ovi_ray.inputs.params import DEFAULT_PARAMS, PARAM_FIELDS, parse_param
-from ovi_ray.inputs.path_checks import PathCheck, existing_folder, readable_file, usable_image, writable_folder
+from ovi_ray.inputs.path_checks import (
+    PathCheck,
+    existing_folder,
+    readable_file,
+    readable_list,
+    usable_image,
+    writable_folder,
+)
 from ovi_ray.inputs.prompt_lists import READERS
 from ovi_ray.storage.paths import Location, PathOrUri, to_location
 
@@ -70,6 +78,13 @@ class BatchSpec(BaseModel):
     text_prompt: str | None = Field(None, pattern=r"\S", description="a prompt, or the path of a prompt list")
     prompts: FilePath | None = Field(
         None, validate_default=True, description=f"the path of a prompt list ({LIST_SUFFIXES})"
+    )
+    delimiter: Annotated[
+        str | None,
+        Help("Separator of the columns of a CSV or TSV: a character or its name. [default: found by looking]"),
+    ] = Field(None, description=f"one character, or one of {', '.join(DELIMITERS)}")
+    sheet: Annotated[str | None, Help("Sheet of a spreadsheet. [default: the first one]")] = Field(
+        None, min_length=1, description="the name of a sheet of the spreadsheet"
     )
     image_path: Annotated[FilePath | None, Help("First frame of rows without one.")] = Field(
         None, description="the path of an image"
@@ -185,7 +200,7 @@ class BatchSpec(BaseModel):
     def path_checks(cls) -> dict[str, PathCheck]:
         """The fields that are paths, each with its check."""
         return {
-            "prompts": readable_file("a prompt list that can be read"),
+            "prompts": readable_list,
             "cluster": readable_file("a cluster profile that can be read"),
             "image_path": usable_image,
         }
@@ -194,6 +209,14 @@ class BatchSpec(BaseModel):
     @classmethod
     def _check_param(cls, value: object, info: ValidationInfo) -> object:
         return parse_param(str(info.field_name), value)
+
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _check_delimiter(cls, value: object) -> object:
+        character = DELIMITERS.get(value.lower(), value.replace(r"\t", "\t")) if isinstance(value, str) else value
+        if value is not None and (not isinstance(character, str) or len(character) != 1 or character in '"\r\n '):
+            raise PydanticCustomError("delimiter", "not a delimiter")  # the message shown is the field's description
+        return character
 
     @field_validator("fp8")
     @classmethod

@@ -6,27 +6,40 @@ id in every run, whatever list, row or folder it comes from.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet
 
 from ovi.config import MAX_SEED, Architecture
 from ovi_ray.errors import InputError, Problem, show
+from ovi_ray.inputs.columns import PROMPT_COLUMN, is_meta
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS, PARAM_FIELDS, arrow_fields
-from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN, PromptList, read_prompt_list, read_table
-from ovi_ray.inputs.rows import META_PREFIX, Rows, resolve_rows
+from ovi_ray.inputs.prompt_lists import ListOptions, PromptList, read_prompt_list, read_table
+from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN, Rows, resolve_rows
 from ovi_ray.storage.paths import PathOrUri, atomic_write, to_location
+
+
+def _param_fields() -> Iterator[pa.Field]:
+    """The sampling parameters; the size of the frames, as given, in two columns that any tool for tables can hold."""
+    for field in arrow_fields():
+        if field.name == SIZE_COLUMN:
+            yield from (pa.field(name, pa.int32(), nullable=False) for name in SIDE_COLUMNS)
+        else:
+            yield field
+
 
 MANIFEST_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),  # of the prompt list, from 0
+        pa.field("row", pa.int64(), nullable=False),  # of the prompt list, from 1
+        pa.field("line", pa.int64()),  # of the prompt list's file, or row of its sheet, where the row starts, from 1
         pa.field("repeat", pa.int32(), nullable=False),  # 0 to each_example_n_times - 1
         pa.field("text_prompt", pa.string(), nullable=False),  # as given
         pa.field("prompt", pa.string(), nullable=False),  # with the model's form of audio tag: the text that is encoded
@@ -37,15 +50,16 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("width", pa.int32(), nullable=False),
         pa.field("video_latent_length", pa.int32(), nullable=False),
         pa.field("audio_latent_length", pa.int32(), nullable=False),
-        *arrow_fields(),  # the sampling parameters; video_frame_height_width as given
+        *_param_fields(),
     ]
 )
 """Columns of a manifest. The list's own `meta_` columns follow them, as text."""
 
-ROW_SEED_STRIDE = 1_000_000  # without a column `seed`, row r and repeat n use the job's seed + r * stride + n
+ROW_SEED_STRIDE = 1_000_000  # without a column `seed`, row r and repeat n use the job's seed + (r - 1) * stride + n
 CLIP_ID_DIGITS = 20
 _NOTES = b"ovi_ray.notes"
-_SIZE_PARAM = "video_frame_height_width"  # reaches the clip, and its id, as height and width
+_FORMAT_KEY = b"ovi_ray.manifest_format"
+_FORMAT = 2  # 1, which was not written, counted rows from 0 and had the size of the frames in one column
 _HASHED_TEXTS = ("prompt", *NEGATIVE_PROMPTS)
 """Columns that enter the id as they are tokenized."""
 _HASHED = (
@@ -55,7 +69,7 @@ _HASHED = (
     "video_latent_length",
     "audio_latent_length",
     "image_sha256",
-    *(name for name in PARAM_FIELDS if name not in (_SIZE_PARAM, *_HASHED_TEXTS)),
+    *(name for name in PARAM_FIELDS if name not in (SIZE_COLUMN, *_HASHED_TEXTS)),
 )
 """Columns that enter the id as they are."""
 _HASHED_WHERE_GIVEN = ("image_reading",)
@@ -76,7 +90,7 @@ class Manifest:
 
     def write(self, path: PathOrUri) -> None:
         """Write as Parquet, or as an Arrow IPC file for any other suffix. The file is complete or absent."""
-        table = self.table.replace_schema_metadata({_NOTES: json.dumps(self.notes)})
+        table = self.table.replace_schema_metadata({_NOTES: json.dumps(self.notes), _FORMAT_KEY: str(_FORMAT)})
         target = to_location(path)
         with atomic_write(target) as local:
             if target.suffix == ".parquet":
@@ -88,7 +102,7 @@ class Manifest:
     @classmethod
     def read(cls, path: PathOrUri) -> Self:
         """Read a file that `write` wrote. Raises InputError for a file that is not a manifest."""
-        table = read_table(to_location(path))
+        table = _current_form(read_table(to_location(path)))
         if not set(MANIFEST_SCHEMA.names) <= set(table.column_names):
             raise InputError(
                 [
@@ -120,7 +134,8 @@ def build_manifest(
     rows = resolve_rows(prompts, job, arch)
     columns = _repeat(rows, prompts, job)
     columns["clip_id"] = _clip_ids(columns, rows.cleaned, weights, numerics)
-    fields = [*MANIFEST_SCHEMA, *(pa.field(name, pa.string()) for name in columns if name.startswith(META_PREFIX))]
+    columns |= {name: [size[side] for size in columns[SIZE_COLUMN]] for side, name in enumerate(SIDE_COLUMNS)}
+    fields = [*MANIFEST_SCHEMA, *(pa.field(name, pa.string()) for name in columns if is_meta(name))]
     table = pa.table([columns[field.name] for field in fields], schema=pa.schema(fields))
     notes = [*rows.notes, *_repeated_prompt_note(columns)]
     first = _first_places(columns["clip_id"])
@@ -133,9 +148,25 @@ def build_manifest(
 def read_prompts(job: BatchSpec) -> PromptList:
     """The job's prompt list; a single prompt is a list of one row. Raises InputError."""
     if job.prompts is not None:
-        return read_prompt_list(job.prompts)
+        return read_prompt_list(job.prompts, ListOptions(delimiter=job.delimiter, sheet=job.sheet))
     columns = {PROMPT_COLUMN: [job.text_prompt]}
     return PromptList(file="the job's prompt", folder=to_location(Path.cwd()), columns=columns, rows=range(1, 2))
+
+
+def _current_form(table: pa.Table) -> pa.Table:
+    """A table as `Manifest.write` writes it today, from one of an earlier version; other tables are left as they are."""
+    names = table.column_names
+    if _FORMAT_KEY in (table.schema.metadata or {}) or not {"clip_id", "row", SIZE_COLUMN}.issubset(names):
+        return table
+    sizes = table.column(SIZE_COLUMN)
+    rows = table.schema.get_field_index("row")
+    table = table.set_column(rows, MANIFEST_SCHEMA.field("row"), pc.add(table.column("row"), 1))
+    table = table.add_column(rows + 1, MANIFEST_SCHEMA.field("line"), pa.nulls(len(table), pa.int64()))
+    place = table.schema.get_field_index(SIZE_COLUMN)
+    table = table.remove_column(place)
+    for side, name in reversed(list(enumerate(SIDE_COLUMNS))):
+        table = table.add_column(place, MANIFEST_SCHEMA.field(name), pc.list_element(sizes, side))
+    return table
 
 
 def clip_id(content: dict[str, Any]) -> str:
@@ -146,9 +177,10 @@ def clip_id(content: dict[str, Any]) -> str:
 def _repeat(rows: Rows, prompts: PromptList, job: BatchSpec) -> dict[str, list[Any]]:
     """The columns with each row repeated `each_example_n_times`, and the seed of each repeat."""
     times = job.each_example_n_times
-    columns = rows.columns | {"row": [number - 1 for number in prompts.rows]}
+    columns = {**rows.columns, "row": list(prompts.rows)}
+    columns["line"] = [None] * len(prompts) if prompts.lines is None else list(prompts.lines)
     columns["seed"] = [
-        job.seed + row * ROW_SEED_STRIDE if seed is None else seed
+        job.seed + (row - 1) * ROW_SEED_STRIDE if seed is None else seed
         for seed, row in zip(columns["seed"], columns["row"], strict=True)
     ]
     _check_seeds(columns["seed"], prompts, times)
@@ -195,7 +227,7 @@ def _first_places(values: list[Any]) -> dict[Any, int]:
 def _same_clip_note(columns: dict[str, list[Any]], first: dict[str, int]) -> str:
     ids = columns["clip_id"]
     place = next(place for place, value in enumerate(ids) if first[value] != place)
-    earlier, later = columns["row"][first[ids[place]]] + 1, columns["row"][place] + 1
+    earlier, later = columns["row"][first[ids[place]]], columns["row"][place]
     extra = len(ids) - len(first)
     subject = f"{extra} clips are" if extra > 1 else "1 clip is"
     return f"{subject} identical to an earlier one and rendered once: row {later} equals row {earlier}"
@@ -210,7 +242,7 @@ def _repeated_prompt_note(columns: dict[str, list[Any]]) -> list[str]:
     if not again:
         return []
     rows = columns["row"]
-    later, earlier = rows[starts[again[0]]] + 1, rows[starts[first[pairs[again[0]]]]] + 1
+    later, earlier = rows[starts[again[0]]], rows[starts[first[pairs[again[0]]]]]
     return [
         f"{len(again)} row{'s repeat' if len(again) > 1 else ' repeats'} the prompt and image of an earlier row"
         f" (row {later} those of row {earlier}): rendered as variations where the seeds or parameters differ"

@@ -20,8 +20,16 @@ DEFAULT_PARAMS = SamplingParams()
 PARAM_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
 NEGATIVE_PROMPTS = tuple(name for name in PARAM_FIELDS if type(getattr(DEFAULT_PARAMS, name)) is str)
 
+NUMBERS = tuple(name for name in PARAM_FIELDS if type(getattr(DEFAULT_PARAMS, name)) in (int, float))
+"""The parameters that are a number."""
+
+NOT_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+"""Characters that no text in UTF-8 holds, or that end it."""
+TEXT_EXPECTED = "text without NUL characters and lone surrogates"
+
 _INTEGER = re.compile(r"([+-]?[0-9]{1,30})(\.0*)?")  # spreadsheets write 100 as 100.0
 _SIZE = re.compile(r"[\s\[(]*([+-]?[0-9]{1,30})(?:\s*[x×,;]\s*|\s+)([+-]?[0-9]{1,30})[\s\])]*", re.IGNORECASE)
+_FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")  # float() takes 1_0 and ١٠ as well
 _MAX_INT32 = 2**31 - 1
 _LARGEST_EXACT_FLOAT = 2**53
 _ARROW_TYPES: dict[type, pa.DataType] = {
@@ -54,6 +62,8 @@ def parse_param(name: str, raw: object) -> Any:
     spec = param_specs()[name]
     if not spec.accepts(value):
         raise ValueError(spec.expected)
+    if isinstance(value, str) and NOT_TEXT.search(value):
+        raise ValueError(TEXT_EXPECTED)
     if name == "video_frame_height_width" and (expected := shape_problem(*value)):
         raise ValueError(expected)
     if arrow_type(name) == pa.int32() and value > _MAX_INT32:
@@ -96,6 +106,8 @@ def _to_int(raw: object) -> object:
 
 def _to_float(raw: object) -> float:
     if isinstance(raw, bool) or not isinstance(raw, str | int | float):
+        return math.nan
+    if isinstance(raw, str) and not _FLOAT.fullmatch(raw.strip()):
         return math.nan
     try:
         return float(raw) + 0.0  # -0.0 becomes 0.0, so that equal parameters hash alike

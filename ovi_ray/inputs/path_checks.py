@@ -6,7 +6,10 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from ovi.files import dangling_link
 from ovi_ray.inputs.first_frames import ImageRefusal, inspect_image
+from ovi_ray.inputs.lists.tables import NO_PARTS, names_of_parts
+from ovi_ray.inputs.prompt_lists import is_folder_of_tables
 from ovi_ray.inputs.text_files import readable_problem
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location
@@ -25,11 +28,25 @@ def readable_file(expected: str) -> PathCheck:
     return check
 
 
+def readable_list(path: Location) -> tuple[str, str] | None:
+    """Check that a path names a prompt list: a file that can be read, or a folder of Parquet files."""
+    expected = "a prompt list that can be read"
+    try:
+        if is_folder_of_tables(path):
+            return None if names_of_parts(path) else (f", {NO_PARTS}", expected)
+    except OSError as error:
+        return f", which cannot be read ({plain_reason(error)})", expected
+    return readable_file(expected)(path)
+
+
 def existing_folder(path: Location) -> tuple[str, str] | None:
     """Check that a path names a folder."""
     expected = "a checkpoint folder that exists"
     try:
-        return None if path.is_dir() else (", which is not a folder", expected)
+        if path.is_dir():
+            return None
+        link = path.local_path and dangling_link(path.local_path)
+        return f", {link or 'which is not a folder'}", expected
     except OSError as error:
         return f", which cannot be read ({plain_reason(error)})", expected
 

@@ -1,7 +1,6 @@
 """Rows of a prompt list: every cell checked, blank ones filled from the job, and all problems reported at once."""
 
 import functools
-import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,16 +9,16 @@ from ovi.config import Architecture
 from ovi.geometry import image_size, snap_size
 from ovi.prompts import clean, rewrite_audio_tag
 from ovi_ray.errors import InputError, Problem, show, show_path
+from ovi_ray.inputs.columns import INPUT_COLUMNS, META_PREFIX, OVERRIDES, PROMPT_COLUMN, is_meta
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
 from ovi_ray.inputs.job_spec import BatchSpec, Mode
-from ovi_ray.inputs.params import NEGATIVE_PROMPTS, PARAM_FIELDS, did_you_mean, parse_param
-from ovi_ray.inputs.prompt_lists import PROMPT_COLUMN, PromptList
+from ovi_ray.inputs.params import NEGATIVE_PROMPTS, NOT_TEXT, TEXT_EXPECTED, did_you_mean, parse_param
+from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.storage.paths import Location, resolve_path
 
-META_PREFIX = "meta_"
-OVERRIDES = (*PARAM_FIELDS, "model_name")
-"""Columns that override the job's value for their row."""
-INPUT_COLUMNS = (PROMPT_COLUMN, "image_path", *OVERRIDES)
+SIZE_COLUMN = "video_frame_height_width"
+SIDE_COLUMNS = ("video_frame_height", "video_frame_width")
+"""The columns of a manifest that hold the two sides of `SIZE_COLUMN`, so that any tool for tables opens it."""
 DERIVED_COLUMNS = (
     "clip_id",
     "row",
@@ -31,10 +30,11 @@ DERIVED_COLUMNS = (
     "video_latent_length",
     "audio_latent_length",
 )
-"""Columns that a manifest has beside the input columns; ignored when a manifest is read as a prompt list."""
+"""Columns by which a manifest of any version is recognised as a prompt list."""
+MANIFEST_COLUMNS = (*DERIVED_COLUMNS, "line", *SIDE_COLUMNS)
+"""Columns that a manifest has beside the input columns; ignored, but for the sides, when it is read as a prompt list."""
 IMAGE_READING = 2
 """Enters the id of a clip whose image is converted: version 1, which ids do not name, took the file's values as they were."""
-_NOT_UTF8 = re.compile(r"[\x00\ud800-\udfff]")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,7 +49,8 @@ class Rows:
 
 def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Rows:
     """Check every cell and fill the blank ones. Raises InputError with every problem of every row."""
-    problems = [*_column_problems(prompts), *prompts.problems]
+    _join_sides(prompts)
+    meta, problems = _meta_columns(prompts)
     columns: dict[str, list[Any]] = {}
     defaults = {name: getattr(job, name) for name in OVERRIDES} | {"seed": None, PROMPT_COLUMN: _Refusal("a prompt")}
     for name in (PROMPT_COLUMN, *OVERRIDES):
@@ -57,10 +58,13 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
         problems += refused
     images, refused = _resolve_images(prompts, job)
     problems += refused
+    unread = {(problem.row, problem.field) for problem in prompts.problems}  # cells and columns that stand empty now
+    problems = [p for p in problems if (p.row, p.field) not in unread and (None, p.field) not in unread]
+    problems += [*_column_problems(prompts), *prompts.problems]
     if problems:
         raise InputError(sorted(problems, key=lambda problem: problem.row or 0))
 
-    rows = Rows(columns=columns | _meta_columns(prompts), cleaned={})
+    rows = Rows(columns=columns | meta, cleaned={}, notes=list(prompts.notes))
     _add_image_notes(rows, prompts, images, job)
     _complete_images(rows, images)
     _complete_prompts(rows, prompts, arch)
@@ -70,20 +74,23 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
 
 def _column_problems(prompts: PromptList) -> list[Problem]:
     names = set(prompts.columns)
-    known = {*INPUT_COLUMNS, *DERIVED_COLUMNS} if names.issuperset(DERIVED_COLUMNS) else set(INPUT_COLUMNS)
-    unknown = [name for name in prompts.columns if name not in known and not name.startswith(META_PREFIX)]
+    if not names and prompts.problems:  # no row could be read: nothing is known of the columns
+        return []
+    is_manifest = names.issuperset(DERIVED_COLUMNS)
+    known = {*INPUT_COLUMNS, *(MANIFEST_COLUMNS if is_manifest else ())}
+    unknown = [name for name in prompts.columns if name not in known and not is_meta(name)]
     problems = [
         Problem(
             file=prompts.file,
             field=name,
-            value="an unknown column",
+            value=f"an unknown column{'' if name.isascii() else f' ({name!a})'}",
             expected=f"one of {', '.join(INPUT_COLUMNS)}, or a column of your own whose name starts with {META_PREFIX}"
             f"{did_you_mean(name, INPUT_COLUMNS)}",
         )
         for name in unknown
     ]
     if PROMPT_COLUMN not in names:
-        found = f"no column {PROMPT_COLUMN} among {', '.join(map(show, prompts.columns))}"
+        found = f"no column {PROMPT_COLUMN} among {', '.join(map(show, prompts.columns)) or 'none'}"
         problems.append(Problem(file=prompts.file, value=found, expected=f"a column {PROMPT_COLUMN}"))
     return problems
 
@@ -133,8 +140,8 @@ def _is_blank(cell: Any, keeps_empty: bool = False) -> bool:
 
 
 def _attempt(parse: Callable[[Any], Any], cell: Any) -> Any:
-    if isinstance(cell, str) and _NOT_UTF8.search(cell):
-        return _Refusal("text without NUL characters and lone surrogates")
+    if isinstance(cell, str) and NOT_TEXT.search(cell):
+        return _Refusal(TEXT_EXPECTED)
     try:
         return parse(cell)
     except ValueError as error:
@@ -157,12 +164,26 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {name: functools.partial(parse_param
 _PARSERS[PROMPT_COLUMN] = _parse_prompt
 
 
-def _meta_columns(prompts: PromptList) -> dict[str, list[Any]]:
-    return {
+def _meta_columns(prompts: PromptList) -> tuple[dict[str, list[str | None]], list[Problem]]:
+    """The user's own columns as text, and a problem for each cell that no text column can hold."""
+    columns = {
         name: [None if cell is None else str(cell) for cell in cells]
         for name, cells in prompts.columns.items()
-        if name.startswith(META_PREFIX)
+        if is_meta(name)
     }
+    return columns, [
+        prompts.problem(index, name, show(text), TEXT_EXPECTED)
+        for name, texts in columns.items()
+        for index, text in enumerate(texts)
+        if text and NOT_TEXT.search(text)
+    ]
+
+
+def _join_sides(prompts: PromptList) -> None:
+    """Replace the two columns of a manifest that hold a frame's sides by the one that a prompt list has."""
+    if set(prompts.columns).issuperset(DERIVED_COLUMNS + SIDE_COLUMNS) and SIZE_COLUMN not in prompts.columns:
+        sides = zip(*(prompts.columns.pop(name) for name in SIDE_COLUMNS), strict=True)
+        prompts.columns[SIZE_COLUMN] = [None if all(map(_is_blank, pair)) else list(pair) for pair in sides]
 
 
 # -- images --------------------------------------------------------------------------------------------------------
@@ -260,8 +281,8 @@ def _fit(wanted: tuple[int, int], image: ImageFacts | None, area: int) -> tuple[
 
 def _rows(prompts: PromptList, indices: list[int]) -> str:
     """The subject of a note: "row 3 has", or "12 rows (the first is row 3) have"."""
-    first = prompts.rows[indices[0]]
-    return f"row {first} has" if len(indices) == 1 else f"{len(indices)} rows (the first is row {first}) have"
+    first = prompts.place(indices[0])
+    return f"{first} has" if len(indices) == 1 else f"{len(indices)} rows (the first is {first}) have"
 
 
 def _around_tag(text: str) -> str:

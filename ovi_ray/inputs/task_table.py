@@ -5,7 +5,7 @@ Texts, first frames and clips are numbered from 0 in the order of their first us
 """
 
 import hashlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ import pyarrow.compute as pc
 from ovi.config import SamplingParams
 from ovi.prompts import clean
 from ovi.stages import STAGES, Stage, WorkItem
+from ovi_ray.inputs.columns import is_meta
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.params import PARAM_FIELDS
+from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN
 from ovi_ray.scheduling.workload import ClipKind, Workload
 
 IntArray = npt.NDArray[np.int32]
@@ -30,6 +32,7 @@ _FIRST_FRAME_KEY = ("image_sha256", "height", "width")
 _CLIP_FIELDS = (
     "clip_id",
     "row",
+    "line",
     "repeat",
     "model_name",
     "text_prompt",
@@ -50,6 +53,9 @@ class ClipTask:
     """Row in `TaskTable.clips`."""
     clip_id: str
     row: int
+    """Row of the prompt list, from 1."""
+    line: int | None
+    """Line of the list's file, or row of its sheet, where the row starts, from 1; None for files without lines."""
     repeat: int
     model_name: str
     text_prompt: str
@@ -67,6 +73,18 @@ class ClipTask:
     video_latent_length: int
     audio_latent_length: int
     params: SamplingParams
+    meta: Mapping[str, str | None]
+    """The user's own columns, by name."""
+
+    def items(self, item: WorkItem) -> tuple[int, ...]:
+        """The items of a sort that it needs; of texts, its prompt comes first."""
+        match item:
+            case WorkItem.TEXT:
+                return self.texts
+            case WorkItem.FIRST_FRAME:
+                return () if self.first_frame is None else (self.first_frame,)
+            case WorkItem.CLIP:
+                return (self.index,)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -120,7 +138,11 @@ class TaskTable:
             index=index,
             texts=(prompt, video_negative, audio_negative),
             first_frame=None if first_frame == NO_FIRST_FRAME else first_frame,
-            params=SamplingParams(**{name: row[name] for name in PARAM_FIELDS}),
+            params=SamplingParams(
+                **{name: row[name] for name in PARAM_FIELDS if name != SIZE_COLUMN}
+                | {SIZE_COLUMN: tuple(row[name] for name in SIDE_COLUMNS)}
+            ),
+            meta={name: value for name, value in row.items() if is_meta(name)},
             **{name: row[name] for name in _CLIP_FIELDS},
         )
 

@@ -4,11 +4,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ovi.files import dangling_link, pointer_in_place_of
 from ovi_ray.errors import InputError, Problem, show
+from ovi_ray.inputs.encodings import readings
+from ovi_ray.printing import shell_command
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location, local_copy
 
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+"""Byte order marks, the longer ones first, and the encodings that they announce."""
+_UTF16_ZEROS = 8  # of so many bytes of UTF-16, one at least is the zero byte of an ASCII character
+_UTF8 = 'UTF-8 text: save it as UTF-8 (in Excel: "CSV UTF-8")'
 
 
 def read_lines(path: Location, *, newline: str | None = None) -> Iterator[str]:
@@ -22,7 +28,7 @@ def read_lines(path: Location, *, newline: str | None = None) -> Iterator[str]:
             with local.open(encoding="utf-8-sig", newline=newline) as file:
                 for number, line in enumerate(file, start=1):
                     if "\0" in line:
-                        raise InputError([_nul_problem(path, number)])
+                        raise InputError([_nul_problem(path, local, number)])
                     yield line
         except UnicodeDecodeError:
             raise InputError([_encoding_problem(path, local)]) from None
@@ -53,54 +59,72 @@ def readable_problem(path: Location) -> str | None:
         if not path.is_file():
             return "a folder" if path.is_dir() else "not a regular file"
         if (local := path.local_path) is not None:
-            local.open("rb").close()
+            return pointer_in_place_of(local)
     except OSError as error:
         return unreadable(path, error)
     return None
 
 
 def unreadable(path: Location, error: OSError) -> str:
-    """What `path` turned out to be when reading it failed, such as "a file that does not exist"."""
+    """The nature of `path` as found when reading it failed, such as "a file that does not exist"."""
     if not isinstance(error, FileNotFoundError):
         return f"a file that cannot be read ({plain_reason(error)})"
+    if (local := path.local_path) is not None:
+        return dangling_link(local) or "a file that does not exist"
     try:
-        return "a folder" if not path.is_local and path.is_dir() else "a file that does not exist"
+        return "a folder" if path.is_dir() else "a file that does not exist"
     except OSError as failure:  # such as a bucket that does not exist
         return f"a file that cannot be read ({plain_reason(failure)})"
 
 
 def _check_mark(path: Location, local: Path) -> None:
     with local.open("rb") as file:
-        mark = file.read(2)
-    if mark in _UTF16_MARKS:
-        raise InputError([_problem(path, f"UTF-16 text (it starts with the bytes {mark.hex(' ')})", "UTF-16", line=1)])
+        start = file.read(4)
+    for mark, encoding in _MARKS.items():
+        if start.startswith(mark):
+            found = f"{encoding} text (it starts with the bytes {mark.hex(' ')})"
+            raise InputError([_problem(path, found, f"{_UTF8}, or convert it: {_conversion(path, encoding)}", line=1)])
 
 
 def _encoding_problem(path: Location, local: Path) -> Problem:
-    offset = 0
-    with local.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                found = f"byte 0x{line[error.start]:02x} at offset {offset + error.start} is not UTF-8"
-                context = line[max(0, error.start - 15) : error.start + 15].decode("cp1252", errors="replace")
-                return _problem(
-                    path, f"{found} (near {show(context.strip())} if read as Windows-1252)", "CP1252", number
-                )
-            offset += len(line)
-    return _problem(path, "text that is not UTF-8", "CP1252", None)
+    """The first byte that is not UTF-8, and the text around it in every encoding that it may be in."""
+    content, offset = local.read_bytes(), 0
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{line[error.start]:02x} at offset {offset + error.start} is not UTF-8"
+            candidates = [
+                f"as {reading.encoding} it reads {show(reading.text)}: {_conversion(path, reading.encoding)}"
+                for reading in readings(content, line, error.start)
+            ]
+            choice = f", or convert it by the line whose text is right, if one is: {'; '.join(candidates)}"
+            return _problem(path, found, f"{_UTF8}{choice if candidates else ''}", number)
+        offset += len(line)
+    return _problem(path, "text that is not UTF-8", _UTF8, None)
 
 
-def _nul_problem(path: Location, line: int) -> Problem:
-    return _problem(path, "a NUL byte, as in UTF-16 or binary files", "UTF-16", line)
+def _nul_problem(path: Location, local: Path, line: int) -> Problem:
+    found = "a NUL byte, as in UTF-16 or binary files"
+    encoding = _unmarked_utf16(local)
+    remedy = f"; if it is UTF-16 without a mark, convert it: {_conversion(path, encoding)}" if encoding else ""
+    return _problem(path, found, f"{_UTF8}{remedy}", line)
 
 
-def _problem(path: Location, found: str, encoding: str, line: int | None) -> Problem:
-    fix = f"iconv -f {encoding} -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
-    return Problem(
-        file=str(path),
-        line=line,
-        value=found,
-        expected=f'UTF-8 text: save it as UTF-8 (in Excel: "CSV UTF-8"), or convert it: {fix}',
-    )
+def _unmarked_utf16(local: Path) -> str | None:
+    """UTF-16 in the byte order that its many zero bytes show; None for a file that is hardly such text."""
+    content = local.read_bytes()
+    zeros = {"UTF-16BE": content[::2].count(0), "UTF-16LE": content[1::2].count(0)}
+    encoding = max(zeros, key=lambda name: zeros[name])
+    return encoding if zeros[encoding] * _UTF16_ZEROS > len(content) else None
+
+
+def _conversion(path: Location, encoding: str) -> str:
+    """The command that converts a file; a file in a store by its name, for use on a copy."""
+    copy = f"{path.stem}-utf8{path.suffix}"
+    source, target = (path, path.with_name(copy)) if path.is_local else (path.name, copy)
+    return shell_command("iconv", "-f", encoding, "-t", "UTF-8", source, ">", target)
+
+
+def _problem(path: Location, found: str, expected: str, line: int | None) -> Problem:
+    return Problem(file=str(path), line=line, value=found, expected=expected)

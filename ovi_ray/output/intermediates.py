@@ -31,8 +31,18 @@ class Intermediates:
 
     def prepare(self) -> None:
         """Create the folders and remove what killed processes left half written."""
-        for folder in (self.output_dir / LATENTS, self.output_dir / CHECKPOINTS):
+        for folder in self.folders:
             folder.mkdir()
+        self.remove_unfinished()
+
+    @property
+    def folders(self) -> tuple[Location, Location]:
+        """The folders of the files."""
+        return self.output_dir / LATENTS, self.output_dir / CHECKPOINTS
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes left half written. Raises OSError."""
+        for folder in self.folders:
             remove_unfinished(folder)
 
     def latents_path(self, clip_id: str) -> Location:

@@ -90,23 +90,40 @@ def _honours_conditions(folder: Location, store: ConditionalStore) -> bool:
 
 
 class FileLease:
-    """See the module."""
+    """See the module. A lock is on a file, not on its name: each renewal looks whether the name is still that of the file."""
 
     def __init__(self, folder: Path, config: LeaseConfig) -> None:
         self._folder = folder
         self._config = config
         self._owner = Owner()
-        self._file: IO[str] = (folder / LOCK).open("a+", encoding="utf-8")
+        self._folder_identity = _identity(folder)
+        self._file: IO[str] = self._opened()
 
     def acquire(self) -> Sighting | None:
         """See Lease."""
+        self._lock()
+        while not self._is_in_place():  # removed or replaced between its opening and its lock
+            self._file.close()
+            self._file = self._opened()
+            self._lock()
+        return self._claim()
+
+    def _opened(self) -> IO[str]:
+        return (self._folder / LOCK).open("a+", encoding="utf-8")
+
+    def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputInUse(in_use_message(str(self._folder), self._read(), self._config)) from None
         except OSError:  # a file system without locks: the heartbeat alone decides
             pass
+
+    def _claim(self) -> Sighting | None:
+        """Write the owner, unless another one may be alive."""
         other = self._read()
+        if other == self._owner:
+            return None
         if other is not None and not other.is_dead:
             renewed_at = os.fstat(self._file.fileno()).st_mtime
             silent_s = self._now() - renewed_at
@@ -118,15 +135,43 @@ class FileLease:
 
     def renew(self) -> bool:
         """See Lease."""
+        if not self._is_in_place():
+            return self._take_back()
         if self._read() != self._owner:
             return False
         os.utime(self._file.fileno())
         return True
 
+    def _is_in_place(self) -> bool:
+        """Whether the lock file is still the one that is open here. Raises OSError."""
+        try:
+            return os.path.samestat((self._folder / LOCK).stat(), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            if _identity(self._folder) != self._folder_identity:
+                raise  # the folder is away, and perhaps comes back
+            return False
+
+    def _take_back(self) -> bool:
+        """Lock the file that has the name now, or a new one, unless another driver was faster."""
+        held, self._file = self._file, self._opened()
+        try:
+            self._lock()
+            is_taken = self._claim() is not None
+        except OutputInUse:
+            is_taken = True
+        except OSError:
+            self._file.close()
+            self._file = held
+            raise
+        if is_taken:
+            held, self._file = self._file, held
+        held.close()
+        return not is_taken
+
     def release(self) -> None:
         """See Lease."""
         with suppress(OSError):
-            if self._read() == self._owner:
+            if self._is_in_place() and self._read() == self._owner:
                 self._write("")
         self._file.close()
 
@@ -198,10 +243,16 @@ class ObjectLease:
         return _sighting(str(self._folder), owner, version, silent_s, self._config)
 
     def _recover_version(self) -> bool:
-        """The version of the lease if it is this driver's after all: the answer to an earlier renewal was lost."""
+        """Find the version of the lease if it is this driver's after all: the answer to an earlier renewal was lost.
+
+        One that was removed is written again, unless another driver was faster.
+        """
         try:
             content, version = self._store.read_version(self._lease.key)
         except FileNotFoundError:
+            with suppress(PreconditionFailed):
+                self._version = self._store.create(self._lease.key, self._content())
+                return True
             return False
         if _owner_in(content) != self._owner:
             return False
@@ -277,6 +328,12 @@ def in_use_message(output: str, owner: Owner | None, config: LeaseConfig) -> str
         f"{output} is in use: {owner or 'another driver'} renders into it now. Wait for it, stop it, or give another"
         f" --out. (If its machine is gone, the folder is free after {config.stale_s:.0f} s.)"
     )
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What tells a folder from another one under the same name."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _owner_in(content: bytes) -> Owner | None:

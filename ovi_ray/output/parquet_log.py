@@ -1,51 +1,68 @@
-"""An append-only table: Parquet files of one schema in a folder, read in the order in which they were written.
+"""An append-only table: Parquet files in a folder, read in the order in which they were written.
 
-A file is complete or absent. Many small files are merged into few large ones, always neighbours, so the order stays. A
-crash while files are replaced leaves rows twice, never less than once: readers that need each row once take the last.
+All files have the columns of one schema. They may have further columns, of names that the table accepts; these stay too.
+
+Tools that read the folder while it grows list it first and open the files later, perhaps twice each. So while rows are
+appended no file is renamed, removed or changed: whatever a tool has listed is there, and no row is in two files. A file is
+complete or absent, and is written in another folder until it is complete. Rows are dropped, and many files merged into one,
+only when a run starts.
 """
 
 import itertools
 import logging
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias
+from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
-from ovi_ray.errors import ResultsTooNew
-from ovi_ray.storage.diagnostics import storage_error
-from ovi_ray.storage.paths import BATCH_ROWS, Location, atomic_write, list_files, local_copy, remove_unfinished
+from ovi_ray.errors import ResultsDamaged, ResultsTooNew
+from ovi_ray.storage.paths import BATCH_ROWS, Location, atomic_write, list_files
 
-FORMAT = 2  # of the files; 1 had no number
+FORMAT = 3  # of the files; 1 had no number, and up to 2 rows of the prompt list were counted from 0
 FORMAT_KEY = b"ovi_ray.format"
-MERGE_FILES = 32
-"""Neighbours of one level that are merged into one file of the next."""
-REWRITTEN_LEVEL = 9
-"""Level of a file that holds all rows there were."""
 _SUFFIX = ".parquet"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class CorruptFile:
-    """A file that cannot be read."""
-
-    path: Location
-    reason: str
+_READ_AHEAD = 16  # files of a store that are fetched at a time: most of it is waiting
+_READ_BYTES = 8 << 20
 
 
 class ParquetLog:
-    """The files of one table. One process writes at a time; any number read."""
+    """The files of one table. One process writes at a time; any number read.
 
-    def __init__(self, folder: Location, schema: pa.Schema, *, merge_files: int = MERGE_FILES) -> None:
+    Files are named after the run that wrote them and their number in it, so that their order does not depend on a clock. A
+    name has a part of its own for each writer: one that was taken for dead never replaces a file of its successor.
+    """
+
+    def __init__(
+        self,
+        folder: Location,
+        schema: pa.Schema,
+        *,
+        aside: Location | None = None,
+        accepts: Callable[[str], bool] = lambda name: False,
+        upgrade: Callable[[pa.RecordBatch, int], pa.RecordBatch] = lambda batch, version: batch,
+    ) -> None:
+        """`aside` is the folder of files that are not complete, by default `folder`.
+
+        `accepts` tells by name which further columns files may have; `upgrade` makes rows of an older format current.
+        """
         self.folder = folder
         self.schema = schema.with_metadata({FORMAT_KEY: str(FORMAT).encode()})
-        self._merge_files = merge_files
-        self._last_stamp = max((_stamp(path) for path in self.paths()), default=0)
-        self._merge: Future[None] | None = None
+        self._accepts = accepts
+        self._upgrade = upgrade
+        self._widths: dict[str, int] = {}  # number of columns of each file that was read
+        self._aside = aside
+        self._numbers = itertools.count(1)
+        paths = self.paths()
+        self._prefix = f"part-r{1 + max(map(_run, paths), default=0):06d}-{uuid4().hex[:6]}"
+        self.files = len(paths)
+        """Number of files, as far as this process knows."""
 
     def paths(self) -> list[Location]:
         """Files of the table, oldest first."""
@@ -54,127 +71,120 @@ class ParquetLog:
 
     def append(self, table: pa.Table) -> None:
         """Add rows as a file of their own, which is on disk when this returns. Raises OSError."""
-        self._write(self._next_path(), table.to_batches())
+        self.learn(table.schema)
+        names = self.schema.names
+        path = self.folder / f"{self._prefix}-{next(self._numbers):06d}{_SUFFIX}"
+        self._write(path, (self._completed(batch, names) for batch in table.to_batches()))
+        self.files += 1
 
-    def batches(self, path: Location, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Rows of a file, at most `BATCH_ROWS` at a time; columns that it lacks are null.
+    def read(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[int], list[ResultsDamaged]]:
+        """All rows in order, the number of rows in each of `paths()`, and what is wrong with the files that are left out.
 
-        Raises ResultsTooNew, or pa.ArrowException and OSError for a file that is corrupt or unreadable.
+        Columns that a file lacks are null. Raises ResultsTooNew, and OSError for a file that cannot be read.
         """
-        names = self.schema.names if columns is None else list(columns)
-        with local_copy(path) as local, pa.parquet.ParquetFile(local) as file:
-            _check_format(path, file.schema_arrow)
-            present = [name for name in names if name in file.schema_arrow.names]
-            for batch in file.iter_batches(BATCH_ROWS, columns=present):
-                yield self._completed(batch, names)
-
-    def read(self, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[int], list[CorruptFile]]:
-        """All rows in order, the number of rows in each of `paths()`, and the files that cannot be read.
-
-        Raises ResultsTooNew, and OSError where storage cannot be reached: such a file is not corrupt.
-        """
-        names = self.schema.names if columns is None else list(columns)
         found: list[pa.RecordBatch] = []
         counts, corrupt = [], []
-        for path in self.paths():
+        for path, source in _sources(self.paths()):
+            rows: list[pa.RecordBatch] = []
             try:
-                batches = list(self.batches(path, names))
-            except FileNotFoundError:  # merged meanwhile: its rows are in another file now
+                rows = list(self._batches(path, source, columns))
+            except FileNotFoundError:  # a run has started and merged the files: its rows are in another one now
                 return self.read(columns)
-            except (pa.ArrowException, OSError) as error:
-                if storage_error(error):
-                    raise
-                batches = []
-                corrupt.append(CorruptFile(path=path, reason=str(error)))
-            counts.append(sum(map(len, batches)))
-            found += batches
-        schema = self._schema_of(names)
-        return pa.Table.from_batches([batch.cast(schema) for batch in found], schema), counts, corrupt
+            except ResultsDamaged as error:
+                corrupt.append(error)
+            counts.append(sum(map(len, rows)))
+            found += rows
+        schema = self._schema_of(columns)  # only now: the last file may have had further columns
+        batches = [self._completed(batch, schema.names).cast(schema) for batch in found]
+        return pa.Table.from_batches(batches, schema), counts, corrupt
 
     def select(
         self, keep: pa.BooleanArray, counts: Sequence[int], columns: Sequence[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
         """The rows that `keep` marks, at most `BATCH_ROWS` at a time.
 
-        `keep` has a value for each row that `read` returned, and `counts` are those of `read`. Raises what `batches` does,
-        and ValueError where the number of files has changed since.
+        `keep` has a value for each row that `read` returned, and `counts` are those of `read`. The rest of a file whose content
+        is damaged is left out. Raises what `read` does, and ValueError where the number of files has changed since.
         """
-        schema = self._schema_of(columns)
+        lengths = zip(self.paths(), counts, strict=True)
+        with_rows = {path: count for path, count in lengths if count}  # a file without may be damaged
+        start = 0
+        for path, source in _sources(list(with_rows)):
+            try:
+                yield from self._kept(path, source, keep.slice(start, with_rows[path]), columns)
+            except ResultsDamaged as error:
+                _log.warning("%s: its rows are left out", error)
+            start += with_rows[path]
+
+    # -- when a run starts -----------------------------------------------------------------------------------------
+
+    def retain(self, keep: pa.BooleanArray, counts: Sequence[int]) -> None:
+        """Drop the rows that `keep` does not mark. For `keep` and `counts` see `select`. Raises ResultsDamaged.
+
+        Each file is replaced as a whole, so that a reader sees a dropped row or not, and every other row once.
+        """
         start = 0
         for path, count in zip(self.paths(), counts, strict=True):
-            if not count:  # perhaps corrupt
-                continue
-            for batch in self.batches(path, schema.names):
-                yield batch.filter(keep.slice(start, len(batch))).cast(schema)
-                start += len(batch)
+            marks = keep.slice(start, count)
+            if not pc.all(marks, min_count=0).as_py():
+                self._write(path, self._kept(path, _source(path), marks, None))
+            start += count
 
-    def rewrite(self, keep: pa.BooleanArray, counts: Sequence[int]) -> None:
-        """Leave one file with the rows that `keep` marks, streamed. For `keep` and `counts` see `select`."""
-        old = self.paths()
-        self._write(self._next_path(level=REWRITTEN_LEVEL), self.select(keep, counts))
-        for path in old:  # only now: a crash in between leaves rows twice
-            path.unlink(missing_ok=True)
+    def merge(self) -> None:
+        """Leave one file with all rows, under the name of the last one.
 
-    def set_aside(self, corrupt: CorruptFile) -> Location:
-        """Hide a corrupt file from every reader, but keep it for inspection. Returns its new path."""
-        return corrupt.path.rename(f".corrupt-{corrupt.path.name}")
-
-    def remove_unfinished(self) -> None:
-        """Remove what a killed process left half written."""
-        remove_unfinished(self.folder)
-
-    # -- merging ---------------------------------------------------------------------------------------------------
-
-    def merge_in_background(self) -> None:
-        """Start merging small files if there are enough and no merge is under way.
-
-        A merge that storage or a corrupt file prevents is logged and tried again with the next call: no row depends on it.
-        Any other exception of the last merge is raised here, or by `wait`.
+        Until it returns a reader may find rows twice, or a file gone: it is for moments at which a run starts. A crash leaves
+        rows twice, never less than once. `read` was called before: it knows the columns of all files. Raises ResultsDamaged.
         """
-        if self._merge is not None and not self._merge.done():
-            return
-        self._settle_merge()
-        group = self._next_merge()
-        if not group:
-            return
-        self._merge = Future()
-        threading.Thread(target=self._run_merge, args=(group, self._merge), name="results-merge", daemon=True).start()
-
-    def wait(self) -> None:
-        """Wait until no merge is under way. Raises as `merge_in_background` does."""
-        self._settle_merge()
-
-    def _settle_merge(self) -> None:
-        merge, self._merge = self._merge, None
-        error = merge.exception() if merge is not None else None
-        if isinstance(error, pa.ArrowException | OSError):
-            _log.warning("Small files in %s could not be merged and stay as they are: %s", self.folder, error)
-        elif error is not None:
-            raise error
-
-    def _next_merge(self) -> list[Location]:
-        """Neighbours of one level, when there are enough."""
-        groups = (list(group) for _, group in itertools.groupby(self.paths(), key=_level))
-        return next((group for group in groups if len(group) >= self._merge_files), [])
-
-    def _run_merge(self, group: Sequence[Location], outcome: Future[None]) -> None:
-        try:
-            self._merge_files_of(group)
-            outcome.set_result(None)
-        except BaseException as error:  # `_settle_merge` decides
-            outcome.set_exception(error)
-
-    def _merge_files_of(self, group: Sequence[Location]) -> None:
-        last = group[-1]
-        merged = self._path(_stamp(last), _level(last) + 1)
-        self._write(merged, (batch for path in group for batch in self.batches(path)))
-        for path in group:
+        *others, last = self.paths()
+        names = self.schema.names
+        sources = _sources([*others, last])
+        self._write(last, (batch for path, source in sources for batch in self._batches(path, source, names)))
+        for path in others:
             path.unlink(missing_ok=True)
+        self.files = 1
+        self._widths = {last.name: len(self.schema)}
 
     # -- files -----------------------------------------------------------------------------------------------------
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all files that were read have every known column: some tools refuse a folder where they differ."""
+        return all(width == len(self.schema) for width in self._widths.values())
+
+    def learn(self, schema: pa.Schema) -> None:
+        """Take over the further columns of a schema, for all files that are written from now on."""
+        for field in schema:
+            if field.name not in self.schema.names and self._accepts(field.name):
+                self.schema = self.schema.append(field)
+
     def _schema_of(self, columns: Sequence[str] | None) -> pa.Schema:
         return pa.schema([self.schema.field(name) for name in (self.schema.names if columns is None else columns)])
+
+    def _kept(
+        self, path: Location, source: "_Source", keep: pa.BooleanArray, columns: Sequence[str] | None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a file that `keep` marks."""
+        start = 0
+        for batch in self._batches(path, source, columns):
+            yield batch.filter(keep.slice(start, len(batch))).cast(self._schema_of(columns))
+            start += len(batch)
+
+    def _batches(self, path: Location, source: "_Source", columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        try:
+            with pa.parquet.ParquetFile(source) as file:
+                version = _format_of(path, file.schema_arrow)
+                self.learn(file.schema_arrow)
+                self._widths[path.name] = len(file.schema_arrow)
+                names = self.schema.names if columns is None else list(columns)
+                present = [name for name in names if name in file.schema_arrow.names]
+                for batch in file.iter_batches(BATCH_ROWS, columns=present):
+                    yield self._completed(self._upgrade(batch, version), names)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            _check_readable(path)
+            raise ResultsDamaged(path, path.name, str(error).partition("\n")[0]) from error
 
     def _completed(self, batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
         columns = [
@@ -184,35 +194,56 @@ class ParquetLog:
         return pa.RecordBatch.from_arrays(columns, names=list(names))
 
     def _write(self, path: Location, batches: Iterable[pa.RecordBatch]) -> None:
-        with atomic_write(path) as local, pa.parquet.ParquetWriter(local, self.schema) as writer:
+        schema = self.schema
+        with atomic_write(path, self._aside) as local, pa.parquet.ParquetWriter(local, schema) as writer:
             for batch in batches:
-                writer.write_batch(batch.cast(self.schema))
-
-    def _next_path(self, level: int = 0) -> Location:
-        """A path after all others, even when the clock went back."""
-        self._last_stamp = max(time.time_ns(), self._last_stamp + 1)
-        return self._path(self._last_stamp, level)
-
-    def _path(self, stamp: int, level: int) -> Location:
-        return self.folder / f"part-{stamp:020d}{f'-{level}' if level else ''}.parquet"
+                writer.write_batch(batch.cast(schema))
 
 
-def _stamp(path: Location) -> int:
-    """Nanoseconds since the epoch at which the last rows of a file were written."""
-    digits = path.stem.split("-")[1]
-    return int(digits) if digits.isdigit() else 0
+def _run(path: Location) -> int:
+    """The run that wrote a file; 0 for the files of older versions, which sort before all others."""
+    name = path.stem.split("-")[1]
+    return int(name[1:]) if name.startswith("r") and name[1:].isdigit() else 0
 
 
-def _level(path: Location) -> int:
-    """How often the rows of a file were merged."""
-    parts = path.stem.split("-")
-    return int(parts[2]) if len(parts) > 2 else 0
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+_Source: TypeAlias = Path | pa.BufferReader
+"""What a file is read from: its path on a disk, or the content of one in a store."""
 
 
-def _check_format(path: Location, schema: pa.Schema) -> None:
+def _source(path: Location) -> _Source:
+    return path.local_path or pa.BufferReader(path.read_bytes())
+
+
+def _sources(paths: Sequence[Location]) -> Iterator[tuple[Location, _Source]]:
+    """Each path with its source, in order; files of a store are fetched ahead. Raises OSError."""
+    waiting: deque[tuple[Location, Future[_Source]]] = deque()
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        for path in paths:
+            waiting.append((path, pool.submit(_source, path)))
+            if len(waiting) > _READ_AHEAD:
+                first, source = waiting.popleft()
+                yield first, source.result()
+        for path, source in waiting:
+            yield path, source.result()
+
+
+def _check_readable(path: Location) -> None:
+    """Read a file to its end: raises OSError where it cannot be read, so that this is not taken for damaged content."""
+    if (local := path.local_path) is None:
+        return  # it was fetched as a whole
+    with local.open("rb", buffering=0) as file:
+        while file.read(_READ_BYTES):
+            pass
+
+
+def _format_of(path: Location, schema: pa.Schema) -> int:
+    """The format of a file. Raises ResultsTooNew."""
     version = int((schema.metadata or {}).get(FORMAT_KEY, b"1"))
     if version > FORMAT:
         raise ResultsTooNew(
             f"{path} has format {version} and this version of ovi-ray reads up to {FORMAT}: update ovi-ray, or give"
             " another --out"
         )
+    return version

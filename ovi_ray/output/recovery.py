@@ -1,9 +1,12 @@
 """Checks existing videos against their clips, and rebuilds the result rows that are missing."""
 
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
@@ -17,10 +20,21 @@ from ovi_ray.inputs.task_table import ClipTask, TaskTable
 from ovi_ray.output.result_row import RENDERED, result_row
 from ovi_ray.output.results import Results
 from ovi_ray.scheduling.task import ClipStatus
-from ovi_ray.storage.paths import Location, local_copy
+from ovi_ray.storage.diagnostics import is_unreachable, plain_reason
+from ovi_ray.storage.paths import Location
 
 _PROBES = 8  # videos that are read at a time: most of it is waiting for storage
 _CLIPS = 1000  # held at a time, of perhaps a million
+
+
+class VideoState(StrEnum):
+    """What reading a clip's video to its end has shown."""
+
+    WHOLE = "whole"
+    DAMAGED = "damaged"
+    """It was read, and is not the whole clip."""
+    UNREADABLE = "unreadable"
+    """It could not be read, so nothing is known of it."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -28,44 +42,74 @@ class VideoCheck:
     """The outcome of reading a clip's video to its end."""
 
     clip: ClipTask
-    info: MediaInfo | None
-    """Its streams; None where the video is not the whole clip."""
-    problem: str
-    """Why the video cannot be used; "" where it can."""
+    state: VideoState
+    info: MediaInfo | None = None
+    """Its streams; None unless it is whole."""
+    problem: str = ""
+    """What is wrong with it, with its path; "" where it is whole."""
 
 
-def check_videos(manifest: Manifest, clip_ids: pa.Array, results: Results) -> Iterator[VideoCheck]:
-    """Check the videos of `clip_ids`, those in the manifest: both streams, every frame, and the id of the clip."""
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ReadConfig:
+    """How often a video that cannot be read is tried."""
+
+    tries: int = 3
+    pause_s: float = 0.5
+    """Before the second try; doubled before each further one."""
+
+
+def check_videos(
+    manifest: Manifest, clip_ids: pa.Array, results: Results, config: ReadConfig | None = None
+) -> Iterator[VideoCheck]:
+    """Check the videos of `clip_ids`, those in the manifest: both streams, every frame, and the id of the clip.
+
+    Raises StorageUnavailable for a store that cannot be reached.
+    """
+    config = config or ReadConfig()
     is_among = pc.is_in(manifest.table.column("clip_id"), value_set=clip_ids)
     tasks = TaskTable.of(Manifest(table=manifest.table.filter(is_among)))
     with ThreadPoolExecutor(_PROBES) as pool:
         for start in range(0, len(tasks), _CLIPS):
             clips = [tasks.clip(index) for index in range(start, min(start + _CLIPS, len(tasks)))]
-            yield from pool.map(lambda clip: _check(clip, results.video_path(clip.clip_id)), clips)
+            yield from pool.map(lambda clip: _check(clip, results.video_path(clip.clip_id), config), clips)
 
 
 def recover_rows(checks: Iterable[VideoCheck], results: Results, dtype: str) -> int:
-    """Write the rows of whole videos and remove the other videos, which are rendered again. Returns the number of rows."""
+    """Write the rows of whole videos. Returns their number. Raises OSError."""
     count = 0
     for check in checks:
-        path = results.video_path(check.clip.clip_id)
-        if check.info is None:
-            path.unlink(missing_ok=True)
-        else:
+        if check.info is not None:
+            path = results.video_path(check.clip.clip_id)
             results.append(_row(check.clip, check.info, path, dtype))
             count += 1
     results.flush()
     return count
 
 
-def _check(clip: ClipTask, path: Location) -> VideoCheck:
+def _check(clip: ClipTask, path: Location, config: ReadConfig) -> VideoCheck:
     try:
-        with local_copy(path) as local:
-            info = probe(local)
+        info = probe(str(path), _content(path, config))
+    except OSError as error:
+        if is_unreachable(error):
+            raise
+        problem = f"{path} cannot be read: {plain_reason(error)}"
+        return VideoCheck(clip=clip, state=VideoState.UNREADABLE, problem=problem)
     except MediaError as error:
-        return VideoCheck(clip=clip, info=None, problem=str(error))
-    problem = _problem(clip, info)
-    return VideoCheck(clip=clip, info=None if problem else info, problem=problem and f"{path}: {problem}")
+        return VideoCheck(clip=clip, state=VideoState.DAMAGED, problem=str(error))
+    if problem := _problem(clip, info):
+        return VideoCheck(clip=clip, state=VideoState.DAMAGED, problem=f"{path}: {problem}")
+    return VideoCheck(clip=clip, state=VideoState.WHOLE, info=info)
+
+
+def _content(path: Location, config: ReadConfig) -> bytes:
+    """The content of a file, read before it is examined: FFmpeg takes an error while reading for the end of the file."""
+    pause_s = config.pause_s
+    for _ in range(config.tries - 1):
+        with suppress(OSError):
+            return path.read_bytes()
+        time.sleep(pause_s)
+        pause_s *= 2
+    return path.read_bytes()
 
 
 def _problem(clip: ClipTask, info: MediaInfo) -> str:

@@ -5,14 +5,17 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from ovi.stages import TIME_GROUPS
 from ovi_ray.inputs.task_table import ClipTask
 from ovi_ray.scheduling.task import ClipStatus
 
 RESULTS_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),  # of the prompt list, from 0
+        pa.field("row", pa.int64(), nullable=False),  # of the prompt list, from 1
+        pa.field("line", pa.int64()),  # of the list's file, or row of its sheet, where the row starts
         pa.field("repeat", pa.int32(), nullable=False),  # from 0, of each_example_n_times
         pa.field("text_prompt", pa.string(), nullable=False),  # as given
         pa.field("prompt", pa.string(), nullable=False),  # as encoded
@@ -36,18 +39,37 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("attention_backend", pa.string()),  # that ran
         pa.field("dtype", pa.string(), nullable=False),
         pa.field("attempts", pa.int32(), nullable=False),  # denoises begun, failed ones too
-        pa.field("encode_s", pa.float64()),  # its share of its text's batch, and its first frame
-        pa.field("denoise_s", pa.float64()),
-        pa.field("decode_s", pa.float64()),
+        *(pa.field(f"{group}_s", pa.float64()) for group in TIME_GROUPS),  # encode_s: of its own text and first frame
         pa.field("finished_at", pa.timestamp("ms", tz="UTC"), nullable=False),
         pa.field("traceback", pa.string()),  # of the failure that a failed clip ended with; its last part
     ]
 )
+"""Columns of every result. The list's own `meta_` columns follow them, as text."""
 VIDEOS = "videos"
+FORMAT_WITH_ROWS_FROM_ONE = 3
 RENDERED = "rendered"  # in a video's metadata: how its clip was rendered
 
-_CLIP_COLUMNS = ("clip_id", "row", "repeat", "text_prompt", "prompt", "image_path", "model_name", "height", "width")
+_CLIP_COLUMNS = (
+    "clip_id",
+    "row",
+    "line",
+    "repeat",
+    "text_prompt",
+    "prompt",
+    "image_path",
+    "model_name",
+    "height",
+    "width",
+)
 _PARAM_COLUMNS = ("seed", "sample_steps", "solver_name")
+
+
+def with_rows_from_one(batch: pa.RecordBatch, version: int) -> pa.RecordBatch:
+    """Results in the form of today, from those of an older format."""
+    if version >= FORMAT_WITH_ROWS_FROM_ONE or "row" not in batch.schema.names:
+        return batch
+    place = batch.schema.get_field_index("row")
+    return batch.set_column(place, batch.schema.field(place), pc.add(batch.column(place), 1))
 
 
 def result_row(
@@ -59,6 +81,7 @@ def result_row(
         **{name: value for name, value in facts.items() if name in RESULTS_SCHEMA.names},
         **{name: getattr(clip, name) for name in _CLIP_COLUMNS},
         **{name: getattr(clip.params, name) for name in _PARAM_COLUMNS},
+        **clip.meta,
         "status": str(status),
         "error": error or None,
         "video_path": f"{VIDEOS}/{clip.clip_id}.mp4" if status is ClipStatus.DONE else None,

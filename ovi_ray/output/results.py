@@ -1,43 +1,64 @@
 """The results of a job: a Parquet dataset with a row for each clip, readable with any Parquet tool while it grows.
 
-The row follows the file: a clip is done when its video is complete under its name, and then its row is written. A clip
-that failed and is rendered again has both rows until the run ends; the later one counts.
+The row follows the file: a clip is done when its video is complete under its name, and then its row is written. When a
+run starts, the rows of the clips that it renders again are dropped, so that no clip has two.
+
+A clip may still have two rows where two drivers wrote, because one was taken for dead. One that says done counts more than
+one that says failed, however late that came: a clip's id is a hash of its content, so its video is right. Of two that say
+the same, the one of the later run counts.
 """
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ovi_ray.output.parquet_log import MERGE_FILES, CorruptFile, ParquetLog
-from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS
+from ovi_ray.errors import ResultsDamaged
+from ovi_ray.inputs.columns import is_meta
+from ovi_ray.output.broken_files import set_aside
+from ovi_ray.output.parquet_log import ParquetLog
+from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS, with_rows_from_one
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location, PathOrUri, list_files, remove_unfinished, to_location
 
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
 RESULTS = "results"
 POSTERS = "posters"
+UNFINISHED = ".unfinished"
+"""Files of rows that are not complete: beside the results, where no pattern for them finds it."""
 _RESUME_COLUMNS = ("clip_id", "status", "video_bytes")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ResultsConfig:
-    """When rows are written and files are merged."""
+    """When rows are written, and when files are merged."""
 
     flush_rows: int = 1000
     """Rows that may wait in memory."""
     flush_s: float = 2.0
     """Seconds that a row may wait in memory: what a killed driver loses is read from the videos again."""
-    merge_files: int = MERGE_FILES
-    """Files of one size class that are merged into one of the next."""
+    max_flush_s: float = 300.0
+    """The same in a folder of many files."""
+    many_files: int = 100
+    """From so many files on, rows wait longer: four times as long where there are twice as many files."""
+    merge_files: int = 1000
+    """A run that starts merges the files where there are more."""
+
+    def flush_interval_s(self, files: int) -> float:
+        """Seconds that a row may wait in a folder of so many files: ten days of work make a few thousand."""
+        return min(self.flush_s * max(1.0, files / self.many_files) ** 2, max(self.flush_s, self.max_flush_s))
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ResumeState:
-    """What earlier runs left in an output folder."""
+    """The results that earlier runs left in an output folder."""
 
     finished: pa.StringArray
     """Ids of the clips that are done: their row says so, and their video exists with the size in the row."""
@@ -60,9 +81,16 @@ class Results:
         for folder in (self.results, self.videos, self.posters):
             folder.mkdir()
         self._config = config or ResultsConfig()
-        self._log = ParquetLog(self.results, RESULTS_SCHEMA, merge_files=self._config.merge_files)
+        self._log = ParquetLog(
+            self.results, RESULTS_SCHEMA, aside=self._aside(), accepts=is_meta, upgrade=with_rows_from_one
+        )
         self._rows: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
+
+    @property
+    def meta_columns(self) -> list[str]:
+        """The lists' own columns, as far as rows with them were read or written."""
+        return list(filter(is_meta, self._log.schema.names))
 
     def video_path(self, clip_id: str) -> Location:
         """The file of a clip's video."""
@@ -73,43 +101,71 @@ class Results:
         return self.posters / f"{clip_id}.jpg"
 
     def read(self) -> pa.Table:
-        """All rows on disk, the last one of each clip. Raises ResultsTooNew."""
-        return pa.Table.from_batches(self.batches(RESULTS_SCHEMA.names), RESULTS_SCHEMA)
+        """All rows on disk, the one that counts of each clip. Raises ResultsTooNew and OSError."""
+        rows = list(self.batches())
+        return pa.Table.from_batches(rows, self._log.schema).replace_schema_metadata(None)
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns of all rows on disk, the last one of each clip, at most `BATCH_ROWS` at a time.
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Some or all columns of all rows on disk, the one that counts of each clip, at most `BATCH_ROWS` at a time.
 
-        Raises ResultsTooNew.
+        Raises ResultsTooNew and OSError. Rows of a damaged file are left out; the next run sets it aside.
         """
-        ids, counts, _ = self._log.read(["clip_id"])
-        yield from self._log.select(_marks(len(ids), _last_places(ids.column("clip_id"))), counts, columns)
+        table, counts, _ = self._log.read(["clip_id", "status"])
+        yield from self._log.select(_deciding(table, _says(table, ClipStatus.DONE)), counts, columns)
 
     def done_ids(self) -> pa.StringArray:
-        """Ids of the clips whose last row says done. Raises ResultsTooNew."""
+        """Ids of the clips with a row that says done. Raises ResultsTooNew and OSError."""
         table, _, _ = self._log.read(["clip_id", "status"])
-        table = table.take(_last_places(table.column("clip_id")))
-        done = pc.equal(table.column("status"), ClipStatus.DONE)
-        return table.column("clip_id").filter(done).combine_chunks()
+        return pc.unique(table.column("clip_id").filter(_says(table, ClipStatus.DONE)))
 
-    def resume(self, wanted: pa.Array | pa.ChunkedArray | None = None) -> ResumeState:
-        """What is finished, for a run that renders the other clips of `wanted` (ids; None for all). Raises ResultsTooNew.
+    def resume(
+        self,
+        wanted: pa.Array | pa.ChunkedArray | None = None,
+        *,
+        newer_than: float = 0.0,
+        own_columns: Sequence[str] = (),
+    ) -> ResumeState:
+        """The finished clips, for a run that renders the other clips of `wanted` (ids; None for all).
 
-        Leaves at most one row for each clip. Rows are removed that say done where the video is missing or has another size,
-        and that say failed for a clip that is not wanted. A corrupt file of rows is set aside, and the videos of its clips
-        are returned as `videos`.
+        `own_columns` are the `meta_` columns of this run's list.
+
+        Leaves at most one row for each clip. Rows are dropped that say done where the video is missing, has another size or,
+        for a wanted clip, is not newer than `newer_than`, and that say failed for a clip that is not wanted. A damaged file of
+        rows is set aside, and the videos of its clips are returned as `videos`. Raises ResultsTooNew, and OSError for rows
+        that cannot be read: nothing was changed then.
         """
-        self._remove_unfinished()
+        self.remove_unfinished()
+        self._log.learn(_own_schema(own_columns))
+        notes: list[str] = []
+        return self._with_intact_files(lambda: self._resume(wanted, newer_than, notes), notes.append)
+
+    def _with_intact_files(self, work: Callable[[], T], tell: Callable[[str], None]) -> T:
+        """The result of `work`, which is done again each time that it finds a damaged file, once that is set aside."""
+        while True:
+            try:
+                return work()
+            except ResultsDamaged as damaged:
+                kept = set_aside(self.results / damaged.name)
+                tell(
+                    f"{damaged}: it is kept as {kept}, and its rows are rebuilt from the videos; clips without a video are"
+                    " rendered again"
+                )
+
+    def _resume(
+        self, wanted: pa.Array | pa.ChunkedArray | None, newer_than: float, notes: Sequence[str]
+    ) -> ResumeState:
+        """See `resume`. Raises ResultsDamaged."""
         table, counts, corrupt = self._log.read(_RESUME_COLUMNS)
-        notes = [self._set_aside(file) for file in corrupt]
         if corrupt:
-            table, counts, _ = self._log.read(_RESUME_COLUMNS)
-        videos = self._videos()
+            raise corrupt[0]
+        if len(counts) > self._config.merge_files or not self._log.is_uniform:
+            self._log.merge()
+            counts = [sum(counts)]
+        videos = self._videos(wanted, newer_than)
         is_done = _is_done(table, videos)
-        keep = _marks(len(table), _last_places(table.column("clip_id")))
         is_failed = _is_failed(table, wanted)
-        keep = pc.and_(keep, pc.or_(is_done, is_failed)).combine_chunks()
-        if len(counts) > 1 or not pc.all(keep, min_count=0).as_py():
-            self._log.rewrite(keep, counts)
+        keep = pc.and_(_deciding(table, is_done), pc.or_(is_done, is_failed)).combine_chunks()
+        self._log.retain(keep, counts)
         finished = table.column("clip_id").filter(pc.and_(keep, is_done)).combine_chunks()
         others = pc.invert(pc.is_in(videos.column("clip_id"), value_set=finished))
         return ResumeState(
@@ -118,6 +174,15 @@ class Results:
             videos=videos.column("clip_id").filter(others).combine_chunks(),
             notes=tuple(notes),
         )
+
+    def drop(self, clip_ids: pa.Array | pa.ChunkedArray) -> None:
+        """Drop the rows of clips that are rendered again. Raises OSError."""
+
+        def drop() -> None:
+            table, counts, _ = self._log.read(["clip_id"])
+            self._log.retain(pc.invert(pc.is_in(table.column("clip_id"), value_set=clip_ids)).combine_chunks(), counts)
+
+        self._with_intact_files(drop, _log.warning)
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a clip's row. It is written by a later `append`, `flush_if_due` or `flush`.
@@ -129,45 +194,49 @@ class Results:
             self.flush()
 
     def flush_if_due(self) -> None:
-        """Write rows that have waited for `flush_s`. Raises OSError; the rows wait for the next flush."""
-        if time.monotonic() - self._flushed_at >= self._config.flush_s:
+        """Write rows that have waited for the interval. Raises OSError; the rows wait for the next flush."""
+        if time.monotonic() - self._flushed_at >= self._config.flush_interval_s(self._log.files):
             self.flush()
 
     def flush(self) -> None:
         """Write all rows that wait. Raises OSError; they wait for the next flush then."""
         self._flushed_at = time.monotonic()
         if self._rows:
-            self._log.append(pa.Table.from_pylist(self._rows, schema=RESULTS_SCHEMA))
+            own = dict.fromkeys(name for row in self._rows for name in row if is_meta(name))
+            schema = pa.schema([*RESULTS_SCHEMA, *_own_schema(own)])
+            self._log.append(pa.Table.from_pylist(self._rows, schema=schema))
             self._rows.clear()
-            self._log.merge_in_background()
 
     def close(self) -> None:
-        """Write all rows that wait, wait for the merge in the background and leave one row for each clip. Raises OSError."""
+        """Write all rows that wait, at the end of a run. Raises OSError."""
         self.flush()
-        self._log.wait()
-        ids, counts, corrupt = self._log.read(["clip_id"])
-        last = _last_places(ids.column("clip_id"))
-        if len(last) < len(ids) and not corrupt:
-            self._log.rewrite(_marks(len(ids), last), counts)
 
-    def _set_aside(self, corrupt: CorruptFile) -> str:
-        hidden = self._log.set_aside(corrupt)
-        return (
-            f"{corrupt.path} cannot be read ({corrupt.reason}): it is kept as {hidden.name}, and its rows are rebuilt from"
-            " the videos; clips without a video are rendered again"
-        )
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes left half written; only while none writes. Raises OSError."""
+        for folder in (self._aside(), self.output_dir, self.results, self.videos, self.posters):
+            remove_unfinished(folder)
 
-    def _videos(self) -> pa.Table:
-        """Columns clip_id and size of the videos on disk."""
+    def _aside(self) -> Location:
+        """The folder of files of rows that are not complete, on the file system of the results."""
+        aside = self.output_dir / UNFINISHED
+        aside.mkdir()
+        local, results = aside.local_path, self.results.local_path
+        is_elsewhere = local and results and local.stat().st_dev != results.stat().st_dev
+        return self.results if is_elsewhere else aside
+
+    def _videos(self, wanted: pa.Array | pa.ChunkedArray | None, newer_than: float) -> pa.Table:
+        """Columns clip_id, size and mtime of the videos on disk, those of wanted clips only if they are newer."""
         files = list_files(self.videos, ".mp4")
         ids = pc.utf8_slice_codeunits(files.column("name"), 0, -len(".mp4"))
-        return files.set_column(0, "clip_id", ids)
+        videos = files.set_column(0, "clip_id", ids)
+        counts = pc.greater(videos.column("mtime"), newer_than)
+        if wanted is not None:
+            counts = pc.or_(counts, pc.invert(pc.is_in(ids, value_set=wanted)))
+        return videos.filter(counts)
 
-    def _remove_unfinished(self) -> None:
-        """Remove what killed processes left half written."""
-        self._log.remove_unfinished()
-        for folder in (self.output_dir, self.videos, self.posters):
-            remove_unfinished(folder)
+
+def _own_schema(columns: Iterable[str]) -> pa.Schema:
+    return pa.schema([pa.field(name, pa.string()) for name in columns])
 
 
 def _is_done(table: pa.Table, videos: pa.Table) -> pa.ChunkedArray:
@@ -180,19 +249,20 @@ def _is_done(table: pa.Table, videos: pa.Table) -> pa.ChunkedArray:
 
 def _is_failed(table: pa.Table, wanted: pa.Array | pa.ChunkedArray | None) -> pa.ChunkedArray:
     """Whether each row says failed, for a clip that is wanted."""
-    failed = pc.equal(table.column("status"), ClipStatus.FAILED)
+    failed = _says(table, ClipStatus.FAILED)
     return failed if wanted is None else pc.and_(failed, pc.is_in(table.column("clip_id"), value_set=wanted))
 
 
-def _last_places(ids: pa.ChunkedArray) -> pa.Array:
-    """Index of the last occurrence of each distinct id, ascending."""
-    places = pa.table({"id": ids, "place": pa.array(np.arange(len(ids)))})
-    last = places.group_by("id").aggregate([("place", "max")]).column("place_max")
-    return pa.array(np.sort(last.to_numpy()))
+def _says(table: pa.Table, status: ClipStatus) -> pa.ChunkedArray:
+    return pc.equal(table.column("status"), status)
 
 
-def _marks(length: int, places: pa.Array) -> pa.BooleanArray:
-    """`length` values, true at `places`."""
-    marks = np.zeros(length, np.bool_)
-    marks[places.to_numpy()] = True
+def _deciding(table: pa.Table, is_done: pa.ChunkedArray) -> pa.BooleanArray:
+    """Whether each row is the one that counts of its clip: the last of those that are done, or of all if none is."""
+    place = np.arange(len(table))
+    rank = place + len(table) * np.asarray(is_done)
+    ranks = pa.table({"id": table.column("clip_id"), "rank": rank})
+    best = ranks.group_by("id").aggregate([("rank", "max")]).column("rank_max").to_numpy()
+    marks = np.zeros(len(table), np.bool_)
+    marks[best % max(1, len(table))] = True
     return pa.array(marks)

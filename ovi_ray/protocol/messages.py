@@ -85,7 +85,7 @@ class FailureCause(StrEnum):
     TASK = "task"
     """The task itself; `Failure.kind` says more."""
     STORAGE = "storage"
-    """The output folder is full or out of reach."""
+    """The output folder cannot be used now, or the storage of an input is away as a whole (`Failure.input_path`)."""
     LATENTS = "latents"
     """The clip's latents are missing or corrupt and have to be computed again."""
 
@@ -98,6 +98,8 @@ class Failure:
     message: str
     traceback: str = ""
     cause: FailureCause = FailureCause.TASK
+    input_path: str = ""
+    """Of a failure of STORAGE: the input whose storage is away; empty for the output folder."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

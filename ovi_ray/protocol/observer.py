@@ -1,6 +1,6 @@
 """The interface through which a running job can be watched: by the terminal, the decision printer, the run's record, a test."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -104,14 +104,3 @@ class Observers(JobObserver):
         """See JobObserver."""
         for observer in self._observers:
             observer.ended(run)
-
-
-class MessageObserver(JobObserver):
-    """Passes messages to a function and ignores the rest."""
-
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self._show = show
-
-    def message(self, text: str) -> None:
-        """See JobObserver."""
-        self._show(text)

@@ -2,36 +2,38 @@
 
 from dataclasses import dataclass, field, replace
 
-from ovi.stages import STAGES, Stage
+from ovi.stages import STAGES, TIME_GROUPS, Stage
 from ovi_ray.protocol.messages import Activity, WorkerInfo
+from ovi_ray.scheduling.declared import Declared, with_numbers
 from ovi_ray.scheduling.progress import Progress
 from ovi_ray.scheduling.task import ClipStatus, Reason, Task
 
 
-@dataclass(kw_only=True, slots=True, frozen=True)
-class WorkerTime:
-    """How a worker spent its time in a run, in seconds."""
+@with_numbers({f"{group}_s": 0.0 for group in TIME_GROUPS})
+class WorkerTime(Declared):
+    """How a worker spent its time in a run, in seconds, with a field for each group of stages: `denoise_s` and so on."""
 
     worker: str
     node: str
     device: str
     held_s: float = 0.0
     """From its start until it was lost or the run ended."""
-    encode_s: float = 0.0
-    denoise_s: float = 0.0
-    decode_s: float = 0.0
     load_s: float = 0.0
     """Loading and unloading components."""
+
+    def of(self, group: str) -> float:
+        """Seconds spent on a group of stages."""
+        return float(getattr(self, f"{group}_s"))
 
     @property
     def busy_s(self) -> float:
         """Seconds spent on tasks, component loads included."""
-        return self.encode_s + self.denoise_s + self.decode_s + self.load_s
+        return sum(map(self.of, TIME_GROUPS)) + self.load_s
 
     def plus(self, stage: Stage, seconds: float, load_seconds: float) -> "WorkerTime":
         """With one more task added."""
-        name = f"{STAGES[stage].time_group}_s"
-        return replace(self, load_s=self.load_s + load_seconds, **{name: getattr(self, name) + seconds})
+        group = STAGES[stage].time_group
+        return replace(self, load_s=self.load_s + load_seconds, **{f"{group}_s": self.of(group) + seconds})
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -49,8 +51,8 @@ class ClipEnded:
     """A clip that was finished or given up."""
 
     clip_id: str
-    row: int
-    """Row of the prompt list, from 0."""
+    place: str
+    """The clip's row of the prompt list, such as "row 3"."""
     status: ClipStatus
     error: str
     """Empty for a finished clip."""

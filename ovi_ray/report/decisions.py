@@ -1,7 +1,6 @@
 """The scheduler's decisions in words."""
 
-from rich.console import Console
-
+from ovi_ray.printing import Console
 from ovi_ray.protocol.observer import Cycle, JobObserver
 from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.task import BreakerChange, ClipStatus
@@ -18,7 +17,7 @@ class DecisionPrinter(JobObserver):
         for action in cycle.actions:
             line = explain(action)
             if line:
-                self._console.print(f"{cycle.now:8.2f} s  {line}", markup=False, highlight=False, soft_wrap=True)
+                self._console.print(f"{cycle.now:8.2f} s  {line}", soft_wrap=True)
 
 
 def explain(action: Action) -> str:

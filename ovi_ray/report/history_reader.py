@@ -20,7 +20,6 @@ from ovi_ray.report.run_history import (
 from ovi_ray.scheduling.actions import Action, Finish, RunTask
 from ovi_ray.scheduling.events import Event, TaskDone, TaskFailed, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.task import BreakerChange, ClipStatus, FailureKind, Reason
-from ovi_ray.scheduling.workload import NO_FRAME
 
 
 @dataclass(slots=True)
@@ -114,8 +113,7 @@ def clip_history(run: RecordedRun, number: int) -> ClipHistory:
     """The life of a clip, by its number in the run's workload. Raises InputError for a broken record."""
     workload, tracker = run.workload, _Tracker(run.clip_ids)
     items: dict[Stage, set[int]] = {stage: {number} for stage in CLIP_STAGES}
-    items[Stage.ENCODE_TEXT] = set(workload.clip_texts[number].tolist())
-    items[Stage.ENCODE_FIRST_FRAME] = {int(workload.frames_of_clips[number])} - {NO_FRAME}
+    items |= {stage: set(inputs.of_clips[number].tolist()) for stage, inputs in workload.stage_inputs().items()}
     spans = [span for span in tracker.spans(run.entries()) if items[span.stage].intersection(span.items)]
     ended_s, end = tracker.ended.get(number, (None, None))
     return ClipHistory(

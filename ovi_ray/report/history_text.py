@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 from ovi.stages import CLIP_STAGES, STAGES
+from ovi_ray.inputs.columns import place_in_list
 from ovi_ray.report.durations import format_duration
 from ovi_ray.report.run_history import (
     BreakerEntry,
     ClipHistory,
     IdleSpan,
+    ListedClip,
     RunSummary,
     TaskOutcome,
     TaskSpan,
@@ -21,7 +23,7 @@ MAX_SHOWN = 10
 
 def clip_lines(clip: ClipHistory) -> Iterator[str]:
     """The life of a clip."""
-    yield f"clip {clip.clip_id}, run {clip.run}"
+    yield f"clip {clip.clip_id}, run {clip.run}{'' if clip.listed is None else f': {_listed(clip.listed)}'}"
     ready_s: float | None = None  # when what the next stage needs was there
     for task in clip.tasks:
         if task.stage in CLIP_STAGES and ready_s is not None and task.started_s - ready_s >= MIN_IDLE_S:
@@ -33,6 +35,12 @@ def clip_lines(clip: ClipHistory) -> Iterator[str]:
         yield "not ended when the record ends"
     else:
         yield f"{_at(clip.ended_s)}  {clip.status}{f': {clip.error}' if clip.error else ''}"
+
+
+def _listed(clip: ListedClip) -> str:
+    repeat = f", repeat {clip.repeat}" if clip.repeat else ""
+    meta = "".join(f", {name} {value}" for name, value in clip.meta.items())
+    return f"{place_in_list(clip.row, clip.line)}{repeat}{meta}"
 
 
 def worker_lines(worker: WorkerHistory) -> Iterator[str]:

@@ -7,6 +7,7 @@ the same bytes. All texts are escaped by the templates.
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,7 @@ import jinja2
 import pyarrow as pa
 
 from ovi.stages import TIME_GROUPS
+from ovi_ray.inputs.columns import META_PREFIX, place_in_list
 from ovi_ray.output.results import POSTERS
 from ovi_ray.report.durations import format_number
 from ovi_ray.report.overview import Overview, ReportSummary, TableLimits
@@ -43,16 +45,17 @@ def write_report(
     *,
     title: str,
     summary: ReportSummary,
+    meta_columns: Sequence[str] = (),
     limits: ReportLimits = ReportLimits(),
 ) -> Location:
     """Write the report of a job into its output folder and return its first page. Raises OSError.
 
-    `results` yields each clip once, in any order. Memory stays bounded for a million clips: of all results only a few
-    columns are read at a time, and Python objects are made only for the rows shown. Pages that an earlier report had
-    and this one does not are removed.
+    `results` yields each clip once, in any order; `meta_columns` are the list's own columns, which the cards show. Memory
+    stays bounded for a million clips: of all results only a few columns are read at a time, and Python objects are made
+    only for the rows shown. Pages that an earlier report had and this one does not are removed.
     """
     folder = to_location(output_dir)
-    videos = first_rows(results, ClipStatus.DONE, limits.pages * limits.page_clips)
+    videos = first_rows(results, ClipStatus.DONE, limits.pages * limits.page_clips, meta_columns)
     total = count_status(results, ClipStatus.DONE)
     pages = max(1, -(-len(videos) // limits.page_clips))
     overview = Overview.of(results, summary, limits.tables)
@@ -135,15 +138,24 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        count=_count, seconds=_seconds, percent=_percent, megabytes=_megabytes, total_seconds=_total_seconds
+        count=_count,
+        seconds=_seconds,
+        percent=_percent,
+        megabytes=_megabytes,
+        total_seconds=_total_seconds,
+        place=_place,
     )
-    environment.globals.update(POSTERS=POSTERS)
+    environment.globals.update(POSTERS=POSTERS, TIME_GROUPS=TIME_GROUPS, META_PREFIX=META_PREFIX)
     return environment
 
 
 def _total_seconds(clip: dict[str, Any]) -> float:
     """Seconds that all stages of a clip took."""
     return sum(clip[f"{group}_s"] or 0.0 for group in TIME_GROUPS)
+
+
+def _place(clip: dict[str, Any]) -> str:
+    return place_in_list(clip["row"], clip["line"])
 
 
 def _count(value: int) -> str:

@@ -9,16 +9,16 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from ovi.stages import TIME_GROUPS
+from ovi.stages import CLIP_STAGES, STAGES, TIME_GROUPS
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.durations import format_duration_in_words, format_number
 from ovi_ray.report.result_queries import Batches, count_status, finished_since, first_rows, read_columns, with_status
 from ovi_ray.scheduling.task import ClipStatus
 
 ACTIVITIES = (*TIME_GROUPS, "load")
-"""What a worker's time is divided into, in the order of its bar."""
-_TIMED_GROUPS = ("denoise", "decode")  # the groups whose time belongs to a single clip
-_COLUMNS = ["status", "finished_at", "worker", "attention_backend", "denoise_s", "decode_s"]
+"""The parts of a worker's time, in the order of its bar."""
+_TIMED_GROUPS = tuple(STAGES[stage].time_group for stage in CLIP_STAGES)  # their time belongs to a single clip
+_COLUMNS = ["status", "finished_at", "worker", "attention_backend", *(f"{group}_s" for group in _TIMED_GROUPS)]
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

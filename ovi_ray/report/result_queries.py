@@ -25,16 +25,17 @@ def count_status(results: Batches, status: ClipStatus) -> int:
     return len(with_status(read_columns(results, ["status"]), status))
 
 
-def first_rows(results: Batches, status: ClipStatus, limit: int) -> pa.Table:
+def first_rows(results: Batches, status: ClipStatus, limit: int, meta_columns: Sequence[str] = ()) -> pa.Table:
     """The first `limit` results with a status, complete and in the order of the prompt list.
 
     Of the other results only four columns are held in memory.
     """
     keys = with_status(read_columns(results, ["status", "row", "repeat", "clip_id"]), status).sort_by(_ORDER)
     ids = keys.column("clip_id").slice(0, limit)
-    batches = results(RESULTS_SCHEMA.names)
+    schema = pa.schema([*RESULTS_SCHEMA, *(pa.field(name, pa.string()) for name in meta_columns)])
+    batches = results(schema.names)
     found = (batch.filter(pa.compute.is_in(batch.column("clip_id"), value_set=ids)) for batch in batches)
-    return pa.Table.from_batches(found, RESULTS_SCHEMA).sort_by(_ORDER)
+    return pa.Table.from_batches(found, schema).sort_by(_ORDER)
 
 
 def with_status(rows: pa.Table, status: ClipStatus) -> pa.Table:

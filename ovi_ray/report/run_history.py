@@ -1,5 +1,6 @@
-"""What happened in a recorded run, and why: the tasks of a clip or of a worker, and a summary."""
+"""The course of a recorded run, with reasons: the tasks of a clip or of a worker, and a summary."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -65,6 +66,17 @@ class BreakerEntry:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class ListedClip:
+    """What the prompt list says of a clip."""
+
+    row: int
+    line: int | None
+    repeat: int
+    meta: Mapping[str, str]
+    """The list's own columns, those with a value."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class ClipHistory:
     """The life of a clip in a run."""
 
@@ -76,6 +88,8 @@ class ClipHistory:
     """None if the clip had not ended when the record ends."""
     error: str
     ended_s: float | None
+    listed: ListedClip | None = None
+    """Its place in the prompt list; None for a clip that the last run's list had not."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -3,13 +3,14 @@
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from ovi.stages import STAGES
+from ovi_ray.printing import Console
 from ovi_ray.protocol.observer import JobObserver
 from ovi_ray.protocol.progress import ClipEnded, JobSnapshot, RunningTask
 from ovi_ray.report.durations import format_duration
@@ -44,18 +45,19 @@ class ProgressDisplay(JobObserver):
 
     def message(self, text: str) -> None:
         """Print a message, in quiet mode too."""
-        self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(text, style="yellow", soft_wrap=True)
 
     def progress(self, snapshot: JobSnapshot) -> None:
         """Update the panel, or print a line if the last one is a while ago."""
         for clip in snapshot.ended:
             if clip.status is ClipStatus.FAILED or (self._live is None and not self._quiet):
-                self._console.print(_ended_line(clip), highlight=False, soft_wrap=True)
+                style = "red" if clip.status is ClipStatus.FAILED else None
+                self._console.print(_ended_line(clip), style=style, soft_wrap=True)
         if self._live is not None:
             self._live.update(_panel(snapshot))
         elif not self._quiet and snapshot.elapsed_s >= self._plain_at:
             self._plain_at = snapshot.elapsed_s + PLAIN_INTERVAL_S
-            self._console.print(_headline(snapshot), highlight=False)
+            self._console.print(_headline(snapshot))
 
 
 def _panel(snapshot: JobSnapshot) -> Group:
@@ -104,8 +106,7 @@ def _doing(running: RunningTask | None) -> str:
     return f"{running.task.stage} {what}, {unit} {running.activity.done}{total}"
 
 
-def _ended_line(clip: ClipEnded) -> Text:
-    where = f"row {clip.row + 1}"
+def _ended_line(clip: ClipEnded) -> str:
     if clip.status is ClipStatus.FAILED:
-        return Text(f"failed  {clip.clip_id}  {where}: {clip.error}", style="red")
-    return Text(f"done    {clip.video_path}  {where}")
+        return f"failed  {clip.clip_id}  {clip.place}: {clip.error}"
+    return f"done    {clip.video_path}  {clip.place}"

@@ -19,7 +19,7 @@ WIDTH, LEFT, TOP, LANE = 1200, 150, 62, 14  # pixels: width, margins at the left
 MAX_LANES = 80
 MAX_BARS = 400  # per lane, at most about this many; shorter gaps between tasks of one stage are not drawn
 _COLOURED = (*TIME_GROUPS, "load")
-"""What bars show, each in its own colour; also the CSS classes of the bars."""
+"""The kinds of bars, each in its own colour; also the CSS classes of the bars."""
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
 <style>body {{ margin: 0 }} svg {{ width: 100%; height: auto }}</style></head><body>

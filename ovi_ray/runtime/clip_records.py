@@ -1,11 +1,11 @@
-"""What is known of each unfinished clip, and the result row that it becomes."""
+"""The known facts of each unfinished clip, and the result row that it becomes."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from ovi.stages import CLIP_STAGES, INPUT_STAGES, Stage
+from ovi.stages import CLIP_STAGES, INPUT_STAGES, STAGES, DataKind, Stage
 from ovi_ray.inputs.task_table import ClipTask, TaskTable
 from ovi_ray.output.result_row import result_row
 from ovi_ray.protocol.messages import Failure, TaskReport, WorkerInfo
@@ -39,15 +39,20 @@ class ClipRecords:
         if self._tracebacks:
             for item in task.items:
                 self._tracebacks.pop((task.stage, item), None)
-        match task.stage:
-            case stage if stage in INPUT_STAGES:
-                self._input_s[stage][list(task.items)] = report.seconds / len(task.items)
-            case Stage.DENOISE if task.items:
-                where = {"worker": worker, "node": info.node, "device": info.device, "denoise_s": report.seconds}
-                self._facts_of(task.items[0]).update(where | report.facts)
-            case Stage.DECODE:
-                facts = self._facts_of(task.items[0])
-                facts.update({**report.facts, **facts, "decode_worker": worker, "decode_s": report.seconds})
+        if task.stage in INPUT_STAGES:
+            self._input_s[task.stage][list(task.items)] = report.seconds / len(task.items)
+        elif task.items:
+            self._clip_stage_succeeded(task, worker, info, report)
+
+    def _clip_stage_succeeded(self, task: Task, worker: str, info: WorkerInfo, report: TaskReport) -> None:
+        """The stage that makes the latents says where and how the clip was rendered; later ones add what is not known yet."""
+        facts, spec = self._facts_of(task.items[0]), STAGES[task.stage]
+        seconds = {f"{spec.time_group}_s": report.seconds}
+        if spec.output is DataKind.LATENTS:
+            where = {"worker": worker, "node": info.node, "device": info.device}
+            facts.update(where | seconds | report.facts)
+        else:
+            facts.update({**report.facts, **facts, f"{task.stage}_worker": worker, **seconds})
 
     def failed(self, task: Task, failure: Failure) -> None:
         """Keep the traceback of a failed task for the rows of the clips that fail because of it."""
@@ -59,17 +64,24 @@ class ClipRecords:
         """The result row of a clip that ends now."""
         facts = {
             **self._facts.pop(end.clip, {}),
-            "encode_s": self._encode_s(clip),
+            **self._input_seconds(clip),
             "dtype": self._dtype,
         }
         if end.status is ClipStatus.FAILED:
             facts["traceback"] = self._take_traceback(end.clip, clip)
         return result_row(clip, facts, status=end.status, error=end.error, finished_at=datetime.now(UTC))
 
-    def _encode_s(self, clip: ClipTask) -> float:
-        """Seconds for the clip's own inputs: its share of a batch of texts, and its first frame; negatives are left out."""
-        own = {**_inputs_of(clip), Stage.ENCODE_TEXT: clip.texts[:1]}
-        return float(sum(self._input_s[stage][list(items)].sum() for stage, items in own.items()))
+    def _input_seconds(self, clip: ClipTask) -> dict[str, float]:
+        """Columns with the seconds for the clip's own inputs: its share of a batch of texts, and its first frame.
+
+        Negative prompts are left out: they are the job's.
+        """
+        columns: dict[str, float] = {}
+        for stage, items in _inputs_of(clip).items():
+            own = list(items[:1])
+            column = f"{STAGES[stage].time_group}_s"
+            columns[column] = columns.get(column, 0.0) + float(self._input_s[stage][own].sum())
+        return columns
 
     def _facts_of(self, clip: int) -> dict[str, Any]:
         return self._facts.setdefault(clip, {"attempts": 0})
@@ -83,5 +95,4 @@ class ClipRecords:
 
 def _inputs_of(clip: ClipTask) -> dict[Stage, tuple[int, ...]]:
     """The items that a clip needs of each input stage."""
-    first_frame = () if clip.first_frame is None else (clip.first_frame,)
-    return {Stage.ENCODE_TEXT: clip.texts, Stage.ENCODE_FIRST_FRAME: first_frame}
+    return {stage: clip.items(STAGES[stage].item) for stage in INPUT_STAGES}

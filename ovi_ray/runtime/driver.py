@@ -19,10 +19,17 @@ from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.runtime.clip_records import ClipRecords
 from ovi_ray.runtime.clock import Clock, SystemClock
 from ovi_ray.runtime.device_profiles import device_profile
-from ovi_ray.runtime.executor import Executor, ExecutorEvent, TaskEnded, WorkerReplaced, WorkerStarted
+from ovi_ray.runtime.executor import (
+    Executor,
+    ExecutorEvent,
+    TaskEnded,
+    WorkerReplaced,
+    WorkerStarted,
+    WorkerStarting,
+)
 from ovi_ray.runtime.progress_reporter import ProgressReporter
 from ovi_ray.runtime.requests import RequestBuilder
-from ovi_ray.runtime.result_writer import ResultWriter
+from ovi_ray.runtime.result_writer import ResultWriter, write_rows
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.runtime.storage_pause import StoragePause, StoragePauseConfig
 from ovi_ray.runtime.task_outcomes import TaskOutcomes
@@ -30,7 +37,7 @@ from ovi_ray.runtime.wake_ups import WakeUps
 from ovi_ray.runtime.worker_records import WorkerRecords
 from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.config import SchedulerConfig
-from ovi_ray.scheduling.events import Event, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import Event, SlotClosed, Tick, WorkerExpected, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.progress import Progress
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import BreakerChange, BreakerReason, BreakerState, Task
@@ -73,7 +80,9 @@ class Driver:
         observer: JobObserver | None = None,
         config: DriverConfig | None = None,
         clock: Clock | None = None,
+        token: str = "",
     ) -> None:
+        """`token` is that of the output folder; "" accepts any folder that is there."""
         self._tasks = tasks
         self._executor = executor
         self._stop = stop or StopRequest()
@@ -82,6 +91,8 @@ class Driver:
         self._clock = clock or SystemClock()
         self._started_at = self._clock.now()
         self._last_worker_at = 0.0
+        self.seconds = 0.0
+        """How long the run took, once it has ended: what every record of it says."""
         intermediates = intermediates or Intermediates(output_dir=results.output_dir)
         message = self._observer.message
         self._workload = workload_of(tasks, intermediates.with_latents())
@@ -90,7 +101,13 @@ class Driver:
         self._workers = WorkerRecords()
         self._clips = ClipRecords(tasks, dtype)
         self._dtype = dtype
-        self._pause = StoragePause(results.output_dir, message, self._config.storage)
+        self._pause = StoragePause(
+            results.output_dir,
+            message,
+            self._config.storage,
+            token=token,
+            write_rows=lambda: write_rows(results),
+        )
         self._outcomes = TaskOutcomes(
             clips=self._clips,
             workers=self._workers,
@@ -122,7 +139,8 @@ class Driver:
     def run(self) -> None:
         """Render every clip of the table. However it ends, the rows of finished clips are written.
 
-        Raises WorkersLost when no worker is left and none can be started, and JobStopped when it was asked to stop.
+        Raises WorkersLost when no worker is left and none can be started, OutputGone when the output folder was removed or
+        replaced, and JobStopped when it was asked to stop.
         """
         clip_ids = self._tasks.clips.column("clip_id").combine_chunks()
         self._observer.started(RunStarted(workload=self._workload, config=self._config.scheduler, clip_ids=clip_ids))
@@ -192,9 +210,11 @@ class Driver:
                 return self._outcomes.events(event, self._now())
             case WorkerStarted(worker=worker, slot=slot, info=info):
                 return [self._join(worker, slot, info)]
-            case WorkerReplaced():
+            case WorkerStarting(slot=slot):
+                return [WorkerExpected(slot=slot)]
+            case WorkerReplaced(slot=slot, successor=successor):
                 self._observer.message(str(event))
-                return []
+                return [WorkerExpected(slot=slot) if successor else SlotClosed(slot=slot)]
             case WorkerLost(worker=worker):
                 self._workers.lost(worker, self._now())
                 self._pause.worker_lost(worker)
@@ -254,20 +274,24 @@ class Driver:
         return False
 
     def _warn_without_workers(self) -> None:
-        """Warn once after a while without workers: Ray may have no room for one, or still be starting it."""
-        warn_after_s = self._config.no_worker_warning_s
-        if self._workers.any_alive:
+        """Warn once after a while without a worker that can go on: Ray may have no room for one, or still be starting it."""
+        warn_after_s, awaited = self._config.no_worker_warning_s, self._scheduler.awaited_slots
+        if self._workers.any_alive and not awaited:
             self._last_worker_at = self._now()
         elif self._now() >= self._last_worker_at + warn_after_s:
             self._last_worker_at = float("inf")
             self._observer.message(
                 f"no worker for {warn_after_s:.0f} s: the job waits until Ray can start one; see `ray status`"
+                if not awaited
+                else f"no worker that can go on for {warn_after_s:.0f} s: the job waits for the start of one in"
+                f" {', '.join(awaited)}; see `ray status`"
             )
 
     def _report_end(self, error: BaseException | None) -> None:
         progress = self._scheduler.progress()
         reason = "" if error is None else str(error) or type(error).__name__
-        self._observer.ended(RunEnded(now=self._now(), done=progress.done, failed=progress.failed, error=reason))
+        self.seconds = self._now()
+        self._observer.ended(RunEnded(now=self.seconds, done=progress.done, failed=progress.failed, error=reason))
 
     def _clip_id(self, task: Task) -> str:
         """Id of the clip that a task belongs to; empty if it belongs to none or several."""

@@ -31,6 +31,14 @@ class Submission:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class WorkerStarting:
+    """The first worker of a slot is being started, which takes as long as Ray needs to find a place for it."""
+
+    worker: str
+    slot: str
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class WorkerStarted:
     """A worker is ready for tasks."""
 
@@ -64,14 +72,15 @@ class TaskEnded:
     """None when the worker never ran the task."""
 
 
-ExecutorEvent = WorkerStarted | WorkerReplaced | TaskEnded | WorkerLost | DataLost
+ExecutorEvent = WorkerStarting | WorkerStarted | WorkerReplaced | TaskEnded | WorkerLost | DataLost
 
 
 class Executor(Protocol):
     """Runs tasks on workers that it starts and replaces. `tests/unit/runtime/test_executor_contract.py` is the contract.
 
     Each submission is answered once: by its TaskEnded, or by the WorkerLost of its worker. A WorkerLost is followed by a
-    WorkerReplaced for the same worker, and where that names a successor, by the successor's WorkerStarted.
+    WorkerReplaced for the same worker, and where that names a successor, by the successor's WorkerStarted. An executor may say
+    with WorkerStarting which workers it starts at first, so that the job waits for them.
     """
 
     @property

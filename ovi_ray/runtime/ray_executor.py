@@ -21,12 +21,20 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError
 
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.protocol.messages import Activity, TaskReport, TaskRequest, WorkerInfo
-from ovi_ray.runtime.executor import Executor, ExecutorEvent, Submission, TaskEnded, WorkerReplaced, WorkerStarted
+from ovi_ray.runtime.executor import (
+    Executor,
+    ExecutorEvent,
+    Submission,
+    TaskEnded,
+    WorkerReplaced,
+    WorkerStarted,
+    WorkerStarting,
+)
 from ovi_ray.runtime.heartbeats import Heartbeats
 from ovi_ray.runtime.placement import Placement, placements
 from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line
 from ovi_ray.runtime.ray_session import ray_session
-from ovi_ray.runtime.slot_history import SlotHistory
+from ovi_ray.runtime.slot_history import SlotHistory, causes_of
 from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 from ovi_ray.workers.actor import CONTROL, Worker
@@ -108,8 +116,10 @@ class RayExecutor:
             interval_s=self._config.heartbeat_interval_s, timeout_s=self._config.unresponsive_after_s
         )
         self._last_death = ""
+        self._news: list[ExecutorEvent] = []  # for the next poll
         for index, placement in enumerate(placements):
             self._launch(f"w{index}", f"w{index}", placement, SlotHistory())
+            self._news.append(WorkerStarting(worker=f"w{index}", slot=f"w{index}"))
 
     @property
     def is_empty(self) -> bool:
@@ -152,11 +162,16 @@ class RayExecutor:
         return key in self._data
 
     def drop(self, key: DataKey) -> None:
-        """Release the output of an earlier task."""
+        """Release the output of an earlier task, and that of a copy of it which still runs and ends later."""
         self._data.pop(key, None)
+        for running in self._running.values():
+            running.outputs.pop(key, None)
 
     def poll(self, timeout_s: float) -> list[ExecutorEvent]:
         """Wait up to `timeout_s` for anything to happen and return the events so far."""
+        if self._news:
+            news, self._news = self._news, []
+            return news
         waiting = [*self._starting, *self._running]
         if not waiting:
             time.sleep(timeout_s)  # every worker is idle
@@ -218,12 +233,12 @@ class RayExecutor:
             return [self._replace(worker, f"cannot be started ({last_line(error)})", causes)]
         return [WorkerStarted(worker=worker, slot=slot.name, info=slot.info)]
 
-    def _lose(self, worker: str, reason: str, causes: Set[Hashable]) -> list[ExecutorEvent]:
-        """`causes` is the task that the worker died at, or empty if it went down with its node."""
+    def _lose(self, worker: str, reason: str, causes: Set[Hashable] | None) -> list[ExecutorEvent]:
+        """`causes` is the task that the worker died at, or None if it went down with its node."""
         ray.kill(self._slots[worker].actor, no_restart=True)  # if only unreachable, it would run beside its replacement
         self._running = {ref: running for ref, running in self._running.items() if running.worker != worker}
         self._heartbeats.forget(worker)
-        return [WorkerLost(worker=worker, crashed=bool(causes)), self._replace(worker, reason, causes)]
+        return [WorkerLost(worker=worker, crashed=causes is not None), self._replace(worker, reason, causes or set())]
 
     def _replace(self, worker: str, reason: str, causes: Set[Hashable]) -> WorkerReplaced:
         slot = self._slots.pop(worker)
@@ -240,7 +255,7 @@ class RayExecutor:
             _kill(self._slots[worker])
             reason = f"did not answer for {self._config.unresponsive_after_s:.0f} s"
             self._last_death = f"{worker} {reason}"
-            causes = {_work_of(running.task) for running in self._running.values() if running.worker == worker}
+            causes = causes_of(running.task for running in self._running.values() if running.worker == worker)
             events += self._lose(worker, reason, causes)
         return events
 
@@ -254,8 +269,8 @@ class RayExecutor:
             self._last_death = str(error)
             logger.debug("%s: %s", running.worker, error)
             if is_crash(error):
-                return self._lose(running.worker, f"died during {running.task.stage}", {_work_of(running.task)})
-            return self._lose(running.worker, "was lost with its node, or is unreachable", set())
+                return self._lose(running.worker, f"died during {running.task.stage}", causes_of([running.task]))
+            return self._lose(running.worker, "was lost with its node, or is unreachable", None)
         except RayError as error:
             return self._not_run(running, error)
         return [self._ended(running, report)]
@@ -276,16 +291,11 @@ class RayExecutor:
         timeout_s = self._config.fetch_timeout_s
         lost = [key for key in running.inputs if key in self._data and not can_be_fetched(self._data[key], timeout_s)]
         for key in lost:
-            self.drop(key)
+            del self._data[key]
         # If another task found the loss first, nothing is missing any more; still, neither clip nor worker is at fault.
         kind = FailureKind.CANCELLED if lost or isinstance(error, ObjectLostError) else FailureKind.ERROR
         failed = TaskFailed(worker=running.worker, task=running.task, kind=kind, message=str(error))
         return [*(DataLost(key=key) for key in lost), TaskEnded(event=failed)]
-
-
-def _work_of(task: Task) -> Hashable:
-    """Identifies a task's work in every attempt: one clip that kills each of its workers says nothing about the slot."""
-    return task.stage, task.items
 
 
 def _kill(slot: _Slot) -> None:

@@ -1,11 +1,11 @@
 """Translates the scheduler's tasks, which are numbers, into work for a worker: texts, images, clips and files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ovi.geometry import num_frames
-from ovi.stages import Stage
+from ovi.stages import PRODUCERS, STAGES, Stage
 from ovi_ray.inputs.task_table import ClipTask, TaskTable
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.result_row import RENDERED
@@ -16,13 +16,6 @@ from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.task import DataKey, DataKind, Task
 
 _FIRST_FRAME_COLUMNS = ["image_path", "image_sha256", "height", "width"]
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class _WorkItem:
-    work: Work
-    inputs: tuple[DataKey, ...] = ()
-    outputs: tuple[DataKey, ...] = ()
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -38,20 +31,32 @@ class RequestBuilder:
 
     def build(self, action: RunTask, facts: Mapping[str, Any]) -> Submission:
         """The submission for an action. `facts` are the known columns of the clip's result row."""
-        item = self._work_item(action.task, facts)
+        task = action.task
         return Submission(
             worker=action.worker,
-            task=action.task,
-            work=item.work,
+            task=task,
+            work=self._work(task, facts),
             model_name=action.model_name,
             components=action.components,
-            inputs=item.inputs,
-            outputs=item.outputs,
+            inputs=tuple(self._inputs(task)),
+            outputs=tuple(_outputs(task)),
         )
 
-    def _work_item(self, task: Task, facts: Mapping[str, Any]) -> _WorkItem:
+    def _inputs(self, task: Task) -> Iterator[DataKey]:
+        """The data that the clip's earlier stages made; latents only if they are held, else they are read from their file."""
+        kinds = STAGES[task.stage].inputs
+        clip = self.tasks.clip(task.items[0]) if kinds and task.items else None
+        if clip is None:
+            return
+        for kind in kinds:
+            for number in clip.items(STAGES[PRODUCERS[kind]].item):
+                key = DataKey(kind=kind, number=number)
+                if kind is not DataKind.LATENTS or self.holds(key):
+                    yield key
+
+    def _work(self, task: Task, facts: Mapping[str, Any]) -> Work:
         if not task.items:
-            return _WorkItem(work=Preload())
+            return Preload()
         first = task.items[0]
         match task.stage:
             case Stage.ENCODE_TEXT:
@@ -63,35 +68,33 @@ class RequestBuilder:
             case Stage.DECODE:
                 return self._decode(self.tasks.clip(first), facts)
 
-    def _encode_texts(self, items: tuple[int, ...]) -> _WorkItem:
-        texts = tuple(str(self.tasks.texts.column("text")[item]) for item in items)
-        outputs = tuple(DataKey(kind=DataKind.TEXT, number=item) for item in items)
-        return _WorkItem(work=EncodeTexts(texts=texts), outputs=outputs)
+    def _encode_texts(self, items: tuple[int, ...]) -> EncodeTexts:
+        return EncodeTexts(texts=tuple(str(self.tasks.texts.column("text")[item]) for item in items))
 
-    def _encode_first_frame(self, item: int) -> _WorkItem:
+    def _encode_first_frame(self, item: int) -> EncodeFirstFrame:
         frame = self.tasks.first_frames.select(_FIRST_FRAME_COLUMNS).slice(item, 1).to_pylist()[0]
-        return _WorkItem(work=EncodeFirstFrame(**frame), outputs=(DataKey(kind=DataKind.FIRST_FRAME, number=item),))
+        return EncodeFirstFrame(**frame)
 
-    def _denoise(self, clip: ClipTask) -> _WorkItem:
-        work = Denoise(
+    def _denoise(self, clip: ClipTask) -> Denoise:
+        return Denoise(
             params=clip.params,
             clip_id=clip.clip_id,
             latents_path=self._latents_path(clip),
             checkpoint_path=str(self.intermediates.checkpoint_path(clip.clip_id).absolute()),
             checkpoint_s=self.intermediates.checkpoint_s,
         )
-        return _WorkItem(work=work, inputs=_inputs(clip), outputs=(_latents(clip),))
 
-    def _decode(self, clip: ClipTask, facts: Mapping[str, Any]) -> _WorkItem:
+    def _decode(self, clip: ClipTask, facts: Mapping[str, Any]) -> Decode:
         parameters = {
             "clip_id": clip.clip_id,
             "prompt": clip.prompt,
             "model_name": clip.model_name,
             **{name: getattr(clip.params, name) for name in clip.params.__dataclass_fields__},
             "dtype": self.dtype,
+            **clip.meta,
             RENDERED: dict(facts),
         }
-        work = Decode(
+        return Decode(
             clip_id=clip.clip_id,
             latents_path=self._latents_path(clip),
             video_path=str(self.results.video_path(clip.clip_id).absolute()),
@@ -100,18 +103,13 @@ class RequestBuilder:
             title=clip.text_prompt,
             parameters=parameters,
         )
-        return _WorkItem(work=work, inputs=(_latents(clip),) if self.holds(_latents(clip)) else ())
 
     def _latents_path(self, clip: ClipTask) -> str:
         return str(self.intermediates.latents_path(clip.clip_id).absolute())
 
 
-def _latents(clip: ClipTask) -> DataKey:
-    return DataKey(kind=DataKind.LATENTS, number=clip.index)
-
-
-def _inputs(clip: ClipTask) -> tuple[DataKey, ...]:
-    texts = tuple(DataKey(kind=DataKind.TEXT, number=number) for number in clip.texts)
-    if clip.first_frame is None:
-        return texts
-    return (*texts, DataKey(kind=DataKind.FIRST_FRAME, number=clip.first_frame))
+def _outputs(task: Task) -> Iterator[DataKey]:
+    kind = STAGES[task.stage].output
+    if kind is not None:
+        for item in task.items:
+            yield DataKey(kind=kind, number=item)

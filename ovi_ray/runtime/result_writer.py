@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ovi_ray.inputs.columns import place_in_list
 from ovi_ray.inputs.task_table import TaskTable
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.results import Results
@@ -35,11 +36,17 @@ class ResultWriter:
         if end.status is ClipStatus.DONE:
             self.intermediates.remove_committed(clip.clip_id)
         return ClipEnded(
-            clip_id=clip.clip_id, row=clip.row, status=end.status, error=end.error, video_path=row["video_path"]
+            clip_id=clip.clip_id,
+            place=place_in_list(clip.row, clip.line),
+            status=end.status,
+            error=end.error,
+            video_path=row["video_path"],
         )
 
     def flush_if_due(self, now: float) -> None:
         """Write rows that have waited for a few seconds."""
+        if self.pause.output_is_missing:
+            return
         try:
             self.results.flush_if_due()
         except OSError as error:
@@ -47,6 +54,8 @@ class ResultWriter:
 
     def flush(self, now: float) -> bool:
         """Write all rows. False if storage failed."""
+        if self.pause.output_is_missing:
+            return False
         try:
             self.results.flush()
         except OSError as error:
@@ -56,6 +65,8 @@ class ResultWriter:
 
     def close(self) -> None:
         """Write what is left at the end of the run, as far as possible."""
+        if self.pause.output_is_missing:
+            return
         try:
             self.results.close()
         except OSError as error:
@@ -65,3 +76,12 @@ class ResultWriter:
 
     def _pause(self, error: OSError, now: float) -> None:
         self.pause.begin(error.strerror or str(error), now)
+
+
+def write_rows(results: Results) -> str:
+    """Write the rows that wait: why that failed, or an empty string."""
+    try:
+        results.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -6,14 +6,19 @@ is ignored from the start (`nohup`).
 """
 
 import math
+import os
 import signal
+import socket
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 TERM_GRACE_S = 20.0  # Kubernetes and Slurm wait 30 s before they kill
+END_S = 1.5  # of an orderly end after the last signal
 
 
 class StopRequest:
@@ -58,17 +63,37 @@ class StopRequest:
         self._install_handlers = install_handlers
 
 
+def end_process(code: int) -> None:
+    """End the process now, with the cursor shown that a progress display may have hidden."""
+    with suppress(OSError, ValueError):  # nobody reads them any more
+        if sys.stderr.isatty():
+            sys.stderr.write("\x1b[?25h")
+        sys.stderr.flush()
+        sys.stdout.flush()
+    os._exit(code)
+
+
 @contextmanager
-def stop_on_signals(stop: StopRequest, *, grace_s: float = TERM_GRACE_S) -> Iterator[None]:
-    """Turn the first of Ctrl-C, SIGTERM and SIGHUP into a request to stop, and any further one into a KeyboardInterrupt.
+def stop_on_signals(
+    stop: StopRequest,
+    *,
+    grace_s: float = TERM_GRACE_S,
+    end_s: float = END_S,
+    end: Callable[[int], None] = end_process,
+) -> Iterator[None]:
+    """Turn the first of Ctrl-C, SIGTERM and SIGHUP into a request to stop, and a further one into a KeyboardInterrupt.
 
-    `grace_s` is the time that SIGTERM and SIGHUP leave. Call it on the main thread only, like all signal handling.
+    A further SIGHUP is ignored: the shell and the kernel both send one when a terminal is closed.
+
+    `grace_s` is the time that SIGTERM and SIGHUP leave. When the block has not ended `end_s` after the KeyboardInterrupt was
+    due, `end` is called with the exit code. Call it on the main thread only, like all signal handling.
     """
-
     is_hang_up_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     numbers = (signal.SIGINT, signal.SIGTERM, *(() if is_hang_up_ignored else (signal.SIGHUP,)))
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_asked and number == signal.SIGHUP:
+            return
         if stop.is_asked or not stop.is_watched:
             stop.reason = stop.reason or signal.Signals(number).name
             raise KeyboardInterrupt
@@ -80,8 +105,48 @@ def stop_on_signals(stop: StopRequest, *, grace_s: float = TERM_GRACE_S) -> Iter
     before = install()
     stop.on_watch(install)
     try:
-        yield
+        with _ended_in_time(numbers, lambda signals: signals > 1 or not stop.is_watched, end_s, end):
+            yield
     finally:
         stop.on_watch(lambda: None)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _ended_in_time(
+    numbers: Sequence[signal.Signals], is_last: Callable[[int], bool], end_s: float, end: Callable[[int], None]
+) -> Iterator[None]:
+    """Call `end` when the block goes on for `end_s` after the last signal; `is_last` says so of how many have arrived.
+
+    Of `numbers`, SIGHUP counts only as the first.
+
+    A handler runs between two steps of the main thread, which may wait for minutes within one: for the answer of a store,
+    or for Ray. So a thread reads the signals as they arrive, from the socket that Python writes their numbers to.
+    """
+    arrived, arrives = socket.socketpair()
+    arrives.setblocking(False)
+    has_ended = threading.Event()
+
+    def watch() -> None:
+        signals = 0
+        while number := arrived.recv(1):
+            if number[0] not in numbers or (signals and number[0] == signal.SIGHUP):
+                continue
+            signals += 1
+            if is_last(signals):
+                if not has_ended.wait(end_s):
+                    end(128 + number[0])
+                return
+
+    before = signal.set_wakeup_fd(arrives.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        signal.set_wakeup_fd(before)
+        arrives.close()
+        thread.join()
+        arrived.close()

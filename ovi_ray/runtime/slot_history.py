@@ -1,7 +1,9 @@
-"""What a slot's workers failed at, to tell a broken device from a clip that kills workers."""
+"""The failures of a slot's workers, to tell a broken device from a clip that kills workers."""
 
-from collections.abc import Hashable, Set
+from collections.abc import Hashable, Iterable, Set
 from dataclasses import dataclass, replace
+
+from ovi_ray.scheduling.task import Task
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -10,12 +12,13 @@ class SlotHistory:
 
     workers: int = 1
     failures: frozenset[Hashable] = frozenset()
-    """Each failed start and each task that killed its worker; attempts of the same task count once."""
+    """Each failed start and each task that killed its worker at its first attempt."""
 
     def failed_at(self, causes: Set[Hashable]) -> "SlotHistory":
         """The history after the current worker was lost.
 
-        `causes` is empty if it went down with its node, which is not the slot's fault.
+        `causes` is empty if that is not the slot's fault: it went down with its node, or was killed by a task that had failed
+        before.
         """
         return SlotHistory(workers=self.workers + 1, failures=self.failures | causes)
 
@@ -26,3 +29,8 @@ class SlotHistory:
     def is_broken(self, max_failures: int) -> bool:
         """Whether the slot should get no further worker."""
         return len(self.failures) >= max_failures
+
+
+def causes_of(tasks: Iterable[Task]) -> Set[Hashable]:
+    """Those tasks that may have killed a worker and say something of its slot: one that failed before says it of its clip."""
+    return {(task.stage, task.items) for task in tasks if task.attempt == 1}

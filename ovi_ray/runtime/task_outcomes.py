@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ovi_ray.output.broken_files import set_aside
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.protocol.messages import Failure, FailureCause, TaskReport
 from ovi_ray.runtime.clip_records import ClipRecords
@@ -27,7 +28,7 @@ class TaskOutcomes:
     message: Callable[[str], None]
 
     def events(self, ended: TaskEnded, now: float) -> list[Event]:
-        """What the scheduler should know now; a failure that storage caused is held back until the pause is over."""
+        """The events for the scheduler; a failure that storage caused is held back until the pause is over."""
         event, report = ended.event, ended.report
         self.workers.ended(event.worker)
         if report is None:
@@ -35,7 +36,7 @@ class TaskOutcomes:
         self._record(event.worker, event.task, report, now)
         if isinstance(event, TaskFailed):
             return self._failure(event, report.failure, now) if report.failure is not None else [event]
-        self.pause.task_done(event.worker)
+        self.pause.task_done(event.worker, event.task)
         self.clips.succeeded(event.task, event.worker, self.workers.infos[event.worker], report)
         return [event]
 
@@ -52,13 +53,15 @@ class TaskOutcomes:
             case FailureCause.TASK:
                 return [event]
             case FailureCause.STORAGE:
-                self.pause.hold(event, event.worker, failure.message, now)
+                self.pause.hold(event, failure.message, now, input_path=failure.input_path)
                 return []
             case FailureCause.LATENTS:
                 return [event, self._discard_latents(event.task, failure)]
 
     def _discard_latents(self, task: Task, failure: Failure) -> DataLost:
         self.message(f"{failure.message}; the clip is denoised again")
-        with suppress(OSError):  # storage is unreachable: the next worker finds the file corrupt again, and says so
-            self.intermediates.latents_path(self.clip_id(task)).unlink(missing_ok=True)
+        with suppress(
+            OSError
+        ):  # it is not there, or storage is out of reach: the next worker finds it again, and says so
+            set_aside(self.intermediates.latents_path(self.clip_id(task)))
         return DataLost(key=DataKey(kind=DataKind.LATENTS, number=task.items[0]))

@@ -1,4 +1,4 @@
-"""What each device class can run, and which components have to be swapped for it."""
+"""The stages that each device class can run, and the components that have to be swapped for each."""
 
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ class Capabilities:
 
     def __init__(self, costs: CostModel) -> None:
         self._costs = costs
+        self.limits: dict[tuple[Stage, int], float] = {}
+        """(stage, kind) -> GB that turned out not to suffice, although they should."""
         self._fits: list[dict[Stage, list[bool]]] = []
         self._swaps: dict[tuple[int, frozenset[Component], str, Stage, int], Swap] = {}
 
@@ -44,6 +46,8 @@ class Capabilities:
 
     def fits(self, device_class: int, stage: Stage, kind: int) -> bool:
         """Whether a class can run a stage of a kind."""
+        if self.limits and self._costs.profiles[device_class].memory_gb <= self.limits.get((stage, kind), 0.0):
+            return False
         return self._fits[device_class][stage][kind]
 
     def can_denoise(self, device_class: int) -> bool:

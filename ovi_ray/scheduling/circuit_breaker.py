@@ -1,13 +1,13 @@
-"""Per-device circuit breaker with exponential backoff.
+"""Circuit breakers with exponential backoff, one for each stage of each device.
 
-CLOSED: normal operation. Evidence against the device is collected per stage: tasks that fail in a row, and failed tasks that
-another device then finished (refutations). OPEN: in cooldown, no tasks. HALF_OPEN: the device gets tasks again and closes its
-breaker with a success at each stage it was opened for; one failure opens it again for twice as long.
+CLOSED: normal operation. Evidence against the device is collected: tasks that fail in a row, and failed tasks that another
+device then finished (refutations). OPEN: in cooldown, the device gets no tasks of the stage. HALF_OPEN: it gets them again; a
+success closes the breaker, a failure opens it again for twice as long.
 
-The breaker belongs to the device (a `slot`) and outlives the workers that run there one after the other.
+The breakers belong to the device (a `slot`) and outlive the workers that run there one after the other.
 """
 
-from collections import defaultdict
+from collections.abc import Iterator
 
 from ovi.stages import Stage
 from ovi_ray.scheduling.config import CircuitBreakerConfig
@@ -18,21 +18,25 @@ _MAX_DOUBLINGS = 20  # keeps the power finite; far beyond any max_cooldown_s
 
 
 class CircuitBreaker:
-    """The state of one device and the evidence against it. Methods that record are transitions; all others are queries."""
+    """The state of one device in one stage, and the evidence. Methods that record are transitions; all others are queries."""
 
-    def __init__(self, slot: str, config: CircuitBreakerConfig) -> None:
+    def __init__(self, slot: str, stage: Stage, config: CircuitBreakerConfig) -> None:
         self.slot = slot
+        self.stage = stage
         self.state = BreakerState.CLOSED
         self.open_until_s = float("-inf")
         """End of the last cooldown."""
         self.last_failure = ""
         """Message of the last recorded failure."""
+        self.is_proven = False
+        """A task succeeded since the breaker was last open."""
+        self.crashes = 0
+        """Workers that died since a task last succeeded."""
         self.accepts_retries = True
         """Whether items that failed before may run here; a probe with one of them would say nothing of the device."""
         self._config = config
-        self._failed: defaultdict[Stage, set[tuple[int, ...]]] = defaultdict(set)  # since a success of the stage
-        self._refuted: defaultdict[Stage, float] = defaultdict(float)
-        self._unproven: set[Stage] = set()  # need a success before the breaker closes
+        self._failed: set[tuple[int, ...]] = set()  # tasks since one succeeded
+        self._refuted = 0.0
         self._trips = 0  # since it was last closed
 
     # --- queries
@@ -42,47 +46,56 @@ class CircuitBreaker:
         """Normal operation."""
         return self.state is BreakerState.CLOSED
 
-    def is_cooling_down(self, now: float) -> bool:
-        """Open, with time left on the cooldown."""
-        return self.state is BreakerState.OPEN and self.open_until_s > now
+    @property
+    def is_open(self) -> bool:
+        """No tasks of the stage."""
+        return self.state is BreakerState.OPEN
+
+    @property
+    def is_trusted(self) -> bool:
+        """In normal operation, and the last task did not fail."""
+        return self.is_closed and not self._failed
+
+    @property
+    def is_credible(self) -> bool:
+        """In normal operation, and nothing says that the device is faulty: a failure here would say something of the item."""
+        return self.is_trusted or (self.is_closed and self.is_proven)
 
     def trip_reason(self) -> BreakerReason | None:
         """Why the evidence suffices to open the breaker; None when it does not, or the breaker is open."""
-        config = self._config
-        if self.state is BreakerState.OPEN:
+        if self.is_open:
             return None
-        if self.state is BreakerState.HALF_OPEN and any(self._failed.values()):
+        if self.state is BreakerState.HALF_OPEN and self._failed:
             return BreakerReason.PROBE_FAILED
-        if any(refuted >= config.max_refutations for refuted in self._refuted.values()):
+        if self._refuted >= self._config.max_refutations:
             return BreakerReason.REFUTED
-        if any(len(tasks) >= config.max_consecutive_failures for tasks in self._failed.values()):
+        if len(self._failed) >= self._config.max_consecutive_failures:
             return BreakerReason.CONSECUTIVE_FAILURES
         return None
 
     # --- evidence
 
-    def record_failure(self, stage: Stage, items: tuple[int, ...], message: str) -> None:
+    def record_failure(self, items: tuple[int, ...], message: str, *, crashed: bool = False) -> None:
         """A task failed here."""
-        self._failed[stage].add(items)
+        self._failed.add(items)
         self.last_failure = message
+        self.crashes += crashed
 
-    def record_refutation(self, stage: Stage) -> None:
+    def record_refutation(self) -> None:
         """Another device finished an item that failed here."""
-        self._refuted[stage] += 1
+        self._refuted += 1
 
-    def exonerate(self, stage: Stage, item: int) -> None:
+    def exonerate(self, item: int) -> None:
         """The item turned out to fail everywhere, which says nothing of this device."""
-        self._failed[stage].discard((item,))
+        self._failed.discard((item,))
 
-    def record_success(self, stage: Stage) -> bool:
+    def record_success(self) -> bool:
         """A task succeeded here. Returns whether that closed the breaker."""
-        self._failed.pop(stage, None)
-        if self._refuted:
-            self._refuted[stage] /= 2
-        if stage not in self._unproven:
-            return False
-        self._unproven.remove(stage)
-        if self._unproven:
+        self._failed.clear()
+        self._refuted /= 2
+        self.is_proven = True
+        self.crashes = 0
+        if self.is_closed:
             return False
         self._move(BreakerState.CLOSED)
         self._trips = 0
@@ -96,18 +109,16 @@ class CircuitBreaker:
         config = self._config
         seconds = min(config.max_cooldown_s, config.cooldown_s * 2 ** min(self._trips, _MAX_DOUBLINGS))
         self._move(BreakerState.OPEN)
-        self._unproven.update(stage for stage, tasks in self._failed.items() if tasks)
-        self._unproven.update(s for s, refuted in self._refuted.items() if refuted >= config.max_refutations)
         self._failed.clear()
-        self._refuted.clear()
+        self._refuted = 0.0
+        self.is_proven = False
         self._trips += 1
         self.open_until_s = now + seconds
         return seconds
 
     def half_open(self) -> None:
-        """A worker starts or returns after the cooldown: its next task is a probe."""
-        if self.state is not BreakerState.HALF_OPEN:
-            self._move(BreakerState.HALF_OPEN)
+        """The cooldown is over: the next task of the stage is a probe."""
+        self._move(BreakerState.HALF_OPEN)
         self.accepts_retries = False
 
     def accept_retries(self) -> None:
@@ -115,5 +126,25 @@ class CircuitBreaker:
         self.accepts_retries = True
 
     def _move(self, state: BreakerState) -> None:
-        check_transition(BREAKER_TRANSITIONS[self.state], f"circuit breaker of {self.slot}", self.state, state)
+        subject = f"circuit breaker of {self.slot} for {self.stage}"
+        check_transition(BREAKER_TRANSITIONS[self.state], subject, self.state, state)
         self.state = state
+
+
+class DeviceHealth:
+    """The circuit breakers of one device."""
+
+    def __init__(self, slot: str, config: CircuitBreakerConfig) -> None:
+        self._breakers = {stage: CircuitBreaker(slot, stage, config) for stage in Stage}
+
+    def __iter__(self) -> Iterator[CircuitBreaker]:
+        return iter(self._breakers.values())
+
+    def of(self, stage: Stage) -> CircuitBreaker:
+        """The breaker of one stage."""
+        return self._breakers[stage]
+
+    @property
+    def open_stages(self) -> frozenset[Stage]:
+        """Stages of which the device gets no tasks."""
+        return frozenset(breaker.stage for breaker in self if breaker.is_open)

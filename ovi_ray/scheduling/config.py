@@ -34,7 +34,7 @@ class RetryConfig:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class CircuitBreakerConfig:
-    """When a device is taken out of service, and for how long."""
+    """When a device is taken off a stage, and for how long."""
 
     max_consecutive_failures: int = 3
     """Distinct tasks of one stage that fail without a success of that stage in between."""

@@ -7,12 +7,13 @@ device that slows down is noticed without changing what is expected of its class
 Work is in TFLOP (a multiply-add is two), times in seconds.
 """
 
+import dataclasses
 import math
 
 from ovi.config import Component
 from ovi.stages import STAGES, Stage
 from ovi_ray.scheduling.config import CorrectionConfig, CostModelConfig
-from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile
+from ovi_ray.scheduling.device_profile import ALL_STAGES, COMPONENTS, DeviceProfile
 from ovi_ray.scheduling.workload import ClipKind
 
 
@@ -49,6 +50,8 @@ class CostModel:
         self.profiles: list[DeviceProfile] = []
         """[classes] in the order in which they were registered."""
         self._index: dict[DeviceProfile, int] = {}
+        self._learns_as: list[int] = []  # class -> the first one that differs in no more than the stages it may run
+        self._first_with: dict[DeviceProfile, int] = {}
         self._priors: list[dict[Stage, list[float]]] = []
         self._stage_corrections: list[dict[Stage, _Correction]] = []
         self._kind_corrections: dict[tuple[int, Stage, int], _Correction] = {}
@@ -62,6 +65,8 @@ class CostModel:
         """Number of the device class; the same for equal profiles."""
         if profile not in self._index:
             self._index[profile] = len(self.profiles)
+            speeds = dataclasses.replace(profile, stages=ALL_STAGES)
+            self._learns_as.append(self._first_with.setdefault(speeds, len(self.profiles)))
             self.profiles.append(profile)
             self._priors.append({stage: self._prior_seconds(profile, stage) for stage in Stage})
             self._stage_corrections.append({stage: _Correction(self.config.stage) for stage in Stage})
@@ -78,6 +83,7 @@ class CostModel:
 
     def seconds(self, device_class: int, stage: Stage, kind: int) -> float:
         """Of one task, or of one token when the stage is batched, on a typical device of a class."""
+        device_class = self._learns_as[device_class]
         if STAGES[stage].batched:
             kind = 0
         seconds = self._priors[device_class][stage][kind] * self._stage_corrections[device_class][stage].factor
@@ -100,6 +106,7 @@ class CostModel:
         """To load components."""
         if not components:
             return 0.0
+        device_class = self._learns_as[device_class]
         seconds = self._load_priors.get((device_class, components))
         if seconds is None:
             profile = self.profiles[device_class]
@@ -113,6 +120,7 @@ class CostModel:
         """Learn from a measured load. The first replaces the prior; later ones move it by a clipped, weighted ratio."""
         if not self.config.learn or expected <= 0 or seconds <= 0:
             return
+        device_class = self._learns_as[device_class]
         if device_class in self._loads_measured:
             limit = self.config.max_load_ratio
             ratio = min(max(seconds / expected, 1 / limit), limit)
@@ -142,6 +150,7 @@ class CostModel:
     def _corrections(
         self, device_class: int, worker: int, stage: Stage, kind: int
     ) -> tuple[_Correction, _Correction, _Correction]:
+        device_class = self._learns_as[device_class]
         of_kind = self._kind_corrections.setdefault((device_class, stage, kind), _Correction(self.config.kind))
         of_worker = self._worker_corrections.setdefault(worker, _Correction(self.config.worker))
         return self._stage_corrections[device_class][stage], of_kind, of_worker

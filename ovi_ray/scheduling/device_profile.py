@@ -8,7 +8,8 @@ import math
 from dataclasses import dataclass, field
 
 from ovi.config import Component
-from ovi.stages import STAGES, Activations, Stage
+from ovi.stages import STAGES, Stage
+from ovi_ray.scheduling.declared import Declared, with_numbers
 from ovi_ray.scheduling.workload import ClipKind
 
 COMPONENTS = tuple(Component)
@@ -33,39 +34,24 @@ BF16_SIZES = ComponentSizes()
 INT8_SIZES = ComponentSizes(text_encoder=6.7, transformer=11.7)
 
 
-@dataclass(kw_only=True, slots=True, frozen=True)
-class StageRates:
+@with_numbers({stage.value: spec.assumed_tflops for stage, spec in STAGES.items()})
+class StageRates(Declared):
     """TFLOP/s that a device achieves in each stage: below its peak, and different for attention and convolutions."""
-
-    encode_text: float = 100.0
-    encode_first_frame: float = 60.0
-    denoise: float = 150.0
-    decode: float = 60.0
 
     def of(self, stage: Stage) -> float:
         """Of one stage."""
         return float(getattr(self, stage))
 
 
-@dataclass(kw_only=True, slots=True, frozen=True)
-class ActivationSizes:
-    """GB that a stage needs beside its weights. Assumptions, unless a cluster profile declares them."""
-
-    encode_text: float = 1.0
-    """A batch of trimmed texts."""
-    denoise_per_thousand_tokens: float = 0.11
-    """Per thousand video tokens of the clip."""
-    vae_per_thousand_tokens: float = 8.0
-    """Per thousand video tokens of one latent frame: encode and decode are streamed, so the length does not count."""
+@with_numbers({spec.activations.key: spec.activations.assumed_gb for spec in STAGES.values()})
+class ActivationSizes(Declared):
+    """GB that a stage needs beside its weights, for each unit of its `Activations`."""
 
     def of(self, stage: Stage, kind: ClipKind | None) -> float:
-        """For a stage of a kind of clip; None where the kind does not matter (texts, preloads)."""
-        grows_with = STAGES[stage].activations
-        if kind is None or grows_with is Activations.CONSTANT:
-            return self.encode_text
-        if grows_with is Activations.VIDEO_TOKENS:
-            return self.denoise_per_thousand_tokens * kind.video_tokens / 1000
-        return self.vae_per_thousand_tokens * kind.frame_tokens / 1000
+        """For a stage of a kind of clip; None where there is no clip (texts, preloads)."""
+        activations = STAGES[stage if kind is not None else Stage.ENCODE_TEXT].activations
+        units = 1.0 if kind is None else activations.units(kind)
+        return float(getattr(self, activations.key) * units)
 
 
 ALL_STAGES = frozenset(Stage)

@@ -60,12 +60,27 @@ class Dispatcher:
         return bool(self._idle)
 
     def worker_available(self, worker: WorkerState) -> None:
-        """A worker joined or was reinstated."""
+        """A worker joined."""
         self._add_idle(worker)
         self._replanner.membership_changed()
 
+    def stages_changed(self, worker: WorkerState) -> None:
+        """A worker's device is taken off a stage, or put back."""
+        is_idle = worker.running is None
+        if is_idle:
+            self._idle.remove(worker.number)
+        self._pool.apply_health(worker)
+        if is_idle:
+            self._add_idle(worker)
+        self._replanner.membership_changed()
+
+    def apply_memory_limits(self) -> None:
+        """A task ended: more or fewer kinds of clip may have to be left to devices with more memory."""
+        if self._pool.apply_memory_limits():
+            self._replanner.membership_changed()
+
     def worker_unavailable(self, worker: WorkerState) -> None:
-        """A worker is lost or about to be quarantined. Its task, if any, has ended."""
+        """A worker is lost. Its task, if any, has ended."""
         if worker.running is not None:
             self._speculation.ended(worker)
             self._pool.end(worker)
@@ -180,9 +195,7 @@ class Dispatcher:
         return run
 
     def _units(self, task: Task) -> float:
-        if not STAGES[task.stage].batched:
-            return 1.0
-        return float(self._job.workload.text_tokens[list(task.items)].sum())
+        return self._job.inputs[task.stage].tokens_of(task.items) if STAGES[task.stage].batched else 1.0
 
     # --- preloads and copies
 
@@ -246,12 +259,16 @@ class Dispatcher:
                 return Reason.NOT_WORTH_A_SWAP
             declined = self._wait_reason is not Reason.NOTHING_READY
             return self._wait_reason if declined else Reason.FAILED_HERE_BEFORE
+        if any(self._job.is_queued(stage) for stage in worker.health.open_stages):
+            return Reason.QUARANTINED
         if any(
             q and self._pool.fits(worker, Stage.DENOISE, k) for k, q in enumerate(self._job.clip_queues[Stage.DENOISE])
         ):
             return Reason.LATENTS_FULL
         if any(table.queued and self._pool.fits(worker, stage, 0) for stage, table in self._job.inputs.items()):
             return Reason.ENOUGH_AHEAD
+        if any(self._job.queue(stage, kind) for stage, kind in self._pool.capabilities.limits):
+            return Reason.TOO_LITTLE_MEMORY
         return Reason.NOTHING_READY
 
 

@@ -26,8 +26,22 @@ class WorkerJoined:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class WorkerExpected:
+    """A worker is being started in a slot: work that only it may be able to do waits for it."""
+
+    slot: str
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class SlotClosed:
+    """No worker will come any more in a slot."""
+
+    slot: str
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class WorkerLost:
-    """A worker is gone. Its task is requeued."""
+    """A worker is gone. Its task is requeued. Another one may come in its slot, until SlotClosed."""
 
     worker: str
     crashed: bool = True
@@ -70,4 +84,4 @@ class Tick:
     """Time has passed: the answer to WakeAt."""
 
 
-Event = WorkerJoined | WorkerLost | TaskDone | TaskFailed | DataLost | Tick
+Event = WorkerJoined | WorkerExpected | SlotClosed | WorkerLost | TaskDone | TaskFailed | DataLost | Tick

@@ -9,7 +9,7 @@ from ovi_ray.scheduling.worker_pool import WorkerPool, WorkerState
 
 
 class GroupKey(NamedTuple):
-    """What interchangeable workers have in common."""
+    """The common properties of interchangeable workers."""
 
     device_class: int
     resident: frozenset[Component]

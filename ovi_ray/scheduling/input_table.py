@@ -37,6 +37,7 @@ class InputTable:
         self.queues: list[deque[int]] = [deque() for _ in range(kinds if inputs.kinds is not None else 1)]
         """[kinds], or a single queue where the kind does not matter."""
         self._kinds = inputs.kinds
+        self.tokens_of = inputs.tokens_of
 
     def __len__(self) -> int:
         return len(self.state)
@@ -87,14 +88,15 @@ class InputTable:
         self.encoded += 1
         return self.waiters.pop(item, ())
 
-    def requeue(self, item: int) -> None:
-        """A worker did not finish it: it goes to the front of its queue, unless no clip needs it any more."""
+    def requeue(self, item: int, *, last: bool = False) -> None:
+        """A worker did not finish it: it goes to the front of its queue or to its end, unless no clip needs it any more."""
         self.running -= 1
         if self.uses[item] <= 0:
             self._move(item, InputState.ABSENT)
             return
         self._move(item, InputState.QUEUED)
-        self._queue_of(item).appendleft(item)
+        queue = self._queue_of(item)
+        queue.append(item) if last else queue.appendleft(item)
 
     def reject(self, item: int, message: str) -> Sequence[int]:
         """It can never be encoded. Returns the clips that waited for it."""

@@ -84,6 +84,10 @@ class JobState:
         table = self.inputs.get(stage)
         return self.clip_queues[stage][kind] if table is None else table.queue(kind)
 
+    def is_queued(self, stage: Stage) -> bool:
+        """Whether any item is ready for a stage."""
+        return any(self.queue(stage, kind) for kind in range(len(self.workload.kinds)))
+
     def is_running(self, stage: Stage, item: int) -> bool:
         """Whether an item is in the middle of a stage."""
         table = self.inputs.get(stage)
@@ -95,6 +99,13 @@ class JobState:
     def undecoded_latents(self) -> int:
         """Latents made by this run that no worker decodes yet."""
         return max(0, self.new_latents - self.totals[ClipState.DECODING])
+
+    @property
+    def unstarted(self) -> int:
+        """Clips that wait for their next stage, or for inputs."""
+        totals = self.totals
+        queued = sum(totals[states.queued] for states in CLIP_STAGE_STATES.values())
+        return totals[ClipState.PENDING] + totals[ClipState.WAITING] + queued
 
     @property
     def inputs_running(self) -> int:
@@ -124,15 +135,16 @@ class JobState:
             return self._complete_input(table, item)
         return self._complete_decode(item) if STAGES[stage].output is None else self._complete_denoise(item)
 
-    def requeue(self, stage: Stage, item: int) -> Sequence[Action]:
-        """A worker did not finish an item: it is ready again, ahead of the others. Latents are kept."""
+    def requeue(self, stage: Stage, item: int, *, last: bool = False) -> Sequence[Action]:
+        """A worker did not finish an item: it is ready again, ahead of the others, or after them. Latents are kept."""
         table = self.inputs.get(stage)
         if table is not None:
-            table.requeue(item)
+            table.requeue(item, last=last)
             return ()
         if stage is Stage.DENOISE and self._data_was_lost:  # it may have been stopped because an input was lost
             return self._await_inputs(item)
-        self.clip_queues[stage][self._move(item, CLIP_STAGE_STATES[stage].queued)].appendleft(item)
+        queue = self.clip_queues[stage][self._move(item, CLIP_STAGE_STATES[stage].queued)]
+        queue.append(item) if last else queue.appendleft(item)
         return ()
 
     def give_up(self, stage: Stage, item: int, message: str) -> Sequence[Action]:

@@ -3,16 +3,17 @@
 from collections import deque
 from typing import NamedTuple
 
-from ovi.stages import INPUT_STAGES, STAGES, Stage
+from ovi.stages import CLIP_STAGES, INPUT_STAGES, STAGES, Stage
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.job_state import JobState
 from ovi_ray.scheduling.replanner import Replanner
-from ovi_ray.scheduling.retry_tracker import RetryTracker
+from ovi_ray.scheduling.retry_tracker import Item, RetryTracker
 from ovi_ray.scheduling.states import ClipState
 from ovi_ray.scheduling.worker_pool import WorkerPool, WorkerState
 
 _BATCHED_INPUTS = tuple(stage for stage in INPUT_STAGES if STAGES[stage].batched)
 _SINGLE_INPUTS = tuple(stage for stage in INPUT_STAGES if not STAGES[stage].batched)
+_GOLDEN_RATIO = 0.618  # its multiples modulo 1 are far from each other
 
 
 class ReadyTasks(NamedTuple):
@@ -31,7 +32,7 @@ class ReadyTasks(NamedTuple):
 
 
 class ReadyWork:
-    """What the queues hold, which worker may run what, and the items that it gets."""
+    """The queued tasks, the workers that may run each, and the items that a worker gets."""
 
     def __init__(
         self, job: JobState, pool: WorkerPool, retries: RetryTracker, replanner: Replanner, config: SchedulerConfig
@@ -72,7 +73,7 @@ class ReadyWork:
 
     def _is_urgent(self, stage: Stage) -> bool:
         on_the_way = self._job.totals[ClipState.READY] + self._job.inputs[stage].running
-        return on_the_way < self._replanner.denoisers
+        return on_the_way - self._last_clips() < self._replanner.denoisers
 
     @property
     def max_latents(self) -> int:
@@ -80,19 +81,47 @@ class ReadyWork:
         return self._config.max_latents or 2 * len(self._pool.workers) + 8
 
     def _has_room_for_latents(self) -> bool:
-        return self._job.new_latents + self._job.totals[ClipState.DENOISING] < self.max_latents
+        waiting = self._job.new_latents - self._last_clips()
+        return waiting + self._job.totals[ClipState.DENOISING] < self.max_latents
 
-    def may_run(self, worker: WorkerState, stage: Stage, item: int) -> bool:
-        """Whether the item's earlier failures allow it to run on a worker."""
+    def may_run(self, worker: WorkerState, stage: Stage, kind: int, item: int) -> bool:
+        """Whether the item's earlier failures allow it to run on a worker now."""
         key = (stage, item)
         if not self._retries.has_failed(key):
             return True
-        return worker.breaker.accepts_retries and self._retries.allows(key, worker.slot, self._pool.memory_gb(worker))
+        if key in self._retries.last_items and self._job.unstarted > self._last_clips():
+            return False
+        return self._allows(worker, key) and self._is_best_of_the_able(worker, kind, key)
 
     def may_run_somewhere(self, stage: Stage, kind: int, item: int) -> bool:
-        """Whether a worker in service may run the item."""
+        """Whether a worker may run the item, now or when it is its turn."""
         workers = self._pool.workers.values()
-        return any(self._pool.fits(w, stage, kind) and self.may_run(w, stage, item) for w in workers)
+        return any(self._pool.fits(w, stage, kind) and self._allows(w, (stage, item)) for w in workers)
+
+    def _allows(self, worker: WorkerState, key: Item) -> bool:
+        return worker.health.of(key[0]).accepts_retries and self._retries.allows(key, worker.slot)
+
+    def _is_best_of_the_able(self, worker: WorkerState, kind: int, key: Item) -> bool:
+        """No device is to be preferred for an item that failed: one in good health, or one with memory that may suffice."""
+        stage, too_small_gb = key[0], self._retries.too_small_gb(key)
+        is_trusted, has_memory = worker.health.of(stage).is_trusted, self._pool.memory_gb(worker) > too_small_gb
+        if is_trusted and has_memory:
+            return True
+        trusted = (
+            other
+            for other in self._pool.workers.values()
+            if other.health.of(stage).is_trusted and self._pool.fits(other, stage, kind) and self._allows(other, key)
+        )
+        if not is_trusted and next(trusted, None) is not None:
+            return False
+        return has_memory or not any(self._pool.memory_gb(other) > too_small_gb for other in trusted)
+
+    def _last_clips(self) -> int:
+        """Clips that wait until everything else has started."""
+        last = self._retries.last_items
+        return (
+            sum(stage in CLIP_STAGES and not self._job.is_running(stage, item) for stage, item in last) if last else 0
+        )
 
     def is_declined(self, worker: WorkerState, task: ReadyTasks) -> bool:
         """Whether the task would make a device that can denoise swap its components for optional work."""
@@ -105,40 +134,62 @@ class ReadyWork:
     def take(self, stage: Stage, kind: int, worker: WorkerState) -> tuple[int, ...]:
         """Take the items of a task from their queue and mark them as running; empty when none may run on the worker."""
         if STAGES[stage].batched:
-            items = self._take_batch(stage, worker)
+            items = self._take_batch(stage, kind, worker)
         else:
-            item = self._pop(self._job.queue(stage, kind), stage, worker)
-            items = () if item is None or self._discard_if_unneeded(stage, item) else (item,)
+            item = self._pop(stage, kind, worker)
+            items = () if item is None else (item,)
         for item in items:
             self._job.start(stage, item)
         return items
+
+    def _pop(self, stage: Stage, kind: int, worker: WorkerState) -> int | None:
+        """Take the next item that is still needed and may run on the worker."""
+        queue = self._job.queue(stage, kind)
+        while queue:
+            if not self._retries:
+                item = queue.popleft()
+            elif (position := self._position(queue, stage, kind, worker)) is not None:
+                item = queue[position]
+                del queue[position]
+            else:
+                return None
+            if not self._discard_if_unneeded(stage, item):
+                return item
+        return None
+
+    def _position(self, queue: deque[int], stage: Stage, kind: int, worker: WorkerState) -> int | None:
+        """Where the next item for the worker is, within `look_ahead` of where it begins to look, or of the front."""
+        for start in (self._start(queue, stage, worker), 0):
+            for position in range(start, min(len(queue), start + self._config.look_ahead)):
+                if self.may_run(worker, stage, kind, queue[position]):
+                    return position
+        return None
+
+    def _start(self, queue: deque[int], stage: Stage, worker: WorkerState) -> int:
+        """The front of the queue; elsewhere after a crash, because the neighbours of an item that kills workers may do so too.
+
+        Items that come last are moved out of the way.
+        """
+        for _ in range(len(queue)):
+            if (stage, queue[0]) not in self._retries.last_items:
+                break
+            queue.rotate(-1)
+        crashes = worker.health.of(stage).crashes
+        return int(len(queue) * (crashes * _GOLDEN_RATIO % 1))
 
     def _discard_if_unneeded(self, stage: Stage, item: int) -> bool:
         table = self._job.inputs.get(stage)
         return table is not None and table.discard_if_unneeded(item)
 
-    def _pop(self, queue: deque[int], stage: Stage, worker: WorkerState) -> int | None:
-        if not self._retries:
-            return queue.popleft() if queue else None
-        for position in range(min(len(queue), self._config.look_ahead)):
-            if self.may_run(worker, stage, queue[position]):
-                item = queue[position]
-                del queue[position]
-                return item
-        return None
-
-    def _take_batch(self, stage: Stage, worker: WorkerState) -> tuple[int, ...]:
+    def _take_batch(self, stage: Stage, kind: int, worker: WorkerState) -> tuple[int, ...]:
         """Items for one batch. An item that failed before gets a batch of its own."""
-        queue, items = self._job.inputs[stage].queues[0], list[int]()
-        while queue and len(items) < self._config.text_batch:
-            if items and self._retries.has_failed((stage, queue[0])):
-                break
-            item = self._pop(queue, stage, worker)
-            if item is None:
-                break
-            if self._discard_if_unneeded(stage, item):
-                continue
-            items.append(item)
-            if self._retries.has_failed((stage, item)):
-                break
+        first = self._pop(stage, kind, worker)
+        if first is None:
+            return ()
+        queue, items, has_failed = self._job.queue(stage, kind), [first], self._retries.has_failed
+        alone = has_failed((stage, first))
+        while queue and not alone and len(items) < self._config.text_batch and not has_failed((stage, queue[0])):
+            item = queue.popleft()
+            if not self._discard_if_unneeded(stage, item):
+                items.append(item)
         return tuple(items)

@@ -61,6 +61,7 @@ class Replanner:
         if self.placeable:
             return
         pool = self._pool
+        pool.apply_memory_limits()
         self.placeable = [not pool.missing_stages(kind) for kind in self._kinds]
         able = [c for c in pool.present_classes() if pool.capabilities.can_denoise(c)]
         self.denoisers = int(np.isin(pool.arrays.classes(), able).sum())

@@ -17,7 +17,7 @@ One worker runs one task at a time. The same events at the same times give the s
 Finish. Latents are kept (no Drop) until the decode is committed, so a failed decode never costs a second denoise.
 A decode's TaskDone means that the video is committed. Of a task and its speculative copy, the first result counts.
 
-A device that fails tasks which others finish is taken out of service for a while, and its failures are not counted against the
+A device that fails tasks which others finish is taken off their stage for a while, and its failures are not counted against the
 clips (circuit_breaker.py). README.md draws the states and the flow of one `handle`.
 """
 
@@ -30,7 +30,17 @@ from ovi_ray.scheduling.admission import Admission
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.cost_model import CostModel
 from ovi_ray.scheduling.dispatcher import Dispatcher
-from ovi_ray.scheduling.events import DataLost, Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import (
+    DataLost,
+    Event,
+    SlotClosed,
+    TaskDone,
+    TaskFailed,
+    Tick,
+    WorkerExpected,
+    WorkerJoined,
+    WorkerLost,
+)
 from ovi_ray.scheduling.job_state import JobState
 from ovi_ray.scheduling.outcomes import TaskOutcomes
 from ovi_ray.scheduling.policies.base import Policy
@@ -96,6 +106,7 @@ class Scheduler:
         )
         self._now = float("-inf")
         self._stuck_since: float | None = None
+        self._awaits_worker = False
 
     # --- the cycle
 
@@ -121,7 +132,11 @@ class Scheduler:
             case WorkerLost():
                 return self._outcomes.worker_lost(event, self._now)
             case WorkerJoined():
-                self._quarantine.worker_joined(self.pool.join(event), self._now)
+                return self._quarantine.worker_joined(self.pool.join(event), self._now)
+            case WorkerExpected():
+                self.pool.expected.add(event.slot)
+            case SlotClosed():
+                self.pool.expected.discard(event.slot)
             case DataLost():
                 return self.job.lose(event.key)
             case Tick():
@@ -140,31 +155,39 @@ class Scheduler:
     # --- when nothing runs although clips are left
 
     def _handle_no_progress(self) -> list[Action]:
-        """Lift restrictions; else wait for a cooldown to end, or for a device to join; else fail what fits nowhere."""
-        if self._runs_anything() or self.done:
+        """Lift restrictions; else wait for a cooldown to end, or for a device to join; else fail what fits nowhere.
+
+        Restrictions are kept for a while when a worker is expected that they may not apply to.
+        """
+        self._awaits_worker = False
+        if self._runs_anything() or self.done or not self.pool.workers:
             self._stuck_since = None
             return []
-        actions = self._dispatch_without_restrictions()
-        if self._runs_anything():
-            return actions
-        if (cooldown_ends_at := self._quarantine.ends_at) is not None:
-            return [*actions, WakeAt(time=cooldown_ends_at)]
-        if not self.pool.workers:
-            self._stuck_since = None
-            return actions
+        wakes: list[Action] = []
         if self._stuck_since is None:
             self._stuck_since = self._now
-        give_up_at = self._stuck_since + self.config.patience_s
-        if self._now < give_up_at:
-            return [*actions, WakeAt(time=give_up_at)]
-        return actions + self._fail_unplaceable()
+            wakes = [WakeAt(time=self._now + self.config.patience_s)]
+        is_patient = self._now < self._stuck_since + self.config.patience_s
+        self._awaits_worker = bool(self.pool.expected)
+        if self._awaits_worker and is_patient:
+            return wakes
+        actions = self._dispatch_without_restrictions()
+        if self._runs_anything():
+            self._awaits_worker = False
+            return actions
+        if (cooldown_ends_at := self._quarantine.ends_at) is not None:
+            return [*actions, *wakes, WakeAt(time=cooldown_ends_at)]
+        if self._awaits_worker:
+            self._stuck_since = None
+            return actions
+        return actions + (wakes if is_patient else self._fail_unplaceable())
 
     def _runs_anything(self) -> bool:
         return self.pool.busy > 0
 
     def _dispatch_without_restrictions(self) -> list[Action]:
         """Let items run again where they failed, on devices on probation too, if that is what kept the workers idle."""
-        on_probation = [w.breaker for w in self.pool.workers.values() if not w.breaker.accepts_retries]
+        on_probation = [b for w in self.pool.workers.values() for b in w.health if not b.accepts_retries]
         for breaker in on_probation:
             breaker.accept_retries()
         lifted = bool(self.pool.workers) and self.retries.lift_all_restrictions()
@@ -197,11 +220,16 @@ class Scheduler:
             failed=self.job.failed,
             stages=stage_progress(self.job),
             eta_s=self._replanner.eta(self._now),
-            workers=len(self.pool.workers) + len(self.pool.quarantined),
+            workers=len(self.pool.workers),
             busy=self.pool.busy,
         )
 
+    @property
+    def awaited_slots(self) -> list[str]:
+        """Slots whose next worker the job waits for, because no present one can go on."""
+        return sorted(self.pool.expected) if self._awaits_worker else []
+
     def idle_reasons(self) -> dict[str, Reason]:
         """Why each idle worker has no task."""
-        quarantined = {worker.name: Reason.QUARANTINED for worker in self.pool.quarantined.values()}
-        return self._dispatcher.idle_reasons() | quarantined
+        reasons = self._dispatcher.idle_reasons()
+        return dict.fromkeys(reasons, Reason.AWAITING_WORKER) if self._awaits_worker else reasons

@@ -102,16 +102,13 @@ class WorkerStatus(StrEnum):
 
     IDLE = "idle"
     BUSY = "busy"
-    QUARANTINED = "quarantined"
-    """Idle and out of service: the circuit breaker of its device is open."""
     LOST = "lost"
 
 
 WORKER_TRANSITIONS: Mapping[WorkerStatus, frozenset[WorkerStatus]] = MappingProxyType(
     {
-        WorkerStatus.IDLE: frozenset({WorkerStatus.BUSY, WorkerStatus.QUARANTINED, WorkerStatus.LOST}),
+        WorkerStatus.IDLE: frozenset({WorkerStatus.BUSY, WorkerStatus.LOST}),
         WorkerStatus.BUSY: frozenset({WorkerStatus.IDLE}),
-        WorkerStatus.QUARANTINED: frozenset({WorkerStatus.IDLE, WorkerStatus.LOST}),
         WorkerStatus.LOST: frozenset(),
     }
 )

@@ -25,8 +25,10 @@ class Reason(StrEnum):
     NOT_WORTH_A_SWAP = "too little work to justify swapping components"
     ENOUGH_AHEAD = "enough texts are encoded ahead"
     LATENTS_FULL = "the latents waiting for decode have reached their limit"
-    FAILED_HERE_BEFORE = "the ready tasks failed on this device before"
-    QUARANTINED = "its device failed repeatedly and is in cooldown"
+    FAILED_HERE_BEFORE = "the ready tasks failed before: they wait for another device, or until all others have started"
+    QUARANTINED = "its device failed repeatedly at the stage of the ready tasks and is in cooldown"
+    TOO_LITTLE_MEMORY = "several devices with no less memory ran out of it at the ready tasks"
+    AWAITING_WORKER = "the rest can only run on a worker that is being started"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -60,7 +62,7 @@ class FailureKind(StrEnum):
     ERROR = "error"
     """Unexpected: retried, on another device if possible."""
     OUT_OF_MEMORY = "out_of_memory"
-    """Retried with only the needed components resident, then on a device with more memory."""
+    """Retried with only the needed components resident, then on another device."""
     CANCELLED = "cancelled"
     """Stopped on request or returned by the worker: retried without being counted."""
 
@@ -73,14 +75,14 @@ class ClipStatus(StrEnum):
 
 
 class BreakerState(StrEnum):
-    """State of a device's circuit breaker; the value completes the sentence "worker w1 ..."."""
+    """State of a device's circuit breaker for a stage; the value completes the sentence "decode on w1 ..."."""
 
     CLOSED = "is back in service"
     """Normal operation."""
     OPEN = "is taken out of service"
-    """In cooldown: the device gets no tasks."""
+    """In cooldown: the device gets no tasks of the stage."""
     HALF_OPEN = "is tried again"
-    """Cooldown over: the device gets tasks, and one more failure opens the breaker again."""
+    """Cooldown over: the device gets such tasks, and one more failure opens the breaker again."""
 
 
 class BreakerReason(StrEnum):
@@ -95,9 +97,11 @@ class BreakerReason(StrEnum):
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class BreakerChange:
-    """The circuit breaker of a worker's device changed its state. Informs the user; no reaction is needed."""
+    """A circuit breaker of a worker's device changed its state. Informs the user; no reaction is needed."""
 
     worker: str
+    stage: Stage | None = None
+    """The stage that it is for; None in records of versions with one breaker for all stages."""
     state: BreakerState
     reason: BreakerReason
     cooldown_s: float = 0.0
@@ -108,4 +112,5 @@ class BreakerChange:
     def __str__(self) -> str:
         seconds = f" for {self.cooldown_s:.0f} s" if self.cooldown_s else ""
         last = f"; last failure: {self.last_failure}" if self.last_failure else ""
-        return f"{self.worker} {self.state}{seconds}, because {self.reason}{last}"
+        subject = self.worker if self.stage is None else f"{self.stage} on {self.worker}"
+        return f"{subject} {self.state}{seconds}, because {self.reason}{last}"

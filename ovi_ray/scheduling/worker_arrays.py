@@ -53,9 +53,9 @@ class WorkerArrays:
         self._in_service[position] = False
         self._free.append(position)
 
-    def set_in_service(self, position: int, in_service: bool) -> None:
-        """Whether sums include the worker."""
-        self._in_service[position] = in_service
+    def set_class(self, position: int, device_class: int) -> None:
+        """The stages that the worker may run have changed."""
+        self._device_class[position] = device_class
 
     def set_resident(self, position: int, resident: frozenset[Component]) -> None:
         """Components resident on the worker."""

@@ -1,5 +1,6 @@
 """The workers: what each holds and runs, where it stands, and what a task would cost on it."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,12 @@ from ovi.stages import STAGES, Stage, stages_of
 from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.allocation_lp import FloatArray
 from ovi_ray.scheduling.capabilities import Capabilities, Swap
-from ovi_ray.scheduling.circuit_breaker import CircuitBreaker
+from ovi_ray.scheduling.circuit_breaker import DeviceHealth
 from ovi_ray.scheduling.config import CircuitBreakerConfig
 from ovi_ray.scheduling.cost_model import CostModel
-from ovi_ray.scheduling.device_profile import COMPONENTS
+from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile
 from ovi_ray.scheduling.events import WorkerJoined
+from ovi_ray.scheduling.memory_limits import MemoryLimits
 from ovi_ray.scheduling.policies.base import IdleWorker
 from ovi_ray.scheduling.states import WORKER_TRANSITIONS, WorkerStatus, check_transition
 from ovi_ray.scheduling.worker_arrays import WorkerArrays
@@ -33,7 +35,10 @@ class WorkerState:
     slot: str
     """The device that it occupies, and its replacements after it."""
     device_class: int
-    breaker: CircuitBreaker
+    """Of the device without the stages that it is taken off."""
+    profile: DeviceProfile
+    """Of the device, with all of its stages."""
+    health: DeviceHealth
     """Of the slot."""
     resident: frozenset[Component]
     model_name: str
@@ -57,6 +62,10 @@ class WorkerState:
         """When its task should end."""
         return self.started_s + self.load_s + self.work_s
 
+    def runs(self, stage: Stage) -> bool:
+        """Whether its task is of a stage."""
+        return self.running is not None and self.running.task.stage is stage
+
     def move(self, status: WorkerStatus) -> None:
         """Change the status. Raises IllegalTransition."""
         allowed = WORKER_TRANSITIONS[self.status]
@@ -66,23 +75,24 @@ class WorkerState:
 
 
 class WorkerPool:
-    """All workers that are present, with the circuit breakers of all slots that ever had one."""
+    """All workers that are present, with the health of all slots that ever had one."""
 
     def __init__(self, costs: CostModel, breaker_config: CircuitBreakerConfig | None = None) -> None:
         self.costs = costs
         self.capabilities = Capabilities(costs)
         self.workers: dict[int, WorkerState] = {}
-        """Number -> worker in service."""
-        self.quarantined: dict[int, WorkerState] = {}
-        """Number -> worker out of service."""
+        """Number -> worker."""
+        self.expected: set[str] = set()
+        """Slots without a worker that may get one."""
         self.busy = 0
         self.preloading: dict[int, int] = {}
         """Kind -> workers that load its transformer ahead of its first clip."""
         self.arrays = WorkerArrays()
+        self.memory_limits = MemoryLimits()
         self._breaker_config = breaker_config or CircuitBreakerConfig()
         self._by_name: dict[str, WorkerState] = {}
         self._by_slot: dict[str, WorkerState] = {}
-        self._breakers: dict[str, CircuitBreaker] = {}
+        self._health: dict[str, DeviceHealth] = {}
         self._joined = 0
 
     # --- membership
@@ -102,32 +112,30 @@ class WorkerPool:
             name=event.worker,
             slot=event.slot,
             device_class=device_class,
-            breaker=self._breakers.setdefault(event.slot, CircuitBreaker(event.slot, self._breaker_config)),
+            profile=event.device,
+            health=self._health.setdefault(event.slot, DeviceHealth(event.slot, self._breaker_config)),
             resident=event.resident,
             model_name=event.model_name,
         )
         self.workers[number] = self._by_name[worker.name] = self._by_slot[worker.slot] = worker
+        self.expected.discard(worker.slot)
         return worker
 
     def remove(self, worker: WorkerState) -> None:
-        """The worker, which is not busy, is lost."""
+        """The worker, which is not busy, is lost. Another one may come in its slot."""
         worker.move(WorkerStatus.LOST)
-        self.workers.pop(worker.number, None)
-        self.quarantined.pop(worker.number, None)
-        del self._by_name[worker.name], self._by_slot[worker.slot]
+        del self.workers[worker.number], self._by_name[worker.name], self._by_slot[worker.slot]
         self.arrays.free(worker.position)
+        self.expected.add(worker.slot)
 
-    def quarantine(self, worker: WorkerState) -> None:
-        """Take an idle worker out of service: no sum and no search includes it."""
-        worker.move(WorkerStatus.QUARANTINED)
-        self.quarantined[worker.number] = self.workers.pop(worker.number)
-        self.arrays.set_in_service(worker.position, False)
-
-    def reinstate(self, worker: WorkerState) -> None:
-        """Put a quarantined worker back into service."""
-        worker.move(WorkerStatus.IDLE)
-        self.workers[worker.number] = self.quarantined.pop(worker.number)
-        self.arrays.set_in_service(worker.position, True)
+    def apply_health(self, worker: WorkerState) -> None:
+        """Take an idle worker off the stages whose breaker is open: it counts as a device that cannot run them."""
+        allowed = worker.profile.stages - worker.health.open_stages
+        profile = worker.profile
+        if allowed != profile.stages:
+            profile = dataclasses.replace(profile, stages=allowed)
+        worker.device_class = self.capabilities.register(profile)
+        self.arrays.set_class(worker.position, worker.device_class)
 
     def find(self, name: str) -> WorkerState | None:
         """The worker of this name, or None."""
@@ -137,9 +145,9 @@ class WorkerPool:
         """The worker in a slot, or None."""
         return self._by_slot.get(slot)
 
-    def breaker(self, slot: str) -> CircuitBreaker:
-        """The circuit breaker of a slot that has had a worker."""
-        return self._breakers[slot]
+    def health(self, slot: str) -> DeviceHealth:
+        """The circuit breakers of a slot that has had a worker."""
+        return self._health[slot]
 
     # --- tasks
 
@@ -180,7 +188,26 @@ class WorkerPool:
 
     def memory_gb(self, worker: WorkerState) -> float:
         """Memory of the worker's device."""
-        return self.costs.profiles[worker.device_class].memory_gb
+        return worker.profile.memory_gb
+
+    def apply_memory_limits(self) -> bool:
+        """Leave the kinds that several devices ran out of memory at to larger ones, if there is one that did not fail.
+
+        Returns whether that changed anything.
+        """
+        old, learned = self.capabilities.limits, self.memory_limits.limits()
+        if not old and not learned:
+            return False
+        self.capabilities.limits = {}  # so that `fits` is what the profiles say
+        self.capabilities.limits = {
+            (stage, kind): gb
+            for (stage, kind), gb in learned.items()
+            if any(
+                self.memory_gb(w) > gb and self.fits(w, stage, kind) and w.health.of(stage).is_trusted
+                for w in self.workers.values()
+            )
+        }
+        return old != self.capabilities.limits
 
     def present_classes(self) -> list[int]:
         """Device classes of the workers in service."""

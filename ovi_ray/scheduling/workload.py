@@ -8,13 +8,14 @@ workload = Workload(
 )
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ovi.stages import Stage
+from ovi.stages import INPUT_STAGES, STAGES, Stage, WorkItem
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -66,8 +67,18 @@ class StageInputs:
     """Distinct items."""
     of_clips: IntArray
     """[clips, n] items that each clip needs, NO_FRAME where it needs fewer."""
-    kinds: IntArray | None
+    kinds: IntArray | None = None
     """[count] the kind of clip whose cost each item has; None where the kind does not matter."""
+    tokens: IntArray | None = None
+    """[count] tokens of each item; None where they are not counted."""
+
+    def tokens_of(self, items: Sequence[int] | IntArray) -> float:
+        """Tokens of some items together; 1 each where they are not counted."""
+        return float(len(items) if self.tokens is None else self.tokens[list(items)].sum())
+
+    def fewest_tokens(self, items: int) -> float:
+        """Tokens of the shortest items together, so many of them."""
+        return float(items if self.tokens is None else np.sort(self.tokens)[:items].sum())
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -123,12 +134,13 @@ class Workload:
 
     def stage_inputs(self) -> dict[Stage, StageInputs]:
         """The items of each input stage."""
-        return {
-            Stage.ENCODE_TEXT: StageInputs(count=self.texts, of_clips=self.clip_texts, kinds=None),
-            Stage.ENCODE_FIRST_FRAME: StageInputs(
+        of_item = {
+            WorkItem.TEXT: StageInputs(count=self.texts, of_clips=self.clip_texts, tokens=self.text_tokens),
+            WorkItem.FIRST_FRAME: StageInputs(
                 count=self.first_frames, of_clips=self.frames_of_clips[:, None], kinds=self.first_frame_kind
             ),
         }
+        return {stage: of_item[STAGES[stage].item] for stage in INPUT_STAGES}
 
     def _problems(self) -> list[str]:
         if self.clip_texts.shape != (self.clips, TEXTS_PER_CLIP):

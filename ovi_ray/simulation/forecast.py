@@ -39,7 +39,7 @@ class Bottleneck:
     """A change that would end the job sooner."""
 
     what: str
-    """What limits the job, such as "decode on nvidia-24gb"."""
+    """The stage and class, or the class, that limits the job, such as "decode on nvidia-24gb"."""
     change: str
     """The change, such as "twice as fast"."""
     sooner: float

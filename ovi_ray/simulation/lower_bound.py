@@ -16,14 +16,15 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from ovi.config import Component
-from ovi.stages import STAGES, Stage
+from ovi.stages import CLIP_STAGES, STAGES, STAGES_WITH_LATENTS, Stage
 from ovi_ray.scheduling.allocation_lp import FloatArray
-from ovi_ray.scheduling.workload import NO_FRAME, TEXTS_PER_CLIP, Workload
+from ovi_ray.scheduling.workload import NO_FRAME, ClipKind, Workload
 from ovi_ray.simulation.virtual_cluster import VirtualDevice
 
 NEVER_S = 1e12
 """Seconds beyond which a job is said never to end."""
-_TEXT, _VAE = "text", "vae"  # what is loaded for a work type, besides the transformer of a model
+_SHARED = frozenset(component.value for component in Component if component is not Component.TRANSFORMER)
+"""Components that all models share; each has a transformer of its own."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -35,7 +36,7 @@ class _WorkType:
     amount: float
     """Tasks, or tokens for texts."""
     needs: str
-    """What is loaded for it: TEXT, VAE, or a model's name."""
+    """The weights that are loaded for it: a component that all models share, or the model whose transformer it is."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -58,9 +59,9 @@ class _Group:
         return self.device.actual_profile.prior_seconds(work_type.stage, spec.tflop(kind))
 
     def load_seconds(self, needs: str) -> float:
-        """To load what `needs` names."""
-        components = {_TEXT: [Component.TEXT_ENCODER], _VAE: [Component.VIDEO_VAE]}
-        return sum(self.device.actual_profile.load_seconds(c) for c in components.get(needs, [Component.TRANSFORMER]))
+        """To load the weights that `needs` names."""
+        component = Component(needs) if needs in _SHARED else Component.TRANSFORMER
+        return self.device.actual_profile.load_seconds(component)
 
     def effective(self, time: float) -> float:
         """Seconds of work at first speed that one device has had time for by `time`."""
@@ -100,13 +101,7 @@ def bound_problem(workload: Workload, devices: Sequence[VirtualDevice]) -> Bound
         if any(math.isfinite(g.seconds(work_type, workload)) for g in groups)
     ]
     seconds = np.array([[g.seconds(work_type, workload) for work_type in types] for g in groups])
-    first_denoise = 0.0
-    for j, work_type in enumerate(types):
-        if work_type.stage is Stage.ENCODE_TEXT:
-            tokens = int(np.sort(workload.text_tokens)[:TEXTS_PER_CLIP].sum())
-            first_denoise = min(
-                g.device.joins_at_s + g.load_seconds(_TEXT) + tokens * seconds[i, j] for i, g in enumerate(groups)
-            )
+    first_denoise = _first_inputs(workload, groups, types, seconds)
     fresh = not len(workload.clips_with_latents)
     return BoundProblem(
         work=tuple(types),
@@ -116,6 +111,23 @@ def bound_problem(workload: Workload, devices: Sequence[VirtualDevice]) -> Bound
         first_latents_s=first_denoise + _fastest(seconds, types, Stage.DENOISE) if fresh else 0.0,
         decode_s=_fastest(seconds, types, Stage.DECODE),
     )
+
+
+def _first_inputs(
+    workload: Workload, groups: Sequence[_Group], types: Sequence[_WorkType], seconds: FloatArray
+) -> float:
+    """Seconds before which the cheapest texts that a clip needs cannot be encoded; images are not counted."""
+    earliest, items = 0.0, workload.stage_inputs()
+    for j, work_type in enumerate(types):
+        if STAGES[work_type.stage].batched:
+            inputs = items[work_type.stage]
+            tokens = inputs.fewest_tokens(inputs.of_clips.shape[1])
+            ends = [
+                g.device.joins_at_s + g.load_seconds(work_type.needs) + tokens * seconds[i, j]
+                for i, g in enumerate(groups)
+            ]
+            earliest = max(earliest, min(ends))
+    return earliest
 
 
 def _fastest(seconds: FloatArray, types: Sequence[_WorkType], stage: Stage) -> float:
@@ -132,22 +144,31 @@ def _groups(devices: Sequence[VirtualDevice]) -> tuple[_Group, ...]:
 
 
 def _work_types(workload: Workload) -> list[_WorkType]:
-    kinds = range(len(workload.kinds))
+    """All work, less what kept latents save; texts count as work of the first kind."""
     fresh = np.ones(workload.clips, bool)
     fresh[workload.clips_with_latents] = False
-    tokens = float(workload.text_tokens[np.unique(workload.clip_texts[fresh])].sum())
-    frames = np.unique(workload.frames_of_clips[fresh])
-    frame_kinds = workload.first_frame_kind[frames[frames != NO_FRAME]]
-    types = [_WorkType(stage=Stage.ENCODE_TEXT, kind=0, amount=tokens, needs=_TEXT)]
-    for k in kinds:
-        model = workload.kinds[k].model_name
-        clips = workload.clip_kind == k
-        types += [
-            _WorkType(stage=Stage.ENCODE_FIRST_FRAME, kind=k, amount=float((frame_kinds == k).sum()), needs=_VAE),
-            _WorkType(stage=Stage.DENOISE, kind=k, amount=float((clips & fresh).sum()), needs=model),
-            _WorkType(stage=Stage.DECODE, kind=k, amount=float(clips.sum()), needs=_VAE),
-        ]
-    return [work_type for work_type in types if work_type.amount > 0]
+    amounts: list[tuple[Stage, int, float]] = []
+    for stage, inputs in workload.stage_inputs().items():
+        items = np.unique(inputs.of_clips[fresh])
+        items = items[items != NO_FRAME]
+        if STAGES[stage].batched:
+            amounts.append((stage, 0, inputs.tokens_of(items)))
+        else:
+            kinds = np.zeros(len(items), int) if inputs.kinds is None else inputs.kinds[items]
+            amounts += [(stage, k, float((kinds == k).sum())) for k in range(len(workload.kinds))]
+    for stage in CLIP_STAGES:
+        kinds = workload.clip_kind if stage in STAGES_WITH_LATENTS else workload.clip_kind[fresh]
+        amounts += [(stage, k, float((kinds == k).sum())) for k in range(len(workload.kinds))]
+    return [
+        _WorkType(stage=stage, kind=k, amount=amount, needs=_needs(stage, workload.kinds[k]))
+        for stage, k, amount in amounts
+        if amount > 0
+    ]
+
+
+def _needs(stage: Stage, kind: ClipKind) -> str:
+    component = STAGES[stage].main_component
+    return component.value if component in _SHARED else kind.model_name
 
 
 def makespan_bound(workload: Workload, devices: Sequence[VirtualDevice], *, tolerance: float = 1e-4) -> float:
@@ -259,12 +280,12 @@ def _windows(
     joins = group.device.joins_at_s
     loads = sum(group.load_seconds(n) for n in used)
     windows = [(frozenset(Stage), max(0.0, group.effective(end) - loads))]
-    models = [n for n in used if n not in (_TEXT, _VAE)]
+    models = [n for n in used if n not in _SHARED]
     if models:
         begin = max(problem.first_denoise_s, joins + min(group.load_seconds(n) for n in models))
         last = end - problem.decode_s
         windows.append((frozenset({Stage.DENOISE}), max(0.0, group.effective(last) - group.effective(begin))))
-    if _VAE in used:
+    if STAGES[Stage.DECODE].main_component in used:
         begin = max(problem.first_latents_s, joins)
         windows.append((frozenset({Stage.DECODE}), max(0.0, group.effective(end) - group.effective(begin))))
     return windows

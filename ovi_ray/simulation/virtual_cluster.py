@@ -15,8 +15,17 @@ from ovi.config import Component
 from ovi.stages import CLIP_STAGES, STAGES, Stage
 from ovi_ray.inputs.cluster_profile import ClusterProfile
 from ovi_ray.scheduling.actions import Action, Cancel, Finish, RunTask, WakeAt
-from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile
-from ovi_ray.scheduling.events import Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.device_profile import ALL_STAGES, COMPONENTS, DeviceProfile
+from ovi_ray.scheduling.events import (
+    Event,
+    SlotClosed,
+    TaskDone,
+    TaskFailed,
+    Tick,
+    WorkerExpected,
+    WorkerJoined,
+    WorkerLost,
+)
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
 from ovi_ray.scheduling.workload import Workload
@@ -26,6 +35,17 @@ _FAULTY_TASK_S = 1.0  # after which a task on a faulty device fails
 
 class SimulationError(Exception):
     """The scheduler broke a rule of the cluster, or the cluster cannot finish the job."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Fault:
+    """The failure of every task that starts on a device in a time, after a second."""
+
+    stages: frozenset[Stage] = ALL_STAGES
+    """Stages whose tasks fail."""
+    kind: FailureKind = FailureKind.ERROR
+    begins_s: float = 0.0
+    ends_s: float = float("inf")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -40,7 +60,9 @@ class VirtualDevice:
     joins_at_s: float = 0.0
     leaves_at_s: float = float("inf")
     faulty: tuple[tuple[float, float], ...] = ()
-    """(from, to) intervals in seconds: a task that starts inside one fails after a second."""
+    """(from, to) intervals in seconds: a task that starts inside one fails with an error after a second."""
+    faults: tuple[Fault, ...] = ()
+    """Other failures, by stage."""
     slowdowns: tuple[tuple[float, float], ...] = ()
     """(from this second on, how many times slower than at first), ascending."""
     jitter: float = 0.0
@@ -57,9 +79,12 @@ class VirtualDevice:
         """Profile that determines the times."""
         return self.actual or self.profile
 
-    def is_faulty(self, time: float) -> bool:
-        """Whether a task that starts at `time` fails."""
-        return any(begins <= time < ends for begins, ends in self.faulty)
+    def failure(self, stage: Stage, time: float) -> FailureKind | None:
+        """How a task that starts at `time` fails; None when it succeeds."""
+        if any(begins <= time < ends for begins, ends in self.faulty):
+            return FailureKind.ERROR
+        faults = (f.kind for f in self.faults if stage in f.stages and f.begins_s <= time < f.ends_s)
+        return next(faults, None)
 
     def varied(self, seconds: float, task: Task) -> float:
         """Seconds of a task that takes `seconds` on average, with jitter."""
@@ -139,17 +164,19 @@ class VirtualCluster:
         self._heap: list[tuple[float, int, str, int, Event]] = []
         self._sequence = 0
         self._devices: dict[str, _Device] = {}
+        self._inputs = workload.stage_inputs()
         self._kinds = dict.fromkeys(CLIP_STAGES, workload.clip_kind)  # stage -> [items] kind
-        for stage, inputs in workload.stage_inputs().items():
-            if inputs.kinds is not None:
-                self._kinds[stage] = inputs.kinds
+        self._kinds |= {stage: inputs.kinds for stage, inputs in self._inputs.items() if inputs.kinds is not None}
         self._seconds: dict[tuple[int, Stage, int], float] = {}  # by the identity of a profile, which the devices keep
         self._allowed: set[tuple[int, Stage, int | None, frozenset[Component]]] = set()
         for spec in devices:
             self._devices[spec.name] = _Device(spec)
+            if spec.joins_at_s > 0:
+                self._push(0.0, spec.name, 0, WorkerExpected(slot=spec.name))
             self._push(spec.joins_at_s, spec.name, 0, WorkerJoined(worker=spec.name, device=spec.profile))
             if spec.leaves_at_s != float("inf"):
                 self._push(spec.leaves_at_s, spec.name, -1, WorkerLost(worker=spec.name, crashed=False))
+                self._push(spec.leaves_at_s, spec.name, -1, SlotClosed(slot=spec.name))
 
     def _push(self, time: float, name: str, token: int, event: Event) -> None:
         self._sequence += 1
@@ -206,11 +233,9 @@ class VirtualCluster:
         load = self._load(device, action)
         end = device.spec.work_ends(now + load, seconds)
         event: Event = TaskDone(worker=action.worker, task=action.task, seconds=end - now - load, load_seconds=load)
-        if device.spec.is_faulty(now):
+        if (failure := device.spec.failure(action.task.stage, now)) is not None:
             end = now + load + _FAULTY_TASK_S
-            event = TaskFailed(
-                worker=action.worker, task=action.task, kind=FailureKind.ERROR, message="the device is faulty"
-            )
+            event = TaskFailed(worker=action.worker, task=action.task, kind=failure, message="the device is faulty")
         device.running = action
         device.token += 1
         self._push(end, action.worker, device.token, event)
@@ -232,7 +257,7 @@ class VirtualCluster:
         if not task.items:
             return 0.0
         if kind is None:
-            tokens = int(self.workload.text_tokens[list(task.items)].sum())
+            tokens = self._inputs[task.stage].tokens_of(task.items)
             return actual.prior_seconds(task.stage, STAGES[task.stage].tflop(self.workload.kinds[0]) * tokens)
         key = (id(actual), task.stage, kind)
         if key not in self._seconds:
@@ -241,7 +266,7 @@ class VirtualCluster:
 
     def _kind(self, task: Task) -> int | None:
         """The kind of clip that a task is for; None for texts and preloads."""
-        if not task.items or STAGES[task.stage].batched:
+        if not task.items or task.stage not in self._kinds:
             return None
         return int(self._kinds[task.stage][task.items[0]])
 

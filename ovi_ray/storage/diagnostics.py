@@ -11,6 +11,8 @@ PROBE_BYTES = 1 << 20
 """Size of the file that `write_problem` tries to write, about that of a small video: a nearly full disk must fail."""
 
 _UNREACHABLE = ("no answer for", "error sending request", "Connection refused", "operation timed out", "timed out")
+_ACCESS_DENIED = "access is denied: there are no credentials, or they do not allow it"
+_BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "500 Internal", "502 Bad", "503 Service", "504 Gateway")
 _REASONS = (
     (
         ("NoSuchBucket", "bucket does not exist", "The specified container does not exist"),
@@ -38,11 +40,11 @@ _REASONS = (
     ),
     (
         ("AccessDenied", "403 Forbidden", "lacked the necessary privileges", "Permission denied"),
-        "access is denied: there are no credentials, or they do not allow it",
+        _ACCESS_DENIED,
     ),
     (("libjvm", "libhdfs"), "HDFS needs Java and Hadoop: set JAVA_HOME, HADOOP_HOME and CLASSPATH"),
 )
-"""What marks an error in the text of a store or its client, and the reason in plain words; the first match counts."""
+"""Marks of an error in the text of a store or its client, and the reason in plain words; the first match counts."""
 
 _STORAGE_ERRNOS = frozenset(
     {
@@ -61,8 +63,31 @@ _STORAGE_ERRNOS = frozenset(
 )
 
 
+_GONE_ERRNOS = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.EPERM,
+        errno.EACCES,
+        errno.EBUSY,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.EPIPE,
+        errno.EREMOTEIO,
+        errno.ENOKEY,
+        errno.EKEYEXPIRED,
+        errno.EKEYREVOKED,
+        errno.EKEYREJECTED,
+    }
+)
+"""What else a share says that was unmounted, or whose ticket has expired. Of an input, these say something of the one file."""
+
+
 def plain_reason(error: OSError) -> str:
-    """What is wrong, and how to fix it where that is known; else what the system or the store says."""
+    """The problem, and how to fix it where that is known; else what the system or the store says."""
     if error.strerror and error.__cause__ is None:
         return error.strerror
     text = _text(error)
@@ -73,6 +98,45 @@ def plain_reason(error: OSError) -> str:
 def is_unreachable(error: OSError) -> bool:
     """Whether the store as a whole cannot be reached now, rather than this one file."""
     return any(mark in _text(error) for mark in _UNREACHABLE)
+
+
+def away_reason(path: Location) -> str:
+    """Why the storage of a file is away as a whole; "" where it answers, whatever it says of the file itself.
+
+    Asks the storage: on a disk for the folder of the file, in a store for the file.
+    """
+    local = path.parent.local_path
+    try:
+        if local is None:
+            path.stat()
+        else:
+            with os.scandir(local) as entries:
+                next(entries, None)
+    except FileNotFoundError as error:
+        return "" if local is None else f"{local}: {error.strerror}"
+    except OSError as error:
+        return "" if local is None and not _is_away(error) else f"{local or path.bucket}: {plain_reason(error)}"
+    return ""
+
+
+def _is_away(error: OSError) -> bool:
+    """Whether what a store says is true of every file in it: it does not answer, or accepts nobody."""
+    text = _text(error)
+    return any(mark in text for mark in _BUSY) or any(
+        mark in text for marks, reason in _REASONS if reason != _ACCESS_DENIED for mark in marks
+    )
+
+
+def output_error(error: BaseException | None) -> str:
+    """Why the output failed, if the system or the store says so anywhere in the causes of an exception; "" otherwise."""
+    while error is not None:
+        if isinstance(error, StorageUnavailable):
+            return str(error)
+        number = getattr(error, "errno", None)
+        if number in _STORAGE_ERRNOS or number in _GONE_ERRNOS:
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def storage_error(error: BaseException | None) -> str:
@@ -101,5 +165,5 @@ def write_problem(folder: Location) -> str:
 
 
 def _text(error: OSError) -> str:
-    """What the store or its client says, with the details that `StorageUnavailable` leaves out; else the error's own text."""
+    """The text of the store or its client, with details that `StorageUnavailable` leaves out; else the error's own text."""
     return str(error.__cause__ or "") or str(error)

@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TypeVar
@@ -77,7 +78,11 @@ class HdfsStore:
             lambda store, path: store.get_file_info(fs.FileSelector(path, allow_not_found=True)),
             self._timeouts.list_s,
         )
-        return (FileEntry(name=info.base_name, size=info.size) for info in infos if info.type == fs.FileType.File)
+        return (
+            FileEntry(name=info.base_name, size=info.size, mtime=info.mtime_ns / 1e9)
+            for info in infos
+            if info.type == fs.FileType.File
+        )
 
     def read(self, key: str) -> bytes:
         """See Store."""
@@ -93,9 +98,9 @@ class HdfsStore:
         """See Store."""
         self._write(key, lambda: BytesIO(content), len(content))
 
-    def upload(self, key: str, source: Path) -> None:
+    def upload(self, key: str, source: Path, aside: str | None = None) -> None:
         """See Store."""
-        self._write(key, lambda: source.open("rb"), source.stat().st_size)
+        self._write(key, lambda: source.open("rb"), source.stat().st_size, aside)
 
     def delete(self, key: str) -> None:
         """See Store."""
@@ -116,11 +121,10 @@ class HdfsStore:
 
     # -- requests --------------------------------------------------------------------------------------------------
 
-    def _write(self, key: str, source: Callable[[], IO[bytes]], size: int) -> None:
+    def _write(self, key: str, source: Callable[[], IO[bytes]], size: int, aside: str | None = None) -> None:
         """Write under a temporary name and rename: HDFS shows a file from its first byte on."""
-        unfinished = posixpath.join(
-            posixpath.dirname(key), f"{UNFINISHED_PREFIX}{uuid4().hex[:8]}.{posixpath.basename(key)}"
-        )
+        folder = posixpath.dirname(key) if aside is None else aside
+        unfinished = posixpath.join(folder, f"{UNFINISHED_PREFIX}{uuid4().hex[:8]}.{posixpath.basename(key)}")
         try:
             limit_s = self._timeouts.transfer_s(size)
             written = self._ask(unfinished, lambda store, path: _copy(source, store, path), limit_s)
@@ -128,7 +132,8 @@ class HdfsStore:
                 raise StorageUnavailable(f"{self.uri(key)}: {written} of {size} bytes arrived")
             self.rename(unfinished, key)
         finally:
-            self.delete(unfinished)
+            with suppress(OSError):  # must not hide why the write failed
+                self.delete(unfinished)
 
     def _chunks(self, key: str) -> Iterator[bytes]:
         source = self._ask(key, lambda store, path: store.open_input_file(path))

@@ -3,7 +3,9 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 
 from ovi.files import atomic_writer
 from ovi_ray.storage.store import FileEntry, FileKind, FileStat
@@ -48,8 +50,10 @@ class LocalStore:
             return
         with os.scandir(key) as entries:
             for entry in entries:
-                if entry.is_file():
-                    yield FileEntry(name=entry.name, size=entry.stat().st_size)
+                with suppress(FileNotFoundError):  # removed just now
+                    status = entry.stat()
+                    if S_ISREG(status.st_mode):
+                        yield FileEntry(name=entry.name, size=status.st_size, mtime=status.st_mtime)
 
     def read(self, key: str) -> bytes:
         """See Store."""
@@ -64,9 +68,9 @@ class LocalStore:
         with atomic_writer(Path(key)) as unfinished:
             unfinished.write_bytes(content)
 
-    def upload(self, key: str, source: Path) -> None:
+    def upload(self, key: str, source: Path, aside: str | None = None) -> None:
         """See Store."""
-        with atomic_writer(Path(key)) as unfinished:
+        with atomic_writer(Path(key), Path(aside) if aside else None) as unfinished:
             shutil.copyfile(source, unfinished)
 
     def delete(self, key: str) -> None:

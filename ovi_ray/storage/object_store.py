@@ -90,7 +90,7 @@ class ObjectStore:
                 if "/" in name:
                     offset = f"{prefix}{name.partition('/')[0]}/{_LAST_CHARACTER}"
                     break
-                yield FileEntry(name=name, size=found["size"])
+                yield FileEntry(name=name, size=found["size"], mtime=found["last_modified"].timestamp())
             else:
                 return
 
@@ -117,8 +117,8 @@ class ObjectStore:
         with self._errors(key):
             obstore.put(self._large, key, content, chunk_size=CHUNK_BYTES)
 
-    def upload(self, key: str, source: Path) -> None:
-        """See Store."""
+    def upload(self, key: str, source: Path, aside: str | None = None) -> None:
+        """See Store. Incomplete objects are never shown."""
         with self._errors(key):
             obstore.put(self._large, key, source, chunk_size=CHUNK_BYTES)
 

@@ -11,12 +11,13 @@ from typing import Any, Self
 import pyarrow as pa
 
 from ovi.files import UNFINISHED_PREFIX, atomic_writer
+from ovi_ray.printing import is_utf8
 from ovi_ray.storage.local_store import LocalStore
 from ovi_ray.storage.scratch import scratch_folder
 from ovi_ray.storage.store import ConditionalStore, FileEntry, FileKind, FileStat, Store
 from ovi_ray.storage.uris import SCHEMES, is_uri, open_uri
 
-FILES = pa.schema([("name", pa.string()), ("size", pa.int64())])
+FILES = pa.schema([("name", pa.string()), ("size", pa.int64()), ("mtime", pa.float64())])
 BATCH_ROWS = 64 * 1024
 _LOCAL = LocalStore()
 _SCHEME = re.compile(r"\w[\w+.-]*://")
@@ -139,9 +140,9 @@ class Location:
         """Copy a file to a local path. An incomplete `target` may remain when it raises."""
         self.store.download(self.key, target)
 
-    def upload(self, source: Path) -> None:
-        """Create or replace a file from a local one, atomically."""
-        self.store.upload(self.key, source)
+    def upload(self, source: Path, aside: Self | None = None) -> None:
+        """Create or replace a file from a local one, atomically. `aside` is a folder for it while it is incomplete."""
+        self.store.upload(self.key, source, None if aside is None else aside.key)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove a file."""
@@ -151,7 +152,10 @@ class Location:
 
     def rename(self, name: str) -> Self:
         """Give a file another name in its folder, and return the new path."""
-        target = self.with_name(name)
+        return self.move(self.with_name(name))
+
+    def move(self, target: Self) -> Self:
+        """Give a file another path in its store, and return that."""
         self.store.rename(self.key, target.key)
         return target
 
@@ -161,13 +165,15 @@ class Location:
 
 
 PathOrUri = str | Path | Location
-"""What public functions take; `to_location` makes a `Location` of it."""
+"""The type that public functions take; `to_location` makes a `Location` of it."""
 
 
 def to_location(given: PathOrUri) -> Location:
     """The location that a path or URI names. Raises ValueError, which says what would be right."""
     if isinstance(given, Location):
         return given
+    if not is_utf8(str(given)):
+        raise ValueError("a path whose name is UTF-8: rename the file or the folder")
     if isinstance(given, str) and is_uri(given):
         return Location(*open_uri(given))
     if isinstance(given, str) and (scheme := _SCHEME.match(given)):
@@ -183,7 +189,7 @@ def resolve_path(given: PathOrUri, folder: Location) -> Location:
         path = Path(given).expanduser()
     except RuntimeError:  # `~name` of a user that does not exist: a file may be called so
         path = Path(given)
-    return to_location(path) if path.is_absolute() else folder / path
+    return to_location(path if path.is_absolute() else str(folder / path))
 
 
 @contextmanager
@@ -202,29 +208,35 @@ def local_copy(source: Location) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(target: Location) -> Iterator[Path]:
-    """Yield a local path to write to; when the block succeeds, the file is complete as `target`. Raises OSError."""
+def atomic_write(target: Location, aside: Location | None = None) -> Iterator[Path]:
+    """Yield a local path to write to; when the block succeeds, the file is complete as `target`. Raises OSError.
+
+    Until then it has a temporary name beside `target`, or in the folder `aside` of the same file system.
+    """
     if (local := target.local_path) is None:
-        with staged_file(target) as staged:
+        with staged_file(target, aside) as staged:
             yield staged
         return
-    with atomic_writer(local) as unfinished:
+    with atomic_writer(local, None if aside is None else aside.local_path) as unfinished:
         yield unfinished
 
 
 @contextmanager
-def staged_file(target: Location) -> Iterator[Path]:
+def staged_file(target: Location, aside: Location | None = None) -> Iterator[Path]:
     """As `atomic_write`, for writers that are atomic themselves: on a disk they write `target` directly."""
     if (local := target.local_path) is not None:
         yield local
         return
     with scratch_folder() as folder:
         yield folder / target.name
-        target.upload(folder / target.name)
+        target.upload(folder / target.name, aside)
 
 
 def list_files(folder: Location, suffix: str) -> pa.Table:
-    """Names and sizes (`FILES`) of the files in a folder with a suffix, hidden ones left out; none without the folder."""
+    """Names and sizes (`FILES`) of the files in a folder with a suffix; none without the folder.
+
+    Hidden files are left out, and those whose names are not UTF-8, which this program never writes.
+    """
     return pa.Table.from_batches(_batches(folder.files(), suffix), FILES)
 
 
@@ -243,12 +255,14 @@ def _batches(entries: Iterator[FileEntry], suffix: str) -> Iterator[pa.RecordBat
     """A bounded number of Python objects at a time."""
     names: list[str] = []
     sizes: list[int] = []
+    times: list[float] = []
     for entry in entries:
-        if entry.name.startswith(".") or not entry.name.endswith(suffix):
+        if entry.name.startswith(".") or not entry.name.endswith(suffix) or not is_utf8(entry.name):
             continue
         names.append(entry.name)
         sizes.append(entry.size)
+        times.append(entry.mtime)
         if len(names) == BATCH_ROWS:
-            yield pa.record_batch([names, sizes], schema=FILES)
-            names, sizes = [], []
-    yield pa.record_batch([names, sizes], schema=FILES)
+            yield pa.record_batch([names, sizes, times], schema=FILES)
+            names, sizes, times = [], [], []
+    yield pa.record_batch([names, sizes, times], schema=FILES)

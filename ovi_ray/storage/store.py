@@ -38,6 +38,8 @@ class FileEntry:
     name: str
     size: int
     """Bytes."""
+    mtime: float
+    """Time of change, as in `FileStat`."""
 
 
 class PreconditionFailed(OSError):
@@ -64,7 +66,7 @@ class Store(Protocol):
         """Where a file is on this machine; None in a store that is reached over a network."""
 
     def kind(self, key: str) -> FileKind:
-        """What there is under a key. In object stores a folder exists while a file is in it; the root always does."""
+        """The kind of thing under a key. In object stores a folder exists while a file is in it; the root always does."""
 
     def stat(self, key: str) -> FileStat:
         """Size and time of change of a file."""
@@ -81,8 +83,11 @@ class Store(Protocol):
     def write(self, key: str, content: bytes) -> None:
         """Create or replace a file. Readers see all of the old content or all of the new, never a part."""
 
-    def upload(self, key: str, source: Path) -> None:
-        """Create or replace a file from a local one, as atomically as `write`."""
+    def upload(self, key: str, source: Path, aside: str | None = None) -> None:
+        """Create or replace a file from a local one, as atomically as `write`.
+
+        Stores that show incomplete files have them in the folder `aside`, by default beside the file.
+        """
 
     def delete(self, key: str) -> None:
         """Remove a file; a missing one is no error."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ovi import OviPipeline
 from ovi.attention import AttentionBackend
 from ovi.config import Component, SamplingParams
-from ovi.errors import DenoiseStopped
+from ovi.errors import CheckpointError, DenoiseStopped, MediaError
 from ovi.media.video import VideoWriter, frames_to_uint8, write_poster
 from ovi.memory.plan import MemoryMode
 from ovi.memory.release import release_memory
@@ -24,8 +24,10 @@ from ovi.sampling.denoise import DenoiseState
 from ovi.stages import STAGES, Stage
 from ovi.types import Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat
+from ovi.weights.layout import ARCHITECTURE
 from ovi_ray.devices.memory import component_sizes, plan_device
 from ovi_ray.devices.probe import describe_device
+from ovi_ray.errors import InputAway, StorageUnavailable
 from ovi_ray.protocol.messages import (
     Activity,
     Decode,
@@ -38,11 +40,12 @@ from ovi_ray.protocol.messages import (
     WorkerInfo,
 )
 from ovi_ray.scheduling.device_profile import DeviceProfile
+from ovi_ray.storage.diagnostics import away_reason
 from ovi_ray.storage.paths import staged_file, to_location
 from ovi_ray.storage.scratch import remove_old_scratch
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
-from ovi_ray.workers.failures import failure_of, is_out_of_memory
+from ovi_ray.workers.failures import failure_of, is_out_of_memory, output_errors
 from ovi_ray.workers.first_frame import first_frame_file
 from ovi_ray.workers.oom_fallback import DENOISE_STEPS, FULL, FallbackStep, decode_steps, run_with_fallback
 from ovi_ray.workers.tensor_files import load_tensors
@@ -111,6 +114,7 @@ class Worker:
         self._failed_decodes: set[str] = set()  # paths of videos whose decode ran out of memory on this worker
         self._stopped_number = 0  # of the request that was asked to stop
         self._saves_on_stop = False
+        self._has_told_of_posters = False
         self._activity = Activity(done=0, total=0)
 
     # -- control: answered while a task runs -----------------------------------------------------------------------
@@ -168,6 +172,16 @@ class Worker:
         return (report, *outputs) if num_outputs else report
 
     def _make_resident(self, request: TaskRequest) -> None:
+        """Load what a task needs. Raises InputAway where the weights cannot be read because their storage is away."""
+        try:
+            self._load(request)
+        except (OSError, CheckpointError) as error:
+            reason = away_reason(to_location(self._config.ckpt_dir) / ARCHITECTURE)
+            if reason and not isinstance(error, InputAway):
+                raise InputAway(str(to_location(self._config.ckpt_dir) / ARCHITECTURE), reason) from error
+            raise
+
+    def _load(self, request: TaskRequest) -> None:
         if request.model_name and request.model_name != self._pipeline.spec.name:
             self._checkpoint(request.model_name)
             self._pipeline.use_model(request.model_name)
@@ -176,7 +190,10 @@ class Worker:
 
     def _checkpoint(self, model_name: str) -> Path:
         """The checkpoint folder with the files of a model: the given one, or the local copy of one in an object store."""
-        return local_checkpoint(to_location(self._config.ckpt_dir), [model_name], self._config.weights)
+        try:
+            return local_checkpoint(to_location(self._config.ckpt_dir), [model_name], self._config.weights)
+        except StorageUnavailable as error:
+            raise InputAway(self._config.ckpt_dir, str(error)) from error
 
     def _put_away(self, components: frozenset[Component]) -> None:
         if self._offloads:
@@ -286,13 +303,14 @@ class Worker:
         """Decode latents from the input, or from their file if there is none."""
         if inputs:
             return self._decode_with_fallback(work, Latents(**unpack(inputs[0])), {})
-        tensors, facts = load_tensors(to_location(work.latents_path), clip_id=work.clip_id)
+        with output_errors():
+            tensors, facts = load_tensors(to_location(work.latents_path), clip_id=work.clip_id)
         return self._decode_with_fallback(work, Latents(**tensors), facts)
 
     def _decode_with_fallback(self, work: Decode, latents: Latents, facts: Facts) -> _Result:
         steps = decode_steps(failed_here_before=work.video_path in self._failed_decodes)
         try:
-            step, decoded = run_with_fallback(
+            step, (decoded, notes) = run_with_fallback(
                 steps, lambda step: self._decode_to_file(work, latents, step), is_out_of_memory
             )
         except Exception as error:
@@ -300,21 +318,23 @@ class Worker:
                 self._failed_decodes.add(work.video_path)
             raise
         self._failed_decodes.discard(work.video_path)
-        return _Result(facts={**facts, **decoded}, notes=tuple(_fallback_note(work.clip_id, "decoded", step)))
+        notes += _fallback_note(work.clip_id, "decoded", step)
+        return _Result(facts={**facts, **decoded}, notes=tuple(notes))
 
-    def _decode_to_file(self, work: Decode, latents: Latents, step: FallbackStep) -> Facts:
+    def _decode_to_file(self, work: Decode, latents: Latents, step: FallbackStep) -> tuple[Facts, list[str]]:
+        """Returns the facts of the video, and what the user should know."""
         self._make_room(step, Stage.DECODE)
         pipeline = self._pipeline.on_cpu() if step.on_cpu else self._pipeline
         audio = pipeline.decode_audio(latents.audio)
-        with staged_file(to_location(work.video_path)) as path:
-            self._write_video(work, path, audio, pipeline.decode_video(latents.video, step.tiling))
+        with output_errors(), staged_file(to_location(work.video_path)) as path:
+            notes = self._write_video(work, path, audio, pipeline.decode_video(latents.video, step.tiling))
             size = path.stat().st_size
-        return {"num_frames": work.num_frames, "num_samples": len(audio), "video_bytes": size}
+        return {"num_frames": work.num_frames, "num_samples": len(audio), "video_bytes": size}, notes
 
     def _write_video(
         self, work: Decode, path: Path, audio: NDArray[np.float32], chunks: Iterator[torch.Tensor]
-    ) -> None:
-        """Write frames as they are decoded, and the middle one as the poster."""
+    ) -> list[str]:
+        """Write frames as they are decoded, and the middle one as the poster. Returns what the user should know."""
         writer = VideoWriter(
             path,
             audio=audio,
@@ -323,16 +343,26 @@ class Worker:
             threads=self._config.num_threads,
             num_frames=work.num_frames,
         )
-        num_frames = 0
+        num_frames, notes = 0, list[str]()
         with writer:
             for chunk in chunks:
                 frames = frames_to_uint8(chunk)
                 if num_frames <= work.num_frames // 2 < num_frames + len(frames):
-                    with staged_file(to_location(work.poster_path)) as poster:
-                        write_poster(poster, frames[work.num_frames // 2 - num_frames])
+                    notes += self._write_poster(work, frames[work.num_frames // 2 - num_frames])
                 writer.write(frames)
                 num_frames += len(frames)
                 self._on_step(num_frames, work.num_frames)
+        return notes
+
+    def _write_poster(self, work: Decode, frame: NDArray[np.uint8]) -> list[str]:
+        """Write the poster; a note, once, where that fails: the video is what counts."""
+        try:
+            with staged_file(to_location(work.poster_path)) as poster:
+                write_poster(poster, frame)
+        except (OSError, MediaError) as error:
+            is_known, self._has_told_of_posters = self._has_told_of_posters, True
+            return [] if is_known else [f"clip {work.clip_id} has no poster, and others may have none either: {error}"]
+        return []
 
     def _on_step(self, done: int, total: int) -> None:
         self._activity = Activity(done=done, total=total)

@@ -1,5 +1,7 @@
 """Checkpoints of a running denoise: its solver state at intervals, its latents at the end."""
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,10 +10,12 @@ from torch import Tensor
 
 from ovi.sampling.denoise import DenoiseState
 from ovi.types import Latents
-from ovi_ray.errors import LatentsUnusable
+from ovi_ray.errors import LatentsUnusable, OutputUnavailable
+from ovi_ray.output.broken_files import set_aside
 from ovi_ray.protocol.messages import Denoise
 from ovi_ray.storage.diagnostics import storage_error
 from ovi_ray.storage.paths import to_location
+from ovi_ray.workers.failures import output_errors
 from ovi_ray.workers.tensor_files import Facts, load_tensors, save_tensors
 
 
@@ -39,6 +43,7 @@ class DenoiseCheckpointer:
         """The state to resume from, if an earlier task left a checkpoint."""
         found = self._load(self._work.checkpoint_path)
         if found is None:
+            self._check_folder()
             return None
         state = DenoiseState.from_tensors(found[0])
         self._saved_step = state.step
@@ -75,14 +80,25 @@ class DenoiseCheckpointer:
                 to_location(self._work.checkpoint_path).unlink(missing_ok=True)
 
     def _load(self, path: str) -> tuple[dict[str, Tensor], Facts] | None:
-        if not path or not to_location(path).exists():
+        if not path:
             return None
-        try:
-            return load_tensors(to_location(path), clip_id=self._work.clip_id)
-        except LatentsUnusable as error:
-            self.notes.append(f"{error}; the clip is denoised again")
-            to_location(path).unlink(missing_ok=True)
-            return None
+        with output_errors():
+            file = to_location(path)
+            if not file.exists():
+                return None
+            try:
+                return load_tensors(file, clip_id=self._work.clip_id)
+            except LatentsUnusable as error:
+                self.notes.append(f"{error}; the clip is denoised again")
+                with suppress(FileNotFoundError):
+                    set_aside(file)
+                return None
+
+    def _check_folder(self) -> None:
+        """Without the folder nothing is known of the checkpoint, and its steps would be lost. Raises OutputUnavailable."""
+        folder = to_location(self._work.checkpoint_path).parent
+        if self._work.checkpoint_path and folder.is_local and not folder.is_dir():
+            raise OutputUnavailable(f"{folder}: {os.strerror(errno.ENOENT)}")
 
     def _save(self, path: str, tensors: dict[str, Tensor], facts: Facts) -> bool:
         if not path:

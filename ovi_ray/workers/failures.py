@@ -1,14 +1,16 @@
 """Classifies exceptions of a task: whose fault it is, and what the driver should do about it."""
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from ovi.errors import CheckpointError, DenoiseStopped, InvalidRequest
-from ovi_ray.errors import LatentsUnusable
+from ovi.errors import DenoiseStopped, InvalidRequest, MediaError
+from ovi_ray.errors import InputAway, LatentsUnusable, OutputUnavailable
 from ovi_ray.protocol.messages import Failure, FailureCause
 from ovi_ray.scheduling.task import FailureKind
-from ovi_ray.storage.diagnostics import storage_error
+from ovi_ray.storage.diagnostics import output_error
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # HIP's and the CPU allocator's have no class of their own
 
@@ -41,12 +43,30 @@ def failure_of(error: Exception) -> Failure:
         message=str(error) or type(error).__name__,
         traceback=traceback.format_exc(),
         cause=cause,
+        input_path=error.path if isinstance(error, InputAway) else "",
     )
 
 
+@contextmanager
+def output_errors() -> Iterator[None]:
+    """What the system or the store says of a file in the output folder, in this block, is an OutputUnavailable."""
+    try:
+        yield
+    except OutputUnavailable:
+        raise
+    except OSError as error:
+        raise OutputUnavailable(str(error)) from error
+    except MediaError as error:
+        if reason := output_error(error):
+            raise OutputUnavailable(str(error) or reason) from error
+        raise
+
+
 def _cause(error: BaseException) -> FailureCause:
-    if isinstance(error, LatentsUnusable):
-        return FailureCause.LATENTS
-    if isinstance(error, CheckpointError):  # of this machine's copy of the weights: another machine may succeed
-        return FailureCause.TASK
-    return FailureCause.STORAGE if storage_error(error) else FailureCause.TASK
+    match error:
+        case LatentsUnusable():
+            return FailureCause.LATENTS
+        case OutputUnavailable() | InputAway():
+            return FailureCause.STORAGE
+        case _:
+            return FailureCause.TASK

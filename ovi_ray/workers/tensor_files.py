@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ovi_ray.errors import LatentsUnusable
-from ovi_ray.storage.paths import Location, local_copy
+from ovi_ray.storage.paths import Location
 
 Facts = dict[str, Any]
 
@@ -31,10 +31,14 @@ def load_tensors(path: Location, *, clip_id: str) -> tuple[dict[str, Tensor], Fa
     Raises LatentsUnusable for a file that is missing, corrupt or of another clip, and OSError.
     """
     try:
-        with local_copy(path) as local, safetensors.safe_open(local, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (safetensors.SafetensorError, FileNotFoundError) as error:
+        content = path.read_bytes()  # read before it is examined: what cannot be read is not damaged
+        metadata = _metadata(content)
+        tensors = safetensors.torch.load(content)
+    except FileNotFoundError as error:
+        if path.parent.is_local and not path.parent.is_dir():
+            raise  # the folder is away: nothing is known of the file
+        raise LatentsUnusable(f"{path}: {error}") from None
+    except (safetensors.SafetensorError, ValueError) as error:
         raise LatentsUnusable(f"{path}: {error}") from None
     checksum = metadata.pop("sha256", "")
     if checksum != _checksum(tensors, metadata):
@@ -42,6 +46,14 @@ def load_tensors(path: Location, *, clip_id: str) -> tuple[dict[str, Tensor], Fa
     if metadata["clip_id"] != clip_id:
         raise LatentsUnusable(f"{path}: belongs to clip {metadata['clip_id']}; expected {clip_id}")
     return tensors, json.loads(metadata["facts"])
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The texts in the header of a safetensors file: its length in 8 bytes, then JSON. Raises ValueError."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    return {name: str(value) for name, value in dict(metadata).items()}
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

@@ -34,6 +34,8 @@ class Figures:
     """Clips without a row that says done."""
     undecodable: int
     denoise_steps_repeated: int
+    set_aside: int = 0
+    """Videos that were taken for damaged."""
 
     @property
     def are_right(self) -> bool:
@@ -62,6 +64,8 @@ class ChaosJob:
     """Address of the Ray cluster that drivers join; by default each starts its own."""
     hooks: dict[str, object] = field(default_factory=dict)
     """More settings of `worker_hooks` for the next drivers."""
+    verify: bool = False
+    """Whether the next drivers read every finished video."""
     driver: subprocess.Popen[str] | None = None
     runs: int = 0
 
@@ -99,6 +103,7 @@ class ChaosJob:
             checkpoint_s=self.checkpoint_s,
             silence_s=self.silence_s,
             address=self.address,
+            verify=self.verify,
         )
         with self.output_path.open("w", encoding="utf-8") as output:
             self.driver = subprocess.Popen(
@@ -192,6 +197,18 @@ class ChaosJob:
     def _hold_file(self, stage: str) -> Path:
         return self.log / f"hold.{stage}"
 
+    # -- storage that fails ----------------------------------------------------------------------------------------
+
+    def let_output_fail(self, error: str) -> None:
+        """From now on, everything that is asked of the output fails: `error` is the name of a number in `errno`."""
+        aside = self.log / "output.away.aside"
+        aside.write_text(f"{error}\n{self.out}", encoding="utf-8")
+        aside.replace(self.log / "output.away")
+
+    def let_output_work(self) -> None:
+        """The output is back."""
+        (self.log / "output.away").unlink(missing_ok=True)
+
     # -- figures ---------------------------------------------------------------------------------------------------
 
     def steps_done(self) -> int:
@@ -218,6 +235,7 @@ class ChaosJob:
             lost=self.clips - len(done),
             undecodable=sum(not output.decodes(video) for video in videos),
             denoise_steps_repeated=self.steps_done() - self.clips * self.steps,
+            set_aside=sum(name.endswith(".mp4") for name in output.names("broken")),
         )
 
 

@@ -1,6 +1,8 @@
-"""`make chaos`: random kills during a long job, then the same command until it is finished. The last line is JSON.
+"""`make chaos`: random kills during a long job with a worker that always runs out of memory at denoise, then the same command
+until it is finished. The last line is JSON.
 
-Exit code 1 when a clip is lost, doubled or undecodable, or when more was denoised twice than is documented.
+Exit code 1 when a clip is lost, doubled or undecodable, when a good video was set aside, or when more was denoised twice than
+is documented.
 """
 
 import argparse
@@ -11,7 +13,8 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +26,9 @@ MAX_STEPS_BETWEEN = 30  # denoising steps of all workers, between two kills
 MAX_WAIT_S = 60.0  # for these steps
 MAX_QUIET_RUNS = 5  # without a kill, to finish the job: a clip that crashed three workers alone waits for the next run
 FROZEN_S = 20.0  # of silence, after which a frozen worker is replaced
+AWAY_S = (1.0, 20.0)  # for which the output fails
+AWAY = ("ENOENT", "EPERM", "EACCES", "ESTALE", "EIO", "ENOTCONN", "ETIMEDOUT", "EROFS", "EDQUOT", "ENOSPC")
+LOCKS = (".driver.lock", ".driver.lock/lease.json")  # on a disk, in a store
 
 
 class Chaos:
@@ -34,7 +40,11 @@ class Chaos:
         self._rng = rng
         self.kills = 0
         self.steps_allowed = 0
-        """Steps that may be denoised twice: one for each worker that dies, all of a clip for each file that is damaged."""
+        """Steps that may be denoised twice: one for each worker that dies, all of a clip for each file that is damaged.
+
+        And those that were taken while the output was away, which could not be saved.
+        """
+        self.videos_damaged = 0
 
     def steps_until_next(self) -> int:
         """Denoising steps of all workers until the next fault."""
@@ -49,6 +59,11 @@ class Chaos:
             self._kill_driver,
             self._stop_driver,
             self._corrupt_file,
+            self._let_output_fail,
+            self._let_output_fail,
+            self._move_output_away,
+            self._remove_lock,
+            self._verify_with_unreadable_videos,
         ]
         if self._nodes is not None:
             ways.append(self._replace_node)
@@ -95,8 +110,52 @@ class Chaos:
         output = self._job.output
         files = [*output.videos(), *output.latents()]
         if files:
-            output.truncate(self._rng.choice(files))
+            damaged = self._rng.choice(files)
+            output.truncate(damaged)
             self.steps_allowed += self._job.steps
+            self.videos_damaged += damaged.startswith("videos/")
+
+    def _let_output_fail(self) -> None:
+        """Everything that is asked of the output fails for a while: an unmounted share, an expired ticket, a full disk."""
+        error = self._rng.choice(AWAY)
+        self.tell(f"the output fails with {error}")
+        with self._output_away():
+            self._job.let_output_fail(error)
+            time.sleep(self._rng.uniform(*AWAY_S))
+            self._job.let_output_work()
+
+    def _move_output_away(self) -> None:
+        """The output folder is not there for a while, and neither is anything in its place."""
+        out = Path(self._job.out)
+        if "://" in self._job.out or not out.is_dir():
+            return
+        with self._output_away():
+            out.rename(out.with_name("away"))
+            time.sleep(self._rng.uniform(*AWAY_S))
+            out.with_name("away").rename(out)
+
+    @contextmanager
+    def _output_away(self) -> Iterator[None]:
+        """The output is away for the time of the block, in which nothing is saved: a worker that dies may cost its steps."""
+        before = self._job.steps_done()
+        yield
+        self.steps_allowed += self._job.steps_done() - before
+        self._count(workers=0)
+
+    def _remove_lock(self) -> None:
+        for lock in LOCKS:
+            with suppress(OSError):
+                self._job.output.remove(lock)
+        self._count(workers=0)
+
+    def _verify_with_unreadable_videos(self) -> None:
+        """Kill the driver; the next one reads every finished video, and cannot read half of them."""
+        self._kill_driver()
+        self._job.verify = True
+        self._job.hooks["unreadable"] = self.kills
+        self._job.start()
+        self._job.verify = False
+        del self._job.hooks["unreadable"]
 
     def _count(self, *, workers: int) -> None:
         self.kills += 1
@@ -122,11 +181,15 @@ def main() -> int:
         )
         ends.enter_context(closing(job))
         chaos = Chaos(job, nodes, random.Random(options.seed))
+        if options.out_of_memory:
+            job.hooks["out_of_memory"] = "any"
         _run(job, chaos, options.kills)
         figures = job.figures()
+    good_set_aside = max(0, figures.set_aside - chaos.videos_damaged)
     counts = {"kills": chaos.kills, **asdict(figures), "denoise_steps_allowed": chaos.steps_allowed}
-    print(json.dumps({**counts, "seconds": round(time.monotonic() - started)}))
-    return 0 if figures.are_right and figures.denoise_steps_repeated <= chaos.steps_allowed else 1
+    print(json.dumps({**counts, "good_videos_set_aside": good_set_aside, "seconds": round(time.monotonic() - started)}))
+    is_right = figures.are_right and not good_set_aside
+    return 0 if is_right and figures.denoise_steps_repeated <= chaos.steps_allowed else 1
 
 
 def _bucket(ends: ExitStack, folder: Path) -> str:
@@ -152,6 +215,12 @@ def _options() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="each worker on a node of its own, which dies too; else each driver starts a Ray of one node",
+    )
+    parser.add_argument(
+        "--out-of-memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="one worker runs out of memory in each of its tasks, so there must be two",
     )
     return parser.parse_args()
 

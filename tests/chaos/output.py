@@ -49,6 +49,9 @@ class Output:
             return False
         return frames == NUM_FRAMES and samples > 0
 
+    def remove(self, name: str) -> None:
+        self._files.delete_file(f"{self._root}/{name}")
+
     def truncate(self, name: str, size: int = 500) -> None:
         self._write(name, self._read(name)[:size])
 

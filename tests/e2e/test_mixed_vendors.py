@@ -75,7 +75,9 @@ def look(tiny_dir):
     return digest, ray.get_runtime_context().get_node_labels()["vendor"], dict(os.environ)
 
 
-def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster, tiny_dir, tmp_path, monkeypatch):
+def test_one_job_runs_on_both_vendors_each_with_its_own_attention_and_one_that_cannot_decode_denoises(
+    mixed_cluster, tiny_dir, tmp_path, monkeypatch
+):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"a fox number {i}\n" for i in range(12)))
     job = JobSpec.from_options(
@@ -88,7 +90,8 @@ def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster,
         slg_layer=1,
         video_frame_height_width="64x64",
     )
-    for name, value in hooked_environment(tmp_path / "log", wait_for=2, step_s=0.15).items():
+    log = tmp_path / "log"
+    for name, value in hooked_environment(log, wait_for=2, step_s=0.15, out_of_memory="Decode").items():
         monkeypatch.setenv(name, value)
     open_executor = functools.partial(ray_executor, place=lambda job: on_each_vendor(tiny_dir))
     result = render(prepare(job), open_executor=open_executor)
@@ -97,6 +100,8 @@ def test_one_job_runs_on_both_vendors_each_with_its_own_attention(mixed_cluster,
     assert {row["attention_backend"] for row in rows} == {"sdpa_flash", "sdpa_math"}
     by_worker = {(row["worker"], row["attention_backend"]) for row in rows}
     assert len(by_worker) == 2
+    assert list(log.glob("*.out-of-memory"))
+    assert len({row["decode_worker"] for row in rows}) == 1
 
 
 def test_noise_is_bit_equal_on_every_vendor_and_each_has_its_environment(mixed_cluster, tiny_dir):

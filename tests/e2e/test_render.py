@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def finished_job(tiny_dir, first_frame_path, tmp_path_factory):
     """A job with every kind of clip."""
     folder = tmp_path_factory.mktemp("job")
-    out = folder / "out"
+    out = folder / "takes [" / "final] [b]v2"  # what rich's markup would take for tags
     first_frame = folder / "first.png"
     first_frame.write_bytes(first_frame_path.read_bytes())
     start = "A long prompt whose first fifty characters are all the same, "
@@ -23,7 +23,7 @@ def finished_job(tiny_dir, first_frame_path, tmp_path_factory):
         folder / "prompts.csv",
         {"text_prompt": start + "a fox. Audio: wind"},
         {"text_prompt": start + "a dog."},
-        {"text_prompt": "From an image.", "image_path": "first.png"},
+        {"text_prompt": "From an [/b] image.", "image_path": "first.png"},
         {"text_prompt": "Another model, size and solver.", "model_name": "960x960_5s", "solver_name": "dpm++"},
         {"text_prompt": "With its own seed.", "seed": "77", "video_frame_height_width": "1280x704"},
     )
@@ -50,10 +50,10 @@ def test_prompts_with_the_same_beginning_do_not_collide_and_seeds_differ(finishe
     rows = result_rows(finished_job[0])
     assert len({row["clip_id"] for row in rows}) == 10
     assert [(row["row"], row["repeat"], row["seed"]) for row in rows][-4:] == [
-        (3, 0, 3_000_100),
-        (3, 1, 3_000_101),
-        (4, 0, 77),
-        (4, 1, 78),
+        (4, 0, 3_000_100),
+        (4, 1, 3_000_101),
+        (5, 0, 77),
+        (5, 1, 78),
     ]
 
 
@@ -75,6 +75,12 @@ def test_the_outcome_is_printed_as_json_and_decisions_are_explained(finished_job
     assert "audio tag" in result.stderr  # the note that a prompt was rewritten
 
 
+def test_paths_are_told_as_they_are(finished_job):
+    out, result = finished_job
+    assert f"videos {out / 'videos'}  report {out / 'report.html'}" in result.stderr
+    assert json.loads(result.stdout)["output_dir"] == str(out)
+
+
 def test_the_report_shows_every_clip(finished_job):
     out, _ = finished_job
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -89,7 +95,7 @@ def test_the_same_command_again_renders_only_what_is_missing(finished_job, tiny_
     lost = result_rows(out)[0]
     (out / lost["video_path"]).unlink()
     result = ovi_ray(
-        *("render", out.parent / "prompts.csv", "--ckpt-dir", tiny_dir, "--out", out, "--sample-steps", 2),
+        *("render", out.parents[1] / "prompts.csv", "--ckpt-dir", tiny_dir, "--out", out, "--sample-steps", 2),
         *("--each-example-n-times", 2, "--dtype", "float32", "--json"),
     )
     outcome = json.loads(result.stdout)

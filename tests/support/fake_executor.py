@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from ovi.config import Component
 from ovi_ray.protocol.messages import Decode, Failure, FailureCause, TaskReport, WorkerInfo
 from ovi_ray.runtime.executor import Submission, TaskEnded, WorkerReplaced, WorkerStarted
+from ovi_ray.runtime.slot_history import SlotHistory, causes_of
 from ovi_ray.scheduling.events import TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import FailureKind
 
@@ -56,16 +57,18 @@ HANGS = "hangs"
 class FakeExecutor:
     """Ends every task at once. `script(worker, task, tries)` may return Fails, DIES or HANGS; None lets a task succeed."""
 
-    def __init__(self, workers=("w0",), script=None, *, replaces=False, clock=None):
+    def __init__(self, workers=("w0",), script=None, *, replaces=False, clock=None, max_failures=None):
         self.clock = clock or FakeClock()
         self.script = script or (lambda worker, task, tries: None)
         self.replaces = replaces
+        self.max_failures = max_failures  # in a row, after which a slot is given up; None for never
         self.submissions = []
         self.stops = []
         self.data = set()
         self.last_death = ""
         self.slots = {}
         self.deaths = {}
+        self.histories = {}
         self.running = {}
         self.tries = {}
         self.events = []
@@ -97,14 +100,17 @@ class FakeExecutor:
             self.stops.append((worker, task, save))
             self._fail(submission, Fails(kind=FailureKind.CANCELLED, message="stopped"))
 
-    def kill(self, worker):
+    def kill(self, worker, *, crashed=True):
         """Let a worker die, as a machine would."""
-        self.running.pop(worker, None)
+        submission = self.running.pop(worker, None)
         slot = self.slots.pop(worker)
         self.last_death = "killed"
         self.deaths[slot] = self.deaths.get(slot, 0) + 1
-        successor = f"{slot}.{self.deaths[slot]}" if self.replaces else ""
-        self.events.append(WorkerLost(worker=worker, crashed=True))
+        causes = set() if submission is None else causes_of([submission.task])
+        self.histories[slot] = self.histories.get(slot, SlotHistory()).failed_at(causes)
+        is_broken = self.max_failures is not None and self.histories[slot].is_broken(self.max_failures)
+        successor = f"{slot}.{self.deaths[slot]}" if self.replaces and not is_broken else ""
+        self.events.append(WorkerLost(worker=worker, crashed=crashed))
         self.events.append(WorkerReplaced(worker=worker, slot=slot, reason="died", successor=successor))
         if successor:
             self._start(successor, slot)
@@ -140,10 +146,16 @@ class FakeExecutor:
 
     def _start(self, worker, slot):
         self.slots[worker] = slot
-        self.events.append(WorkerStarted(worker=worker, slot=slot, info=info()))
+        self.events.append(WorkerStarted(worker=worker, slot=slot, info=self.info_of(slot)))
+
+    def info_of(self, slot):
+        """The device of a slot."""
+        return info()
 
     def _succeed(self, submission: Submission):
         del self.running[submission.worker]
+        slot = self.slots[submission.worker]
+        self.histories[slot] = self.histories.get(slot, SlotHistory()).succeeded()
         self.data |= set(submission.outputs)
         facts = self.decode(submission.work) if isinstance(submission.work, Decode) else {}
         done = TaskDone(worker=submission.worker, task=submission.task, seconds=1.0, load_seconds=0.5)

@@ -1,6 +1,9 @@
-"""Snapshots of folders, for tests that nothing is written."""
+"""Snapshots of folders, for tests that nothing is written, and a file that cannot be read."""
 
 from pathlib import Path
+
+UNREADABLE = Path("/proc/self/mem")
+"""A file that opens, and whose first byte cannot be read: EIO, for root too."""
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:

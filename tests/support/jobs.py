@@ -30,7 +30,7 @@ def result_rows(output_dir: Path) -> list[dict[str, Any]]:
 
 
 def probe_clip(path: Path) -> MediaInfo:
-    """What is known of a video, once its length, its rate and its sound are checked."""
+    """The facts of a video, once its length, its rate and its sound are checked."""
     info = probe(path)
     assert (info.num_frames, info.fps, info.sample_rate) == (NUM_FRAMES, FPS, SAMPLE_RATE)
     return info

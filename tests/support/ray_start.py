@@ -26,7 +26,7 @@ AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_lis
 
 
 def start_patiently(start: Callable[[], T]) -> T:
-    """What `start` returns; it starts a node, and is called again where the raylet aborts all the same."""
+    """The result of `start`; it starts a node, and is called again where the raylet aborts all the same."""
     be_patient()
     for _ in range(START_ATTEMPTS - 1):
         with suppress(Exception):

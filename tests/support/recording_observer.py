@@ -1,4 +1,4 @@
-"""An observer that keeps everything it is told."""
+"""Observers that keep everything they are told, or print the messages."""
 
 from ovi_ray.protocol.observer import JobObserver
 
@@ -22,3 +22,8 @@ class RecordingObserver(JobObserver):
     @property
     def actions(self):
         return [action for cycle in self.cycles for action in cycle.actions]
+
+
+class PrintingObserver(JobObserver):
+    def message(self, text):
+        print(text, flush=True)

@@ -7,12 +7,16 @@ the settings to every worker process, on every node. Settings are environment va
     HOOKS_STEP_S           seconds to sleep in each denoising step and before each task
     HOOKS_WAIT_FOR         workers that must be ready before the first one denoises
     HOOKS_FAILING_WRITES   seed of the writes that fail
+    HOOKS_UNREADABLE       seed of the videos that the driver cannot read
     HOOKS_POISON           seed of the clip whose denoise kills its worker
+    HOOKS_OUT_OF_MEMORY    a kind of task at which one worker always runs out of memory, such as Decode, or "any"
     HOOKS_REMOVE           a file that is deleted when the first worker starts
 
-Files in the log folder, named after the worker's process id: `.born` (when it started), `.ready` (it joins now), `.steps`
-and `.failed-writes` (a byte each). While a file `hold.STAGE` is there, a worker that begins a task of that stage, or ends a
-step of a denoise, waits and leaves a file `.held`; without that file it goes on until the next time.
+Files in the log folder, named after the worker's process id: `.born` (when it started), `.ready` (it joins now), `.steps`,
+`.failed-writes` and `.out-of-memory` (a byte each). While a file `hold.STAGE` is there, a worker that begins a task of that
+stage, or ends a step of a denoise, waits and leaves a file `.held`; without that file it goes on until the next time. While a
+file `output.away` is there, with the name of an error and the output location, everything that is asked of that location
+fails with this error, in workers and in drivers that call `fail_storage`.
 """
 
 import errno
@@ -28,6 +32,7 @@ from typing import Any
 from tests.support.ray_start import be_patient
 
 FAILING = 0.2  # of the writes, where writes fail
+UNREADABLE = 0.5  # of the videos, where reads fail
 PASSED_ON = ("HOOKS_", "PYTHONPATH", "OMP_")
 
 
@@ -57,6 +62,9 @@ def install() -> None:
     _log_readiness()
     _log_steps()
     _pace_tasks()
+    if stage := os.environ.get("HOOKS_OUT_OF_MEMORY"):
+        _run_out_of_memory_at(stage)
+    fail_storage()
     if seed := os.environ.get("HOOKS_FAILING_WRITES"):
         fail_writes(seed)
 
@@ -72,6 +80,61 @@ def fail_writes(seed: str) -> None:
         return replace(self, target)
 
     Path.replace = failing_replace  # type: ignore[method-assign]
+
+
+def fail_storage() -> None:
+    """Let the output fail while it is said to be away, from now on in this process."""
+    from ovi_ray.storage.hdfs_store import HdfsStore
+    from ovi_ray.storage.local_store import LocalStore
+    from ovi_ray.storage.object_store import ObjectStore
+
+    for store in (LocalStore, ObjectStore, HdfsStore):
+        for name in _OPERATIONS:
+            setattr(store, name, _failing_while_away(getattr(store, name), store.uri))
+    Path.replace = _failing_while_away(Path.replace, lambda self, path: str(self))  # type: ignore[method-assign]
+
+
+def fail_reads(seed: str) -> None:
+    """Let half of the videos be unreadable, from now on in this process."""
+    from ovi_ray.storage.local_store import LocalStore
+    from ovi_ray.storage.object_store import ObjectStore
+
+    for store in (LocalStore, ObjectStore):
+        store.read = _failing_for(seed, store.read)
+
+
+_OPERATIONS = ("kind", "stat", "list", "read", "download", "write", "upload", "delete", "rename", "make_folder")
+
+
+def _failing_while_away(operation: Any, name_of: Any) -> Any:
+    @functools.wraps(operation)
+    def asked(self, key, *args, **kwargs):
+        error, output = _away()
+        if error and str(name_of(self, key)).startswith(output):
+            number = getattr(errno, error)
+            raise OSError(number, os.strerror(number), str(name_of(self, key)))
+        return operation(self, key, *args, **kwargs)
+
+    return asked
+
+
+def _away() -> tuple[str, str]:
+    """The error that the output answers with now, and the output; empty while it works."""
+    try:
+        error, output = (_folder() / "output.away").read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, ValueError):
+        return "", ""
+    return error, output
+
+
+def _failing_for(seed: str, read: Any) -> Any:
+    @functools.wraps(read)
+    def failing_read(self, key):
+        if key.endswith(".mp4") and random.Random(f"{seed} {key}").random() < UNREADABLE:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), key)
+        return read(self, key)
+
+    return failing_read
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
@@ -155,14 +218,47 @@ def _pace_tasks() -> None:
 
     @functools.wraps(run)
     def paced_run(self, order, *inputs):
-        _begin(type(order.work).__name__, order.work)
-        return run(self, order, *inputs)
+        make_resident = self._make_resident
+
+        def begun(order):  # within the task, so that an error is the task's
+            _begin(type(order.work).__name__, order.work)
+            make_resident(order)
+
+        self._make_resident = begun
+        try:
+            return run(self, order, *inputs)
+        finally:
+            self._make_resident = make_resident
 
     Worker.run = paced_run
 
 
+def _run_out_of_memory_at(stage: str) -> None:
+    """Make this worker the sick one, unless another one is and lives."""
+    import torch
+
+    from ovi_ray.workers.actor import Worker
+
+    sick, work = _folder() / "sick", Worker._work
+    try:
+        with sick.open("x", encoding="utf-8") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        if born(int(sick.read_text(encoding="utf-8") or os.getpid())):
+            return
+        _write_whole(sick, str(os.getpid()))
+
+    def failing_work(self, request, inputs):
+        if stage in ("any", type(request.work).__name__):
+            _log("out-of-memory", b".")
+            raise torch.OutOfMemoryError("this worker always runs out of memory")
+        return work(self, request, inputs)
+
+    Worker._work = failing_work
+
+
 def _begin(stage: str, work: Any) -> None:
-    """What happens before a task: a pause, a wait, or the worker's death."""
+    """An event before a task: a pause, a wait, or the worker's death."""
     _pause()
     if stage != "Denoise":
         _wait_while_held(stage)

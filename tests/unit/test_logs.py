@@ -4,10 +4,10 @@ import io
 import logging
 
 import pytest
-from rich.console import Console
 
 from ovi_ray import logs
 from ovi_ray.logs import JOB, MESSAGES, configure_logging, run_log
+from ovi_ray.printing import Console
 
 logger = logging.getLogger("ovi_ray.test")
 

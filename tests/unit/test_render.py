@@ -1,24 +1,29 @@
 """A job from beginning to end in an output folder, again and again, without Ray."""
 
 import contextlib
+import errno
 import functools
+import itertools
 import json
+import os
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
 from ovi.config import Architecture
+from ovi.files import UNFINISHED_PREFIX
 from ovi.media.probe import probe
 from ovi.media.video import VideoWriter
 from ovi.stages import Stage
 from ovi.weights.formats import WeightFormat
 from ovi.weights.loading import fingerprint
-from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob
+from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob, WorkersLost
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.output.event_log import recorded_runs
 from ovi_ray.output.lock import output_lock
+from ovi_ray.output.recovery import ReadConfig
 from ovi_ray.output.results import Results
 from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.messages import Decode, Denoise
@@ -27,8 +32,10 @@ from ovi_ray.retry import prepare_retry
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import atomic_write, list_files, local_copy, to_location
 from ovi_ray.weights.digests import cached_file_digest
-from tests.support.fake_executor import Fails, FakeExecutor
+from tests.support.fake_executor import DIES, Fails, FakeExecutor
+from tests.support.files import UNREADABLE
 from tests.support.recording_observer import RecordingObserver
+from tests.support.stores import overridden
 
 
 class RenderingExecutor(FakeExecutor):
@@ -45,7 +52,7 @@ class RenderingExecutor(FakeExecutor):
 
 
 def unchecked(job, ckpt_dir):
-    """What `prepare` returns, without its check of every weight."""
+    """The result of `prepare`, without its check of every weight."""
     return PreparedJob(
         job=job,
         manifest=build_manifest(
@@ -63,19 +70,19 @@ def weights_digest(ckpt_dir, model_name):
 def start(tiny_dir, tmp_path, out):
     """Renders a list of prompts into OUT; returns the result, the executor and the messages."""
 
-    def run(prompts=("a fox", "a dog"), *, script=None, prepared=None, steps=4, **options):
+    def run(prompts=("a fox", "a dog"), *, script=None, prepared=None, steps=4, output=out, **options):
         executor, observer = RenderingExecutor(script=script), RecordingObserver()
         if prepared is None:
             path = tmp_path / "prompts.jsonl"
             lines = (json.dumps({"text_prompt": text, "seed": 7}) for text in prompts)
             path.write_text("\n".join(lines), encoding="utf-8")
             job = JobSpec.from_options(
-                prompts=path, ckpt_dir=tiny_dir, output_dir=out, sample_steps=steps, dtype="float32"
+                prompts=path, ckpt_dir=tiny_dir, output_dir=output, sample_steps=steps, dtype="float32"
             )
             prepared = unchecked(job, tiny_dir)
         result = render(
             prepared,
-            options=RenderOptions(**options),
+            options=RenderOptions(reading=ReadConfig(pause_s=0.0), **options),
             observer=observer,
             open_executor=lambda job, config: contextlib.nullcontext(executor),
             clock=executor.clock,
@@ -89,6 +96,26 @@ def start(tiny_dir, tmp_path, out):
 def out(request, tmp_path):
     """An output location of each kind: all that follows is true of both."""
     return to_location(tmp_path if request.param == "disk" else request.getfixturevalue("s3_bucket")) / "out"
+
+
+@pytest.fixture
+def broken_reads(out):
+    """The output location, where files whose key is chosen cannot be read, for the time of a block."""
+
+    @contextlib.contextmanager
+    def broken(is_chosen):
+        def read(key):
+            if is_chosen(key):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), key)
+            return out.store.read(key)
+
+        yield overridden(out, read=read)
+
+    return broken
+
+
+def sizes(folder):
+    return {entry.name: entry.size for entry in folder.files()}
 
 
 def rows(out):
@@ -129,9 +156,12 @@ def test_rows_that_were_added_to_the_list_are_rendered_and_the_others_kept(start
 
 def test_every_run_is_recorded_in_the_folder(start, out):
     start()
-    start(("a fox", "a dog", "a cat"))
+    result, _, _ = start(("a fox", "a dog", "a cat"))
     with local_copy(out / "events.jsonl") as local:
-        assert [run.workload.clips for run in recorded_runs(local)] == [2, 1]
+        runs = recorded_runs(local)
+        assert [run.workload.clips for run in runs] == [2, 1]
+        *_, end = runs[-1].entries()
+        assert end.at_s == result.seconds  # one time for a run, wherever it is told
     assert (out / "run.log").read_text(encoding="utf-8").count("run ended") == 2
 
 
@@ -190,6 +220,7 @@ def test_a_truncated_video_is_told_and_rendered_again(start, out):
     result, executor, told = start()
     assert (result.done, executor.counts(Decode), len(rows(out))) == (1, 1, 2)
     assert path.name in told[0]
+    assert (out / "broken" / path.name).stat().st_size == 700
     with local_copy(path) as local:
         assert probe(local).num_frames == 9
 
@@ -202,7 +233,43 @@ def test_verify_finds_a_broken_video_of_the_right_size(start, out):
     result, _, told = start(verify=True)
     assert result.done == 1
     assert path.name in told[0]
+    assert names(out / "broken") == [path.name]
     assert len(rows(out)) == 2
+
+
+def test_videos_that_cannot_be_read_are_neither_removed_nor_rendered_again_and_the_next_run_looks_again(
+    start, out, broken_reads
+):
+    prompts = tuple(f"clip {number}" for number in range(6))
+    start(prompts)
+    before = sizes(out / "videos")
+    for lost, verify in ((False, True), (True, False)):
+        if lost:
+            lose_rows(out)
+        with broken_reads(lambda key: key.endswith(".mp4") and int(key[-5], 16) % 2 == 0) as broken:
+            result, executor, told = start(prompts, output=broken, verify=verify)
+        affected = sum(int(name[-5], 16) % 2 == 0 for name in before)
+        assert (result.done, result.unreadable, executor.submissions) == (0, affected, [])
+        assert result.finished_before == 6 - affected
+        assert sum("cannot be read" in text for text in told) == affected
+        assert sizes(out / "videos") == before
+    result, executor, _ = start(prompts)
+    assert (result.finished_before, result.unreadable, executor.submissions) == (6, 0, [])
+    assert sizes(out / "videos") == before
+    assert len(rows(out)) == 6
+
+
+def test_a_video_on_a_disk_that_cannot_be_read_is_left_alone(start, tmp_path, out):
+    if not out.is_local:
+        pytest.skip("of a disk")
+    start()
+    path = out.local_path / rows(out)[0]["video_path"]
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    for _ in range(2):
+        result, executor, _ = start()
+        assert (result.unreadable, result.finished_before, executor.submissions) == (1, 1, [])
+        assert path.readlink() == UNREADABLE
 
 
 def test_overwrite_renders_every_clip_again_and_leaves_one_row_each(start, out):
@@ -210,6 +277,65 @@ def test_overwrite_renders_every_clip_again_and_leaves_one_row_each(start, out):
     result, executor, _ = start(overwrite=True)
     assert (result.done, result.finished_before, executor.counts(Denoise)) == (2, 0, 2)
     assert len(rows(out)) == 2
+
+
+def test_an_overwrite_that_was_stopped_goes_on_and_the_one_after_it_begins_anew(start, out):
+    if not out.is_local:
+        pytest.skip("stores tell times in whole seconds, and clips take longer to render than these")
+    prompts = tuple(f"clip {number}" for number in range(4))
+    start(prompts)
+
+    decodes = itertools.count(1)
+
+    def die_at_the_third_decode(worker, task, tries):
+        return DIES if task.stage is Stage.DECODE and next(decodes) == 3 else None
+
+    with pytest.raises(WorkersLost):
+        start(prompts, script=die_at_the_third_decode, overwrite=True)
+    replaced = len(rows(out))
+    assert 0 < replaced < 4
+    assert len(names(out / "videos")) == 4
+    lose_rows(out)
+    result, executor, _ = start(prompts, overwrite=True)
+    assert (result.done, result.finished_before, executor.counts(Decode)) == (4 - replaced, replaced, 4 - replaced)
+    assert len(rows(out)) == 4
+    assert start(prompts, overwrite=True)[0].done == 4
+
+
+def test_a_stopped_overwrite_is_finished_without_the_option_by_the_videos_that_are_there(start, out):
+    start()
+    with pytest.raises(WorkersLost):
+        start(script=lambda worker, task, tries: DIES, overwrite=True)
+    result, executor, _ = start()
+    assert (result.done, result.finished_before, executor.submissions) == (0, 2, [])
+    assert start(overwrite=True)[0].done == 2
+
+
+# -- what a run that is killed leaves ----------------------------------------------------------------------------------
+
+
+def test_what_killed_workers_left_half_written_is_removed_in_the_same_run(start, out):
+    if not out.is_local:
+        pytest.skip("stores show no file that is half written")
+
+    def leave_a_part(worker, task, tries):
+        (out.local_path / "videos" / f"{UNFINISHED_PREFIX}0badcafe.x.mp4").write_bytes(b"half")
+
+    start(script=leave_a_part)
+    assert not list((out.local_path / "videos").glob(f"{UNFINISHED_PREFIX}*"))
+
+
+def test_clips_that_failed_keep_their_reason_while_a_run_that_is_stopped_has_not_come_to_them(start, out):
+    start(("a fox", "a dog"), script=failing_denoise)
+    assert [row["status"] for row in rows(out)] == ["failed", "done"]
+    with pytest.raises(WorkersLost):
+        start(("a fox", "a dog", "a cat"), script=lambda worker, task, tries: DIES)
+    assert [row["status"] for row in rows(out)] == ["done"]  # a clip that is rendered again has no row meanwhile
+    with local_copy(out / "failed.parquet") as local:
+        assert pyarrow.parquet.read_table(local).column("meta_error").to_pylist() == ["it cannot be"]
+    _, executor, _ = start(("a fox", "a dog", "a cat"))
+    assert [work.title for work in executor.works(Decode)] == ["a cat", "a fox"]  # and it still comes last
+    assert not (out / "failed.parquet").exists()
 
 
 # -- clips that failed -----------------------------------------------------------------------------------------------
@@ -250,8 +376,8 @@ def test_retry_renders_what_failed_in_its_place(start, out):
     result, executor, _ = start(prepared=retry.prepared, replaces=True)
     assert (retry.clips, result.done, result.finished_before, executor.counts(Denoise)) == (1, 1, 1, 1)
     assert [(row["row"], row["text_prompt"], row["status"]) for row in rows(out)] == [
-        (0, "a fox", "done"),
-        (1, "a dog", "done"),
+        (1, "a fox", "done"),
+        (2, "a dog", "done"),
     ]
     assert start()[0].done == 0
 
@@ -261,8 +387,8 @@ def test_retry_with_changed_parameters_makes_another_clip_in_place_of_the_failed
     retry = prepare_retry(out, {"sample_steps": "9", "workers": None})
     start(prepared=retry.prepared, replaces=True)
     assert [(row["row"], row["sample_steps"], row["seed"], row["status"]) for row in rows(out)] == [
-        (0, 9, 7, "done"),
-        (1, 4, 7, "done"),
+        (1, 9, 7, "done"),
+        (2, 4, 7, "done"),
     ]
 
 
@@ -270,3 +396,28 @@ def test_retry_where_nothing_failed_says_so(start, out):
     start()
     with pytest.raises(InputError, match=r"failed.parquet"):
         prepare_retry(out, {})
+
+
+# -- what is carried along -----------------------------------------------------------------------------------------
+
+
+def test_row_line_and_own_columns_are_in_messages_results_report_failures_and_video(start, out, tiny_dir, tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_text('text_prompt,seed,meta_shot\n"a\n\nfox",7,<b>1</b>\na dog,7,\n', encoding="utf-8")
+    job = JobSpec.from_options(prompts=path, ckpt_dir=tiny_dir, output_dir=out, sample_steps=4, dtype="float32")
+    start(prepared=unchecked(job, tiny_dir), script=failing_denoise)
+    shown = ("row", "line", "meta_shot", "status")
+    assert sorted(tuple(row[name] for name in shown) for row in rows(out)) == [
+        (1, 2, "<b>1</b>", "failed"),
+        (2, 5, "", "done"),
+    ]
+    retry = prepare_retry(out, {})
+    start(prepared=retry.prepared, replaces=True)
+    again = rows(out)
+    assert [tuple(row[name] for name in shown) for row in again] == [(1, 2, "<b>1</b>", "done"), (2, 5, "", "done")]
+    with local_copy(out / again[0]["video_path"]) as video:
+        assert probe(video).parameters["meta_shot"] == "<b>1</b>"
+    page = (out / "report.html").read_text()
+    assert "row 2 (line 5)" in page
+    assert "&lt;b&gt;1&lt;/b&gt;" in page
+    assert "<b>1</b>" not in page

@@ -34,9 +34,10 @@ class WritingExecutor(FakeExecutor):
         return {"video_bytes": 5}
 
 
-def render_job(out, tmp_path, *, prompts=PROMPTS, executor=None, options=None):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(f'{{"text_prompt": "{prompt}", "seed": 7}}\n' for prompt in prompts), encoding="utf-8")
+def render_job(out, tmp_path, *, prompts=PROMPTS, path=None, executor=None, options=None):
+    if path is None:
+        path = tmp_path / "prompts.jsonl"
+        path.write_text("".join(f'{{"text_prompt": "{prompt}", "seed": 7}}\n' for prompt in prompts), encoding="utf-8")
     job = JobSpec.from_options(
         prompts=path, ckpt_dir=tmp_path, output_dir=out, sample_steps=4, dtype="float32", device="cpu"
     )
@@ -254,3 +255,21 @@ def test_a_header_that_was_cut_off_hides_no_earlier_run(out, tmp_path):
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / "afile").write_text("x", encoding="utf-8")
     assert "unreadable" in explain(tmp_path / "afile", exit_code=BAD_INPUT).stderr
+
+
+# -- what the list says of a clip ------------------------------------------------------------------------------------
+
+
+def test_the_life_of_a_clip_begins_with_its_row_and_its_own_columns(out, tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_text('text_prompt,seed,meta_shot,meta_none\n"a\n\nfox",7,s1,\na dog,7,"[b]s2",\n', encoding="utf-8")
+    _, dog = render_job(out, tmp_path, path=path)
+    assert explain_json(out, "--clip", dog)["listed"] == {
+        "row": 2,
+        "line": 5,
+        "repeat": 0,
+        "meta": {"meta_shot": "[b]s2"},
+    }
+    assert "row 2 (line 5), meta_shot [b]s2" in explain(out, "--clip", dog).stdout
+    (out / "manifest.parquet").unlink()
+    assert explain_json(out, "--clip", dog)["listed"] is None

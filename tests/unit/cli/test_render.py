@@ -134,6 +134,23 @@ def test_a_wrong_encoding_is_reported_with_the_right_one(tiny_dir, tmp_path):
     assert "UTF-8" in message
 
 
+@pytest.mark.parametrize(
+    ("content", "options", "words"),
+    [
+        ("text_prompt;seed\na fox;7\n", (), "semicolons"),
+        ("sep=|\ntext_prompt|seed\na fox|7\n", (), "sep=|"),
+        ("text_prompt,seed,,\na fox,7,,\n,,,\n", (), "1 blank row"),
+        ("text_prompt~seed~\na fox~7~\n", ("--delimiter", "~"), "column 3"),
+    ],
+)
+def test_what_was_read_otherwise_than_written_is_told_before_the_job_starts(
+    tiny_dir, tmp_path, content, options, words
+):
+    code, message, _ = render(write(tmp_path / "p.csv", content), tiny_dir, tmp_path, *options)
+    assert code != 2  # it was started, which `nothing_starts` ends
+    assert words in message.partition("note: ")[2]
+
+
 # -- options ----------------------------------------------------------------------------------------------------------
 
 

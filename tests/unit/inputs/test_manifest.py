@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
@@ -16,7 +17,9 @@ from ovi_ray.inputs.first_frames import inspect_images
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, ROW_SEED_STRIDE, Manifest, build_manifest, clip_id
 from ovi_ray.inputs.params import PARAM_FIELDS
+from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN
 from ovi_ray.storage.paths import to_location
+from tests.support.lists import write_table
 from tests.support.params import another_value
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -57,9 +60,9 @@ def test_a_list_without_overrides_takes_everything_from_the_job(build):
     manifest = build("text_prompt\nA dog\n", sample_steps=7, solver_name="euler", model_name="960x960_5s")
     (row,) = manifest.table.to_pylist()
     assert manifest.table.schema == MANIFEST_SCHEMA
-    assert (row["row"], row["repeat"], row["seed"], row["text_prompt"]) == (0, 0, 100, "A dog")
+    assert (row["row"], row["repeat"], row["seed"], row["text_prompt"]) == (1, 0, 100, "A dog")
     assert (row["sample_steps"], row["solver_name"], row["model_name"]) == (7, "euler", "960x960_5s")
-    assert (row["height"], row["width"], row["video_frame_height_width"]) == (704, 1280, [704, 1280])
+    assert (row["height"], row["width"]) == (row["video_frame_height"], row["video_frame_width"]) == (704, 1280)
     assert (row["video_latent_length"], row["audio_latent_length"]) == (31, 157)
     assert manifest.notes == ()
 
@@ -86,7 +89,7 @@ def test_every_kind_of_list_gives_the_same_clips(build, tmp_path):
 def test_plain_text_is_a_prompt_a_line(build):
     manifest = build('A dog, "barking"\n\n  # 2 cats\r\n', "prompts.txt")
     assert column(manifest, "text_prompt") == ['A dog, "barking"', "  # 2 cats"]
-    assert column(manifest, "row") == [0, 1]
+    assert column(manifest, "row") == [1, 2]
 
 
 def test_a_quoted_prompt_may_span_lines(build):
@@ -117,7 +120,7 @@ def test_any_parameter_is_a_column_and_a_blank_cell_takes_the_jobs_value(build):
 @pytest.mark.parametrize("size", ["704x1280", "704 X 1280", "[704, 1280]", "(704,1280)", "704 1280", [704, 1280]])
 def test_sizes_are_read_as_people_write_them(build, size):
     manifest = build([{"text_prompt": "A dog", "video_frame_height_width": size}], video_frame_height_width=(512, 992))
-    assert column(manifest, "video_frame_height_width") == [[704, 1280]]
+    assert (column(manifest, "video_frame_height"), column(manifest, "video_frame_width")) == ([704], [1280])
 
 
 def test_an_empty_negative_prompt_is_a_value_where_the_file_has_types(build):
@@ -139,7 +142,7 @@ def test_seeds_derived_from_the_row_differ_and_begin_at_the_published_one(build)
     manifest = build("text_prompt\na\nb\n", seed=7, each_example_n_times=2)
     assert column(manifest, "seed") == [7, 8, 7 + ROW_SEED_STRIDE, 8 + ROW_SEED_STRIDE]
     assert column(manifest, "repeat") == [0, 1, 0, 1]
-    assert column(manifest, "row") == [0, 0, 1, 1]
+    assert column(manifest, "row") == [1, 1, 2, 2]
 
 
 def test_a_seed_column_is_counted_up_by_repeats(build):
@@ -230,7 +233,8 @@ def test_mode_t2v_ignores_images_and_notes_it(build):
 def test_every_sampling_parameter_is_part_of_the_clip_id(build, name):
     row, value = {"text_prompt": "A dog"}, another_value(name)
     default, of_row, of_job = build([row]), build([row | {name: value}]), build([row], **{name: value})
-    assert column(of_row, name) == column(of_job, name) != column(default, name)
+    names = SIDE_COLUMNS if name == SIZE_COLUMN else (name,)
+    assert of_row.table.select(names) == of_job.table.select(names) != default.table.select(names)
     assert column(of_row, "clip_id") == column(of_job, "clip_id") != column(default, "clip_id")
 
 
@@ -306,7 +310,7 @@ def test_ids_are_equal_exactly_where_clips_are(build, rows):
 
 def test_equal_clips_are_rendered_once_and_noted(build):
     manifest = build("text_prompt,seed\na,1\nb,1\na,1\n")
-    assert column(manifest, "row") == [0, 1]
+    assert column(manifest, "row") == [1, 2]
     assert "1 clip is identical to an earlier one and rendered once: row 3 equals row 1" in manifest.notes
 
 
@@ -358,3 +362,50 @@ def test_a_written_manifest_is_a_prompt_list_of_the_same_clips(build, tmp_path, 
     again = build(None, f"m.{suffix}")
     assert column(again, "clip_id") == column(manifest, "clip_id")
     assert column(again, "meta_x") == column(manifest, "meta_x")
+
+
+# -- other tools, other versions ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(build, tmp_path):
+    """A manifest with cells of every kind, and its file."""
+    save_image(tmp_path / "a.png")
+    manifest = build(
+        "text_prompt,image_path,video_frame_height_width,meta_x\na,a.png,,s\nb,,512x992,\n", each_example_n_times=2
+    )
+    manifest.write(tmp_path / "m.parquet")
+    return manifest, tmp_path / "m.parquet"
+
+
+def test_a_manifest_has_only_columns_that_every_tool_for_tables_has(written, tmp_path):
+    manifest, _ = written
+    assert not any(pa.types.is_nested(field.type) for field in manifest.table.schema)
+    assert {str(manifest.table.schema.field(name).type) for name in ("height", "width", *SIDE_COLUMNS)} == {"int32"}
+    pyarrow.csv.write_csv(manifest.table, tmp_path / "m.csv")
+    again = pyarrow.csv.read_csv(tmp_path / "m.csv")
+    assert again.column("video_frame_width").to_pylist() == [1280, 1280, 992, 992]
+
+
+def test_a_manifest_saved_as_csv_is_a_prompt_list_of_the_same_clips(written, build, tmp_path):
+    manifest, _ = written
+    pyarrow.csv.write_csv(manifest.table, tmp_path / "m.csv")
+    assert column(build(None, "m.csv"), "clip_id") == column(manifest, "clip_id")
+
+
+@pytest.mark.parametrize("suffix", ["arrow", "parquet"])
+def test_a_manifest_of_an_earlier_version_is_read_with_rows_from_1_and_the_size_in_two_columns(
+    written, build, tmp_path, suffix
+):
+    manifest, _ = written
+    table = manifest.table
+    sizes = [list(pair) for pair in zip(*(column(manifest, name) for name in SIDE_COLUMNS), strict=True)]
+    old = table.drop_columns(["line", *SIDE_COLUMNS]).append_column(
+        SIZE_COLUMN, pa.array(sizes, pa.list_(pa.int32(), 2))
+    )
+    old = old.set_column(1, "row", pa.array([row - 1 for row in column(manifest, "row")]))
+    write_table(tmp_path / f"old.{suffix}", old.replace_schema_metadata({"ovi_ray.notes": '["a note"]'}))
+    read = Manifest.read(tmp_path / f"old.{suffix}")
+    assert read.notes == ("a note",)
+    assert read.table.select([*SIDE_COLUMNS, "row", "meta_x"]) == table.select([*SIDE_COLUMNS, "row", "meta_x"])
+    assert column(build(None, f"old.{suffix}"), "clip_id") == column(manifest, "clip_id")

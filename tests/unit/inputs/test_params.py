@@ -8,10 +8,11 @@ import pytest
 
 from ovi.config import SamplingParams, param_specs
 from ovi.errors import InvalidRequest
+from ovi_ray.inputs.columns import INPUT_COLUMNS, OVERRIDES
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import MANIFEST_SCHEMA
 from ovi_ray.inputs.params import DEFAULT_PARAMS, PARAM_FIELDS, parse_param
-from ovi_ray.inputs.rows import DERIVED_COLUMNS, INPUT_COLUMNS, OVERRIDES
+from ovi_ray.inputs.rows import MANIFEST_COLUMNS, SIZE_COLUMN
 from ovi_ray.inputs.task_table import ClipTask
 from ovi_ray.output.result_row import RESULTS_SCHEMA, result_row
 from ovi_ray.scheduling.task import ClipStatus
@@ -27,7 +28,7 @@ def test_a_job_has_every_parameter_with_its_type_and_default():
 
 def test_every_parameter_is_a_column_of_lists_and_manifests():
     assert set(PARAM_FIELDS) < set(OVERRIDES) < set(INPUT_COLUMNS)
-    assert set(MANIFEST_SCHEMA.names) == {*INPUT_COLUMNS, *DERIVED_COLUMNS}
+    assert set(MANIFEST_SCHEMA.names) == {*INPUT_COLUMNS, *MANIFEST_COLUMNS} - {SIZE_COLUMN}
 
 
 def test_results_show_parameters_as_the_manifest_has_them():
@@ -35,7 +36,7 @@ def test_results_show_parameters_as_the_manifest_has_them():
     assert shared
     assert [RESULTS_SCHEMA.field(name) for name in shared] == [MANIFEST_SCHEMA.field(name) for name in shared]
     params = SamplingParams(**{name: another_value(name) for name in PARAM_FIELDS})
-    given = {field.name: 0 for field in dataclasses.fields(ClipTask)} | {"params": params, "clip_id": "a"}
+    given = {field.name: 0 for field in dataclasses.fields(ClipTask)} | {"params": params, "clip_id": "a", "meta": {}}
     row = result_row(ClipTask(**given), {}, status=ClipStatus.DONE, finished_at=datetime.now(UTC))
     assert {name: row[name] for name in shared} == {name: getattr(params, name) for name in shared}
 

@@ -87,7 +87,7 @@ def test_a_clip_holds_what_its_stages_need(tasks_of):
     assert clip.params == SamplingParams(
         seed=5, sample_steps=3, solver_name=SolverName.EULER, video_frame_height_width=(512, 992)
     )
-    assert (clip.index, clip.row, clip.repeat, clip.model_name) == (1, 1, 0, "720x720_5s")
+    assert (clip.index, clip.row, clip.line, clip.repeat, clip.model_name) == (1, 2, 2, 0, "720x720_5s")
     assert (clip.text_prompt, clip.prompt) == ("A cat Audio: rain", "A cat <AUDCAP>rain<ENDAUDCAP>")
     assert (clip.height, clip.width, clip.video_latent_length, clip.audio_latent_length) == (512, 992, 31, 157)
     assert (clip.first_frame, clip.image_path) == (None, None)

@@ -260,3 +260,70 @@ def test_a_lock_on_a_disk_is_touched(tmp_path):
     with output_lock(to_location(tmp_path), config=FAST):
         os.utime(tmp_path / LOCK, (1, 1))
         wait_until(lambda: (tmp_path / LOCK).stat().st_mtime > 1)
+
+
+# -- a lock file that is removed or replaced -----------------------------------------------------------------------------
+
+
+def test_a_driver_whose_lock_file_was_removed_makes_another_and_lets_nobody_in(tmp_path):
+    lost = threading.Event()
+    with output_lock(to_location(tmp_path), on_lost=lost.set, config=FAST):
+        for _ in range(2):
+            (tmp_path / LOCK).unlink()
+            wait_until((tmp_path / LOCK).exists)
+        wait_until(lambda: Owner.from_json((tmp_path / LOCK).read_text()))
+        with pytest.raises(OutputInUse, match=f"process {os.getpid()} on"), output_lock(to_location(tmp_path)):
+            pass
+        assert not lost.is_set()
+    with output_lock(to_location(tmp_path)):
+        pass
+
+
+def test_a_driver_whose_lock_file_was_replaced_by_a_copy_takes_the_copy(tmp_path):
+    lost = threading.Event()
+    with output_lock(to_location(tmp_path), on_lost=lost.set, config=FAST):
+        copy = tmp_path / "copy"
+        copy.write_text((tmp_path / LOCK).read_text())
+        os.utime(copy, (1, 1))
+        copy.replace(tmp_path / LOCK)
+        wait_until(lambda: (tmp_path / LOCK).stat().st_mtime > 1)
+        assert not lost.is_set()
+        with pytest.raises(OutputInUse), output_lock(to_location(tmp_path)):
+            pass
+
+
+def test_of_two_drivers_that_a_removed_lock_file_let_in_the_first_notices(tmp_path):
+    lost, slow = threading.Event(), LeaseConfig(heartbeat_s=0.5, stale_s=PATIENCE_S, watch_s=0.05)
+    with output_lock(to_location(tmp_path), on_lost=lost.set, config=slow) as first:
+        (tmp_path / LOCK).unlink()
+        with output_lock(to_location(tmp_path), config=FAST) as second:
+            assert lost.wait(PATIENCE_S)
+            assert first.is_lost
+            assert not second.is_lost
+    assert (tmp_path / LOCK).exists()
+
+
+def test_a_folder_that_is_away_for_a_while_is_not_lost_and_no_lock_is_made_in_another_one(tmp_path):
+    out, lost = tmp_path / "out", threading.Event()
+    out.mkdir()
+    with output_lock(to_location(out), on_lost=lost.set, config=FAST) as lock:
+        out.rename(tmp_path / "away")
+        out.mkdir()
+        os.utime(tmp_path / "away" / LOCK, (1, 1))
+        time.sleep(4 * FAST.heartbeat_s)
+        assert not list(out.iterdir())
+        out.rmdir()
+        (tmp_path / "away").rename(out)
+        wait_until(lambda: (out / LOCK).stat().st_mtime > 1)
+        assert not lock.is_lost
+
+
+def test_a_lease_that_was_removed_from_a_store_is_taken_again_unless_another_driver_was_faster(object_folder):
+    lost = threading.Event()
+    with output_lock(object_folder, on_lost=lost.set, config=FAST) as lock:
+        lease_file(object_folder).unlink()
+        wait_until(lease_file(object_folder).exists)
+        assert not lock.is_lost
+        lease_file(object_folder).unlink(missing_ok=True)
+        lease_from_elsewhere(object_folder, owner_elsewhere())
+        assert lost.wait(PATIENCE_S)

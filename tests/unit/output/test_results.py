@@ -1,5 +1,7 @@
 """The durable results of a job."""
 
+import errno
+import os
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,6 +17,7 @@ from ovi_ray.output.parquet_log import FORMAT_KEY
 from ovi_ray.output.result_row import RESULTS_SCHEMA
 from ovi_ray.output.results import Results, ResultsConfig
 from ovi_ray.storage.paths import to_location
+from tests.support.files import UNREADABLE, snapshot
 from tests.support.stores import overridden
 
 
@@ -121,7 +124,7 @@ def test_resuming_leaves_the_last_row_of_each_clip(tmp_path):
     ]
 
 
-def test_a_crash_between_compacting_and_removing_leaves_each_clip_once(tmp_path):
+def test_a_crash_between_merging_and_removing_leaves_each_clip_once(tmp_path):
     ledger = results_in(tmp_path)
     for clip_id in "ab":
         finish(ledger, clip_id)
@@ -131,8 +134,8 @@ def test_a_crash_between_compacting_and_removing_leaves_each_clip_once(tmp_path)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Results(overridden(to_location(tmp_path), delete=crash)).resume()
-    assert len(list((tmp_path / "results").glob("part-*"))) == 3
+        Results(overridden(to_location(tmp_path), delete=crash), ResultsConfig(merge_files=1)).resume()
+    assert len(list((tmp_path / "results").glob("part-*"))) == 2
     assert ids(results_in(tmp_path)) == ["a", "b"]
     assert finished(results_in(tmp_path)) == {"a", "b"}
 
@@ -176,8 +179,27 @@ def test_a_corrupt_fragment_is_told_and_set_aside_and_its_videos_are_left_over(t
     found = results_in(tmp_path).resume()
     assert (found.finished.to_pylist(), found.videos.to_pylist()) == (["b"], ["a"])
     assert broken.name in found.notes[0]
+    assert [path.name for path in (tmp_path / "broken").iterdir()] == [broken.name]
     assert ids(results_in(tmp_path)) == ["b"]
     assert results_in(tmp_path).resume().notes == ()
+
+
+@pytest.mark.parametrize("merge_files", [1, 1000])
+def test_a_fragment_that_is_damaged_in_a_column_which_is_read_last_is_set_aside_too(tmp_path, merge_files):
+    ledger = results_in(tmp_path)
+    for clip_id in ("a", "b"):
+        finish(ledger, clip_id, text_prompt=f"{clip_id} fox in the snow")
+        ledger.append(row(f"{clip_id} again", "failed", error="it broke"))
+        ledger.flush()
+    broken = sorted(ledger.results.local_path.glob("part-*"))[0]
+    column = pyarrow.parquet.ParquetFile(broken).metadata.row_group(0).column(3)
+    content = bytearray(broken.read_bytes())
+    for place in range(column.dictionary_page_offset, column.dictionary_page_offset + 12):
+        content[place] ^= 0xFF
+    broken.write_bytes(content)
+    found = results_in(tmp_path, merge_files=merge_files).resume(wanted=pyarrow.array(["a", "b"]))
+    assert (found.finished.to_pylist(), found.videos.to_pylist()) == (["b"], ["a"])
+    assert [path.name for path in (tmp_path / "broken").iterdir()] == [broken.name]
 
 
 def test_rows_of_a_newer_version_are_refused_and_left_alone(tmp_path):
@@ -211,46 +233,88 @@ def test_a_later_row_counts_even_when_the_clock_went_back(tmp_path, monkeypatch)
     assert again.read().column("status").to_pylist() == ["done"]
 
 
-def test_many_small_files_are_merged_in_the_background_and_no_row_is_lost(tmp_path):
-    ledger = results_in(tmp_path, merge_files=4)
+def test_a_run_that_starts_merges_many_files_and_no_row_is_lost(tmp_path):
+    ledger = results_in(tmp_path)
     for number in range(12):
         finish(ledger, f"{number:03d}")
-        ledger.close()  # and the merge that it began is over
-    assert len(list(ledger.results.local_path.glob("part-*"))) < 4
-    assert ids(ledger) == [f"{number:03d}" for number in range(12)]
-    assert finished(results_in(tmp_path)) == set(ids(ledger))
-
-
-def test_files_that_cannot_be_merged_stay_and_are_logged_and_the_job_goes_on(tmp_path, caplog):
-    ledger = results_in(tmp_path, merge_files=3)
-    for clip_id in "abc":
-        finish(ledger, clip_id)
-        if clip_id == "c":
-            first = sorted(ledger.results.local_path.glob("part-*"))[0]
-            whole = first.read_bytes()
-            first.write_bytes(whole[:100])
         ledger.flush()
-    ledger.close()
-    assert "could not be merged" in caplog.text
-    assert len(list(ledger.results.local_path.glob("part-*"))) == 3
-    first.write_bytes(whole)
-    assert ids(results_in(tmp_path)) == ["a", "b", "c"]
+    results_in(tmp_path, merge_files=12).resume()
+    assert len(list(ledger.results.local_path.iterdir())) == 12
+    found = results_in(tmp_path, merge_files=11).resume()
+    assert len(list(ledger.results.local_path.iterdir())) == 1
+    assert sorted(found.finished.to_pylist()) == ids(ledger) == [f"{number:03d}" for number in range(12)]
 
 
-def test_a_defect_in_a_merge_is_raised_when_the_results_are_closed(tmp_path):
-    def fail(key):
-        if "part-" in key:
-            raise ZeroDivisionError
-        return tmp_path / key
+def test_rows_wait_longer_where_there_are_many_files_but_not_for_ever():
+    config = ResultsConfig(flush_s=2.0, max_flush_s=300.0, many_files=100)
+    waits = [config.flush_interval_s(files) for files in (0, 100, 200, 1000, 10_000)]
+    assert waits == [2.0, 2.0, 8.0, 200.0, 300.0]
 
-    ledger = results_in(tmp_path, merge_files=2)
-    finish(ledger, "a")
-    ledger.flush()
-    broken = Results(overridden(to_location(tmp_path), delete=fail), ResultsConfig(merge_files=2))
-    finish(broken, "b")
-    with pytest.raises(ZeroDivisionError):
-        broken.close()
-    assert ids(results_in(tmp_path)) == ["a", "b"]
+
+def test_rows_that_are_dropped_leave_every_other_row_in_its_file(tmp_path):
+    ledger = results_in(tmp_path)
+    for clips in ("ab", "c"):
+        for clip_id in clips:
+            ledger.append(row(clip_id, "failed", error="it broke"))
+        ledger.flush()
+    before = sorted(path.name for path in ledger.results.local_path.iterdir())
+    ledger.drop(pyarrow.array(["a", "c"]))
+    assert ids(ledger) == ["b"]
+    assert sorted(path.name for path in ledger.results.local_path.iterdir()) == before
+
+
+# -- two drivers -------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_driver_writes_that_was_taken_for_dead_replaces_nothing_and_no_clip_that_is_done(tmp_path, monkeypatch):
+    stale = results_in(tmp_path)
+    monkeypatch.setattr("time.time_ns", lambda: 1 << 62)  # its clock is ahead
+    stale.append(row("before", "failed", error="it broke"))
+    stale.flush()
+    successor = results_in(tmp_path)
+    finish(successor, "a")
+    successor.append(row("b", "failed", error="by the successor"))
+    successor.flush()
+    for clip_id in "ab":
+        stale.append(row(clip_id, "failed", error="late"))
+    stale.flush()
+    found = {row["clip_id"]: (row["status"], row["error"]) for row in results_in(tmp_path).read().to_pylist()}
+    assert found == {
+        "before": ("failed", "it broke"),
+        "a": ("done", None),
+        "b": ("failed", "by the successor"),
+    }
+    assert finished(results_in(tmp_path)) == {"a"}
+    assert len(results_in(tmp_path).read()) == 3
+
+
+# -- rows that cannot be read ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_rows_that_cannot_be_read_are_not_taken_for_damaged_ones_and_nothing_is_changed(tmp_path, number):
+    ledger = results_in(tmp_path)
+    for clip_id in "ab":
+        finish(ledger, clip_id)
+        ledger.flush()
+    before = snapshot(tmp_path / "results")
+
+    def read(key):
+        raise OSError(number, os.strerror(number), key)
+
+    unreadable = Results(overridden(to_location(tmp_path), local_path=lambda key: None, read=read))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        unreadable.resume()
+    assert snapshot(tmp_path / "results") == before
+
+
+def test_rows_on_a_disk_that_cannot_be_read_are_not_taken_for_damaged_ones(tmp_path):
+    ledger = results_in(tmp_path)
+    part = ledger.results.local_path / "part-r000001-abcdef-000001.parquet"
+    part.symlink_to(UNREADABLE)
+    with pytest.raises(OSError, match="Input/output error"):
+        results_in(tmp_path).resume()
+    assert list(ledger.results.local_path.iterdir()) == [part]
 
 
 def test_rows_that_cannot_be_written_wait_for_the_next_flush(tmp_path, monkeypatch):
@@ -276,18 +340,41 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     assert not list((tmp_path / "videos").iterdir())
 
 
-def test_a_clip_that_failed_and_was_rendered_later_has_one_row_when_the_run_ends(tmp_path):
+def test_rows_of_an_older_version_counted_from_0_are_counted_from_1(tmp_path):
     ledger = results_in(tmp_path)
-    for clip_id in ("a", "b"):
-        ledger.append(row(clip_id, "failed", error="it broke"))
+    older = pyarrow.Table.from_pylist([row("old", row=0)], schema=RESULTS_SCHEMA.with_metadata({FORMAT_KEY: b"2"}))
+    pyarrow.parquet.write_table(
+        older.drop_columns(["line"]), tmp_path / "results" / "part-00000000000000000001.parquet"
+    )
+    ledger.video_path("old").write_bytes(b"video")
+    finish(ledger, "new", row=2, line=3)
     ledger.flush()
-    ledger.append(row("a", "done"))
-    ledger.flush()
-    table = pyarrow.dataset.dataset(tmp_path / "results", format="parquet")
-    assert len(table.to_table()) == 3
-    ledger.close()
+    for _ in range(2):  # the second time from the file that resuming wrote
+        assert finished(results_in(tmp_path)) == {"old", "new"}
+        read = results_in(tmp_path).read().select(["clip_id", "row", "line"]).to_pylist()
+        assert read == [{"clip_id": "old", "row": 1, "line": None}, {"clip_id": "new", "row": 2, "line": 3}]
+
+
+def test_the_own_columns_of_every_list_are_kept_whatever_the_last_list_has(tmp_path):
+    for clip_id, own in (("a", {"meta_shot": "1"}), ("b", {"meta_take": "x"}), ("c", {})):
+        ledger = results_in(tmp_path)
+        ledger.resume()
+        finish(ledger, clip_id, **own)
+        ledger.close()
+    results_in(tmp_path).resume()
     table = pyarrow.dataset.dataset(tmp_path / "results", format="parquet").to_table()
-    assert sorted(zip(*table.select(["clip_id", "status"]).to_pydict().values(), strict=True)) == [
-        ("a", "done"),
-        ("b", "failed"),
+    assert table.select(["clip_id", "meta_shot", "meta_take"]).to_pylist() == [
+        {"clip_id": "a", "meta_shot": "1", "meta_take": None},
+        {"clip_id": "b", "meta_shot": None, "meta_take": "x"},
+        {"clip_id": "c", "meta_shot": None, "meta_take": None},
     ]
+
+
+def test_own_columns_are_kept_when_files_are_merged(tmp_path):
+    for clip_id in "abc":
+        ledger = results_in(tmp_path)
+        finish(ledger, clip_id, **{f"meta_{clip_id}": clip_id})
+        ledger.flush()
+    results_in(tmp_path, merge_files=2).resume()
+    (table,) = [pyarrow.parquet.read_table(path, partitioning=None) for path in (tmp_path / "results").iterdir()]
+    assert [table.column(f"meta_{clip_id}").to_pylist().count(clip_id) for clip_id in "abc"] == [1, 1, 1]

@@ -34,3 +34,14 @@ def test_stages_split_into_those_of_clips_and_those_of_their_inputs():
 def test_a_clip_without_an_image_skips_the_stages_for_images():
     assert set(Stage) - set(stages_of(has_image=False)) == {Stage.ENCODE_FIRST_FRAME}
     assert set(stages_of(has_image=True)) == set(Stage)
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_the_component_that_does_most_of_the_work_is_one_that_must_be_resident(stage):
+    assert STAGES[stage].main_component in STAGES[stage].components
+
+
+def test_the_seconds_of_each_stage_of_a_clip_are_counted_apart():
+    groups = [STAGES[stage].time_group for stage in CLIP_STAGES]
+    assert len(set(groups)) == len(groups)
+    assert not set(groups) & {STAGES[stage].time_group for stage in INPUT_STAGES}

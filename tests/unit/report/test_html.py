@@ -23,7 +23,7 @@ def clip(number=0, **changes):
     clip_id = f"clip{number:05d}"
     row = {
         "clip_id": clip_id,
-        "row": number,
+        "row": number + 1,
         "repeat": 0,
         "text_prompt": "A dog",
         "prompt": "A dog",

@@ -26,6 +26,7 @@ from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.runtime.storage_pause import StoragePauseConfig
 from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.config import CircuitBreakerConfig, SchedulerConfig
+from ovi_ray.scheduling.device_profile import DeviceProfile
 from ovi_ray.scheduling.events import WorkerJoined
 from ovi_ray.scheduling.task import BreakerChange, BreakerState, FailureKind
 from ovi_ray.storage.paths import to_location
@@ -33,13 +34,7 @@ from ovi_ray.workers.failures import failure_kind
 from ovi_ray.workers.first_frame import first_frame_file
 from tests.support.fake_executor import DIES, HANGS, Fails, FakeExecutor, info
 from tests.support.recording_observer import RecordingObserver
-
-
-def make_tasks(tmp_path, prompts=("a fox", "a dog"), **options):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(f'{{"text_prompt": "{prompt}"}}\n' for prompt in prompts), encoding="utf-8")
-    job = JobSpec.from_options(prompts=path, ckpt_dir=tmp_path, output_dir=tmp_path / "out", sample_steps=4, **options)
-    return TaskTable.of(build_manifest(job, Architecture(), weights=lambda name: "w", numerics="float32"))
+from tests.support.tables import make_tasks
 
 
 def make_driver(tmp_path, executor, *, tasks=None, results=None, **options):
@@ -425,3 +420,80 @@ def test_the_user_is_told_once_that_no_worker_comes(tmp_path):
     run(tmp_path, LateExecutor(), observer=observer, config=DriverConfig(no_worker_warning_s=60.0))
     (message,) = observer.messages
     assert "60 s" in message
+
+
+class SpotExecutor(FakeExecutor):
+    """Its worker `spot` goes away at its first denoise, and comes back later."""
+
+    def __init__(self, other, *, back_after_s, other_device, other_fails=None):
+        self.back_after_s = back_after_s
+        self.back_at = None
+        self.other, self.other_device, self.other_fails = other, other_device, other_fails
+        super().__init__(workers=(other, "spot"), script=self.end, replaces=True)
+
+    def end(self, worker, task, tries):
+        if task.stage is not Stage.DENOISE or not task.items:
+            return None
+        if worker == "spot":
+            self.kill("spot", crashed=False)
+        return HANGS if worker == "spot" else self.other_fails if worker == self.other else None
+
+    def info_of(self, slot):
+        return self.other_device if slot == self.other else info()
+
+    def _start(self, worker, slot):
+        if worker == "spot.1":
+            self.back_at = self.clock.time + self.back_after_s
+        else:
+            super()._start(worker, slot)
+
+    def poll(self, timeout_s):
+        if self.back_at is not None and self.clock.time >= self.back_at:
+            self.back_at = None
+            super()._start("spot.1", "spot")
+        return super().poll(timeout_s)
+
+
+def test_clips_wait_for_a_lost_gpu_whose_successor_starts_late_beside_a_text_host(tmp_path):
+    observer = RecordingObserver()
+    text_host = info(declared=DeviceProfile(name="text host", stages=frozenset({Stage.ENCODE_TEXT})))
+    executor = SpotExecutor("text", back_after_s=300, other_device=text_host)
+    prompts = tuple(f"prompt {number}" for number in range(50))
+    _, rows = run(tmp_path, executor, prompts=prompts, observer=observer)
+    assert {row["status"] for row in rows} == {"done"}
+    (waiting,) = (message for message in observer.messages if "waits" in message)
+    assert "spot" in waiting
+
+
+@pytest.mark.parametrize("kind", [FailureKind.ERROR, FailureKind.OUT_OF_MEMORY])
+def test_clips_wait_for_the_successor_of_the_healthy_worker_beside_a_sick_one(tmp_path, kind):
+    executor = SpotExecutor("sick", back_after_s=60, other_device=info(), other_fails=Fails(kind=kind))
+    prompts = tuple(f"prompt {number}" for number in range(20))
+    _, rows = run(tmp_path, executor, prompts=prompts)
+    assert {row["status"] for row in rows} == {"done"}
+
+
+@pytest.mark.parametrize("stage", [Stage.ENCODE_TEXT, Stage.DENOISE, Stage.DECODE])
+def test_clips_that_kill_the_only_worker_end_failed_after_all_good_ones_are_done(tmp_path, stage):
+    def script(worker, task, tries):
+        return DIES if task.stage is stage and poison.intersection(task.items) else None
+
+    poison = set(range(6))
+    prompts = tuple(f"prompt {number}" for number in range(30))
+    if stage is Stage.ENCODE_TEXT:
+        poison = {0, *range(3, 8)}  # the negative prompts are texts 1 and 2
+    executor = FakeExecutor(script=script, replaces=True, max_failures=5)
+    _, rows = run(tmp_path, executor, prompts=prompts)
+    assert [row["status"] for row in rows] == ["failed"] * 6 + ["done"] * 24
+    assert all("poison" in row["error"] for row in rows[:6])
+
+
+@pytest.mark.parametrize("stage", [Stage.ENCODE_TEXT, Stage.DENOISE, Stage.DECODE])
+def test_a_worker_that_always_runs_out_of_memory_fails_no_clip(tmp_path, stage):
+    def script(worker, task, tries):
+        sick = worker == "w0" and task.stage is stage and task.items
+        return Fails(kind=FailureKind.OUT_OF_MEMORY, message="out of memory") if sick else None
+
+    prompts = tuple(f"prompt {number}" for number in range(12))
+    _, rows = run(tmp_path, FakeExecutor(workers=("w0", "w1"), script=script), prompts=prompts)
+    assert {row["status"] for row in rows} == {"done"}

@@ -1,4 +1,4 @@
-"""What every executor promises, checked for the one on Ray and for the fake one that other tests rely on."""
+"""The promises of every executor, checked for the one on Ray and for the fake one that other tests rely on."""
 
 import os
 import signal

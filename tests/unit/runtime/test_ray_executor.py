@@ -1,4 +1,4 @@
-"""What is particular to the executor on Ray: lost objects, frozen workers, slots that are given up."""
+"""Particular to the executor on Ray: lost objects, frozen workers, slots that are given up."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 from ovi.config import Component, SamplingParams
 from ovi.stages import DataKind, Stage
 from ovi_ray.protocol.messages import Denoise, EncodeTexts, Preload
-from ovi_ray.runtime.executor import Submission, TaskEnded, WorkerReplaced, WorkerStarted
+from ovi_ray.runtime.executor import Submission, TaskEnded, WorkerReplaced, WorkerStarted, WorkerStarting
 from ovi_ray.runtime.placement import Placement
 from ovi_ray.runtime.ray_errors import is_crash
 from ovi_ray.runtime.ray_executor import ExecutorConfig, RayExecutor
@@ -90,7 +90,7 @@ def encode_texts(executor):
 
 @ray.remote(num_cpus=0)
 def lost():
-    """What `ray.get` gives of an object that went down with its node."""
+    """Raised by `ray.get` for an object that went down with its node."""
     raise ObjectLostError("00", "", "")
 
 
@@ -150,6 +150,7 @@ def test_a_worker_that_cannot_start_is_given_up_with_the_reason(start_executor, 
     while not executor.is_empty and time.monotonic() < deadline:
         replaced += executor.poll(5.0)
     assert executor.is_empty
+    assert replaced.pop(0) == WorkerStarting(worker="w0", slot="w0")
     assert all(isinstance(event, WorkerReplaced) for event in replaced)
     assert [(event.worker, event.slot, event.successor) for event in replaced] == [
         ("w0", "w0", "w0.1"),

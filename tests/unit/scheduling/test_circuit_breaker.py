@@ -1,9 +1,11 @@
-"""Faulty devices: taken out of service by evidence, probed after a cooldown, put back; the clips are not charged."""
+"""Faulty devices: taken off a stage by evidence, probed after a cooldown, put back; the clips are not charged."""
+
+import dataclasses
 
 from ovi.stages import Stage
 from ovi_ray.report.decisions import explain
 from ovi_ray.scheduling.config import CircuitBreakerConfig, RetryConfig, SchedulerConfig
-from ovi_ray.scheduling.events import TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import SlotClosed, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import BreakerChange, BreakerReason, BreakerState, FailureKind, Reason
 from ovi_ray.simulation.virtual_cluster import VirtualDevice, simulate
@@ -48,8 +50,9 @@ def run_until(cluster, condition, **options):
     raise AssertionError("the condition was never met")
 
 
-def is_out(cluster, worker):
-    return cluster.scheduler.idle_reasons().get(worker) is Reason.QUARANTINED
+def is_out(cluster, worker, stage=Stage.DENOISE):
+    state = cluster.scheduler.pool.find(worker)
+    return state is not None and stage in state.health.open_stages
 
 
 def tries_of(cluster, worker):
@@ -80,13 +83,14 @@ def test_a_device_that_fails_clips_which_others_finish_is_taken_out_with_the_rea
         end(cluster, "bad", FailureKind.ERROR)
         while clip not in cluster.denoised:
             end(cluster, "good")
-    assert is_out(cluster, "bad") is False  # it is at work on something else
-    end(cluster, "bad", FailureKind.ERROR)
+    if cluster.running["bad"].task.stage is Stage.DENOISE:
+        assert not is_out(cluster, "bad")  # it is at work on another clip
+        end(cluster, "bad", FailureKind.ERROR)
     (out,) = changes(cluster)
-    assert (out.worker, out.state, out.cooldown_s) == ("bad", BreakerState.OPEN, 60.0)
+    assert (out.worker, out.stage, out.state, out.cooldown_s) == ("bad", Stage.DENOISE, BreakerState.OPEN, 60.0)
     assert out.reason is BreakerReason.REFUTED
     assert explain(out) == (
-        "bad is taken out of service for 60 s, because it failed tasks that other devices finished; "
+        "denoise on bad is taken out of service for 60 s, because it failed tasks that other devices finished; "
         "last failure: the device is broken"
     )
 
@@ -151,9 +155,24 @@ def test_clips_that_fail_on_two_faulty_devices_are_rendered_by_the_third():
     assert {change.worker for change in changes(cluster)} == {"bad", "worse"}
 
 
+def test_a_worker_that_idles_only_because_of_its_stage_says_so():
+    cluster = cluster_of(10, devices={"good": BIG, "bad": dataclasses.replace(BIG, stages=frozenset({Stage.DENOISE}))})
+    run_until(cluster, lambda: is_out(cluster, "bad"), faulty=("bad",))
+    assert cluster.scheduler.idle_reasons()["bad"] is Reason.QUARANTINED
+
+
+def test_what_a_device_learned_is_kept_while_it_is_off_a_stage():
+    cluster = cluster_of(40, devices={"good": BIG, "bad": BIG})
+    run_until(cluster, lambda: is_out(cluster, "bad"), faulty=("bad",), seconds=5.0)
+    good, bad = (cluster.scheduler.pool.find(name) for name in ("good", "bad"))
+    assert good.device_class != bad.device_class
+    seconds = [cluster.scheduler.pool.costs.seconds(w.device_class, Stage.DECODE, 0) for w in (good, bad)]
+    assert seconds[0] == seconds[1]
+
+
 def test_a_success_at_another_stage_does_not_close_the_breaker():
     cluster = cluster_of(40, devices={"good": BIG, "bad": BIG})
-    run_until(cluster, lambda: is_out(cluster, "bad"), faulty=("bad",), stages=(Stage.DECODE,))
+    run_until(cluster, lambda: is_out(cluster, "bad", Stage.DECODE), faulty=("bad",), stages=(Stage.DECODE,))
     while not cluster.scheduler.done:
         step(cluster, faulty=("bad",), stages=(Stage.DECODE,))
     assert BreakerState.CLOSED not in {change.state for change in changes(cluster)}
@@ -245,7 +264,8 @@ def test_a_job_waits_for_its_quarantined_device_when_the_others_are_gone():
     cluster = cluster_of(10, devices={"good": BIG, "bad": BIG})
     run_until(cluster, lambda: is_out(cluster, "bad"), faulty=("bad",))
     cluster.send(WorkerLost(worker="good", crashed=False))
-    assert not cluster.running
+    cluster.send(SlotClosed(slot="good"))
+    assert not denoises(cluster, "bad")
     cluster.finish_all()
     assert not failed(cluster)
 

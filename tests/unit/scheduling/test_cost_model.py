@@ -1,4 +1,4 @@
-"""What fits, what stages cost, and what is learned."""
+"""The stages that fit on a device, their costs, and the learning of costs."""
 
 import math
 import random

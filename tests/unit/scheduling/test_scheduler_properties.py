@@ -14,6 +14,7 @@ from ovi.stages import Stage
 from ovi_ray.scheduling.config import CircuitBreakerConfig, SchedulerConfig, SpeculationConfig
 from ovi_ray.scheduling.device_profile import BF16_SIZES, INT8_SIZES, DeviceProfile, StageRates
 from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.states import ClipState
 from ovi_ray.scheduling.task import FailureKind, Reason
 from tests.support.scheduling import (
@@ -40,6 +41,11 @@ DEVICES = st.sampled_from([BIG, MIDDLE, SMALL_CARD, SLOW, ENCODER]) | st.builds(
     rates=st.builds(StageRates, encode_text=RATES, encode_first_frame=RATES, denoise=RATES, decode=RATES),
     load_gb_per_s=st.floats(0.1, 100),
 )
+FAULTS = st.tuples(
+    st.sampled_from([frozenset(Stage), *(frozenset({stage}) for stage in Stage)]),
+    st.sampled_from([FailureKind.OUT_OF_MEMORY, FailureKind.ERROR]),
+)
+FAULTY_DEVICES = st.tuples(st.sampled_from([BIG, MIDDLE, SLOW]), FAULTS)
 PICK = st.integers(0, 20)
 """Index into a list that is known only when the rule runs; wraps around."""
 AFTER = st.integers(0, 20)
@@ -176,15 +182,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         return [(s, k) for k, kind in kinds for s in Stage if device.fits(s, kind) and job.queue(s, k)]
 
     @invariant()
-    def a_worker_is_quarantined_only_while_its_device_cools_down(self):
+    def a_device_is_off_a_stage_only_while_it_cools_down(self):
         scheduler, now = self.cluster.scheduler, self.cluster.now
-        quarantined = scheduler.pool.quarantined.values()
-        assert scheduler.done or all(worker.breaker.is_cooling_down(now) for worker in quarantined)
+        breakers = [breaker for worker in scheduler.pool.workers.values() for breaker in worker.health]
+        assert scheduler.done or all(breaker.open_until_s > now for breaker in breakers if breaker.is_open)
 
     @invariant()
     def while_nothing_runs_a_worker_or_a_time_is_waited_for(self):
         cluster = self.cluster
-        waits = any(wake >= cluster.now for wake in cluster.wakes)
+        waits = any(wake >= cluster.now for wake in cluster.wakes) or cluster.scheduler.awaited_slots
         assert cluster.running or cluster.scheduler.done or not cluster.workers or waits
 
     # --- what holds in the end
@@ -206,9 +212,97 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert tuple(again.handle(events, now)) == actions
 
 
+class FaultMachine(RuleBasedStateMachine):
+    """Devices that always fail, in all stages or in one; at least one that never does; successors that come late.
+
+    While a healthy device is there that can run everything, no clip fails.
+    """
+
+    cluster: CheckedCluster
+
+    @initialize(
+        clips=st.integers(1, 12),
+        kinds=st.lists(st.sampled_from([SMALL, IMAGE]), min_size=1, max_size=2, unique=True),
+        texts=st.integers(1, 6),
+        sick=st.lists(FAULTY_DEVICES, min_size=1, max_size=4),
+        healthy_first=st.booleans(),
+        patience_s=st.sampled_from([50.0, 0.0]),
+    )
+    def start(self, clips, kinds, texts, sick, healthy_first, patience_s):
+        workload = make_workload(clips, kinds=tuple(kinds), distinct_texts=min(texts, clips))
+        config = SchedulerConfig(patience_s=patience_s, circuit_breaker=CircuitBreakerConfig(cooldown_s=5.0))
+        self.cluster = CheckedCluster(workload=workload, scheduler=Scheduler(workload, config=config))
+        self.faults = {f"sick{number}": fault for number, (_, fault) in enumerate(sick)}
+        self.profiles = {f"sick{number}": profile for number, (profile, _) in enumerate(sick)} | {"healthy": BIG}
+        self.lives = dict.fromkeys(self.profiles, 0)
+        self.away: list[str] = []
+        slots = sorted(self.profiles, reverse=not healthy_first)
+        self.send(*[self.join(slot) for slot in slots])
+
+    def send(self, *events, after=0):
+        ended = set(self.cluster.finished)
+        self.cluster.send(*events, after=after)
+        if "healthy" not in self.away:
+            assert not set(failed(self.cluster)) - ended, "a clip failed beside a healthy device"
+
+    def join(self, slot):
+        self.lives[slot] += 1
+        return WorkerJoined(worker=f"{slot}.{self.lives[slot]}", slot=slot, device=self.profiles[slot])
+
+    def end(self, run):
+        """The end of a task, as its device lets it end."""
+        stages, kind = self.faults.get(self.cluster.slots[run.worker], (frozenset(), None))
+        if run.task.stage in stages:
+            return TaskFailed(worker=run.worker, task=run.task, kind=kind, message=INJECTED)
+        return TaskDone(worker=run.worker, task=run.task, seconds=1.0)
+
+    @precondition(lambda self: self.cluster.running)
+    @rule(picks=st.lists(PICK, min_size=1, max_size=3), after=AFTER)
+    def tasks_end(self, picks, after):
+        runs = {run.worker: run for run in (pick_from(sorted(self.cluster.running.items()), p)[1] for p in picks)}
+        self.send(*map(self.end, runs.values()), after=after)
+
+    @precondition(lambda self: self.cluster.workers)
+    @rule(pick=PICK, after=AFTER)
+    def lose(self, pick, after):
+        worker = pick_from(sorted(self.cluster.workers), pick)
+        self.away.append(self.cluster.slots[worker])
+        self.send(WorkerLost(worker=worker, crashed=False), after=after)
+
+    @precondition(lambda self: self.away)
+    @rule(after=st.integers(0, 200))
+    def a_successor_comes(self, after):
+        event = self.join(self.away[0])
+        self.cluster.now += after
+        self.away.pop(0)
+        self.send(event)
+
+    @rule(seconds=st.integers(0, 700))
+    def pass_time(self, seconds):
+        self.send(Tick(), after=seconds)
+
+    def teardown(self):
+        if not hasattr(self, "cluster"):
+            return
+        while self.away:
+            self.a_successor_comes(after=1)
+        for _ in range(3000):
+            if self.cluster.scheduler.done:
+                break
+            if self.cluster.running:
+                self.send(self.end(next(iter(self.cluster.running.values()))), after=1)
+            else:
+                assert self.cluster.wakes, "nothing runs, and no time is waited for"
+                self.cluster.now = max(self.cluster.now, self.cluster.wakes.pop(0))
+                self.send(Tick())
+        assert set(self.cluster.finished) == set(range(self.cluster.workload.clips))
+
+
 def pick_from(choices, pick):
     return choices[pick % len(choices)]
 
 
 TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestFaults = FaultMachine.TestCase
+TestFaults.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

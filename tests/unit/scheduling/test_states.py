@@ -70,14 +70,15 @@ def test_a_text_that_no_worker_encodes_cannot_be_finished():
 
 
 def test_a_breaker_opens_once_and_closes_only_after_a_probe():
-    breaker = CircuitBreaker("w0", CircuitBreakerConfig())
-    breaker.record_failure(Stage.DENOISE, (0,), "broken")
+    breaker = CircuitBreaker("w0", Stage.DENOISE, CircuitBreakerConfig())
+    breaker.record_failure((0,), "broken")
     breaker.trip(now=0.0)
-    with pytest.raises(IllegalTransition, match="circuit breaker of w0 cannot go from OPEN to OPEN"):
+    with pytest.raises(IllegalTransition, match="circuit breaker of w0 for denoise cannot go from OPEN to OPEN"):
         breaker.trip(now=1.0)
-    assert not breaker.record_success(Stage.DECODE)
     with pytest.raises(IllegalTransition, match="from OPEN to CLOSED"):
-        breaker.record_success(Stage.DENOISE)
+        breaker.record_success()
+    breaker.half_open()
+    assert breaker.record_success()
 
 
 def test_the_states_of_a_clip_are_in_the_order_of_its_stages():

@@ -1,4 +1,4 @@
-"""What every kind of store promises: a local disk, an S3 server, an object store in memory, and HDFS through pyarrow."""
+"""The promises of every kind of store: a local disk, an S3 server, an object store in memory, and HDFS through pyarrow."""
 
 import contextlib
 import os

@@ -1,6 +1,10 @@
 """A worker without Ray: tasks in, reports and data out, failures as data."""
 
+import errno
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ from ovi_ray.workers.actor import Worker, WorkerConfig
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
 from ovi_ray.workers.failures import failure_kind
 from ovi_ray.workers.tensor_transport import pack, unpack
+from tests.support.files import UNREADABLE
 
 TEXT, TRANSFORMER = frozenset({Component.TEXT_ENCODER}), frozenset({Component.TRANSFORMER})
 DECODERS = frozenset({Component.VIDEO_VAE, Component.AUDIO_VAE, Component.VOCODER})
@@ -178,11 +183,14 @@ def test_finished_latents_are_not_made_again(worker, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["latents", "checkpoint"])
-def test_a_corrupt_file_is_told_and_the_clip_is_denoised_again(worker, tmp_path, name):
+def test_a_corrupt_file_is_told_and_set_aside_and_the_clip_is_denoised_again(worker, tmp_path, name):
+    tmp_path = tmp_path / "files"
+    tmp_path.mkdir()
     texts = embeddings(worker)
     (tmp_path / name).write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
     report, latents = worker.run(request(kept(tmp_path), TRANSFORMER, number=2), *texts)
     assert f"{tmp_path / name}" in report.notes[0]
+    assert (tmp_path.parent / "broken" / name).exists()
     assert_same(unpack(latents), unbroken(worker, texts))
 
 
@@ -216,13 +224,70 @@ def test_a_decode_of_corrupt_latents_says_so(worker, tmp_path):
     assert "checksum" in failure.message
 
 
-def test_a_full_disk_is_not_the_clips_fault(worker, tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+AWAY = (
+    *(errno.ENOENT, errno.EPERM, errno.EACCES, errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT),
+    *(errno.EROFS, errno.EDQUOT, errno.ENOSPC, errno.EKEYEXPIRED),
+)
 
-    monkeypatch.setattr("ovi_ray.workers.actor.write_poster", full)
+
+@pytest.mark.parametrize("number", AWAY, ids=errno.errorcode.get)
+def test_an_output_that_cannot_be_written_is_not_the_clips_fault(worker, tmp_path, monkeypatch, number):
+    """Every durable file is put in place by a rename."""
+
+    def fail(self, target):
+        raise OSError(number, os.strerror(number), str(target))
+
+    monkeypatch.setattr(Path, "replace", fail)
     latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
     failure = worker.run(request(decode(tmp_path), DECODERS), latents).failure
+    assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, FailureCause.STORAGE)
+    assert os.strerror(number) in failure.message
+    assert not failure.input_path
+
+
+def test_a_folder_for_videos_that_is_gone_is_not_the_clips_fault(worker, tmp_path):
+    latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
+    failure = worker.run(request(decode(tmp_path / "gone"), DECODERS), latents).failure
+    assert failure.cause is FailureCause.STORAGE
+
+
+def test_a_poster_that_cannot_be_written_fails_nothing_and_is_told_once(worker, tmp_path):
+    latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
+    work = replace(decode(tmp_path), poster_path=str(tmp_path / "gone" / "clip.jpg"))
+    notes = []
+    for _ in range(2):
+        report = worker.run(request(work, DECODERS), latents)
+        assert report.failure is None
+        notes += report.notes
+    assert len(notes) == 1
+    assert "no poster" in notes[0]
+    assert probe(tmp_path / "clip.mp4").num_frames == 9
+
+
+def test_weights_whose_storage_is_away_are_waited_for(tiny_dir, tmp_path):
+    ckpt_dir = tmp_path / "share" / "ckpts"
+    shutil.copytree(tiny_dir, ckpt_dir)
+    worker = fresh_worker(ckpt_dir)
+    ckpt_dir.rename(tmp_path / "away")
+    failure = worker.run(request(Preload(), TRANSFORMER)).failure
+    assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, FailureCause.STORAGE)
+    assert failure.input_path.startswith(str(ckpt_dir))
+    (tmp_path / "away").rename(ckpt_dir)
+    assert worker.run(request(Preload(), TRANSFORMER)).failure is None
+
+
+@pytest.mark.parametrize("what", ["latents", "checkpoint"])
+def test_kept_files_that_cannot_be_read_are_waited_for_and_stay(worker, tmp_path, what):
+    (tmp_path / what).symlink_to(UNREADABLE)
+    failure = worker.run(request(kept(tmp_path), TRANSFORMER, number=2), *embeddings(worker))[0].failure
+    assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, FailureCause.STORAGE)
+    assert "Input/output error" in failure.message
+    assert (tmp_path / what).readlink() == UNREADABLE
+
+
+def test_a_denoise_does_not_begin_at_its_first_step_because_its_checkpoint_is_away(worker, tmp_path):
+    work = kept(tmp_path, checkpoint_path=str(tmp_path / "unmounted" / "checkpoint"))
+    failure = worker.run(request(work, TRANSFORMER, number=2), *embeddings(worker))[0].failure
     assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, FailureCause.STORAGE)
 
 

@@ -1,0 +1,60 @@
+"""The names of a prompt list's columns."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from ovi_ray.inputs.params import PARAM_FIELDS
+
+PROMPT_COLUMN = "text_prompt"
+META_PREFIX = "meta_"
+"""Start of the names of the user's own columns, which are carried along as text."""
+OVERRIDES = (*PARAM_FIELDS, "model_name")
+"""Columns that override the job's value for their row."""
+INPUT_COLUMNS = (PROMPT_COLUMN, "image_path", *OVERRIDES)
+_LINE_ENDS = "\t\n\v\f\r\x85"
+
+
+def is_meta(name: str) -> bool:
+    """Whether a column is one of the user's own."""
+    return name.startswith(META_PREFIX)
+
+
+def is_known(name: str) -> bool:
+    """Whether a prompt list may have a column of this name."""
+    return name in INPUT_COLUMNS or is_meta(name)
+
+
+def clean_name(name: str) -> str:
+    """A column's name without invisible characters and without the spaces around it."""
+    return "".join(map(_visible, name)).strip()
+
+
+def _visible(character: str) -> str:
+    category = unicodedata.category(character)
+    if category.startswith("Z") or character in _LINE_ENDS:
+        return " "
+    return "" if category in ("Cc", "Cf") else character
+
+
+def clean_names(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The cleaned names, and a note for each that had more to it than spaces."""
+    cleaned = [clean_name(name) for name in names]
+    return cleaned, [
+        f"the invisible characters in the column name {name!a} are ignored: it is read as {clean}"
+        for name, clean in zip(names, cleaned, strict=True)
+        if clean and clean != name.strip(" \t\r\n")
+    ]
+
+
+def place_in_list(row: int, line: int | None) -> str:
+    """A row in words, with its line where it cannot be told from the row: "row 3", or "row 3 (line 7)".
+
+    Without line breaks in cells, a row's line is its number, or one more where there is a header.
+    """
+    return f"row {row}" if line in (None, row, row + 1) else f"row {row} (line {line})"
+
+
+def in_words(numbers: Iterable[object]) -> str:
+    """ "3", "3 and 4", or "3, 4 and 7"."""
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,1 @@
+"""Readers of prompt lists, one module for each family of formats."""
