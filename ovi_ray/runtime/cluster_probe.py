@@ -4,7 +4,6 @@ Ray itself tries for minutes, in C++ that no signal interrupts, and writes its o
 process of its own, `python -m ovi_ray.runtime.cluster_probe ADDRESS`, which alarms end.
 """
 
-import contextlib
 import signal
 import socket
 import subprocess
@@ -58,8 +57,14 @@ def main(address: str, connect_s: int, answer_s: int) -> int:
         return 1
     print(found, flush=True)
     signal.alarm(answer_s)
-    with contextlib.suppress(Exception):  # an error is an answer: it lacks a token, for example, and `ray.init` says so
+    try:
         GcsClient(address=found)
+    except Exception as error:  # an answer too; `ray.init` reports any other than this one soon
+        if (
+            type(error).__name__ == "AuthenticationError" and address != "auto"
+        ):  # for which Ray looks for a token itself
+            print("it asks for a token, and was given none or another")
+            return 1
     return 0
 
 

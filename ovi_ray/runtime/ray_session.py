@@ -44,8 +44,8 @@ def _joined(address: str) -> Iterator[None]:
         _init(address=address)
     except (ClusterError, *_START_ERRORS) as error:
         # Ray reads the token file on its own only for the address "auto"
-        hint = "if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
-        raise ClusterError(f"the Ray cluster at {address} cannot be joined: {error}; is it up? {hint}") from error
+        hint = "is it up? if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+        raise ClusterError(f"the Ray cluster at {address} cannot be joined: {error}; {hint}") from error
     try:
         yield
     finally:
