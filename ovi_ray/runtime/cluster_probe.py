@@ -16,6 +16,7 @@ CONNECT_S = 10
 ANSWER_S = 12
 """Seconds for Ray to answer, once it is loaded in this process; that depends on this machine and is not limited."""
 CLIENT = "ray://"
+_PORT = "expected the port that `ray start --head` names, 6379 unless another was chosen"
 _MAX_PORT = 65_535
 _ADDRESS = "expected host:port, ray://host:port or auto"
 
@@ -27,8 +28,7 @@ def check_cluster(address: str, *, connect_s: int = CONNECT_S, answer_s: int = A
     *_, last = ["", *probe.stdout.splitlines()]
     if probe.returncode == -signal.SIGALRM:
         raise ClusterError(
-            f"{last} accepts connections, but does not answer as a Ray cluster within {answer_s} s; expected the port that"
-            " `ray start --head` names, 6379 unless another was chosen"
+            f"{last} accepts connections, but does not answer as a Ray cluster within {answer_s} s; {_PORT}"
             if last
             else f"no answer within {connect_s} s"
         )
@@ -37,7 +37,7 @@ def check_cluster(address: str, *, connect_s: int = CONNECT_S, answer_s: int = A
 
 
 def main(address: str, connect_s: int, answer_s: int) -> int:
-    """Print the endpoint once it accepts a connection, or why there is none, with the exit code 1. 0: something answers."""
+    """Print the endpoint once it accepts a connection, and with the exit code 1 why it cannot be used. 0: it can."""
     signal.alarm(connect_s)
     if (problem := _connect(address)) is not None:
         print(problem)
@@ -53,19 +53,24 @@ def main(address: str, connect_s: int, answer_s: int) -> int:
     try:
         found = canonicalize_bootstrap_address(address)
     except (OSError, ValueError) as error:
-        print(" ".join(str(error).split()))
+        print(_one_line(error))
         return 1
     print(found, flush=True)
     signal.alarm(answer_s)
     try:
         GcsClient(address=found)
-    except Exception as error:  # an answer too; `ray.init` reports any other than this one soon
-        if (
-            type(error).__name__ == "AuthenticationError" and address != "auto"
-        ):  # for which Ray looks for a token itself
-            print("it asks for a token, and was given none or another")
-            return 1
+    except Exception as error:  # any of Ray's
+        is_token = type(error).__name__ == "AuthenticationError"
+        if is_token and address == "auto":
+            return 0  # `ray.init` looks for a token itself then
+        no_ray = f"{found} accepts connections, but does not answer as a Ray cluster ({_one_line(error)}); {_PORT}"
+        print("it asks for a token, and was given none or another" if is_token else no_ray)
+        return 1
     return 0
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _connect(address: str) -> str | None:

@@ -35,6 +35,35 @@ def listening(answer=None):
         yield server.getsockname()[1]
 
 
+@pytest.fixture
+def another_grpc_server():
+    """The port of a server that speaks HTTP/2, as all gRPC does, and knows no method."""
+    settings, not_found = b"\0\0\0\4\0\0\0\0\0", b"\0\0\1\1\5\0\0\0\1\x8d"
+
+    def serve(connection):
+        with contextlib.suppress(OSError), connection:
+            connection.sendall(settings)
+            received = b""
+            while b"Gcs" not in received and (more := connection.recv(65_536)):  # part of the name of every method
+                received += more
+            connection.sendall(not_found)
+            while connection.recv(65_536):
+                pass
+
+    def accept(server):
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("", 0)) as server:
+        threading.Thread(target=accept, args=(server,), daemon=True).start()
+        yield server.getsockname()[1]
+
+
+def test_another_grpc_server_is_told_from_ray_and_asked_once(another_grpc_server):
+    assert "404" in refusal(f"127.0.0.1:{another_grpc_server}")
+
+
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
