@@ -6,6 +6,7 @@ transformer.
 Shapes: F latent frames, h w latents per side, L audio latents, N text rows, t frames of a chunk, S audio samples.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -30,12 +31,15 @@ from ovi.models.text_encoder import TextEncoder, tokenize
 from ovi.models.tiling import Tiling
 from ovi.models.video_vae import VideoVAE
 from ovi.models.vocoder import Vocoder
-from ovi.prompts import rewrite_audio_tag
+from ovi.prompts import in_model_form
 from ovi.sampling import denoise as sampling
 from ovi.types import Clip, Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat, check_format
-from ovi.weights.loading import load_component, load_tokenizer
+from ovi.weights.loading import load_component
 from ovi.weights.quantization import load_transformer
+from ovi.weights.tokenizer import load_tokenizer
+
+_LOG = logging.getLogger(__name__)
 
 ImageInput = str | Path | Image.Image | np.ndarray
 M = TypeVar("M", bound=nn.Module)
@@ -280,8 +284,10 @@ class OviPipeline:
         Raises InvalidRequest for a parameter out of range and InvalidImage for an unusable image.
         """
         sampling_params = SamplingParams(**params)
-        prompt, _ = rewrite_audio_tag(text_prompt, self.spec.audio_tag)
-        texts = [prompt, sampling_params.video_negative_prompt, sampling_params.audio_negative_prompt]
+        prompt = in_model_form(text_prompt, self.spec.audio_tag)
+        for fault in prompt.faults:
+            _LOG.warning("the prompt has %s: %r %s", fault.kind, fault.tag, fault.reading)
+        texts = [prompt.text, sampling_params.video_negative_prompt, sampling_params.audio_negative_prompt]
         positive, video_negative, audio_negative = self.encode_text(texts)
         embeds = PromptEmbeds(positive=positive, video_negative=video_negative, audio_negative=audio_negative)
         first_frame = None if image is None else self.encode_first_frame(image)

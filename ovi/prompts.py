@@ -1,29 +1,39 @@
-"""Prompt preparation: soundtrack markup in the model's form, and text cleaning as in the text encoder's training.
-
-Speech is marked with `<S>...<E>`, the soundtrack with one of the two forms of `ovi.config.AudioTag`.
-"""
+"""Prompt preparation: text cleaning as in the text encoder's training, then tags in the model's form."""
 
 import html
-import re
+from dataclasses import dataclass, replace
 
 import ftfy
 
 from ovi.config import AudioTag
-
-_AUDCAP = re.compile(r"<AUDCAP>(.*?)<ENDAUDCAP>", re.DOTALL)
-_AUDIO = re.compile(r"Audio:\s*(.*)", re.DOTALL)
+from ovi.prompt_tags import TagFault, parse, render, trailing_faults
 
 
-def rewrite_audio_tag(text: str, audio_tag: AudioTag) -> tuple[str, bool]:
-    """`text` with its soundtrack markup in the form `audio_tag`, and whether anything changed.
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ModelPrompt:
+    """A prompt in the form that a model was trained on."""
 
-    `Audio:` extends to the end of the prompt, so only its first occurrence is markup; every `<AUDCAP>` is rewritten.
-    """
-    if audio_tag is AudioTag.AUDCAP:
-        rewritten = _AUDIO.sub(r"<AUDCAP>\1<ENDAUDCAP>", text)
-    else:
-        rewritten = _AUDCAP.sub(r"Audio: \1", text)
-    return rewritten, rewritten != text
+    text: str
+    """The text to encode: as given where its tags are right, else rendered."""
+    cleaned: str
+    """The text as it is tokenized."""
+    other_form: bool
+    """Whether the soundtrack was marked in the other models' form."""
+    faults: tuple[TagFault, ...]
+    """Malformed tags, and how they were read."""
+
+
+def in_model_form(text: str, form: AudioTag) -> ModelPrompt:
+    """`text` with its tags in a model's form. A prompt that is right in this form is not changed."""
+    cleaned = clean(text)
+    prompt = parse(cleaned)
+    faults = (*prompt.faults, *trailing_faults(prompt, form))
+    other_form = prompt.form not in (None, form)
+    rendered = render(prompt, form) if faults or other_form else cleaned
+    if rendered == cleaned:
+        return ModelPrompt(text=text, cleaned=cleaned, other_form=other_form, faults=faults)
+    again = in_model_form(rendered, form)  # entities escaped twice too often, or a tag that lay in another tag
+    return replace(again, other_form=other_form, faults=tuple(dict.fromkeys((*faults, *again.faults))))
 
 
 def clean(text: str) -> str:

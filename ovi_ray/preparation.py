@@ -3,15 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tokenizers import Tokenizer
+
 from ovi.config import Architecture
 from ovi.errors import CheckpointError
 from ovi.weights.layout import ARCHITECTURE
 from ovi.weights.loading import fingerprint
+from ovi.weights.tokenizer import load_tokenizer
 from ovi_ray.devices.checks import device_problems
 from ovi_ray.errors import InputError, Problem, StorageUnavailable
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
+from ovi_ray.inputs.prompt_lengths import TextLimit
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.weights.checks import checkpoint_problem, checkpoint_problems, missing_file_problems, store_problem
@@ -43,6 +47,7 @@ def prepare(
             arch,
             weights=lambda name: _fingerprint(job, name, problems, on_message),
             numerics=job.numerics,
+            limit=TextLimit(tokens=arch.text_encoder.text_len, tokenizer=lambda: _tokenizer(job)),
             prompts=prompts,
         )
     except InputError as error:
@@ -80,6 +85,12 @@ def _local_problems(job: JobSpec) -> list[Problem]:
     if job.ckpt_dir.is_local:
         return checkpoint_problems(job.ckpt_dir, job.model_name, job.weights)
     return missing_file_problems(job.ckpt_dir, job.model_name, job.weights)
+
+
+def _tokenizer(job: JobSpec) -> Tokenizer:
+    """The tokenizer of a checkpoint folder that was checked, and fetched where it is in a store."""
+    folder = local_checkpoint(job.ckpt_dir, [job.model_name], job.weights)
+    return load_tokenizer(folder, job.model_name, truncates=False)
 
 
 def _fingerprint(job: JobSpec, model_name: str, found: list[Problem], on_message: Callable[[str], None]) -> str:

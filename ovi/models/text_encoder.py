@@ -5,6 +5,7 @@ transformers takes three seconds to import, so it is imported only when an encod
 Shapes: B texts per batch, N tokens of a text, P tokens of the longest text in the batch, C width.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from ovi.config import MAX_TOKENS_PER_BATCH, TextEncoderConfig
 from ovi.prompts import clean
+
+_LOG = logging.getLogger(__name__)
 
 # Published module name -> name in transformers; {} stands for the block number.
 _NAMES = {
@@ -105,7 +108,11 @@ def publish_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text: cleaned as in training, truncated to the tokenizer's limit, with the end token."""
-    return [encoding.ids for encoding in tokenizer.encode_batch([clean(text) for text in texts])]
+    encodings = tokenizer.encode_batch([clean(text) for text in texts])
+    for text, encoding in zip(texts, encodings, strict=True):
+        if encoding.overflowing:
+            _LOG.warning("only the first %d tokens of a text are read, its end is lost: %r", len(encoding), text)
+    return [encoding.ids for encoding in encodings]
 
 
 def _rename(key: str, names: Mapping[str, str]) -> str:

@@ -1,6 +1,11 @@
 """File layout of the published checkpoint folder (no torch). Paths are relative to the folder."""
 
+import shlex
+from pathlib import Path
+
 from ovi.config import ARCHITECTURE_FILE, Component, ModelSpec
+from ovi.errors import CheckpointMismatch, CheckpointNotFound
+from ovi.files import dangling_link, pointer_in_place_of
 
 WAN = "Wan2.2-TI2V-5B"
 MMAUDIO = "MMAudio/ext_weights"
@@ -22,3 +27,19 @@ def component_file(component: Component, spec: ModelSpec) -> str:
 def model_files(spec: ModelSpec) -> list[str]:
     """Every file that a model needs: the weights of each component and the tokenizer."""
     return [component_file(component, spec) for component in Component] + [TOKENIZER]
+
+
+def existing_file(ckpt_dir: Path, relative: str, model_name: str) -> Path:
+    """The path of a file of a checkpoint folder.
+
+    Raises CheckpointNotFound, which says how to get it, and CheckpointMismatch for a pointer in its place.
+    """
+    path = ckpt_dir / relative
+    if not path.is_file():
+        fetch = shlex.join(["ovi-ray", "weights", "download", "--model-name", model_name, str(ckpt_dir)])
+        expected = f"a file of model {model_name}; download it with: {fetch}"
+        raise CheckpointNotFound(dangling_link(path) or "no such file", expected=expected, path=path)
+    if pointer := pointer_in_place_of(path):
+        expected = f"the file itself; fetch it with: {shlex.join(['git', '-C', str(path.parent), 'lfs', 'pull'])}"
+        raise CheckpointMismatch(pointer, expected=expected, path=path)
+    return path

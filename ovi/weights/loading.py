@@ -5,7 +5,6 @@ Modules are built on the meta device and tensors assigned one by one, so a load 
 """
 
 import hashlib
-import shlex
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,12 +13,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ovi.config import Architecture, Component, ModelSpec
 from ovi.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound
-from ovi.files import dangling_link, pointer_in_place_of
 from ovi.models import audio_vae, text_encoder, vocoder
 from ovi.models.audio_vae import AudioVAE
 from ovi.models.fusion import FusionTransformer
@@ -28,7 +25,8 @@ from ovi.models.video_vae import VideoVAE
 from ovi.models.vocoder import Vocoder
 from ovi.weights.digest import file_digest
 from ovi.weights.formats import WeightFormat, in_format
-from ovi.weights.layout import ARCHITECTURE, TOKENIZER, component_file, model_files
+from ovi.weights.layout import ARCHITECTURE, TOKENIZER, component_file, existing_file, model_files
+from ovi.weights.tokenizer import load_tokenizer
 
 FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and audibly worse in bf16
 _SLOW_TO_BUILD = Component.TEXT_ENCODER  # imports transformers, which takes seconds; its shapes are known without it
@@ -89,7 +87,7 @@ def load_component(
     architecture.
     """
     arch = Architecture.read(ckpt_dir)
-    path = _existing(Path(ckpt_dir), component_file(component, arch.spec(model_name)), model_name)
+    path = existing_file(Path(ckpt_dir), component_file(component, arch.spec(model_name)), model_name)
     dtype = torch.float32 if component in FLOAT32_COMPONENTS else dtype
     with torch.device("meta"):
         module = _RECIPES[component].build(arch)
@@ -97,21 +95,6 @@ def load_component(
     _raise_mismatch(path, _shapes(module.state_dict()), _shapes(tensors))
     module.load_state_dict(tensors, strict=True, assign=True)
     return module.eval().requires_grad_(False)
-
-
-def load_tokenizer(ckpt_dir: str | Path, model_name: str) -> Tokenizer:
-    """The tokenizer, truncating to the text encoder's length. Raises CheckpointNotFound or CheckpointMismatch."""
-    arch = Architecture.read(ckpt_dir)
-    path = _existing(Path(ckpt_dir), TOKENIZER, model_name)
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception for any problem with the file
-        raise CheckpointMismatch(
-            f"not a tokenizer file ({error})", expected="a complete tokenizer.json", path=path
-        ) from error
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(arch.text_encoder.text_len)
-    return tokenizer
 
 
 def check_model(ckpt_dir: str | Path, model_name: str, weights: WeightFormat = WeightFormat.DTYPE) -> list[FileStatus]:
@@ -144,21 +127,8 @@ def fingerprint(
     return hashlib.sha256("".join(f"{path} {digest(root / path)}\n" for path in files).encode()).hexdigest()
 
 
-def _existing(ckpt_dir: Path, relative: str, model_name: str) -> Path:
-    """The path of a file. Raises CheckpointNotFound, and CheckpointMismatch for a pointer in its place."""
-    path = ckpt_dir / relative
-    if not path.is_file():
-        fetch = shlex.join(["ovi-ray", "weights", "download", "--model-name", model_name, str(ckpt_dir)])
-        expected = f"a file of model {model_name}; download it with: {fetch}"
-        raise CheckpointNotFound(dangling_link(path) or "no such file", expected=expected, path=path)
-    if pointer := pointer_in_place_of(path):
-        expected = f"the file itself; fetch it with: {shlex.join(['git', '-C', str(path.parent), 'lfs', 'pull'])}"
-        raise CheckpointMismatch(pointer, expected=expected, path=path)
-    return path
-
-
 def _check_component(ckpt_dir: Path, component: Component, arch: Architecture, spec: ModelSpec) -> None:
-    path = _existing(ckpt_dir, component_file(component, spec), spec.name)
+    path = existing_file(ckpt_dir, component_file(component, spec), spec.name)
     _raise_mismatch(path, _expected_shapes(component, arch), _shapes(_convert(component, path, _read_meta(path))))
 
 

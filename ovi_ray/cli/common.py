@@ -13,6 +13,9 @@ from ovi_ray.cli.console import message_console
 from ovi_ray.cli.options import DisplayOptions
 from ovi_ray.errors import COMMAND_LINE, InputError, JobStopped, OutputError, OviRayError, Problem, show_path
 from ovi_ray.inputs.job_spec import BatchSpec
+from ovi_ray.inputs.path_checks import neighbours
+from ovi_ray.inputs.prompt_or_path import Meaning, meaning_of
+from ovi_ray.inputs.text_files import readable_problem
 from ovi_ray.logs import configure_logging
 from ovi_ray.printing import Console, is_utf8
 from ovi_ray.storage.paths import Location, to_location
@@ -89,17 +92,22 @@ def _check_working_folder() -> None:
     raise InputError([Problem(file=COMMAND_LINE, value=found, expected="a working folder whose path is UTF-8")])
 
 
-def read_job(spec: type[_Spec], prompts: str, options: Mapping[str, Any]) -> _Spec:
+def read_job(spec: type[_Spec], prompts: str | None, options: Mapping[str, Any]) -> _Spec:
     """A job from a job file with the options over it, or from the options alone. Raises InputError.
 
-    A text with spaces that is not the path of a file is a prompt.
+    `prompts` is a job file or a prompt list; a text that reads as prose is a prompt. The option `prompt` always is one.
     """
+    if prompts is None:
+        return spec.from_options(**options)
+    if options.get("prompt") is None and meaning_of(prompts, to_location(Path.cwd())) is Meaning.PROMPT:
+        return spec.from_options(**{**options, "prompt": prompts})
     path = location(prompts, "PROMPTS")
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return spec.from_yaml(path, options)
-    is_prompt = " " in prompts.strip() and path.is_local and not _exists(path)
-    source = {"text_prompt": prompts} if is_prompt else {"prompts": prompts}
-    return spec.from_options(**source, **options)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return spec.from_options(prompts=prompts, **options)
+    if (found := readable_problem(path)) is not None:
+        expected = f"a job file that can be read{neighbours(path)}"
+        raise InputError([Problem(file=str(path), value=found, expected=expected)])
+    return spec.from_yaml(path, options)
 
 
 def location(given: str, option: str) -> Location:
@@ -115,10 +123,3 @@ def local_path(given: Path, option: str) -> Path:
     """The path on a disk that an option names. Raises InputError for a name that is not UTF-8."""
     location(str(given), option)
     return given
-
-
-def _exists(path: Location) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a prompt longer than a path can be
-        return False

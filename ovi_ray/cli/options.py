@@ -26,6 +26,11 @@ JobOptions = dict[str, Any]
 """Options by field of `JobSpec`; None for one that was not given."""
 
 LOCATION = "PATH|URI"
+PROMPT_OPTION = typer.Option(
+    metavar="TEXT",
+    help="One prompt. Unlike PROMPTS, the text is never taken for the name of a file.",
+    rich_help_panel="What to render",
+)
 DISPLAY_PANEL = "What is shown"
 _METAVARS: dict[type, str] = {int: "INTEGER", float: "NUMBER", tuple: "HEIGHTxWIDTH", str: "TEXT"}
 _MAX_METAVAR_CHARS = 30

@@ -12,7 +12,14 @@ from rich.table import Table
 from ovi.config import Architecture
 from ovi.stages import STAGES, TIME_GROUPS, Stage
 from ovi_ray.cli.common import command_console, local_path, location, read_job
-from ovi_ray.cli.options import LOCATION, DisplayOptions, JobOptions, with_display_options, with_job_options
+from ovi_ray.cli.options import (
+    LOCATION,
+    PROMPT_OPTION,
+    DisplayOptions,
+    JobOptions,
+    with_display_options,
+    with_job_options,
+)
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show_path
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.params import PARAM_FIELDS
@@ -21,13 +28,21 @@ from ovi_ray.report.durations import format_duration
 from ovi_ray.storage.paths import Location
 
 if TYPE_CHECKING:
+    from ovi_ray.inputs.manifest import Manifest
     from ovi_ray.report.actuals import Actuals
-    from ovi_ray.scheduling.workload import Workload
     from ovi_ray.simulation.forecast import Forecast
 
 MAX_BOTTLENECKS_SHOWN = 5
 JOB_PANELS = {
-    "What to render": ("model_name", "mode", "image_path", "each_example_n_times", "delimiter", "sheet"),
+    "What to render": (
+        "ckpt_dir",
+        "model_name",
+        "mode",
+        "image_path",
+        "each_example_n_times",
+        "delimiter",
+        "sheet",
+    ),
     "Sampling, for rows that do not set their own": PARAM_FIELDS,
 }
 
@@ -35,14 +50,19 @@ JOB_PANELS = {
 @with_job_options(JOB_PANELS)
 @with_display_options
 def plan(
-    prompts: Annotated[
-        str, typer.Argument(help="A prompt list or a job file (YAML), each a path or a URI, or a prompt.")
-    ],
     cluster: Annotated[
         str, typer.Option(metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml.")
     ],
     job_options: JobOptions,
     display: DisplayOptions,
+    prompts: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROMPTS",
+            help="A prompt list or a job file (YAML), each a path or a URI, or a prompt in several words.",
+        ),
+    ] = None,
+    prompt: Annotated[str | None, PROMPT_OPTION] = None,
     timeline: Annotated[
         Path | None, typer.Option(help="Draw which device does what when: a .html or .svg file to write.")
     ] = None,
@@ -54,6 +74,9 @@ def plan(
 ) -> None:
     """Forecast a job on a cluster: time, device-hours, cost and bottlenecks. Nothing is started.
 
+    The list is checked as for rendering, without weights. Given a checkpoint folder, prompts that are longer than its text
+    encoder reads are counted.
+
     Examples:
 
         ovi-ray plan prompts.csv --cluster cluster/profiles/b.yaml
@@ -63,11 +86,15 @@ def plan(
         ovi-ray plan job.yaml --cluster mine.yaml --actual out
     """
     from ovi_ray.inputs.cluster_profile import read_profile
+    from ovi_ray.inputs.task_table import TaskTable, workload_of
     from ovi_ray.simulation.forecast import forecast
 
     with command_console(display) as console:
         profile = read_profile(location(cluster, "--cluster"))
-        planned = forecast(_workload(prompts, job_options), profile, keep_spans=timeline is not None)
+        manifest = _manifest(prompts, {**job_options, "prompt": prompt})
+        for note in manifest.notes:
+            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        planned = forecast(workload_of(TaskTable.of(manifest)), profile, keep_spans=timeline is not None)
         if timeline is not None:
             _write_timeline(
                 local_path(timeline, "--timeline"), planned, title=f"{planned.clips} clips on cluster {profile.name}"
@@ -75,19 +102,24 @@ def plan(
             console.print(f"timeline {timeline}", soft_wrap=True)
         actuals = None if actual is None else _actuals(location(actual, "--actual"))
     if as_json:
-        typer.echo(json.dumps(_as_json(planned, actuals)))
+        typer.echo(json.dumps({**_as_json(planned, actuals), "notes": manifest.notes}))
     else:
         _show(planned, actuals, Console())
 
 
-def _workload(prompts: str, job_options: JobOptions) -> "Workload":
+def _manifest(prompts: str | None, options: JobOptions) -> "Manifest":
     """The job's clips with the published sizes of the models: planning needs neither weights nor an output folder."""
     from ovi_ray.inputs.manifest import build_manifest
-    from ovi_ray.inputs.task_table import TaskTable, workload_of
+    from ovi_ray.inputs.prompt_lengths import text_limit
 
-    job = read_job(BatchSpec, prompts, job_options)
-    manifest = build_manifest(job, Architecture(), weights=lambda name: name, numerics=job.numerics)
-    return workload_of(TaskTable.of(manifest))
+    job = read_job(BatchSpec, prompts, options)
+    return build_manifest(
+        job,
+        Architecture(),
+        weights=lambda name: name,
+        numerics=job.numerics,
+        limit=text_limit(job.ckpt_dir, job.model_name),
+    )
 
 
 def _actuals(output_dir: Location) -> "Actuals":

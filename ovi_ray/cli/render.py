@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from ovi_ray.cli.common import ExitCode, command_console, read_job
-from ovi_ray.cli.options import DISPLAY_PANEL, DisplayOptions, JobOptions, with_display_options, with_job_options
+from ovi_ray.cli.options import (
+    DISPLAY_PANEL,
+    PROMPT_OPTION,
+    DisplayOptions,
+    JobOptions,
+    with_display_options,
+    with_job_options,
+)
 from ovi_ray.cli.run import run_job
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.params import PARAM_FIELDS
@@ -43,12 +50,14 @@ JOB_PANELS = {
 
 
 Prompts = Annotated[
-    str,
+    str | None,
     typer.Argument(
-        help="A prompt list (CSV, TSV, JSON Lines, text, .xlsx, .ods, Arrow, Parquet or a folder of Parquet files), a job"
-        " file (YAML), or a prompt. Files and folders may be in stores: s3://, gs://, hdfs://."
+        metavar="PROMPTS",
+        help="A prompt list (CSV, TSV, JSON Lines, text, .xlsx, .ods, Arrow, Parquet or a folder of Parquet files) or a job"
+        " file (YAML), or a prompt in several words. Files and folders may be in stores: s3://, gs://, hdfs://.",
     ),
 ]
+OnePrompt = Annotated[str | None, PROMPT_OPTION]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Render every clip again, finished ones too.", rich_help_panel=KEPT_PANEL),
@@ -87,9 +96,10 @@ AsJson = Annotated[
 @with_job_options(JOB_PANELS)
 @with_display_options
 def render(
-    prompts: Prompts,
     job_options: JobOptions,
     display: DisplayOptions,
+    prompts: Prompts = None,
+    prompt: OnePrompt = None,
     overwrite: Overwrite = False,
     verify: Verify = False,
     keep_latents: KeepLatents = False,
@@ -109,11 +119,11 @@ def render(
 
         ovi-ray render s3://bucket/prompts.csv --ckpt-dir s3://bucket/ckpts --out s3://bucket/out
 
-        ovi-ray render "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out
+        ovi-ray render --prompt "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out
     """
     keeping = {"overwrite": overwrite, "verify": verify, "keep_latents": keep_latents, "checkpoint_s": checkpoint_s}
     with command_console(display) as console:
-        job = read_job(JobSpec, prompts, job_options)
+        job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
         from ovi_ray.preparation import prepare
 
         def print_message(text: str) -> None:

@@ -12,16 +12,16 @@ from pydantic_core import ErrorDetails
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show, show_path
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.inputs.path_checks import PathCheck
-from ovi_ray.inputs.prompt_lists import READERS
+from ovi_ray.inputs.prompt_or_path import Meaning, meaning_of
 from ovi_ray.inputs.text_files import read_lines
 from ovi_ray.inputs.yaml_checks import check_yaml
 from ovi_ray.storage.paths import Location, resolve_path, to_location
-from ovi_ray.storage.uris import is_uri
 
 _Spec = TypeVar("_Spec", bound=BaseModel)
 
-ALIASES = {"num_steps": "sample_steps"}
-"""Keys of the published files, and the field that each stands for."""
+ALIASES = {"num_steps": "sample_steps", "prompt": "text_prompt"}
+"""Other keys, and the field that each stands for: `num_steps` of published files, and `prompt`, which never names a list."""
+_PROMPT_KEYS = frozenset({"prompts", "text_prompt", "prompt"})
 _OPTION_NAMES = {"prompts": "PROMPTS", "output_dir": "--out"}
 _KEYS_EXPECTED = "keys and values, such as ckpt_dir: ./ckpts"
 
@@ -85,8 +85,8 @@ def read_yaml(path: Location) -> dict[str, Given]:
 def merge(file: dict[str, Given], options: dict[str, Given]) -> dict[str, Given]:
     """The values of a job file with the options over them."""
     replaced = set(options)
-    if replaced & {"prompts", "text_prompt"}:
-        replaced |= {"prompts", "text_prompt"}
+    if replaced & _PROMPT_KEYS:
+        replaced |= _PROMPT_KEYS
     replaced |= {alias for alias, field in ALIASES.items() if field in replaced}
     return {key: item for key, item in file.items() if key not in replaced} | options
 
@@ -154,21 +154,14 @@ def _without_aliases(given: Mapping[str, Given]) -> tuple[dict[str, Given], list
         for alias, field in ALIASES.items()
         if alias in given and field in given
     ]
-    text = settled.get("text_prompt")
+    text = given.get("text_prompt")
     if text and "prompts" not in settled and _names_a_list(text):
         settled["prompts"] = settled.pop("text_prompt")
     return settled, problems
 
 
 def _names_a_list(item: Given) -> bool:
-    if not isinstance(item.value, str) or "\n" in item.value:
-        return False
-    if is_uri(item.value) or Path(item.value).suffix.lower() in READERS:
-        return True
-    try:
-        return item.folder.is_local and (item.folder / item.value).is_file()
-    except (OSError, ValueError):  # longer than a path can be, or with a NUL
-        return False
+    return isinstance(item.value, str) and meaning_of(item.value, item.folder) is Meaning.PATH
 
 
 # -- problems ------------------------------------------------------------------------------------------------------
@@ -184,9 +177,10 @@ def _problem(
         hint = did_you_mean(key, known) or f"; the keys are {', '.join(known)}"
         return item.problem(f"a known key{hint}", "an unknown key")
     if details["type"] == "value_error":
-        expected = str(details["ctx"]["error"])
-    else:
-        expected = str(spec.model_fields[key].description)
+        is_path = isinstance(details["input"], ValueError)  # raised when the path was resolved
+        found = "missing" if key not in given else show_path(item.value) if is_path else None
+        return item.problem(str(details["ctx"]["error"]), found)
+    expected = str(spec.model_fields[key].description)
     return item.problem(expected, None if key in given else "missing")
 
 

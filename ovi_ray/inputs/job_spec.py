@@ -18,8 +18,8 @@ from ovi_ray.inputs.params import DEFAULT_PARAMS, PARAM_FIELDS, parse_param
 from ovi_ray.inputs.path_checks import (
     PathCheck,
     existing_folder,
+    prompt_list_file,
     readable_file,
-    readable_list,
     usable_image,
     writable_folder,
 )
@@ -66,13 +66,13 @@ class Help(str):
 
 
 class BatchSpec(BaseModel):
-    """A job without its checkpoint and output folders, which is all that planning needs.
+    """A job without its output folder, which is all that planning needs; its checkpoint folder need not exist.
 
     Keys and defaults are the published ones. A field's description lists the accepted values, as error messages name them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    ignored_keys: ClassVar[tuple[str, ...]] = ("ckpt_dir", "output_dir")
+    ignored_keys: ClassVar[tuple[str, ...]] = ("output_dir",)
     """Keys of a job file that this model has no field for."""
 
     text_prompt: str | None = Field(None, pattern=r"\S", description="a prompt, or the path of a prompt list")
@@ -85,6 +85,9 @@ class BatchSpec(BaseModel):
     ] = Field(None, description=f"one character, or one of {', '.join(DELIMITERS)}")
     sheet: Annotated[str | None, Help("Sheet of a spreadsheet. [default: the first one]")] = Field(
         None, min_length=1, description="the name of a sheet of the spreadsheet"
+    )
+    ckpt_dir: Annotated[FilePath | None, Help("Checkpoint folder.")] = Field(
+        None, description="the path of a checkpoint folder"
     )
     image_path: Annotated[FilePath | None, Help("First frame of rows without one.")] = Field(
         None, description="the path of an image"
@@ -200,9 +203,10 @@ class BatchSpec(BaseModel):
     def path_checks(cls) -> dict[str, PathCheck]:
         """The fields that are paths, each with its check."""
         return {
-            "prompts": readable_list,
+            "prompts": prompt_list_file,
             "cluster": readable_file("a cluster profile that can be read"),
             "image_path": usable_image,
+            "ckpt_dir": _unchecked,
         }
 
     @field_validator(*PARAM_FIELDS, "model_name", mode="before")
@@ -244,14 +248,16 @@ class BatchSpec(BaseModel):
     def _check_one_source(cls, prompts: Location | None, info: ValidationInfo) -> Location | None:
         text_prompt = info.data.get("text_prompt", "refused already")
         if prompts is None and text_prompt is None:
-            raise ValueError(f"a prompt list ({', '.join(READERS)}), or one prompt as text_prompt")
+            raise ValueError(
+                f"a prompt list ({LIST_SUFFIXES}), or one prompt: --prompt TEXT, or prompt: TEXT in a job file"
+            )
         if prompts is not None and text_prompt is not None:
-            raise ValueError("either prompts or text_prompt, not both")
+            raise ValueError("either a prompt list or a prompt, not both")
         return prompts
 
 
 class JobSpec(BatchSpec):
-    """Everything the user asked for: a batch with its checkpoint folder and its output folder.
+    """Everything the user asked for: a batch with a checkpoint folder that exists and an output folder.
 
     `from_options` and `from_yaml` report problems as InputError and check paths, without creating anything; the constructor
     raises pydantic's ValidationError and checks no path.
@@ -271,4 +277,4 @@ class JobSpec(BatchSpec):
 
 
 def _unchecked(path: Location) -> None:
-    """The check of a path that the job does not use."""
+    """The check of a path that need not exist."""

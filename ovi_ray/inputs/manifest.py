@@ -21,6 +21,7 @@ from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.inputs.columns import PROMPT_COLUMN, is_meta
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS, PARAM_FIELDS, arrow_fields
+from ovi_ray.inputs.prompt_lengths import TextLimit, length_notes
 from ovi_ray.inputs.prompt_lists import ListOptions, PromptList, read_prompt_list, read_table
 from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN, Rows, resolve_rows
 from ovi_ray.storage.paths import PathOrUri, atomic_write, to_location
@@ -123,12 +124,14 @@ def build_manifest(
     *,
     weights: Callable[[str], str],
     numerics: str,
+    limit: TextLimit | None = None,
     prompts: PromptList | None = None,
 ) -> Manifest:
     """Check the prompts of a job, images included, before any model loads. Raises InputError with every problem.
 
     `weights` maps a model's name to the fingerprint of its weights; `numerics` names the form of the computation, such as
-    the dtype. Both are part of every clip's id. `prompts` replaces the job's own list.
+    the dtype. Both are part of every clip's id. Texts that are longer than `limit` are noted. `prompts` replaces the job's own
+    list.
     """
     prompts = read_prompts(job) if prompts is None else prompts
     rows = resolve_rows(prompts, job, arch)
@@ -138,6 +141,8 @@ def build_manifest(
     fields = [*MANIFEST_SCHEMA, *(pa.field(name, pa.string()) for name in columns if is_meta(name))]
     table = pa.table([columns[field.name] for field in fields], schema=pa.schema(fields))
     notes = [*rows.notes, *_repeated_prompt_note(columns)]
+    if limit is not None:
+        notes += length_notes(columns, rows.cleaned, limit)
     first = _first_places(columns["clip_id"])
     if len(first) < len(table):
         notes.append(_same_clip_note(columns, first))

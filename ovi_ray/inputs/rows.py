@@ -7,13 +7,15 @@ from typing import Any
 
 from ovi.config import Architecture
 from ovi.geometry import image_size, snap_size
-from ovi.prompts import clean, rewrite_audio_tag
+from ovi.prompts import clean
 from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.inputs.columns import INPUT_COLUMNS, META_PREFIX, OVERRIDES, PROMPT_COLUMN, is_meta
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
 from ovi_ray.inputs.job_spec import BatchSpec, Mode
+from ovi_ray.inputs.notes import rows_have
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS, NOT_TEXT, TEXT_EXPECTED, did_you_mean, parse_param
 from ovi_ray.inputs.prompt_lists import PromptList
+from ovi_ray.inputs.prompt_texts import prepare_texts
 from ovi_ray.storage.paths import Location, resolve_path
 
 SIZE_COLUMN = "video_frame_height_width"
@@ -67,7 +69,10 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
     rows = Rows(columns=columns | meta, cleaned={}, notes=list(prompts.notes))
     _add_image_notes(rows, prompts, images, job)
     _complete_images(rows, images)
-    _complete_prompts(rows, prompts, arch)
+    texts = prepare_texts(prompts, rows.columns, arch)
+    rows.columns["prompt"] = texts.prompts
+    rows.cleaned.update(texts.cleaned)
+    rows.notes += texts.notes
     _complete_sizes(rows, images, arch)
     return rows
 
@@ -230,34 +235,13 @@ def _add_image_notes(rows: Rows, prompts: PromptList, images: list[_Image | None
     if job.mode is Mode.T2V and (named or job.image_path):
         rows.notes.append(f"mode t2v ignores the image of {named or 'all'} row{'s' if named != 1 else ''}")
     with_remark: dict[str, list[int]] = {}
-    for index, image in enumerate(images):
+    for row, image in zip(prompts.rows, images, strict=True):
         for remark in image.facts.remarks if image is not None else ():
-            with_remark.setdefault(remark, []).append(index)
-    rows.notes += [f"{_rows(prompts, indices)} an image {remark}" for remark, indices in with_remark.items()]
+            with_remark.setdefault(remark, []).append(row)
+    rows.notes += [f"{rows_have(numbers)} an image {remark}" for remark, numbers in with_remark.items()]
 
 
-# -- prompts and sizes ---------------------------------------------------------------------------------------------
-
-
-def _complete_prompts(rows: Rows, prompts: PromptList, arch: Architecture) -> None:
-    tag_of = {name: arch.spec(name).audio_tag for name in set(rows.columns["model_name"])}
-    texts = rows.columns[PROMPT_COLUMN]
-    pairs = [(text, tag_of[name]) for text, name in zip(texts, rows.columns["model_name"], strict=True)]
-    rewritten = {pair: rewrite_audio_tag(*pair)[0] for pair in dict.fromkeys(pairs)}
-    rows.columns["prompt"] = [rewritten[pair] for pair in pairs]
-    for name in ("prompt", *NEGATIVE_PROMPTS):
-        rows.cleaned.update((text, clean(text)) for text in set(rows.columns[name]) if text not in rows.cleaned)
-
-    changed = [index for index, pair in enumerate(pairs) if rewritten[pair] != pair[0]]
-    if changed:
-        text, tag = pairs[changed[0]]
-        example = f"{_around_tag(text)} became {_around_tag(rewritten[text, tag])}"
-        rows.notes.append(
-            f"{_rows(prompts, changed)} an audio tag in another form than the model's, which is rewritten: {example}"
-        )
-    untidy = [index for index, text in enumerate(texts) if " ".join(text.split()) != text]
-    if untidy:
-        rows.notes.append(f"{_rows(prompts, untidy)} extra spaces or line breaks, which are ignored")
+# -- sizes -----------------------------------------------------------------------------------------------------------
 
 
 def _complete_sizes(rows: Rows, images: list[_Image | None], arch: Architecture) -> None:
@@ -277,15 +261,3 @@ def _complete_sizes(rows: Rows, images: list[_Image | None], arch: Architecture)
 @functools.cache
 def _fit(wanted: tuple[int, int], image: ImageFacts | None, area: int) -> tuple[int, int]:
     return snap_size(*wanted, area) if image is None else image_size(image.height, image.width, area)
-
-
-def _rows(prompts: PromptList, indices: list[int]) -> str:
-    """The subject of a note: "row 3 has", or "12 rows (the first is row 3) have"."""
-    first = prompts.place(indices[0])
-    return f"{first} has" if len(indices) == 1 else f"{len(indices)} rows (the first is {first}) have"
-
-
-def _around_tag(text: str) -> str:
-    start = min(position for tag in ("<AUDCAP>", "Audio:") if (position := text.find(tag)) >= 0)
-    part = text[start : start + 40]
-    return show(part if len(text) <= start + 40 else f"{part}...")

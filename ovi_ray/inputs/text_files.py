@@ -11,6 +11,7 @@ from ovi_ray.printing import shell_command
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location, local_copy
 
+MISSING = "a file that does not exist"
 _MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 """Byte order marks, the longer ones first, and the encodings that they announce."""
 _UTF16_ZEROS = 8  # of so many bytes of UTF-16, one at least is the zero byte of an ASCII character
@@ -70,9 +71,9 @@ def unreadable(path: Location, error: OSError) -> str:
     if not isinstance(error, FileNotFoundError):
         return f"a file that cannot be read ({plain_reason(error)})"
     if (local := path.local_path) is not None:
-        return dangling_link(local) or "a file that does not exist"
+        return dangling_link(local) or MISSING
     try:
-        return "a folder" if path.is_dir() else "a file that does not exist"
+        return "a folder" if path.is_dir() else MISSING
     except OSError as failure:  # such as a bucket that does not exist
         return f"a file that cannot be read ({plain_reason(failure)})"
 

@@ -91,11 +91,11 @@ class CircuitBreaker:
 
     def record_success(self) -> bool:
         """A task succeeded here. Returns whether that closed the breaker."""
-        self._failed.clear()
-        self._refuted /= 2
         self.is_proven = True
+        self._refuted /= 2
+        self._failed.clear()
         self.crashes = 0
-        if self.is_closed:
+        if self.state is BreakerState.CLOSED:
             return False
         self._move(BreakerState.CLOSED)
         self._trips = 0

@@ -118,10 +118,9 @@ class ReadyWork:
 
     def _last_clips(self) -> int:
         """Clips that wait until everything else has started."""
-        last = self._retries.last_items
-        return (
-            sum(stage in CLIP_STAGES and not self._job.is_running(stage, item) for stage, item in last) if last else 0
-        )
+        if not self._retries.last_items:
+            return 0
+        return sum(s in CLIP_STAGES and not self._job.is_running(s, item) for s, item in self._retries.last_items)
 
     def is_declined(self, worker: WorkerState, task: ReadyTasks) -> bool:
         """Whether the task would make a device that can denoise swap its components for optional work."""

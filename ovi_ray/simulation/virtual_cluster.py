@@ -81,6 +81,8 @@ class VirtualDevice:
 
     def failure(self, stage: Stage, time: float) -> FailureKind | None:
         """How a task that starts at `time` fails; None when it succeeds."""
+        if not self.faulty and not self.faults:
+            return None
         if any(begins <= time < ends for begins, ends in self.faulty):
             return FailureKind.ERROR
         faults = (f.kind for f in self.faults if stage in f.stages and f.begins_s <= time < f.ends_s)

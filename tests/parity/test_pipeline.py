@@ -5,7 +5,7 @@ import torch
 
 from ovi import OviPipeline
 from ovi.config import SamplingParams
-from ovi.prompts import rewrite_audio_tag
+from ovi.prompts import in_model_form
 from ovi.types import PromptEmbeds
 
 TOLERANCE = 1e-4
@@ -22,7 +22,7 @@ def params_of(case):
 
 def denoised(pipe, case, first_frame_path):
     params = params_of(case)
-    prompt, _ = rewrite_audio_tag(case["text_prompt"], pipe.spec.audio_tag)
+    prompt = in_model_form(case["text_prompt"], pipe.spec.audio_tag).text
     rows = pipe.encode_text([prompt, params.video_negative_prompt, params.audio_negative_prompt])
     embeds = PromptEmbeds(positive=rows[0], video_negative=rows[1], audio_negative=rows[2])
     first_frame = pipe.encode_first_frame(first_frame_path) if case["image"] else None

@@ -5,7 +5,8 @@ import torch
 
 from ovi.config import Architecture, Component
 from ovi.models.text_encoder import TextEncoder, _batches, num_parameters, tensor_shapes, tokenize
-from ovi.weights.loading import load_component, load_tokenizer
+from ovi.weights.loading import load_component
+from ovi.weights.tokenizer import load_tokenizer
 
 MODEL = "720x720_5s"
 

@@ -104,6 +104,20 @@ def test_a_text_with_spaces_that_is_not_a_file_is_a_prompt(rendered, tiny_dir, t
     assert rendered[0]["job"].text_prompt == "a red fox"
 
 
+@pytest.mark.parametrize("text", ["prompts.csv", "fox", "lists/", "s3://bucket/list"])
+def test_the_option_prompt_is_never_taken_for_a_file(rendered, tiny_dir, tmp_path, text):
+    result = invoke("render", "--prompt", text, "--ckpt-dir", tiny_dir, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    job = rendered[0]["job"]
+    assert (job.text_prompt, job.prompts) == (text, None)
+
+
+def test_the_option_prompt_replaces_the_list_of_a_job_file(rendered, tiny_dir, tmp_path):
+    (tmp_path / "job.yaml").write_text(f"text_prompt: none.csv\nckpt_dir: {tiny_dir}\noutput_dir: out\n")
+    assert invoke("render", tmp_path / "job.yaml", "--prompt", "a red fox").exit_code == 0
+    assert rendered[0]["job"].text_prompt == "a red fox"
+
+
 @pytest.mark.parametrize(
     ("options", "quiet"), [((), False), (("-q",), True), (("--quiet",), True), (("-v", "--log-level", "debug"), False)]
 )

@@ -47,6 +47,33 @@ def test_the_plan_is_printed_as_text(prompts):
     assert "bottleneck: denoise on nvidia-24gb; twice as fast would end it" in text
 
 
+LONG = "She walks slowly over the misty valley " * 8 + "<AUDCAP>birdsong<ENDAUDCAP>"
+
+
+def test_prompts_longer_than_the_text_encoder_of_a_checkpoint_are_counted(tmp_path, tiny_dir):
+    path = tmp_path / "p.txt"
+    path.write_text(f"a fox\n{LONG}\n", encoding="utf-8")
+    planned = plan(
+        path, "--cluster", PROFILES / "a.yaml", "--ckpt-dir", tiny_dir, "--model-name", "720x720_5s", "--json"
+    )
+    notes = [note for note in json.loads(planned.stdout)["notes"] if "prompt of" in note]
+    assert len(notes) == 1
+    assert notes[0].startswith("row 2 has a prompt of")
+    assert f"note: {notes[0]}" in planned.stderr
+
+
+def test_the_checkpoint_of_a_job_file_counts_too_and_need_not_exist(tmp_path, tiny_dir):
+    for folder, noted in ((tiny_dir, True), (tmp_path / "nowhere", False)):
+        (tmp_path / "job.yaml").write_text(f"prompt: {LONG}\nckpt_dir: {folder}\noutput_dir: out\n", encoding="utf-8")
+        planned = json.loads(plan(tmp_path / "job.yaml", "--cluster", PROFILES / "a.yaml", "--json").stdout)
+        assert any(note.startswith("row 1 has a prompt of") for note in planned["notes"]) is noted
+
+
+def test_a_prompt_can_be_planned_without_a_list():
+    planned = json.loads(plan("--prompt", "fox", "--cluster", PROFILES / "a.yaml", "--json").stdout)
+    assert (planned["clips"], planned["notes"]) == (1, [])
+
+
 def test_a_timeline_is_written(prompts, tmp_path):
     plan(prompts, "--cluster", PROFILES / "a.yaml", "--timeline", tmp_path / "t.svg")
     assert "nvidia-80gb-0" in (tmp_path / "t.svg").read_text(encoding="utf-8")

@@ -80,6 +80,31 @@ def test_a_missing_list_is_named(tiny_dir, tmp_path):
     assert "nowhere.csv" in message
 
 
+@pytest.mark.parametrize(
+    "given", ["my prompts.xlsx", "prompts.ods", "lists/", "my lists/a b", "fox", "C:\\x\\y", "job.yml", "//a.csv"]
+)
+def test_a_list_that_is_not_there_is_refused_with_how_to_write_a_prompt(tiny_dir, tmp_path, monkeypatch, given):
+    (tmp_path / "my lists").mkdir()
+    monkeypatch.chdir(tmp_path)
+    message = refused("render", given, "--ckpt-dir", tiny_dir, "--out", tmp_path / "out")
+    assert "a file that does not exist" in message
+    assert "--prompt" in message or given.endswith(".yml")
+
+
+def test_a_mistyped_job_file_is_refused_with_the_name_of_its_neighbour(tiny_dir, tmp_path):
+    write(tmp_path / "night.yaml", "seed: 1\n")
+    message = refused("render", tmp_path / "nigth.yaml", "--ckpt-dir", tiny_dir)
+    assert "'night.yaml'" in message
+
+
+def test_a_list_and_a_prompt_are_refused_and_so_is_neither(tiny_dir, tmp_path):
+    prompts = write(tmp_path / "p.csv", "text_prompt\na fox\n")
+    both = refused("render", prompts, "--prompt", "a dog", "--ckpt-dir", tiny_dir, "--out", tmp_path / "out")
+    neither = refused("render", "--ckpt-dir", tiny_dir, "--out", tmp_path / "out")
+    assert "either a prompt list or a prompt" in both
+    assert "PROMPTS is missing" in neither
+
+
 def test_a_list_without_prompts_names_the_column_it_needs(tiny_dir, tmp_path):
     code, message, _ = render(write(tmp_path / "p.csv", "prompt\na fox\n"), tiny_dir, tmp_path)
     assert code == 2

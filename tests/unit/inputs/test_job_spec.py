@@ -177,7 +177,7 @@ def test_an_empty_prompt_is_refused(write_job, prompt):
 
 def test_a_list_and_a_prompt_together_are_refused(write_job):
     (problem,) = problems_in(write_job("prompts: prompts.csv\n"))
-    assert (problem.field, problem.expected) == ("prompts", "either prompts or text_prompt, not both")
+    assert (problem.field, problem.expected) == ("prompts", "either a prompt list or a prompt, not both")
 
 
 def test_an_image_is_not_inspected_in_mode_t2v(write_job):

@@ -183,9 +183,7 @@ def test_how_an_image_is_read_is_noted_with_its_rows(build, tmp_path):
     Image.new("RGBA", (64, 48), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     save_image(tmp_path / "plain.png")
     manifest = build("text_prompt,image_path\na,plain.png\nb,clear.png\nc,clear.png\n")
-    assert manifest.notes == (
-        "2 rows (the first is row 2) have an image with transparent parts, which are shown on white",
-    )
+    assert manifest.notes == ("rows 2 and 3 have an image with transparent parts, which are shown on white",)
 
 
 def test_ids_of_images_that_were_read_rightly_stay_and_those_of_others_change(build, first_frame_path, tmp_path):
@@ -324,13 +322,59 @@ def test_rewritten_audio_tags_are_noted_with_an_example(build):
     manifest = build("text_prompt\na Audio: rain\nb\nc Audio: wind\n")
     assert column(manifest, "prompt")[0] == "a <AUDCAP>rain<ENDAUDCAP>"
     assert manifest.notes == (
-        "2 rows (the first is row 1) have an audio tag in another form than the model's, which is rewritten: "
+        "rows 1 and 3 have an audio tag in another form than the model's, which is rewritten: "
         "'Audio: rain' became '<AUDCAP>rain<ENDAUDCAP>'",
     )
 
 
 def test_extra_spaces_are_noted(build):
     assert build("text_prompt\na\n b  c\n").notes == ("row 2 has extra spaces or line breaks, which are ignored",)
+
+
+def test_a_prompt_that_is_right_for_its_model_is_rendered_as_given_without_a_note(build):
+    prompts = [
+        "A man says <S>Audio: check, one two<E> and leaves. <AUDCAP>male voice<ENDAUDCAP>",
+        'A sign reads "Radio Audio: 5 dollars". A man sings. <AUDCAP>rain<ENDAUDCAP>',
+        "She says &lt;S&gt;Hi&lt;E&gt; ＜AUDCAP＞rain＜ENDAUDCAP＞",
+    ]
+    manifest = build([{"text_prompt": prompt} for prompt in prompts])
+    assert column(manifest, "prompt") == prompts
+    assert manifest.notes == ()
+
+
+def test_escaped_and_full_width_tags_reach_each_model_in_its_own_form(build):
+    escaped, wide = "A fox. &lt;AUDCAP&gt;rain&lt;ENDAUDCAP&gt;", "A fox. ＜AUDCAP＞wind＜ENDAUDCAP＞"
+    rows = [{"text_prompt": text, "model_name": "960x960_5s"} for text in (escaped, wide)]
+    manifest = build([*rows, {"text_prompt": "A fox. Audio：rain"}])
+    assert column(manifest, "prompt") == ["A fox. Audio: rain", "A fox. Audio: wind", "A fox. <AUDCAP>rain<ENDAUDCAP>"]
+
+
+def test_malformed_tags_are_noted_by_kind_with_their_rows_and_how_they_were_read(build):
+    manifest = build(
+        "text_prompt\nA man. <AUDCAP>a song\nA man. <audcap>a hymn<endaudcap>\nHe says <S>hello and leaves.\n"
+        "A man. <AUDCAP>rain</AUDCAP>\nA <b>man</b>\nA fox\n"
+    )
+    assert column(manifest, "prompt") == [
+        "A man. <AUDCAP>a song<ENDAUDCAP>",
+        "A man. <AUDCAP>a hymn<ENDAUDCAP>",
+        "He says <S>hello and leaves.<E>",
+        "A man. <AUDCAP>rain<ENDAUDCAP>",
+        "A <b>man</b>",
+        "A fox",
+    ]
+    subjects = [note.partition(":")[0] for note in manifest.notes]
+    assert subjects == [
+        "rows 2 and 4 have tags that are misspelt",
+        "rows 1 and 3 have tags that are not closed",
+        "row 5 has tags that the model does not know",
+    ]
+    assert "'</AUDCAP>' read as <ENDAUDCAP> (row 4)" in manifest.notes[0]
+
+
+def test_many_rows_of_one_kind_are_counted_in_one_note(build):
+    rows = [{"text_prompt": f"{number} dogs <audcap>barking<endaudcap>"} for number in range(1_300)]
+    (note,) = build(rows).notes
+    assert note.startswith("rows 1, 2, 3 and 1,297 more have tags that are misspelt")
 
 
 # -- writing and reading -------------------------------------------------------------------------------------------

@@ -228,4 +228,4 @@ def test_a_folder_without_a_parquet_file_is_refused(tmp_path):
     (tmp_path / "list").mkdir()
     (tmp_path / "list" / "p.csv").write_text("text_prompt\nA\n")
     (problem,) = problems_of(tmp_path / "list")
-    assert problem.value == f"'{tmp_path / 'list'}', a folder without a file that ends in .parquet"
+    assert problem.value == f"'{tmp_path / 'list'}', a folder"
