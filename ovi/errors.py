@@ -16,6 +16,10 @@ OviError
 from pathlib import Path
 
 
+def _message(found: str, expected: str, path: str | Path) -> str:
+    return f"{path}: " * bool(path) + found + f"; expected {expected}" * bool(expected)
+
+
 class OviError(Exception):
     """Base class of the errors that `ovi` raises deliberately."""
 
@@ -25,15 +29,19 @@ class InvalidRequest(OviError, ValueError):
 
 
 class InvalidImage(InvalidRequest):
-    """A first-frame image that is missing, unreadable or too large."""
+    """A first-frame image that is missing, unreadable or too large: what was found, and what was expected."""
+
+    def __init__(self, found: str, *, expected: str = "", path: str | Path = "") -> None:
+        super().__init__(_message(found, expected, path))
+        self.found = found
+        self.expected = expected
 
 
 class CheckpointError(OviError):
     """The weights cannot be used: which file, what was found there and what was expected."""
 
     def __init__(self, found: str, *, expected: str = "", path: str | Path = "") -> None:
-        where, remedy = (f"{path}: " if path else ""), (f"; expected {expected}" if expected else "")
-        super().__init__(f"{where}{found}{remedy}")
+        super().__init__(_message(found, expected, path))
         self.path = str(path)
         self.found = found
         self.expected = expected

@@ -1,30 +1,32 @@
-"""First-frame images: reading and resizing as in the published code."""
+"""First-frame images: reading, and resizing as in the published code."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ovi.errors import InvalidImage
+from ovi.media.image_files import decode_image, decode_opened
 
 
 def read_image(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """Read an image as RGB uint8 [H, W, 3]; files are rotated by their EXIF orientation.
+    """An image as RGB uint8 [H, W, 3]; see `decode_image` for how files and images of Pillow become that.
 
     Raises InvalidImage for an unreadable file or an array of another shape or dtype.
     """
     if isinstance(image, np.ndarray):
         return _check_array(image)
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return decode_opened(image).pixels
     try:
-        with Image.open(image) as opened:
-            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InvalidImage(f"{image}: cannot be read as an image ({error})") from error
+        return decode_image(Path(image).read_bytes()).pixels
+    except OSError as error:
+        raise InvalidImage(f"a file that cannot be read ({error.strerror or error})", path=image) from error
+    except InvalidImage as error:
+        raise InvalidImage(f"cannot be read as an image: {error.found}", expected=error.expected, path=image) from error
 
 
 def fit_image(image: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -40,5 +42,5 @@ def fit_image(image: np.ndarray, size: tuple[int, int]) -> Tensor:
 
 def _check_array(image: np.ndarray) -> np.ndarray:
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-        raise InvalidImage(f"the image is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3]")
+        raise InvalidImage(f"an array of {image.dtype} {list(image.shape)}", expected="uint8 [H, W, 3]")
     return image

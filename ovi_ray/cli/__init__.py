@@ -16,6 +16,7 @@ from ovi_ray import __version__
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode
 from ovi_ray.cli.doctor import doctor
 from ovi_ray.cli.explain import explain
+from ovi_ray.cli.faults import Program
 from ovi_ray.cli.job import job
 from ovi_ray.cli.jobs import jobs, logs, status, stop, wait
 from ovi_ray.cli.plan import plan
@@ -26,6 +27,7 @@ from ovi_ray.cli.weights import weights
 from ovi_ray.runtime.shutdown import end_process
 
 app = typer.Typer(
+    cls=Program,
     help="Render lists of prompts into videos with sound, on all the GPUs there are.",
     epilog=EXIT_CODE_HELP,
     no_args_is_help=True,
@@ -44,17 +46,19 @@ def main() -> None:
     # Ray prints many lines about every worker that dies, to standard output, which is for JSON.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         app(prog_name="ovi-ray")
     except SystemExit as ended:
-        if ended.code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        if ended.code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.HUNG_UP):
             end_process(int(ended.code))  # without waiting for threads that ask a store which does not answer
         raise
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM outside of a running job: end with its exit code, after clean-up."""
-    sys.exit(ExitCode.TERMINATED)
+    """SIGTERM or SIGHUP outside of a running job: end with its exit code, after clean-up."""
+    sys.exit(ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.HUNG_UP)
 
 
 def _print_version(requested: bool) -> None:

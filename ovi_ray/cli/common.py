@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import typer
 
 from ovi.errors import OviError
+from ovi_ray.cli.console import message_console
 from ovi_ray.cli.options import DisplayOptions
 from ovi_ray.errors import COMMAND_LINE, InputError, JobStopped, OutputError, OviRayError, Problem, show_path
 from ovi_ray.inputs.job_spec import BatchSpec
@@ -27,14 +28,19 @@ class ExitCode(IntEnum):
 
     OK = 0
     FAILED = 1
-    """Some clips of the job failed, or `explain --verify` found a difference. Also Python's code after an unexpected error,
-    with a traceback."""
+    """Some clips of the job failed, or `explain --verify` found a difference."""
     BAD_INPUT = 2
     """The options, the job file, the prompts, the weights or the output folder cannot be used."""
     UNAVAILABLE = 3
     """The cluster, its workers or the storage cannot be used."""
+    FAULT = 70
+    """An error that nothing raises on purpose: a fault in ovi-ray (EX_SOFTWARE of sysexits.h)."""
+    HUNG_UP = 129
+    """Stopped by SIGHUP, when the terminal was closed (128 + SIGHUP)."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C (128 + SIGINT)."""
+    BROKEN_PIPE = 141
+    """The reader of the output has left, as `| head` does (128 + SIGPIPE)."""
     TERMINATED = 143
     """Stopped by SIGTERM (128 + SIGTERM)."""
 
@@ -52,7 +58,8 @@ class ExitCode(IntEnum):
 
 EXIT_CODE_HELP = (
     "Exit codes: 0 success; 1 some clips failed; 2 the input or the output folder cannot be used; "
-    "3 the cluster or the storage cannot be used; 130 stopped by Ctrl-C; 143 stopped by SIGTERM."
+    "3 the cluster or the storage cannot be used; 70 a fault in ovi-ray; 129 stopped because the terminal was closed; "
+    "130 stopped by Ctrl-C; 141 the reader of the output left; 143 stopped by SIGTERM."
 )
 
 
@@ -60,9 +67,9 @@ EXIT_CODE_HELP = (
 def command_console(display: DisplayOptions) -> Iterator[Console]:
     """The console for messages (standard error), with logging set up.
 
-    An error that is raised on purpose becomes a message and an exit code; any other keeps its traceback.
+    An error that is raised on purpose becomes a message and an exit code; for any other see `ovi_ray.cli.faults`.
     """
-    console = Console(stderr=True)
+    console = message_console()
     configure_logging(display.level, console)
     try:
         _check_working_folder()

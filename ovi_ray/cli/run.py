@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ovi_ray.cli.common import ExitCode
+from ovi_ray.cli.faults import faults_of_job
 from ovi_ray.errors import JobStopped
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.printing import Console, shell_command
@@ -15,6 +16,8 @@ from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
 if TYPE_CHECKING:
     from ovi_ray.preparation import PreparedJob
     from ovi_ray.rendering import JobResult
+
+_STOPPED_BY = {"SIGTERM": ExitCode.TERMINATED, "SIGHUP": ExitCode.HUNG_UP}
 
 
 def run_job(
@@ -27,7 +30,12 @@ def run_job(
     from ovi_ray.report.terminal import ProgressDisplay
 
     stop = StopRequest()
-    with _stoppable(stop, console, prepared.job), ProgressDisplay(console, quiet=quiet) as display:
+    output_dir = prepared.job.output_dir
+    with (
+        faults_of_job(output_dir),
+        _stoppable(stop, console, prepared.job),
+        ProgressDisplay(console, quiet=quiet) as display,
+    ):
         for note in (*prepared.job.notes, *prepared.manifest.notes):
             display.message(f"note: {note}")
         observers: list[JobObserver] = [display, *([DecisionPrinter(console)] if explain else [])]
@@ -58,7 +66,7 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
 
 @contextmanager
 def _stoppable(stop: StopRequest, console: Console, job: JobSpec) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the job; finished clips and checkpoints are kept. Raises typer.Exit."""
+    """Ctrl-C, SIGTERM and SIGHUP stop the job; finished clips and checkpoints are kept. Raises typer.Exit."""
     try:
         with stop_on_signals(stop):
             yield
@@ -68,4 +76,4 @@ def _stoppable(stop: StopRequest, console: Console, job: JobSpec) -> Iterator[No
             style="yellow",
             soft_wrap=True,
         )
-        raise typer.Exit(ExitCode.TERMINATED if stop.reason == "SIGTERM" else ExitCode.INTERRUPTED) from None
+        raise typer.Exit(_STOPPED_BY.get(stop.reason, ExitCode.INTERRUPTED)) from None

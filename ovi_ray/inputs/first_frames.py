@@ -1,28 +1,22 @@
 """Checks of first-frame images before anything is rendered: each must exist, decode completely and have a usable size."""
 
 import hashlib
-import io
 import os
 import threading
-import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from PIL import ExifTags, Image, UnidentifiedImageError
-
-from ovi.geometry import MAX_IMAGE_PIXELS
+from ovi.errors import InvalidImage
+from ovi.media.image_files import decode_image
 from ovi_ray.inputs.params import shape_problem
 from ovi_ray.inputs.text_files import readable_problem, unreadable
 from ovi_ray.storage.diagnostics import is_unreachable
 from ovi_ray.storage.paths import Location
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_IMAGE_BYTES = 1 << 30
 _DOWNLOADS = 32  # images in a store that are read at a time: most of the time is waiting
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _ANY_FILE = "an image file, relative to the folder of the file that names it"
-_ANY_IMAGE = f"an image that opens ({', '.join(IMAGE_FORMATS)})"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -34,6 +28,10 @@ class ImageFacts:
     height: int
     """Pixels, as the image is displayed (after its EXIF orientation)."""
     width: int
+    remarks: tuple[str, ...] = ()
+    """What the user should know of how it is read; each follows "an image"."""
+    is_converted: bool = False
+    """Whether its pixels are other than the 8-bit values of the file; see `DecodedImage`."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -49,8 +47,7 @@ def inspect_images(paths: Iterable[Location]) -> dict[Location, ImageFacts | Ima
     """Inspect each distinct image once, many at a time: decoding and downloading release the interpreter lock."""
     distinct = list(dict.fromkeys(paths))
     is_remote = any(not path.is_local for path in distinct)
-    with warnings.catch_warnings(), ThreadPoolExecutor(_DOWNLOADS if is_remote else os.cpu_count()) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, with the row named
+    with ThreadPoolExecutor(_DOWNLOADS if is_remote else os.cpu_count()) as pool:
         return dict(zip(distinct, pool.map(_Inspection().of, distinct), strict=True))
 
 
@@ -86,25 +83,16 @@ class _Inspection:
 
 def _decode(content: bytes) -> ImageFacts | ImageRefusal:
     try:
-        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
-            return _measure(content, image)
-    except UnidentifiedImageError:
-        return ImageRefusal(found="a file that is not an image", expected=_ANY_IMAGE)
-    except Image.DecompressionBombError:
-        found = f"an image of more than {2 * MAX_IMAGE_PIXELS:,} pixels"
-        return ImageRefusal(found=found, expected=f"at most {MAX_IMAGE_PIXELS:,} pixels in all")
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for a broken file
-        return ImageRefusal(found=f"a damaged or truncated image ({error})", expected=_ANY_IMAGE)
-
-
-def _measure(content: bytes, image: Image.Image) -> ImageFacts | ImageRefusal:
-    width, height = image.size
-    if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
-        width, height = height, width
-    found = f"an image {width:,} pixels wide and {height:,} high"
+        image = decode_image(content)
+    except InvalidImage as error:
+        return ImageRefusal(found=error.found, expected=error.expected)
+    height, width, _ = image.pixels.shape
     if expected := shape_problem(height, width):
-        return ImageRefusal(found=found, expected=expected)
-    if width * height > MAX_IMAGE_PIXELS:
-        return ImageRefusal(found=found, expected=f"at most {MAX_IMAGE_PIXELS:,} pixels in all")
-    image.load()
-    return ImageFacts(sha256=hashlib.sha256(content).hexdigest(), height=height, width=width)
+        return ImageRefusal(found=f"an image {width:,} pixels wide and {height:,} high", expected=expected)
+    return ImageFacts(
+        sha256=hashlib.sha256(content).hexdigest(),
+        height=height,
+        width=width,
+        remarks=image.remarks,
+        is_converted=image.is_converted,
+    )

@@ -74,6 +74,8 @@ _HASHED = (
     *(name for name in PARAM_FIELDS if name not in (SIZE_COLUMN, *_HASHED_TEXTS)),
 )
 """Columns that enter the id as they are."""
+_HASHED_WHERE_GIVEN = ("image_reading",)
+"""Columns that enter the ids of the rows that have a value, so that the ids of other rows stay what they were without them."""
 _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -216,7 +218,11 @@ def _clip_ids(
     hashed |= {name: [cleaned[text] for text in columns[name]] for name in _HASHED_TEXTS}
     hashed["weights"] = [fingerprints[name] for name in columns["model_name"]]
     hashed["numerics"] = [numerics] * len(columns["model_name"])
-    return [clip_id(dict(zip(hashed, row, strict=True))) for row in zip(*hashed.values(), strict=True)]
+    contents = [dict(zip(hashed, row, strict=True)) for row in zip(*hashed.values(), strict=True)]
+    for name in _HASHED_WHERE_GIVEN:
+        for content, value in zip(contents, columns[name], strict=True):
+            content |= {} if value is None else {name: value}
+    return [clip_id(content) for content in contents]
 
 
 # -- notes on repetition -------------------------------------------------------------------------------------------

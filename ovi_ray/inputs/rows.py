@@ -12,6 +12,7 @@ from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.inputs.columns import INPUT_COLUMNS, META_PREFIX, OVERRIDES, PROMPT_COLUMN, is_meta
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
 from ovi_ray.inputs.job_spec import BatchSpec, Mode
+from ovi_ray.inputs.notes import rows_have
 from ovi_ray.inputs.param_limits import limit_notes
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS, NOT_TEXT, TEXT_EXPECTED, did_you_mean, parse_param
 from ovi_ray.inputs.prompt_lists import PromptList
@@ -35,6 +36,8 @@ DERIVED_COLUMNS = (
 """Columns by which a manifest of any version is recognised as a prompt list."""
 MANIFEST_COLUMNS = (*DERIVED_COLUMNS, "line", *SIDE_COLUMNS)
 """Columns that a manifest has beside the input columns; ignored, but for the sides, when it is read as a prompt list."""
+IMAGE_READING = 2
+"""Enters the id of a clip whose image is converted: version 1, which ids do not name, took the file's values as they were."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,7 +70,7 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
 
     rows = Rows(columns=columns | meta, cleaned={}, notes=list(prompts.notes))
     rows.notes += limit_notes(prompts, columns, arch)
-    _add_image_notes(rows, prompts, job)
+    _add_image_notes(rows, prompts, images, job)
     _complete_images(rows, images)
     texts = prepare_texts(prompts, rows.columns, arch)
     rows.columns["prompt"] = texts.prompts
@@ -225,13 +228,21 @@ def _resolve_images(prompts: PromptList, job: BatchSpec) -> tuple[list[_Image | 
 def _complete_images(rows: Rows, images: list[_Image | None]) -> None:
     rows.columns["image_path"] = [None if image is None else str(image.path) for image in images]
     rows.columns["image_sha256"] = [None if image is None else image.facts.sha256 for image in images]
+    rows.columns["image_reading"] = [
+        IMAGE_READING if image is not None and image.facts.is_converted else None for image in images
+    ]
 
 
-def _add_image_notes(rows: Rows, prompts: PromptList, job: BatchSpec) -> None:
+def _add_image_notes(rows: Rows, prompts: PromptList, images: list[_Image | None], job: BatchSpec) -> None:
     cells = zip(prompts.rows, prompts.columns.get("image_path", ()), strict=False)
     named = len({row for row, cell in cells if not _is_blank(cell)})
     if job.mode is Mode.T2V and (named or job.image_path):
         rows.notes.append(f"mode t2v ignores the image of {named or 'all'} row{'s' if named != 1 else ''}")
+    with_remark: dict[str, list[int]] = {}
+    for row, image in zip(prompts.rows, images, strict=True):
+        for remark in image.facts.remarks if image is not None else ():
+            with_remark.setdefault(remark, []).append(row)
+    rows.notes += [f"{rows_have(numbers)} an image {remark}" for remark, numbers in with_remark.items()]
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------------

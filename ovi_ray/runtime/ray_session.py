@@ -1,10 +1,14 @@
 """Connecting to Ray: a local instance or an existing cluster."""
 
+import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ovi_ray.devices.doctor import examine_node
@@ -12,6 +16,11 @@ from ovi_ray.devices.node_report import NodeReport
 from ovi_ray.devices.probe import vendor_environment
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.runtime.cluster_probe import check_cluster
+from ovi_ray.runtime.session_folder import session_folder
+
+logger = logging.getLogger(__name__)
+_START_ERRORS = (OSError, RuntimeError, ValueError, RayError)
 
 
 @contextmanager
@@ -20,35 +29,72 @@ def ray_session(job: JobSpec) -> Iterator[None]:
 
     Raises ClusterError when Ray cannot be started or joined.
     """
-    # "local" never joins a cluster that happens to run on this machine
-    local = {"address": "local", "num_cpus": max(os.cpu_count() or 1, job.workers or 1)}
-    options = {"address": job.address} if job.address else local
     environment = {"runtime_env": {"env_vars": job.environment}} if job.environment else {}
+    num_cpus = max(os.cpu_count() or 1, job.workers or 1)
+    with _joined(job.address, **environment) if job.address else _started(num_cpus, **environment):
+        yield
+
+
+@contextmanager
+def _joined(address: str, **options: Any) -> Iterator[None]:
+    named = os.environ.get("RAY_ADDRESS")
+    if address == "auto" and named:
+        logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", named)
+        address = named
     try:
-        ray.init(**options, **environment, include_dashboard=False, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(_why_no_ray(job.address, error)) from error
+        check_cluster(address)
+        _init(address=address, **options)
+    except (ClusterError, *_START_ERRORS) as error:
+        # Ray reads the token file on its own only for the address "auto"
+        hint = "is it up? if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+        raise ClusterError(f"the Ray cluster at {address} cannot be joined: {error}; {hint}") from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _why_no_ray(address: str | None, error: Exception) -> str:
-    if not address:
-        return f"a local Ray cannot be started: {error}"
-    # Ray reads the token file on its own only for the address "auto"
-    hint = "if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
-    return f"the Ray cluster at {address} cannot be joined: {error}; is it up? {hint}"
+@contextmanager
+def _started(num_cpus: int, **options: Any) -> Iterator[None]:
+    if named := os.environ.get("RAY_ADDRESS"):
+        logger.warning(
+            "starting a local Ray; the cluster at %s, which RAY_ADDRESS names, is joined with --address auto", named
+        )
+    with session_folder() as folder:
+        if folder is not None:
+            logger.warning("Ray's session is in %s, because the folder for temporary files has too long a path", folder)
+        try:
+            with _hang_up_held():
+                # "local" never joins a cluster that happens to run on this machine
+                _init(address="local", num_cpus=num_cpus, _temp_dir=folder, **options)
+        except _START_ERRORS as error:
+            raise ClusterError(f"a local Ray cannot be started: {error}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _init(**options: Any) -> None:
+    ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level="error")
+
+
+@contextmanager
+def _hang_up_held() -> Iterator[None]:
+    """SIGHUP arrives after the block, and never at the processes that are started in it.
+
+    A terminal that is closed sends it to all of them, and workers must live on to save what they do.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def examine_cluster(address: str, ckpt_dir: str, model_name: str, *, allow_inexact: bool) -> list[NodeReport]:
     """The report of `ovi-ray doctor` for every node of a cluster, made on that node. Raises ClusterError."""
-    try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(_why_no_ray(address, error)) from error
-    try:
+    with _joined(address):
         tasks = [
             ray.remote(examine_node)
             .options(
@@ -62,6 +108,4 @@ def examine_cluster(address: str, ckpt_dir: str, model_name: str, *, allow_inexa
             if node["Alive"]
         ]
         reports: list[NodeReport] = ray.get(tasks)
-    finally:
-        ray.shutdown()
     return reports

@@ -1,7 +1,8 @@
 """Requests to stop a job: the first one saves what is running, the second one ends the program at once.
 
 Ctrl-C: running tasks are finished or saved, however long that takes. SIGTERM, which Slurm, Kubernetes and spot machines
-send: the same within a grace period, because SIGKILL follows.
+send: the same within a grace period, because SIGKILL follows. SIGHUP, which a closed terminal sends: like SIGTERM, unless it
+is ignored from the start (`nohup`).
 """
 
 import math
@@ -11,14 +12,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 TERM_GRACE_S = 20.0  # Kubernetes and Slurm wait 30 s before they kill
 END_S = 1.5  # of an orderly end after the last signal
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
@@ -81,25 +81,31 @@ def stop_on_signals(
     end_s: float = END_S,
     end: Callable[[int], None] = end_process,
 ) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop, and any further one into a KeyboardInterrupt.
+    """Turn the first of Ctrl-C, SIGTERM and SIGHUP into a request to stop, and a further one into a KeyboardInterrupt.
 
-    `grace_s` is the time that SIGTERM leaves. When the block has not ended `end_s` after the KeyboardInterrupt was due, `end`
-    is called with the exit code. Call it on the main thread only, like all signal handling.
+    A further SIGHUP is ignored: the shell and the kernel both send one when a terminal is closed.
+
+    `grace_s` is the time that SIGTERM and SIGHUP leave. When the block has not ended `end_s` after the KeyboardInterrupt was
+    due, `end` is called with the exit code. Call it on the main thread only, like all signal handling.
     """
+    is_hang_up_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = (signal.SIGINT, signal.SIGTERM, *(() if is_hang_up_ignored else (signal.SIGHUP,)))
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_asked and number == signal.SIGHUP:
+            return
         if stop.is_asked or not stop.is_watched:
             stop.reason = stop.reason or signal.Signals(number).name
             raise KeyboardInterrupt
         stop.ask(signal.Signals(number).name, math.inf if number == signal.SIGINT else grace_s)
 
     def install() -> dict[signal.Signals, Any]:
-        return {number: signal.signal(number, handle) for number in _SIGNALS}
+        return {number: signal.signal(number, handle) for number in numbers}
 
     before = install()
     stop.on_watch(install)
     try:
-        with _ended_in_time(lambda signals: signals > 1 or not stop.is_watched, end_s, end):
+        with _ended_in_time(numbers, lambda signals: signals > 1 or not stop.is_watched, end_s, end):
             yield
     finally:
         stop.on_watch(lambda: None)
@@ -108,8 +114,12 @@ def stop_on_signals(
 
 
 @contextmanager
-def _ended_in_time(is_last: Callable[[int], bool], end_s: float, end: Callable[[int], None]) -> Iterator[None]:
-    """Call `end` when the block goes on for `end_s` after the last signal; `is_last` says so of the number of signals.
+def _ended_in_time(
+    numbers: Sequence[signal.Signals], is_last: Callable[[int], bool], end_s: float, end: Callable[[int], None]
+) -> Iterator[None]:
+    """Call `end` when the block goes on for `end_s` after the last signal; `is_last` says so of how many have arrived.
+
+    Of `numbers`, SIGHUP counts only as the first.
 
     A handler runs between two steps of the main thread, which may wait for minutes within one: for the answer of a store,
     or for Ray. So a thread reads the signals as they arrive, from the socket that Python writes their numbers to.
@@ -121,8 +131,10 @@ def _ended_in_time(is_last: Callable[[int], bool], end_s: float, end: Callable[[
     def watch() -> None:
         signals = 0
         while number := arrived.recv(1):
-            signals += number[0] in _SIGNALS
-            if number[0] in _SIGNALS and is_last(signals):
+            if number[0] not in numbers or (signals and number[0] == signal.SIGHUP):
+                continue
+            signals += 1
+            if is_last(signals):
                 if not has_ended.wait(end_s):
                     end(128 + number[0])
                 return

@@ -17,6 +17,12 @@ from tests.support.cli import ROOT
 
 PROFILE = ROOT / "cluster" / "profiles" / "a.yaml"
 
+STOPS = [
+    (signal.SIGINT, ExitCode.INTERRUPTED),
+    (signal.SIGTERM, ExitCode.TERMINATED),
+    (signal.SIGHUP, ExitCode.HUNG_UP),
+]
+
 
 def invoke(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
@@ -69,9 +75,7 @@ def test_a_job_that_cannot_go_on_ends_with_the_code_of_its_error_and_its_message
     assert str(error) in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)]
-)
+@pytest.mark.parametrize(("number", "code"), STOPS)
 def test_a_job_that_is_stopped_ends_with_the_code_of_the_signal(render_ending, number, code):
     assert render_ending(stopping(number)).exit_code == code
 
@@ -93,6 +97,15 @@ def test_bad_input_has_the_same_code_in_every_command(command, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["render", "doctor"])
+def test_a_cluster_that_does_not_answer_has_its_code_and_one_line(command, tiny_dir, tmp_path):
+    given = {"render": ["render", "a red fox", "--out", tmp_path / "out"], "doctor": ["doctor"]}[command]
+    result = invoke(*given, "--ckpt-dir", tiny_dir, "--address", "no-such-host.invalid:6379")
+    assert result.exit_code == ExitCode.UNAVAILABLE
+    assert "the name no-such-host.invalid does not resolve" in result.stderr
+    assert len([line for line in result.stderr.splitlines() if not line.startswith("note: ")]) == 1
+
+
 def test_a_cluster_that_the_doctor_cannot_reach_has_the_code_of_a_cluster(monkeypatch):
     monkeypatch.setattr(
         "ovi_ray.runtime.ray_session.examine_cluster", lambda *args, **given: raising(ClusterError("x"))()
@@ -100,9 +113,7 @@ def test_a_cluster_that_the_doctor_cannot_reach_has_the_code_of_a_cluster(monkey
     assert invoke("doctor", "--address", "nowhere:1").exit_code == ExitCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)]
-)
+@pytest.mark.parametrize(("number", "code"), STOPS)
 def test_a_command_that_is_stopped_before_its_job_runs_ends_with_the_code_of_the_signal(number, code):
     program = (
         "import os, signal, sys, ovi_ray.inputs.cluster_profile as profiles\n"

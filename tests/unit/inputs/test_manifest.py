@@ -1,4 +1,5 @@
 import json
+import struct
 import subprocess
 import sys
 
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ovi.config import Architecture, SolverName
+from ovi_ray.inputs.first_frames import inspect_images
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, ROW_SEED_STRIDE, Manifest, build_manifest, clip_id
 from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN
+from ovi_ray.storage.paths import to_location
 from tests.support.lists import write_table
 from tests.support.params import another_value
 
@@ -165,6 +168,48 @@ def test_an_image_taken_sideways_has_the_size_that_it_is_seen_at(build, tmp_path
     save_image(tmp_path / "b.jpg", (640, 480), exif=turned)
     manifest = build("text_prompt,image_path\na,a.jpg\nb,b.jpg\n")
     assert column(manifest, "height") == [608, 832]
+
+
+def test_a_turned_tiff_has_the_size_of_the_same_picture_as_jpeg(build, tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name in ("a.tif", "a.jpg", "a.png", "a.webp"):
+        save_image(tmp_path / name, (640, 480), exif=turned)
+    manifest = build("text_prompt,image_path\na,a.tif\na,a.jpg\na,a.png\na,a.webp\n")
+    assert set(zip(column(manifest, "height"), column(manifest, "width"), strict=True)) == {(832, 608)}
+
+
+def test_how_an_image_is_read_is_noted_with_its_rows(build, tmp_path):
+    Image.new("RGBA", (64, 48), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    save_image(tmp_path / "plain.png")
+    manifest = build("text_prompt,image_path\na,plain.png\nb,clear.png\nc,clear.png\n")
+    assert manifest.notes == ("rows 2 and 3 have an image with transparent parts, which are shown on white",)
+
+
+def test_ids_of_images_that_were_read_rightly_stay_and_those_of_others_change(build, first_frame_path, tmp_path):
+    (tmp_path / "plain.png").write_bytes(first_frame_path.read_bytes())
+    (tmp_path / "grey16.tif").write_bytes(GREY_16)
+    plain, deep = column(build("text_prompt,image_path,seed\na,plain.png,1\na,grey16.tif,1\n"), "clip_id")
+    assert plain == "75e8784d5975d1a4074d"  # as in version 0.1, which read the image as now
+    assert deep != "0fbaa9bf7b071ab83d7e"  # of version 0.1, where the image came out white
+
+
+def test_an_image_counts_as_converted_only_where_its_pixels_changed(first_frame_path, tmp_path):
+    with Image.open(first_frame_path) as image:
+        image.convert("RGBA").save(tmp_path / "opaque.png")
+        image.convert("L").point(lambda level: level * 256, "I").convert("I;16").save(tmp_path / "grey16.png")
+    facts = inspect_images(to_location(tmp_path / name) for name in ("opaque.png", "grey16.png"))
+    assert [image.is_converted for image in facts.values()] == [False, True]
+
+
+TIFF_TAGS = {256: 16, 257: 16, 258: 16, 259: 1, 262: 1, 273: 122, 277: 1, 278: 16, 279: 512}
+GREY_16 = (
+    struct.pack("<4sIH", b"II*\0", 8, len(TIFF_TAGS))
+    + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in TIFF_TAGS.items())
+    + bytes(4)
+    + struct.pack("<256H", *range(0, 65_536, 256))
+)
+"""A TIFF of 16-bit grey, a ramp of 16 x 16 pixels."""
 
 
 def test_the_jobs_image_serves_rows_without_one(build, tmp_path):

@@ -47,11 +47,33 @@ def test_handlers_that_another_library_put_in_place_meanwhile_are_replaced(monke
     assert stop.is_asked
 
 
-def test_earlier_handlers_come_back():
-    before = signal.getsignal(signal.SIGTERM)
+def test_a_closed_terminal_asks_once_however_many_signals_it_sends():
+    stop, codes = StopRequest(), []
+    with stop_on_signals(stop, grace_s=5.0, end_s=0.0, end=codes.append), stop.watched():
+        for _ in range(3):
+            send(signal.SIGHUP)
+        assert stop.reason == "SIGHUP"
+        assert stop.deadline < math.inf
+    assert codes == []
+
+
+def test_a_job_under_nohup_goes_on_when_its_terminal_is_closed():
+    stop = StopRequest()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals(stop), stop.watched():
+            send(signal.SIGHUP)
+            assert not stop.is_asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_earlier_handlers_come_back(number):
+    before = signal.getsignal(number)
     with stop_on_signals(StopRequest()):
         pass
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 # -- the main thread may wait where it handles no signal -----------------------------------------------------------------

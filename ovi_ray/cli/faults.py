@@ -1,0 +1,163 @@
+"""The outermost layer of the program: how it ends when an error escapes that no part of it raises on purpose."""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import re
+import select
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import typer
+import typer.core
+
+from ovi.errors import OviError
+from ovi_ray import __version__
+from ovi_ray.cli.common import ExitCode
+from ovi_ray.cli.console import message_console
+from ovi_ray.errors import OviRayError, hide_passwords
+from ovi_ray.logs import MESSAGES, RUN_LOG, run_log
+from ovi_ray.printing import shell_command
+from ovi_ray.storage.paths import Location
+
+FAULT_LOG = "faults.log"
+"""In the user's folder for state: where a fault is recorded that belongs to no job."""
+_REPORT_URLS = ("issues", "bug tracker", "repository", "source")
+"""Labels of project URLs at which a fault can be reported, the best first."""
+
+
+class JobFault(Exception):
+    """Carries an unexpected error, its cause, out of a job, with the job's output folder."""
+
+    def __init__(self, output_dir: Location) -> None:
+        super().__init__(output_dir)
+        self.output_dir = output_dir
+
+
+class Program(typer.core.TyperGroup):
+    """The group of all commands. An error that escapes from one ends with ExitCode.FAULT, a message and a log."""
+
+    def main(self, args: Sequence[str] | None = None, *other: Any, **options: Any) -> Any:
+        """See typer. Raises SystemExit."""
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            return super().main(words, *other, **options)
+        except SystemExit as end:
+            if not isinstance(cause := end.__context__, BrokenPipeError):
+                raise
+            if not _reader_has_left():
+                sys.exit(report_fault(cause, words))
+            _drop_output()
+            sys.exit(ExitCode.BROKEN_PIPE)
+        except (OviRayError, OviError) as error:
+            message_console().print(str(error), style="red", soft_wrap=True)
+            sys.exit(ExitCode.of(error))
+        except Exception as error:
+            sys.exit(report_fault(error, words))
+
+    def invoke(self, ctx: Any) -> Any:
+        """See typer, which takes an EOFError for an end of input at a question."""
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise RuntimeError(f"unexpected end of a file: {error}") from error
+
+
+@contextlib.contextmanager
+def faults_of_job(output_dir: Location) -> Iterator[None]:
+    """Name the job in whose log an unexpected error of the block belongs."""
+    try:
+        yield
+    except (OviRayError, OviError, typer.Exit, BrokenPipeError):
+        raise
+    except Exception as error:
+        raise JobFault(output_dir) from error
+
+
+def report_fault(error: Exception, arguments: Sequence[str]) -> ExitCode:
+    """Record an unexpected error and tell the user where: on standard error, with --json on standard output too."""
+    output_dir = None
+    if isinstance(error, JobFault) and isinstance(error.__cause__, Exception):
+        output_dir, error = error.output_dir, error.__cause__
+    command = hide_passwords(shell_command("ovi-ray", *arguments))
+    trace = hide_passwords("".join(traceback.format_exception(error)))
+    what = f"{type(error).__name__}: {hide_passwords(str(error))}".rstrip(": ")
+    log = _record(f"fault in ovi-ray {__version__} while running {command}\n{trace}", output_dir)
+    is_verbose = any(re.fullmatch(r"--verbose|-[a-z]*v[a-z]*", word) for word in arguments)
+    _print_fault(what, command, output_dir, log, trace if is_verbose or log is None else "")
+    if "--json" in arguments:
+        fault = {"kind": "fault", "type": type(error).__name__, "message": hide_passwords(str(error))}
+        typer.echo(json.dumps({"error": fault | {"log": log and str(log), "report_to": report_address()}}))
+    return ExitCode.FAULT
+
+
+def report_address() -> str:
+    """Where faults are reported: the URL that the package names for it, or words in its place."""
+    try:
+        declared = metadata("ovi-ray").get_all("Project-URL") or []
+    except PackageNotFoundError:  # run from a checkout
+        declared = []
+    urls = {label.lower(): url for label, _, url in (line.partition(", ") for line in declared)}
+    return next((urls[label] for label in _REPORT_URLS if label in urls), "the maintainers of ovi-ray")
+
+
+def _print_fault(what: str, command: str, output_dir: Location | None, log: Path | None, trace: str) -> None:
+    console = message_console()
+    if trace:
+        console.print(trace, style="dim", soft_wrap=True)
+    place = f"the log {log}" if log else "the lines above"
+    lines = [f"{what}", f"This is a fault in ovi-ray, met while running: {command}"]
+    if output_dir is not None:
+        lines.append(f"Finished clips are kept in {output_dir}, and the same command continues from there.")
+    lines.append(f"Please report it to {report_address()}, with {place}.")
+    console.print("\n".join(lines), style="red", soft_wrap=True)
+
+
+def _record(text: str, output_dir: Location | None) -> Path | None:
+    """Append to the job's log, or else to a file of the user's; the path, or None if nothing can be written."""
+    folder = None if output_dir is None else output_dir.local_path
+    if folder is not None and folder.is_dir():
+        with contextlib.suppress(OSError), run_log(folder):
+            logging.getLogger(MESSAGES).critical("%s", text)
+            return folder / RUN_LOG
+    try:
+        log = platformdirs.user_state_path("ovi-ray", ensure_exists=True) / FAULT_LOG
+        with log.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC {text}\n")
+    except OSError:
+        return None
+    return log
+
+
+# -- standard output whose reader has left ---------------------------------------------------------------------------
+
+
+def _reader_has_left() -> bool:
+    """Whether standard output or error is a pipe that nobody reads any more, or rich has met one and put /dev/null there."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a stream without a file
+            if os.path.sameopenfile(stream.fileno(), _devnull()):
+                return True
+            poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+@functools.cache
+def _devnull() -> int:
+    return os.open(os.devnull, os.O_WRONLY)
+
+
+def _drop_output() -> None:
+    """Keep Python from writing, as it ends, what is left of standard output."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(_devnull(), stream.fileno())
