@@ -6,6 +6,7 @@ However it ends, finished clips are kept, and the same call continues from there
 `events.jsonl` in the output folder.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,9 @@ from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.config import RetryConfig
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location
+
+_END_TRIES = 3  # of each write at the end of a run; more would keep the user waiting for a storage that is away
+_PAUSE_BETWEEN_TRIES_S = 0.5
 
 OpenExecutor = Callable[[JobSpec, ExecutorConfig], AbstractContextManager[Executor]]
 """Starts the workers of a job, and stops them at the end of the block."""
@@ -330,13 +334,29 @@ class _Run:
     def _try_to_report(self, finished_before: int) -> None:
         if self._is_gone:
             return
-        try:
-            # What workers that were killed left half written: no worker lives any more.
-            self._results.remove_unfinished()
-            self._intermediates.remove_unfinished()
-            self._report(finished_before)
-        except OSError as error:  # must not hide how the job ended
-            self._observer.message(f"the report cannot be written: {error.strerror or error}; the next run writes it")
+        # What workers that were killed left half written: no worker lives any more.
+        self._try("what is half written cannot be removed", self._results.remove_unfinished)
+        self._try("what is half written cannot be removed", self._intermediates.remove_unfinished)
+        self._try("the failed clips cannot be listed", self._list_failed)
+        self._try("the report cannot be written", lambda: self._report(finished_before))
+
+    def _try(self, complaint: str, write: Callable[[], None]) -> None:
+        """Do something at the end of the run, where a failing storage must not hide how the job ended."""
+        for attempt in range(1, _END_TRIES + 1):
+            try:
+                return write()
+            except OSError as error:
+                if attempt == _END_TRIES:
+                    self._observer.message(f"{complaint}: {error.strerror or error}; the next run does it")
+                else:
+                    time.sleep(_PAUSE_BETWEEN_TRIES_S)
+
+    def _list_failed(self) -> None:
+        rows = list(self._results.batches(FAILED_COLUMNS))
+        ended = pa.chunked_array([batch.column("clip_id") for batch in rows], pa.string())
+        before = self._failed_before
+        not_ended = before.filter(pc.invert(pc.is_in(before.column("clip_id"), value_set=ended)))
+        write_failed(self._job.output_dir, self._manifest, [*not_ended.to_batches(), *rows])
 
     def _report(self, finished_before: int) -> None:
         summary = ReportSummary(
@@ -347,11 +367,6 @@ class _Run:
             workers=self._workers,
         )
         self._noted = count_noted(self._results.batches)
-        rows = list(self._results.batches(FAILED_COLUMNS))
-        ended = pa.chunked_array([batch.column("clip_id") for batch in rows], pa.string())
-        before = self._failed_before
-        not_ended = before.filter(pc.invert(pc.is_in(before.column("clip_id"), value_set=ended)))
-        write_failed(self._job.output_dir, self._manifest, [*not_ended.to_batches(), *rows])
         write_report(
             self._job.output_dir,
             self._results.batches,
