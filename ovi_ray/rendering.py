@@ -344,12 +344,14 @@ class _Run:
         """Do something at the end of the run, where a failing storage must not hide how the job ended."""
         for attempt in range(1, _END_TRIES + 1):
             try:
-                return write()
+                write()
             except OSError as error:
                 if attempt == _END_TRIES:
                     self._observer.message(f"{complaint}: {error.strerror or error}; the next run does it")
                 else:
                     time.sleep(_PAUSE_BETWEEN_TRIES_S)
+            else:
+                break
 
     def _list_failed(self) -> None:
         rows = list(self._results.batches(FAILED_COLUMNS))
