@@ -118,22 +118,31 @@ def test_a_manifest_and_a_job_file_render_the_same_clips(finished_job, tiny_dir,
 
 
 def test_a_clip_that_fails_fails_alone(tiny_dir, first_frame_path, tmp_path):
-    """The image passes the check and is deleted before a worker reads it."""
+    """An image is deleted after the check, a guidance overflows, and a GPU fails in the middle of the job."""
     image = tmp_path / "first.png"
     image.write_bytes(first_frame_path.read_bytes())
     prompts = write_prompts(
-        tmp_path / "prompts.csv", {"text_prompt": "a fox"}, {"text_prompt": "a dog", "image_path": "first.png"}
+        tmp_path / "prompts.csv",
+        {"text_prompt": "a fox"},
+        {"text_prompt": "a dog", "image_path": "first.png"},
+        {"text_prompt": "a cat", "video_guidance_scale": "1e300"},
+        {"text_prompt": "an owl", "seed": "7"},
     )
     result = ovi_ray(
         *("render", prompts, "--ckpt-dir", tiny_dir, "--out", tmp_path / "out", "--sample-steps", 2),
         code=1,
-        environment=hooked_environment(tmp_path / "log", remove=image),
+        environment=hooked_environment(tmp_path / "log", remove=image, device_fails=7),
     )
-    done, failed = result_rows(tmp_path / "out")
-    assert (done["status"], failed["status"]) == ("done", "failed")
+    done, failed, overflown, owl = result_rows(tmp_path / "out")
+    assert [row["status"] for row in (done, failed, overflown, owl)] == ["done", "failed", "failed", "done"]
+    assert "the video latents are not finite numbers, first after step 1 of 2" in overflown["error"]
+    assert (overflown["attempts"], overflown["video_path"]) == (3, None)  # another worker might have done better
+    assert "row 3: video_guidance_scale 1e+300 is unusual" in result.stderr
+    assert (owl["attempts"], owl["worker"]) == (2, "w0.1")
+    assert "w0 was ended after denoise, because its device failed: w0.1 replaces it" in result.stderr
     assert "first.png" in failed["error"]
     assert failed["video_path"] is None
-    assert "1 failed" in result.stderr
+    assert "2 failed" in result.stderr
     assert "first.png" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 

@@ -141,6 +141,10 @@ class FakeExecutor:
         """Do what a decode does; returns its facts."""
         return {"num_frames": 121}
 
+    def notes(self, work):
+        """What a task tells the user."""
+        return ()
+
     def works(self, kind):
         """The work of every submission of a kind."""
         return [submission.work for submission in self.submissions if isinstance(submission.work, kind)]
@@ -160,7 +164,8 @@ class FakeExecutor:
         self.data |= set(submission.outputs)
         facts = self.decode(submission.work) if isinstance(submission.work, Decode) else {}
         done = TaskDone(worker=submission.worker, task=submission.task, seconds=1.0, load_seconds=0.5)
-        self.events.append(TaskEnded(event=done, report=TaskReport(seconds=1.0, load_seconds=0.5, facts=facts)))
+        report = TaskReport(seconds=1.0, load_seconds=0.5, facts=facts, notes=self.notes(submission.work))
+        self.events.append(TaskEnded(event=done, report=report))
 
     def _fail(self, submission: Submission, fails: Fails):
         worker = submission.worker

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet
@@ -70,8 +71,18 @@ def weights_digest(ckpt_dir, model_name):
 def start(tiny_dir, tmp_path, out):
     """Renders a list of prompts into OUT; returns the result, the executor and the messages."""
 
-    def run(prompts=("a fox", "a dog"), *, script=None, prepared=None, steps=4, output=out, **options):
-        executor, observer = RenderingExecutor(script=script), RecordingObserver()
+    def run(
+        prompts=("a fox", "a dog"),
+        *,
+        script=None,
+        prepared=None,
+        steps=4,
+        output=out,
+        damaged=None,
+        executor=RenderingExecutor,
+        **options,
+    ):
+        executor, observer = executor(script=script), RecordingObserver()
         if prepared is None:
             path = tmp_path / "prompts.jsonl"
             lines = (json.dumps({"text_prompt": text, "seed": 7}) for text in prompts)
@@ -79,7 +90,7 @@ def start(tiny_dir, tmp_path, out):
             job = JobSpec.from_options(
                 prompts=path, ckpt_dir=tiny_dir, output_dir=output, sample_steps=steps, dtype="float32"
             )
-            prepared = unchecked(job, tiny_dir)
+            prepared = replace(unchecked(job, tiny_dir), damaged=damaged or {})
         result = render(
             prepared,
             options=RenderOptions(reading=ReadConfig(pause_s=0.0), **options),
@@ -185,6 +196,54 @@ def test_a_folder_that_another_driver_has_is_refused(start, out):
     start()
     with output_lock(out), pytest.raises(OutputInUse):
         start()
+
+
+# -- weights that are not finite numbers -------------------------------------------------------------------------------
+
+
+def test_clips_of_damaged_weights_fail_at_once_with_file_and_tensor_and_the_others_are_rendered(start, out, tiny_dir):
+    job = mixed_job(out, tiny_dir)
+    damage = "ckpts/model.safetensors: NaN or infinity in head.weight (1 number)"
+    prepared = replace(unchecked(job, tiny_dir), damaged={"960x960_5s": damage})
+    result, executor, told = start(prepared=prepared)
+    assert (result.done, result.failed, result.finished_before) == (1, 1, 0)
+    right, damaged = rows(out)
+    assert (right["status"], damaged["status"], damaged["attempts"]) == ("done", "failed", 0)
+    assert damaged["error"] == f"its frames and sound would not be finite numbers: {damage}"
+    assert executor.counts(Denoise) == 1
+    assert any(damage in message for message in told)
+    assert damage in (out / "report.html").read_text(encoding="utf-8")
+
+    result, executor, _ = start(prepared=replace(prepared, damaged={}))  # the file was damaged in memory only
+    assert (result.done, result.failed, result.finished_before) == (1, 0, 1)
+    assert [row["status"] for row in rows(out)] == ["done", "done"]
+
+
+def test_a_job_whose_weights_are_all_damaged_starts_no_worker(start, out):
+    result, executor, _ = start(damaged={"720x720_5s": "a.pth: NaN or infinity in a (1 number)"})
+    assert (result.done, result.failed, executor.submissions) == (0, 2, [])
+    assert [row["status"] for row in rows(out)] == ["failed", "failed"]
+
+
+def mixed_job(out, tiny_dir):
+    """A job with a clip of each of two models."""
+    path = out.parent / "mixed.jsonl"
+    lines = [json.dumps({"text_prompt": "a fox", "model_name": name}) for name in ("720x720_5s", "960x960_5s")]
+    path.write_bytes("\n".join(lines).encode())
+    return JobSpec.from_options(prompts=str(path), ckpt_dir=tiny_dir, output_dir=out, sample_steps=4, dtype="float32")
+
+
+# -- notes in rows -----------------------------------------------------------------------------------------------------
+
+
+def test_a_note_on_a_clip_stands_in_its_row_and_is_counted(start, out):
+    class NotingExecutor(RenderingExecutor):
+        def decode(self, work):
+            return {**super().decode(work), "notes": "is silent throughout"}
+
+    result, *_ = start(executor=NotingExecutor)
+    assert result.noted == 2
+    assert [row["notes"] for row in rows(out)] == ["is silent throughout"] * 2
 
 
 # -- videos and rows -------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ovi_ray.cli import app
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.preparation import PreparedJob
-from ovi_ray.protocol.messages import FailureCause
+from ovi_ray.protocol.messages import Decode, FailureCause
 from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.runtime.driver import DriverConfig
 from ovi_ray.runtime.storage_pause import StoragePauseConfig
@@ -120,6 +120,16 @@ def test_the_life_of_a_clip_has_its_failures_and_attempts(out, troubled):
     assert again.count("denoise") == 2
     assert explain_json(out, "--clip", troubled[2])["error"] == "it cannot be"
     assert "it cannot be" in explain(out, "--clip", troubled[2]).stdout
+
+
+def test_the_life_of_a_clip_has_the_notes_on_it(out, tmp_path):
+    class NotingExecutor(WritingExecutor):
+        def notes(self, work):
+            return (f"clip {work.clip_id} is silent throughout",) if isinstance(work, Decode) else ()
+
+    first, second, _ = render_job(out, tmp_path, executor=NotingExecutor())
+    assert explain_json(out, "--clip", first)["notes"] == [f"clip {first} is silent throughout"]
+    assert f"note: clip {second} is silent throughout" in explain(out, "--clip", second).stdout
 
 
 def test_the_beginning_of_an_id_is_enough(out, tmp_path):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from ovi.weights import hub
 from ovi_ray.cli import app
 from ovi_ray.runtime import ray_executor
+from tests.support.jobs import result_rows
 
 pytestmark = pytest.mark.usefixtures("nothing_starts")
 
@@ -296,3 +297,19 @@ def test_download_without_a_connection_is_reported_with_the_reason(tmp_path, mon
 
 def test_download_of_an_unknown_model_is_refused(tmp_path):
     assert "expected one of 720x720_5s" in refused("weights", "download", "--model-name", "480p", tmp_path)
+
+
+def test_a_weight_that_is_not_a_finite_number_fails_the_clips_of_its_model_before_anything_starts(tiny_dir, tmp_path):
+    ckpts = shutil.copytree(tiny_dir, tmp_path / "ckpts")
+    path = ckpts / "Ovi" / "model.safetensors"
+    path.chmod(0o644)
+    weights = load_file(path)
+    weights["video_model.head.head.weight"].view(-1)[5] = float("nan")
+    save_file(weights, path)
+    code, message, _ = render("a red fox", ckpts, tmp_path)
+    assert code == 1
+    assert "not be finite numbers" in message
+    assert f"{path}: NaN or infinity in video_model.head.head.weight (1 number)" in message
+    (row,) = result_rows(tmp_path / "out")
+    assert (row["status"], row["attempts"], row["video_path"]) == ("failed", 0, None)
+    assert str(path) in row["error"]

@@ -219,6 +219,13 @@ def test_a_failed_clip_has_no_video(report):
     assert not any("clip00001" in link for link in page.links)
 
 
+def test_notes_are_counted_and_stand_on_their_clips_escaped(report):
+    page = report(clip(0), clip(1, notes="shows one colour throughout; <i>"), failed(2))()
+    assert page.figures["With notes"] == "1see their cards"
+    assert page.texts("p", **{"class": "bad"}) == ["shows one colour throughout; <i>"]
+    assert "With notes" not in report(clip(0))().figures
+
+
 def test_many_failures_are_cut_and_counted_by_reason(report):
     rows = [failed(number, error="out of memory" if number % 3 else None) for number in range(TABLE_ROWS + 23)]
     page = report(*rows)()

@@ -190,3 +190,35 @@ def test_latents_that_an_earlier_version_kept_are_not_decoded(tmp_path):
     save_tensors(path, {"video": torch.tensor([1.0, NAN]), "audio": torch.ones(2)}, clip_id="c", facts={})
     with pytest.raises(LatentsUnusable, match="video has numbers that are not finite"):
         load_tensors(path, clip_id="c")
+
+
+# -- finite, and nothing to see or to hear -----------------------------------------------------------------------------
+
+
+def flatten(worker, component, name):
+    """Make the output of a component constant: its last layer has neither weight nor bias."""
+    worker._pipeline.load([component])
+    module = worker._pipeline._components[component]
+    with torch.inference_mode():
+        for parameter in (f"{name}.weight", f"{name}.bias"):
+            module.get_parameter(parameter).data = torch.zeros_like(module.get_parameter(parameter))
+
+
+def test_a_clip_of_one_colour_is_done_with_a_note_in_its_row(worker, tmp_path):
+    flatten(worker, Component.VIDEO_VAE, "decoder.head.2")
+    report = worker.run(request(decode(tmp_path), DECODERS), latents())
+    assert report.failure is None
+    assert report.facts["notes"] == "shows one colour throughout"
+    assert report.notes == ("clip c shows one colour throughout",)
+
+
+def test_a_silent_clip_is_done_with_a_note_in_its_row(worker, tmp_path):
+    flatten(worker, Component.VOCODER, "conv_post")
+    report = worker.run(request(decode(tmp_path), DECODERS), latents())
+    assert report.facts["notes"] == "is silent throughout"
+    assert report.notes == ("clip c is silent throughout",)
+
+
+def test_a_clip_with_content_has_no_note(worker, tmp_path):
+    report = worker.run(request(decode(tmp_path), DECODERS), latents())
+    assert (report.facts["notes"], report.notes) == (None, ())
