@@ -1,0 +1,62 @@
+"""The counted work of a pass, by the counter of the benchmark."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks.denoise import AsOnGpus, WorkCounter, count
+from ovi.config import MODEL_SPECS, Architecture
+
+
+def shallow(arch, num_layers):
+    video, audio = (dataclasses.replace(config, num_layers=num_layers) for config in (arch.video, arch.audio))
+    return dataclasses.replace(arch, video=video, audio=audio)
+
+
+@pytest.fixture(scope="module")
+def block():
+    """The work of one block at full size: what a second block adds to the first."""
+    one, two = (count(MODEL_SPECS["720x720_5s"], shallow(Architecture(), layers)) for layers in (1, 2))
+    names = ("products_tflop", "attention_tflop", "elementwise_gb", "kernels")
+    return {name: getattr(two, name) - getattr(one, name) for name in names}
+
+
+def test_a_block_has_the_products_and_attention_of_its_shapes(block):
+    tokens, audio, dim, ffn, text, audio_text = 31 * 22 * 22, 157, 3072, 14336, 512, 512
+    linear = 2 * (tokens + audio) * (8 * dim * dim + 2 * dim * ffn)  # q k v o, q o, k and v for the other; feed-forward
+    pairs = tokens * (tokens + text + audio) + audio * (audio + audio_text + tokens)
+    assert block["products_tflop"] == pytest.approx(linear / 1e12, abs=0.11)
+    assert block["attention_tflop"] == pytest.approx(4 * pairs * dim / 1e12, abs=0.11)
+
+
+def test_a_block_moves_no_more_memory_than_its_rotations_norms_and_residuals_need(block):
+    width = (31 * 22 * 22 + 157) * 3072  # channels of all tokens of both modalities
+    rotations = 4 * width * (6 + 8 + 6)  # queries and keys of two attentions: to float32, turned, to bf16
+    rms_norms, layer_norms = 4 * width * 4, 4 * width * 4  # the other modality is normed too
+    modulations, gates, sums = 2 * width * 4, 2 * width * 6, 2 * width * 6
+    gelu = width * 4 * 14336 / 3072
+    expected = rotations + rms_norms + layer_norms + modulations + gates + sums + gelu
+    assert block["elementwise_gb"] == pytest.approx(expected / 1e9, rel=0.02)
+
+
+def test_an_operation_counts_what_it_reads_and_writes():
+    x = torch.empty(10, 30, dtype=torch.bfloat16, device="meta")
+    with torch.no_grad(), WorkCounter() as counter:
+        _ = x + x.t().t()
+        _ = x[:, ::2].float()
+        _ = x.expand(4, 10, 30).sum()
+    assert counter.kernels == 3
+    assert counter.elementwise_bytes == 3 * 600 + (300 + 600) + (600 + 2)
+    assert counter.product_flops == 0
+
+
+def test_norm_and_attention_count_as_one_kernel_each():
+    x = torch.empty(1, 8, 20, 16, dtype=torch.bfloat16, device="meta")
+    with torch.no_grad(), WorkCounter() as counter, AsOnGpus(counter):
+        y = torch.nn.functional.rms_norm(x, (16,))
+        z = torch.nn.functional.scaled_dot_product_attention(y, x, x)
+    assert z.shape == x.shape
+    assert counter.kernels == 2
+    assert counter.attention_flops == 4 * 8 * 20 * 20 * 16
+    assert counter.elementwise_bytes == 2 * 8 * 20 * 16 * 2
