@@ -29,7 +29,15 @@ def state(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def failing_plan(monkeypatch, state, tmp_path):
+def planned_job(tmp_path):
+    """A folder with a prompt list and a cluster profile, p.csv and c.yaml."""
+    (tmp_path / "p.csv").write_text("text_prompt\na fox\n")
+    (tmp_path / "c.yaml").write_text(PROFILE)
+    return tmp_path
+
+
+@pytest.fixture
+def failing_plan(monkeypatch, state, planned_job):
     """Run `ovi-ray plan` with an error in reading the cluster profile."""
     import ovi_ray.inputs.cluster_profile as profiles
 
@@ -38,6 +46,7 @@ def failing_plan(monkeypatch, state, tmp_path):
             raise error
 
         monkeypatch.setattr(profiles, "read_profile", fail)
+        monkeypatch.chdir(planned_job)
         return CliRunner().invoke(app, ["plan", "p.csv", "--cluster", "c.yaml", *options], env={"COLUMNS": "200"})
 
     return run
@@ -90,7 +99,7 @@ def test_the_fault_of_a_job_is_in_the_jobs_log(state, monkeypatch, tiny_dir, tmp
 
 
 def test_passwords_are_neither_printed_nor_logged(failing_plan, state):
-    result = failing_plan(ValueError("no s3://user:secret@bucket/a"), "--seed", "s3://user:secret@bucket/x")
+    result = failing_plan(ValueError("no s3://user:secret@bucket/a"), "--actual", "s3://user:secret@bucket/x")
     assert "secret" not in result.output + (state / faults.FAULT_LOG).read_text()
 
 
@@ -102,7 +111,7 @@ def test_a_fault_that_cannot_be_logged_is_shown_whole(failing_plan, state):
 
 
 @pytest.mark.parametrize("module", ["-m", "-c"])
-def test_the_module_and_the_program_end_alike(module, tmp_path):
+def test_the_module_and_the_program_end_alike(module, planned_job, tmp_path):
     start = "import ovi_ray.inputs.cluster_profile as p; p.read_profile = lambda path: 1 / 0; "
     run = {
         "-m": "import runpy, sys; sys.argv[0] = 'ovi_ray'; runpy.run_module('ovi_ray', run_name='__main__')",
@@ -111,6 +120,7 @@ def test_the_module_and_the_program_end_alike(module, tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", start + run, "plan", "p.csv", "--cluster", "c.yaml"],
         env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
+        cwd=planned_job,
         capture_output=True,
         text=True,
         check=False,
@@ -123,9 +133,7 @@ def test_the_module_and_the_program_end_alike(module, tmp_path):
     "arguments",
     [["--help"], ["plan", "p.csv", "--cluster", "c.yaml"], ["plan", "p.csv", "--cluster", "c.yaml", "--json"]],
 )
-def test_a_reader_that_leaves_ends_the_program_quietly(arguments, tmp_path):
-    (tmp_path / "p.csv").write_text("text_prompt\na fox\n")
-    (tmp_path / "c.yaml").write_text(PROFILE)
+def test_a_reader_that_leaves_ends_the_program_quietly(arguments, planned_job):
     reader, writer = os.pipe()
     os.close(reader)
     result = subprocess.run(
@@ -133,7 +141,7 @@ def test_a_reader_that_leaves_ends_the_program_quietly(arguments, tmp_path):
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,
+        cwd=planned_job,
         timeout=PATIENCE_S,
         check=False,
     )
@@ -160,18 +168,19 @@ def test_a_broken_pipe_of_something_else_is_a_fault(failing_plan):
     assert failing_plan(BrokenPipeError(32, "Broken pipe")).exit_code == ExitCode.FAULT
 
 
-def test_a_command_whose_terminal_is_closed_ends_with_the_code_of_that_and_nohup_keeps_it_running():
+def test_a_command_whose_terminal_is_closed_ends_with_the_code_of_that_and_nohup_keeps_it_running(planned_job):
     program = (
         "import os, signal, sys, ovi_ray.inputs.cluster_profile as profiles\n"
         "def read(path):\n    os.kill(os.getpid(), signal.SIGHUP)\n    raise profiles.InputError([])\n"
         "profiles.read_profile = read\n"
-        "sys.argv = ['ovi-ray', 'plan', 'none.csv', '--cluster', 'none.yaml']\n"
+        "sys.argv = ['ovi-ray', 'plan', 'p.csv', '--cluster', 'c.yaml']\n"
         "from ovi_ray.cli import main; main()"
     )
     for is_ignored, code in ((False, ExitCode.HUNG_UP), (True, ExitCode.BAD_INPUT)):
         action = "SIG_IGN" if is_ignored else "SIG_DFL"
         given = f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{program}"
-        assert subprocess.run([sys.executable, "-c", given], capture_output=True, check=False).returncode == code
+        ended = subprocess.run([sys.executable, "-c", given], cwd=planned_job, capture_output=True, check=False)
+        assert ended.returncode == code
 
 
 def test_the_codes_are_those_of_shells_and_sysexits():
