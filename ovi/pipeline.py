@@ -66,6 +66,7 @@ class OviPipeline:
         attention_backend: AttentionBackend,
         allow_inexact: bool,
         weights: WeightFormat,
+        compile_blocks: bool,
     ) -> None:
         self.ckpt_dir = ckpt_dir
         self.spec = spec
@@ -75,6 +76,7 @@ class OviPipeline:
         self.attention_backend = attention_backend
         self.allow_inexact = allow_inexact
         self.weights = weights
+        self.compile_blocks = compile_blocks
         self._attention_plans: dict[tuple[int, ...], AttentionPlan] = {}
         self._components: dict[Component, nn.Module] = {}
         self._offloaded: dict[Component, nn.Module] = {}
@@ -89,12 +91,14 @@ class OviPipeline:
         attention_backend: AttentionBackend = AttentionBackend.SDPA,
         allow_inexact: bool = False,
         weights: WeightFormat = WeightFormat.DTYPE,
+        compile_blocks: bool = False,
     ) -> Self:
         """Open a checkpoint folder without reading weights; `load` or the first stage that needs them does.
 
         `allow_inexact` lets `auto` choose attention backends that compute in fewer bits than `dtype`. `weights` is the
-        storage format of the transformer. Raises InvalidRequest for an unknown model or one that is not published in that
-        format, and CheckpointMismatch for an invalid `architecture.json`.
+        storage format of the transformer. `compile_blocks` has torch.compile fuse the transformer's blocks: the first clip
+        waits for it, and half precision rounds differently. Raises InvalidRequest for an unknown model or one that is not
+        published in that format, and CheckpointMismatch for an invalid `architecture.json`.
         """
         architecture = Architecture.read(ckpt_dir)
         spec = architecture.spec(model_name)
@@ -108,6 +112,7 @@ class OviPipeline:
             attention_backend=attention_backend,
             allow_inexact=allow_inexact,
             weights=weights,
+            compile_blocks=compile_blocks,
         )
 
     # -- components ------------------------------------------------------------------------------------------------
@@ -165,6 +170,7 @@ class OviPipeline:
             attention_backend=self.attention_backend,
             allow_inexact=self.allow_inexact,
             weights=self.weights,
+            compile_blocks=self.compile_blocks,
         )
 
     def _load(self, component: Component) -> nn.Module:
@@ -172,7 +178,10 @@ class OviPipeline:
             return self._offloaded.pop(component).to(self.device)
         name, device, dtype = self.spec.name, self.device, self.dtype
         if component is Component.TRANSFORMER:
-            return load_transformer(self.ckpt_dir, name, device, dtype, self.weights)
+            transformer = load_transformer(self.ckpt_dir, name, device, dtype, self.weights)
+            if self.compile_blocks:
+                transformer.compile_blocks()
+            return transformer
         return load_component(self.ckpt_dir, component, name, device, dtype)
 
     def _require(self, component: Component, kind: type[M]) -> M:

@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 from abc import ABC, abstractmethod
 from types import ModuleType
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: AttentionBackend = Atten
 
     q is [B, L, H, D]; k and v are [B, S, H, D]. Returns [B, L, H, D] in q's dtype.
     """
+    if torch.compiler.is_compiling():
+        return cast("Tensor", _opaque_attention(q, k, v, str(backend)))
     return BACKENDS[backend].run(q, k, v)
+
+
+@torch.library.custom_op("ovi::attention", mutates_args=())
+def _opaque_attention(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+    """`attention` as one operation for a compiler, which cannot look into the imports and settings of the backends."""
+    return BACKENDS[AttentionBackend(backend)].run(q, k, v).contiguous()
+
+
+@_opaque_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+    return q.new_empty(q.shape)
 
 
 def reference_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ Shapes: B batch (always 1, one clip), L video tokens, L' audio tokens, C width; 
 latents [L', 20].
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from ovi.attention import AttentionPlan
 from ovi.attention.types import SDPA_PLAN
 from ovi.config import TransformerConfig
+from ovi.files import user_cache_folder
 from ovi.models.rope import audio_rotation, video_rotation
 from ovi.models.transformer import Backbone, Block, KeyValue, TimeEmbedding
 
@@ -54,6 +56,7 @@ class FusionTransformer(nn.Module):
         super().__init__()
         self.video_model = Backbone(video)
         self.audio_model = Backbone(audio)
+        self._run_block: Callable[..., list[Tensor]] = run_block
 
     @property
     def dtype(self) -> torch.dtype:
@@ -104,38 +107,35 @@ class FusionTransformer(nn.Module):
 
         `skip_layer` is the index of a block to leave out (skip-layer guidance); None runs all blocks.
         """
-        v = self.video_model.patch_embedding(video.unsqueeze(0))  # B L C
-        a = self.audio_model.patch_embedding(audio.unsqueeze(0))  # B L' C
-        # Not split into a function per block: the caller's variables would keep the tokens before the block alive.
+        streams = [
+            self.video_model.patch_embedding(video.unsqueeze(0)),  # B L C
+            self.audio_model.patch_embedding(audio.unsqueeze(0)),  # B L' C
+        ]
         for index, (video_block, audio_block) in enumerate(self._blocks()):
-            if index == skip_layer:
-                continue
-            v_modulation, a_modulation = video_block.modulation_at(time.video), audio_block.modulation_at(time.audio)
-            a = audio_block.apply_self_attention(a, a_modulation, rotation=grid.audio, backend=attention.audio_self)
-            v = video_block.apply_self_attention(v, v_modulation, rotation=grid.video, backend=attention.video_self)
-            a_before = a  # the video attends to the audio as it was before the audio's own cross-attention
-            a = audio_block.apply_cross_attention(
-                a,
-                text=text.audio[index],
-                other=v,
-                rotation=grid.audio,
-                other_rotation=grid.video,
-                text_backend=attention.audio_to_text,
-                other_backend=attention.audio_to_video,
-            )
-            a = audio_block.apply_feed_forward(a, a_modulation)
-            v = video_block.apply_cross_attention(
-                v,
-                text=text.video[index],
-                other=a_before,
-                rotation=grid.video,
-                other_rotation=grid.audio,
-                text_backend=attention.video_to_text,
-                other_backend=attention.video_to_audio,
-            )
-            v = video_block.apply_feed_forward(v, v_modulation)
+            if index != skip_layer:
+                streams = self._run_block(
+                    streams,
+                    video_block=video_block,
+                    audio_block=audio_block,
+                    video_text=text.video[index],
+                    audio_text=text.audio[index],
+                    grid=grid,
+                    time=time,
+                    attention=attention,
+                )
+        v, a = streams
         patches = self.video_model.head(v, time.video)
         return self._unpatchify(patches, grid), self.audio_model.head(a, time.audio).squeeze(0)
+
+    def compile_blocks(self, backend: str | Callable[..., Any] = "inductor", *, fullgraph: bool = False) -> None:
+        """Compile the block of both backbones on first use: exact but for rounding, and faster where torch can fuse.
+
+        One graph serves every text-to-video clip and one every clip with a first frame, whatever block, pass, text and
+        size; another attention plan adds a graph. What inductor compiles is kept in the user's cache folder, unless
+        $TORCHINDUCTOR_CACHE_DIR names another. `fullgraph` raises where a graph would break.
+        """
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_folder() / "inductor"))
+        self._run_block = torch.compile(run_block, backend=backend, dynamic=True, fullgraph=fullgraph)
 
     def _blocks(self) -> Iterable[tuple[Block, Block]]:
         blocks = zip(self.video_model.blocks, self.audio_model.blocks, strict=True)
@@ -147,3 +147,47 @@ class FusionTransformer(nn.Module):
         return rearrange(
             patches.squeeze(0), "(f h w) (pf ph pw c) -> c (f pf) (h ph) (w pw)", f=f, h=h, w=w, pf=pf, ph=ph, pw=pw
         )
+
+
+def run_block(
+    streams: list[Tensor],
+    *,
+    video_block: Block,
+    audio_block: Block,
+    video_text: KeyValue,
+    audio_text: KeyValue,
+    grid: Grid,
+    time: TimeContext,
+    attention: AttentionPlan,
+) -> list[Tensor]:
+    """Video tokens [B, L, C] and audio tokens [B, L', C] after one block of both backbones.
+
+    Takes the tokens out of `streams`, so that the caller does not keep those before the block alive. A compiler reuses its
+    graph for every block, because what tells blocks apart are arguments.
+    """
+    v, a = streams
+    streams.clear()
+    v_modulation, a_modulation = video_block.modulation_at(time.video), audio_block.modulation_at(time.audio)
+    a = audio_block.apply_self_attention(a, a_modulation, rotation=grid.audio, backend=attention.audio_self)
+    v = video_block.apply_self_attention(v, v_modulation, rotation=grid.video, backend=attention.video_self)
+    a_before = a  # the video attends to the audio as it was before the audio's own cross-attention
+    a = audio_block.apply_cross_attention(
+        a,
+        text=audio_text,
+        other=v,
+        rotation=grid.audio,
+        other_rotation=grid.video,
+        text_backend=attention.audio_to_text,
+        other_backend=attention.audio_to_video,
+    )
+    a = audio_block.apply_feed_forward(a, a_modulation)
+    v = video_block.apply_cross_attention(
+        v,
+        text=video_text,
+        other=a_before,
+        rotation=grid.video,
+        other_rotation=grid.audio,
+        text_backend=attention.video_to_text,
+        other_backend=attention.video_to_audio,
+    )
+    return [video_block.apply_feed_forward(v, v_modulation), a]

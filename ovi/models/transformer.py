@@ -25,20 +25,10 @@ from ovi.models.rope import rotate
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class KeyValue:
-    """Keys and values of a text in one block: the text's N rows, then the single row that all padding shares."""
+    """Keys and values of a text in one block, padding rows included."""
 
-    key: Tensor  # B N+1 H D
-    value: Tensor  # B N+1 H D
-    padding: int
-    """Number of padding rows that the last row stands for."""
-
-    def expand(self) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, text_len, H, D] with the padding row repeated."""
-        return self._repeat_last(self.key), self._repeat_last(self.value)
-
-    def _repeat_last(self, rows: Tensor) -> Tensor:
-        last = rows[:, -1:].expand(-1, self.padding, -1, -1)
-        return torch.cat([rows[:, :-1], last], dim=1)
+    key: Tensor  # B text_len H D
+    value: Tensor  # B text_len H D
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -113,8 +103,9 @@ class CrossAttention(Attention):
 
     def text_key_value(self, text: Tensor, padding: int) -> KeyValue:
         """Keys and values of the embedded text [B, N+1, C], whose last row stands for `padding` padding rows."""
+        key, value = self.norm_k(self.k(text)), self.v(text)
         return KeyValue(
-            key=self.split_heads(self.norm_k(self.k(text))), value=self.split_heads(self.v(text)), padding=padding
+            key=self.split_heads(_repeat_last(key, padding)), value=self.split_heads(_repeat_last(value, padding))
         )
 
     def forward(  # type: ignore[override]
@@ -133,8 +124,7 @@ class CrossAttention(Attention):
         The queries are turned by `rotation` and the keys of `other` by `other_rotation`; text has no positions.
         """
         q = self.split_heads(self.norm_q(self.q(x)))
-        key, value = text.expand()
-        from_text = attention(q, key, value, text_backend)
+        from_text = attention(q, text.key, text.value, text_backend)
         other = self.pre_attn_norm_fusion(other)
         k = rotate(self.split_heads(self.norm_k_fusion(self.k_fusion(other))), other_rotation)
         v = self.split_heads(self.v_fusion(other))
@@ -320,6 +310,11 @@ def gate(x: Tensor, update: Tensor, gates: Tensor, *, spans: tuple[int, ...]) ->
     """x + gates * update over [B, L, C]; row i of gates [T, C] applies to span i of the tokens."""
     parts = zip(x.split(spans, dim=1), update.split(spans, dim=1), gates, strict=True)
     return _join([torch.addcmul(part, change, row) for part, change, row in parts])
+
+
+def _repeat_last(rows: Tensor, count: int) -> Tensor:
+    """Rows [B, N+1, C] with the last one `count` times: [B, N+count, C]."""
+    return torch.cat([rows[:, :-1], rows[:, -1:].expand(-1, count, -1)], dim=1)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

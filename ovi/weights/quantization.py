@@ -7,6 +7,7 @@ they are 98% of the weights, and narrowing the embeddings and the head would cos
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class WideningLinear(nn.Linear):
 
 def load_transformer(
     ckpt_dir: str | Path, model_name: str, device: torch.device, dtype: torch.dtype, weights: WeightFormat
-) -> nn.Module:
+) -> FusionTransformer:
     """Load the transformer onto `device` in a weight format; qint8 is quantized on first use.
 
     Raises CheckpointNotFound, CheckpointMismatch, and InvalidRequest for a model that is not published in the format.
@@ -45,7 +46,7 @@ def load_transformer(
         case WeightFormat.FP8:
             return _load_fp8(Path(ckpt_dir), arch, device, dtype)
         case WeightFormat.DTYPE:
-            return load_component(ckpt_dir, Component.TRANSFORMER, model_name, device, dtype)
+            return cast("FusionTransformer", load_component(ckpt_dir, Component.TRANSFORMER, model_name, device, dtype))
 
 
 def transformer_bytes(arch: Architecture, dtype: torch.dtype, weights: WeightFormat) -> int:
@@ -64,7 +65,7 @@ def transformer_bytes(arch: Architecture, dtype: torch.dtype, weights: WeightFor
 
 def _load_qint8(
     ckpt_dir: Path, arch: Architecture, model_name: str, device: torch.device, dtype: torch.dtype
-) -> nn.Module:
+) -> FusionTransformer:
     from ovi.weights import qint8_layers
 
     path = quantized_path(ckpt_dir / arch.spec(model_name).checkpoint, dtype)
@@ -101,7 +102,7 @@ def quantize_to_file(ckpt_dir: str | Path, model_name: str, dtype: torch.dtype, 
 # -- fp8 -------------------------------------------------------------------------------------------------------------
 
 
-def _load_fp8(ckpt_dir: Path, arch: Architecture, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _load_fp8(ckpt_dir: Path, arch: Architecture, device: torch.device, dtype: torch.dtype) -> FusionTransformer:
     path = ckpt_dir / FP8_FILE
     if not path.is_file():
         fetch = f"ovi-ray weights download --fp8 {ckpt_dir}"
@@ -141,7 +142,7 @@ def _read(path: Path, device: torch.device) -> Iterable[tuple[str, Tensor]]:
         ) from error
 
 
-def _assign(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+def _assign(module: FusionTransformer, tensors: Mapping[str, Tensor], path: Path) -> FusionTransformer:
     try:
         module.load_state_dict(tensors, strict=True, assign=True)
     except (RuntimeError, KeyError) as error:

@@ -39,6 +39,7 @@ JOB_PANELS = {
         "dtype",
         "attention",
         "allow_inexact",
+        "compile",
         "qint8",
         "fp8",
         "cpu_offload",

@@ -192,6 +192,10 @@ class BatchSpec(BaseModel):
     allow_inexact: Annotated[bool, Help("Let auto choose attention that changes pixels.")] = Field(
         False, description="true or false: `auto` may take attention that changes pixels"
     )
+    compile: Annotated[
+        bool,
+        Help("Fuse the transformer's blocks with torch.compile: faster after a slow first clip, and other pixels."),
+    ] = Field(False, description="true or false: torch.compile fuses the transformer's blocks, which changes pixels")
     memory_gb: Annotated[float | None, Help("GB of its device that a worker may use.")] = Field(
         None, gt=0, allow_inf_nan=False, description="a positive number of GB that a worker may use"
     )
@@ -258,6 +262,8 @@ class BatchSpec(BaseModel):
             parts.append(str(self.weights))
         if self.allow_inexact or self.attention is AttentionBackend.SAGE:
             parts.append("inexact_attention")
+        if self.compile:
+            parts.append("compiled")
         return "+".join(parts)
 
     @property

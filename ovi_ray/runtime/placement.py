@@ -143,6 +143,7 @@ def _config(
         attention=job.attention,
         allow_inexact=job.allow_inexact,
         weights=job.weights,
+        compile=job.compile,
         cpu_offload=job.cpu_offload,
         host_gb=host_gb,
         declared=declared,

@@ -76,6 +76,8 @@ class WorkerConfig:
     """Let `auto` choose attention backends that change pixels."""
     weights: WeightFormat = WeightFormat.DTYPE
     """Storage format of the transformer's weights."""
+    compile: bool = False
+    """Let torch.compile fuse the transformer's blocks."""
     cpu_offload: bool = False
     """Always keep inactive components in host memory, whatever the memory plan says."""
     declared: DeviceProfile | None = None
@@ -109,6 +111,7 @@ class Worker:
             attention_backend=config.attention,
             allow_inexact=config.allow_inexact,
             weights=config.weights,
+            compile_blocks=config.compile,
         )
         self._plan = plan_device(self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb)
         self._offloads = config.cpu_offload or self._plan.mode is MemoryMode.OFFLOADED

@@ -242,6 +242,8 @@ def test_by_default_attention_is_measured_and_nothing_changes_pixels(write_job):
         ("fp8: true\n", "bfloat16+fp8"),
         ("dtype: float32\nqint8: true\nallow_inexact: true\n", "float32+qint8+inexact_attention"),
         ("attention: sage\n", "bfloat16+inexact_attention"),
+        ("compile: true\n", "bfloat16+compiled"),
+        ("compile: true\nfp8: true\nallow_inexact: true\n", "bfloat16+fp8+inexact_attention+compiled"),
         ("attention: sdpa_math\ncpu_offload: true\n", "bfloat16"),
     ],
 )
