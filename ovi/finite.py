@@ -4,8 +4,10 @@ A tensor is finite if its least and its greatest number are, since both are NaN 
 the tensor, and no memory.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,6 +65,12 @@ def _count(chunk: Tensor) -> int:
 
 def _count_8_bit(chunk: Tensor) -> int:
     """Torch reduces no 8-bit floats: their bits are compared with those of the few values that are not finite."""
+    bits = chunk.view(torch.uint8).numpy()
+    return sum(int(np.count_nonzero(bits == value)) for value in _bits_of_non_finite(chunk.dtype))
+
+
+@functools.cache
+def _bits_of_non_finite(dtype: torch.dtype) -> list[int]:
     every = torch.arange(256, dtype=torch.uint8)
-    bits = every[torch.isfinite(every.view(chunk.dtype).float()).logical_not()]
-    return sum(int((chunk.view(torch.uint8) == value).sum()) for value in bits)
+    values: list[int] = every[torch.isfinite(every.view(dtype).float()).logical_not()].tolist()
+    return values

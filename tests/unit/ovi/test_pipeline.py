@@ -1,6 +1,7 @@
 """The pipeline as a user calls it, and its stages alone."""
 
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.backends import cudnn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ovi import OviPipeline
 from ovi.config import Component, SamplingParams
@@ -215,6 +217,30 @@ def test_noise_depends_only_on_the_seed_and_is_drawn_anew_for_video_and_audio(pi
     assert torch.equal(noise.video, again.video)
     assert torch.equal(noise.video.flatten()[:16], noise.audio.flatten()[:16])  # both from a fresh generator
     assert not torch.equal(noise.video, initial_noise(pipe.spec, 4, 4, (48, 20), seed=8).video)
+
+
+def test_the_steps_of_a_denoise_are_checked_without_waiting_for_the_device(pipe, embeds):
+    """Every read of a number from a tensor would wait for a GPU; there is one for all steps, at the end."""
+    reads = Counter()
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._local_scalar_dense.default:
+                reads["while it runs"] += 1
+            return func(*args, **(kwargs or {}))
+
+    steps, small = [], SMALL | {"sample_steps": 4}
+    with Reads():
+        pipe.denoise(embeds, SamplingParams(**small), on_step=lambda done, total: steps.append(reads.total()))
+    assert steps == [0, 0, 0, 0]
+
+
+def test_a_block_that_the_model_has_not_is_told(pipe, caplog):
+    pipe.generate("A fox", **SMALL | {"slg_layer": 3})
+    assert "slg_layer 3 skips nothing; expected a block from 1 to 2" in caplog.text
+    caplog.clear()
+    pipe.generate("A fox", **SMALL)
+    assert not caplog.records
 
 
 # -- bf16 ------------------------------------------------------------------------------------------------------------
