@@ -115,7 +115,7 @@ class NonFiniteError(OviError):
         self.stage = stage
         """The stage (`ovi.stages.Stage`) that computed it."""
         self.first = first
-        """Where it was not finite first: a step, a frame, a text."""
+        """The first place that was not finite, in words: a step, a frame, a text."""
         self.step = step
         """The first such denoising step or frame, from 1; None for another stage."""
         self.causes = causes

@@ -3,15 +3,31 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import platformdirs
 
-_POINTERS = {b"version https://git-lfs.github.com/spec/": "Git LFS", b"/annex/objects/": "git-annex"}
-"""How files begin that stand for the content of others, and whose they are."""
 UNFINISHED_PREFIX = ".tmp-"
 """Starts the name of a file that is being written. A process that was killed may leave one; it is safe to delete."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Pointer:
+    """A kind of small file that stands for a large one which a checkout did not fetch."""
+
+    owner: str
+    fetch: str
+    """The arguments of git that fetch the content, in the folder of the file."""
+    begins: bytes
+    """The first bytes of such a file."""
+
+
+_POINTERS = (
+    Pointer(owner="Git LFS", fetch="lfs pull", begins=b"version https://git-lfs"),
+    Pointer(owner="git-annex", fetch="annex get .", begins=b"/annex/objects/"),
+)
 
 
 def unfinished_path(target: Path, folder: Path | None = None) -> Path:
@@ -51,10 +67,12 @@ def dangling_link(path: Path) -> str | None:
     return None
 
 
-def pointer_in_place_of(path: Path) -> str | None:
-    """What stands in place of a file's content, where a checkout did not fetch it; None for any other file."""
+def pointer_in(content: bytes) -> Pointer | None:
+    """The pointer that a file with this content is; None for any other file."""
+    return next((pointer for pointer in _POINTERS if content.startswith(pointer.begins)), None)
+
+
+def pointer_in_place_of(path: Path) -> Pointer | None:
+    """The pointer that stands in place of a file; None for any other file. Raises OSError."""
     with path.open("rb") as file:
-        start = file.read(len(max(_POINTERS, key=len)))
-    return next(
-        (f"a {kind} pointer in place of the file" for mark, kind in _POINTERS.items() if start.startswith(mark)), None
-    )
+        return pointer_in(file.read(max(len(pointer.begins) for pointer in _POINTERS)))

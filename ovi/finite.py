@@ -47,7 +47,7 @@ class FirstNonFinite:
 
 
 def count_non_finite(tensor: Tensor) -> int:
-    """How many numbers of a tensor on the CPU are not finite; 0 for one that does not hold floating-point numbers."""
+    """The count of numbers that are not finite in a tensor on the CPU; 0 for one that does not hold floating-point numbers."""
     if not tensor.is_floating_point() or not tensor.numel():
         return 0
     return sum(_count(chunk) for chunk in _chunks(tensor))

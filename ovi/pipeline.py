@@ -45,8 +45,6 @@ from ovi.weights.tokenizer import load_tokenizer
 
 _LOG = logging.getLogger(__name__)
 
-_LOG = logging.getLogger(__name__)
-
 ImageInput = str | Path | Image.Image | np.ndarray
 M = TypeVar("M", bound=nn.Module)
 _SHOWN_CHARS = 60  # of a text in a message

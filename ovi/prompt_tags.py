@@ -163,7 +163,7 @@ _KINDS = {
     "ENDAUDIOCAPTION": _Kind.END_SOUND,
     "END": _Kind.END,
 }
-"""What a tag means, by the letters of its name."""
+"""The kind of a tag, by the letters of its name."""
 _GUESSED = ("AUDCAP", "ENDAUDCAP")
 """Names that are long enough to be recognised when they are misspelt."""
 _GUESS_CUTOFF = 0.75  # of difflib's ratio: AUDCAPS, ENDAUDCP and AUDIOCAP are near enough, CAPTION is not
@@ -282,7 +282,7 @@ class _Parser:
         return tag.kind in (_Kind.END_SPEECH, _Kind.END) or (tag.kind is _Kind.END_SOUND and enclosing_end is None)
 
     def _end_of_unclosed_speech(self, end: int) -> int:
-        """Where a speech ends that nothing closes: at `end`, or before an `Audio:` that follows its words."""
+        """The end of a speech without an end tag: `end`, or the place before an `Audio:` that follows its words."""
         if self.has_sound:
             return end
         found = (match.start() for match in _AUDIO.finditer(self.text, self.place, end))

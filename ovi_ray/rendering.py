@@ -34,7 +34,7 @@ from ovi_ray.output.job_files import (
 )
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.record_files import RecordConfig
-from ovi_ray.output.recovery import ReadConfig, VideoCheck, VideoState, check_videos, recover_rows
+from ovi_ray.output.recovery import VideoCheck, VideoState, check_videos, recover_rows
 from ovi_ray.output.result_row import result_row
 from ovi_ray.output.results import Results, ResumeState
 from ovi_ray.preparation import PreparedJob
@@ -51,6 +51,7 @@ from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.config import RetryConfig
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location
+from ovi_ray.storage.reading import ReadConfig
 
 _END_TRIES = 3  # of each write at the end of a run; more would keep the user waiting for a storage that is away
 _PAUSE_BETWEEN_TRIES_S = 0.5

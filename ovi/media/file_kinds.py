@@ -1,12 +1,13 @@
-"""What a file is that cannot be opened as an image, by its first bytes."""
+"""Descriptions of files that cannot be opened as images, by their first bytes, for messages."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from ovi.files import pointer_in
+
 ANY_IMAGE = "an image that opens (PNG, JPEG, WEBP, BMP, TIFF, GIF)"
 _AS_IMAGE = "the image itself, for example exported as PNG or JPEG"
-_LFS_POINTER = b"version https://git-lfs"
 _IMAGES = {
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -43,11 +44,12 @@ _REDUCED = 1  # bit of the subfile type: a smaller version of another image in t
 
 
 def describe_unidentified(content: bytes) -> tuple[str, str]:
-    """What a file is that is no image, or not one that can be opened, and what was expected in its place."""
+    """A description of a file that Pillow does not open, and of the file that was expected in its place."""
     if not content:
         return "an empty file", ANY_IMAGE
-    if content.startswith(_LFS_POINTER):
-        return "a Git LFS pointer in place of the image", "the image itself, which `git lfs pull` fetches"
+    if pointer := pointer_in(content):
+        found = f"a {pointer.owner} pointer in place of the image"
+        return found, f"the image itself, which `git {pointer.fetch}` fetches"
     if content[4:8] == b"ftyp":
         return _iso_media(content)
     if content[:4] == b"RIFF":

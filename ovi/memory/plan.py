@@ -24,7 +24,7 @@ _WIDTHS_IN_ENCODER = 16.3  # live activations of the first stage, one frame each
 
 
 class MemoryMode(StrEnum):
-    """Where a device keeps the components that the current stage does not use."""
+    """Placement of the components that the current stage does not use."""
 
     RESIDENT = "resident"
     """All components stay in device memory."""

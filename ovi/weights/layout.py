@@ -40,6 +40,7 @@ def existing_file(ckpt_dir: Path, relative: str, model_name: str) -> Path:
         expected = f"a file of model {model_name}; download it with: {fetch}"
         raise CheckpointNotFound(dangling_link(path) or "no such file", expected=expected, path=path)
     if pointer := pointer_in_place_of(path):
-        expected = f"the file itself; fetch it with: {shlex.join(['git', '-C', str(path.parent), 'lfs', 'pull'])}"
-        raise CheckpointMismatch(pointer, expected=expected, path=path)
+        fetch = shlex.join(["git", "-C", str(path.parent), *pointer.fetch.split()])
+        found = f"a {pointer.owner} pointer in place of the file"
+        raise CheckpointMismatch(found, expected=f"the file itself; fetch it with: {fetch}", path=path)
     return path

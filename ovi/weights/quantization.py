@@ -79,7 +79,7 @@ def _load_qint8(
 
 
 def quantized_path(checkpoint: Path, dtype: torch.dtype) -> Path:
-    """Where the quantized form of a checkpoint file is kept: in the user's cache folder, under what the file is now."""
+    """Path of the quantized form of a checkpoint file: in the user's cache folder, named after the file's digest."""
     identity = str(checkpoint.resolve())
     if checkpoint.exists():
         status = checkpoint.stat()

@@ -100,7 +100,7 @@ def report_fault(error: Exception, arguments: Sequence[str]) -> ExitCode:
 
 
 def report_address() -> str:
-    """Where faults are reported: the URL that the package names for it, or words in its place."""
+    """The address for reports of faults: the URL that the package names for them, or words in its place."""
     try:
         declared = metadata("ovi-ray").get_all("Project-URL") or []
     except PackageNotFoundError:  # run from a checkout

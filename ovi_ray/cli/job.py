@@ -9,6 +9,7 @@ import typer
 
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, location
 from ovi_ray.cli.options import DisplayOptions, with_display_options
+from ovi_ray.cli.plan import forecast_of, profile_of
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.inputs.job_file import ALIASES, Given, read_yaml
 from ovi_ray.inputs.job_spec import PortableJob
@@ -77,9 +78,8 @@ def show(file: JobFile, display: DisplayOptions, as_json: AsJson = False) -> Non
     """
     with command_console(display):
         path = location(file, "JOB")
-        job, summary = _read(path)
+        job, summary, planned = _read(path, forecasts=True)
         given = read_yaml(path, PortableJob.sections)
-        planned = _forecast(job)
         settings = job.model_dump(mode="json")
         if as_json:
             content = {"job": settings, **asdict(summary), "forecast": _figures(planned)}
@@ -106,27 +106,14 @@ def schema() -> None:
     typer.echo(json.dumps(job_schema(), indent=2))
 
 
-def _read(path: Location) -> "tuple[PortableJob, JobSummary]":
-    """A job and its summary. Raises InputError with every problem."""
-    from ovi_ray.inputs.cluster_profile import read_profile
+def _read(path: Location, *, forecasts: bool = False) -> "tuple[PortableJob, JobSummary, Forecast | None]":
+    """A job, its summary and, if wanted and the job names a cluster profile, its forecast. Raises InputError."""
     from ovi_ray.inputs.job_summary import manifest_of, summarise
 
     job = PortableJob.from_yaml(path)
-    if job.cluster is not None:
-        read_profile(job.cluster).priced(job.prices)
-    return job, summarise(job, manifest_of(job))
-
-
-def _forecast(job: PortableJob) -> "Forecast | None":
-    if job.cluster is None:
-        return None
-    from ovi_ray.inputs.cluster_profile import read_profile
-    from ovi_ray.inputs.job_summary import manifest_of
-    from ovi_ray.inputs.task_table import TaskTable, workload_of
-    from ovi_ray.simulation.forecast import forecast
-
-    profile = read_profile(job.cluster).priced(job.prices)
-    return forecast(workload_of(TaskTable.of(manifest_of(job))), profile)
+    profile, manifest = profile_of(job), manifest_of(job)
+    planned = forecast_of(manifest, profile) if forecasts and profile is not None else None
+    return job, summarise(job, manifest), planned
 
 
 def _figures(planned: "Forecast | None") -> dict[str, Any] | None:

@@ -32,6 +32,25 @@ PROMPT_OPTION = typer.Option(
     help="One prompt. Unlike PROMPTS, the text is never taken for the name of a file.",
     rich_help_panel="What to render",
 )
+LIST_FIELDS = ("model_name", "mode", "image_path", "each_example_n_times", "delimiter", "sheet", "sweep")
+"""Options on what is rendered, the same in every command that reads a prompt list."""
+SAMPLING_PANEL = {"Sampling, for rows that do not set their own": PARAM_FIELDS}
+RUNTIME_FIELDS = (
+    "workers",
+    "device",
+    "dtype",
+    "attention",
+    "allow_inexact",
+    "compile",
+    "qint8",
+    "fp8",
+    "cpu_offload",
+    "memory_gb",
+    "cluster",
+    "retries",
+)
+"""Options on where and how a job runs, on this machine or another one."""
+KEPT_FIELDS = ("keep_latents", "checkpoint_s")
 DISPLAY_PANEL = "What is shown"
 _METAVARS: dict[type, str] = {int: "INTEGER", float: "NUMBER", tuple: "HEIGHTxWIDTH", str: "TEXT"}
 _MAX_METAVAR_CHARS = 30

@@ -12,8 +12,10 @@ from rich.table import Table
 from ovi.stages import STAGES, TIME_GROUPS, Stage
 from ovi_ray.cli.common import command_console, local_path, location, read_job
 from ovi_ray.cli.options import (
+    LIST_FIELDS,
     LOCATION,
     PROMPT_OPTION,
+    SAMPLING_PANEL,
     DisplayOptions,
     JobOptions,
     with_display_options,
@@ -21,29 +23,38 @@ from ovi_ray.cli.options import (
 )
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show_path
 from ovi_ray.inputs.job_spec import BatchSpec
-from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.printing import Console
 from ovi_ray.report.durations import format_duration
 from ovi_ray.storage.paths import Location
 
 if TYPE_CHECKING:
+    from ovi_ray.inputs.cluster_profile import ClusterProfile
+    from ovi_ray.inputs.manifest import Manifest
     from ovi_ray.report.actuals import Actuals
     from ovi_ray.simulation.forecast import Forecast
 
 MAX_BOTTLENECKS_SHOWN = 5
-JOB_PANELS = {
-    "What to render": (
-        "ckpt_dir",
-        "model_name",
-        "mode",
-        "image_path",
-        "each_example_n_times",
-        "delimiter",
-        "sheet",
-        "sweep",
+JOB_PANELS = {"What to render": ("ckpt_dir", *LIST_FIELDS), **SAMPLING_PANEL}
+
+Prompts = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PROMPTS",
+        help="A prompt list or a job file (YAML), each a path or a URI, or a prompt in several words.",
     ),
-    "Sampling, for rows that do not set their own": PARAM_FIELDS,
-}
+]
+OnePrompt = Annotated[str | None, PROMPT_OPTION]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml; by default the job file's."
+    ),
+]
+Timeline = Annotated[Path | None, typer.Option(help="Draw which device does what when: a .html or .svg file to write.")]
+Actual = Annotated[
+    str | None, typer.Option(metavar=LOCATION, help="Output folder of the finished job, to compare the plan with.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
 
 
 @with_job_options(JOB_PANELS)
@@ -51,28 +62,12 @@ JOB_PANELS = {
 def plan(
     job_options: JobOptions,
     display: DisplayOptions,
-    prompts: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PROMPTS",
-            help="A prompt list or a job file (YAML), each a path or a URI, or a prompt in several words.",
-        ),
-    ] = None,
-    prompt: Annotated[str | None, PROMPT_OPTION] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml; by default the job file's."
-        ),
-    ] = None,
-    timeline: Annotated[
-        Path | None, typer.Option(help="Draw which device does what when: a .html or .svg file to write.")
-    ] = None,
-    actual: Annotated[
-        str | None,
-        typer.Option(metavar=LOCATION, help="Output folder of the finished job, to compare the plan with."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    prompts: Prompts = None,
+    prompt: OnePrompt = None,
+    cluster: Cluster = None,
+    timeline: Timeline = None,
+    actual: Actual = None,
+    as_json: AsJson = False,
 ) -> None:
     """Forecast a job on a cluster: time, device-hours, cost and bottlenecks. Nothing is started.
 
@@ -87,21 +82,18 @@ def plan(
 
         ovi-ray plan job.yaml --cluster mine.yaml --actual out
     """
-    from ovi_ray.inputs.cluster_profile import read_profile
     from ovi_ray.inputs.job_summary import manifest_of
-    from ovi_ray.inputs.task_table import TaskTable, workload_of
-    from ovi_ray.simulation.forecast import forecast
 
     with command_console(display) as console:
         given = {} if cluster is None else {"cluster": location(cluster, "--cluster")}
         job = read_job(BatchSpec, prompts, {**job_options, "prompt": prompt, **given})
-        if job.cluster is None:
+        profile = profile_of(job)
+        if profile is None:
             raise InputError([_no_cluster()])
-        profile = read_profile(job.cluster).priced(job.prices)
         manifest = manifest_of(job)
         for note in manifest.notes:
             console.print(f"note: {note}", soft_wrap=True)
-        planned = forecast(workload_of(TaskTable.of(manifest)), profile, keep_spans=timeline is not None)
+        planned = forecast_of(manifest, profile, keep_spans=timeline is not None)
         if timeline is not None:
             _write_timeline(
                 local_path(timeline, "--timeline"), planned, title=f"{planned.clips} clips on cluster {profile.name}"
@@ -112,6 +104,21 @@ def plan(
         typer.echo(json.dumps({**_as_json(planned, actuals), "notes": manifest.notes}))
     else:
         _show(planned, actuals, Console())
+
+
+def profile_of(job: BatchSpec) -> "ClusterProfile | None":
+    """The cluster profile that a job names, at the job's prices; None without one. Raises InputError."""
+    from ovi_ray.inputs.cluster_profile import read_profile
+
+    return None if job.cluster is None else read_profile(job.cluster).priced(job.prices)
+
+
+def forecast_of(manifest: "Manifest", profile: "ClusterProfile", *, keep_spans: bool = False) -> "Forecast":
+    """The forecast of a job's clips on a cluster."""
+    from ovi_ray.inputs.task_table import TaskTable, workload_of
+    from ovi_ray.simulation.forecast import forecast
+
+    return forecast(workload_of(TaskTable.of(manifest)), profile, keep_spans=keep_spans)
 
 
 def _no_cluster() -> Problem:

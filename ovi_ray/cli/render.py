@@ -9,7 +9,11 @@ import typer
 from ovi_ray.cli.common import ExitCode, command_console, read_job
 from ovi_ray.cli.options import (
     DISPLAY_PANEL,
+    KEPT_FIELDS,
+    LIST_FIELDS,
     PROMPT_OPTION,
+    RUNTIME_FIELDS,
+    SAMPLING_PANEL,
     DisplayOptions,
     JobOptions,
     with_display_options,
@@ -17,38 +21,13 @@ from ovi_ray.cli.options import (
 )
 from ovi_ray.cli.run import run_job
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.inputs.params import PARAM_FIELDS
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
-    "What to render": (
-        "ckpt_dir",
-        "output_dir",
-        "model_name",
-        "mode",
-        "image_path",
-        "each_example_n_times",
-        "delimiter",
-        "sheet",
-        "sweep",
-    ),
-    "Sampling, for rows that do not set their own": PARAM_FIELDS,
-    "Where and how it runs": (
-        "workers",
-        "device",
-        "dtype",
-        "attention",
-        "allow_inexact",
-        "compile",
-        "qint8",
-        "fp8",
-        "cpu_offload",
-        "memory_gb",
-        "cluster",
-        "address",
-        "retries",
-    ),
-    KEPT_PANEL: ("keep_latents", "checkpoint_s"),
+    "What to render": ("ckpt_dir", "output_dir", *LIST_FIELDS),
+    **SAMPLING_PANEL,
+    "Where and how it runs": (*RUNTIME_FIELDS, "address"),
+    KEPT_PANEL: KEPT_FIELDS,
 }
 
 
@@ -74,17 +53,6 @@ Verify = Annotated[
     typer.Option(
         "--verify",
         help="Read finished videos to their end, and render broken ones again.",
-        rich_help_panel=KEPT_PANEL,
-    ),
-]
-KeepLatents = Annotated[
-    bool, typer.Option("--keep-latents", help="Keep the latents of finished clips.", rich_help_panel=KEPT_PANEL)
-]
-CheckpointSeconds = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        help="Seconds between two checkpoints of a denoise: the most that a lost worker costs.",
         rich_help_panel=KEPT_PANEL,
     ),
 ]

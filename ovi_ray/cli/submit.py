@@ -11,9 +11,17 @@ import typer
 
 from ovi_ray import __version__
 from ovi_ray.cli.common import ExitCode, command_console, read_job
-from ovi_ray.cli.options import DisplayOptions, JobOptions, with_display_options, with_job_options
+from ovi_ray.cli.options import (
+    KEPT_FIELDS,
+    LIST_FIELDS,
+    RUNTIME_FIELDS,
+    SAMPLING_PANEL,
+    DisplayOptions,
+    JobOptions,
+    with_display_options,
+    with_job_options,
+)
 from ovi_ray.inputs.job_spec import PortableJob
-from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.printing import Console
 
 if TYPE_CHECKING:
@@ -28,9 +36,10 @@ QUEUE_S = 8.0
 _LOOK_S = 1.0
 SLURM_PANEL = "Slurm, before the values of targets.yaml"
 JOB_PANELS = {
-    "What to render": ("ckpt_dir", "output_dir", "model_name", "mode", "image_path", "each_example_n_times", "sweep"),
-    "Sampling, for rows that do not set their own": PARAM_FIELDS,
-    "How it runs": ("workers", "device", "dtype", "attention", "allow_inexact", "qint8", "fp8", "memory_gb", "cluster"),
+    "What to render": ("ckpt_dir", "output_dir", *LIST_FIELDS),
+    **SAMPLING_PANEL,
+    "How it runs": RUNTIME_FIELDS,
+    "What is kept": KEPT_FIELDS,
 }
 
 To = Annotated[
@@ -40,33 +49,42 @@ To = Annotated[
     ),
 ]
 
+JobOrList = Annotated[str, typer.Argument(metavar="JOB", help="A job file (YAML), a prompt list, or a prompt.")]
+Partition = Annotated[str | None, typer.Option(help="Partition.", rich_help_panel=SLURM_PANEL)]
+Nodes = Annotated[int | None, typer.Option(help="Number of nodes.", rich_help_panel=SLURM_PANEL)]
+GpusPerNode = Annotated[int | None, typer.Option(help="GPUs of each node.", rich_help_panel=SLURM_PANEL)]
+TimeLimit = Annotated[
+    str | None, typer.Option("--time", help="Time limit, such as 8:00:00.", rich_help_panel=SLURM_PANEL)
+]
+Account = Annotated[str | None, typer.Option(help="Account.", rich_help_panel=SLURM_PANEL)]
+UntilDone = Annotated[
+    bool, typer.Option("--until-done", help="Go on in another run after the time limit.", rich_help_panel=SLURM_PANEL)
+]
+Shards = Annotated[
+    int | None, typer.Option(help="Independent jobs, each with a part of the clips.", rich_help_panel=SLURM_PANEL)
+]
+PrintScript = Annotated[
+    bool, typer.Option("--print", help="Print the script that starts the job there, and submit nothing.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the job's id and state as JSON.")]
+
 
 @with_job_options(JOB_PANELS, shows_defaults=False)
 @with_display_options
 def submit(
-    prompts: Annotated[str, typer.Argument(metavar="JOB", help="A job file (YAML), a prompt list, or a prompt.")],
+    prompts: JobOrList,
     to: To,
     job_options: JobOptions,
     display: DisplayOptions,
-    partition: Annotated[str | None, typer.Option(help="Partition.", rich_help_panel=SLURM_PANEL)] = None,
-    nodes: Annotated[int | None, typer.Option(help="Number of nodes.", rich_help_panel=SLURM_PANEL)] = None,
-    gpus_per_node: Annotated[int | None, typer.Option(help="GPUs of each node.", rich_help_panel=SLURM_PANEL)] = None,
-    time_limit: Annotated[
-        str | None, typer.Option("--time", help="Time limit, such as 8:00:00.", rich_help_panel=SLURM_PANEL)
-    ] = None,
-    account: Annotated[str | None, typer.Option(help="Account.", rich_help_panel=SLURM_PANEL)] = None,
-    until_done: Annotated[
-        bool,
-        typer.Option("--until-done", help="Go on in another run after the time limit.", rich_help_panel=SLURM_PANEL),
-    ] = False,
-    shards: Annotated[
-        int | None,
-        typer.Option(help="Independent jobs, each with a part of the clips.", rich_help_panel=SLURM_PANEL),
-    ] = None,
-    print_script: Annotated[
-        bool, typer.Option("--print", help="Print the script that starts the job there, and submit nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the job's id and state as JSON.")] = False,
+    partition: Partition = None,
+    nodes: Nodes = None,
+    gpus_per_node: GpusPerNode = None,
+    time_limit: TimeLimit = None,
+    account: Account = None,
+    until_done: UntilDone = False,
+    shards: Shards = None,
+    print_script: PrintScript = False,
+    as_json: AsJson = False,
 ) -> None:
     """Submit a job to a cluster and return. The same job, submitted again, goes on where it is, or continues where it stopped.
 
@@ -83,7 +101,6 @@ def submit(
         ovi-ray submit job.yaml --to slurm --print
     """
     from ovi_ray.submission.bundle import bundle_of, job_name
-    from ovi_ray.submission.journal import Entry, Journal
     from ovi_ray.submission.targets import find_target
 
     options = {
@@ -107,22 +124,25 @@ def submit(
         if print_script:
             typer.echo(target.script(bundle), nl=False)
             raise typer.Exit
-        before = time.monotonic()
-        status = target.submit(bundle)
-        entry = Entry(
-            job_id=bundle.job_id,
-            target=to,
-            output_dir=bundle.output_dir,
-            submitted_at=status.submitted_at or datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        Journal().add(entry)
+        started_at = time.monotonic()
+        status = _start(target, bundle, to)
         _announce(bundle, tell)
         if not as_json:
             typer.echo(bundle.job_id)
-        status = _watch(target, status, before)
+        status = _watch(target, status, started_at)
         if as_json:
             typer.echo(json.dumps({**asdict(status), "clips": bundle.clips}))
         _conclude(target, status, console)
+
+
+def _start(target: "Target", bundle: "Bundle", to: str) -> "JobStatus":
+    """Start the job, and note in the journal where it is."""
+    from ovi_ray.submission.journal import Entry, Journal
+
+    status = target.submit(bundle)
+    submitted_at = status.submitted_at or datetime.now(UTC).isoformat(timespec="seconds")
+    Journal().add(Entry(job_id=bundle.job_id, target=to, output_dir=bundle.output_dir, submitted_at=submitted_at))
+    return status
 
 
 def _announce(bundle: "Bundle", tell: Callable[[str], None]) -> None:

@@ -34,7 +34,7 @@ class Reading:
 
 
 def readings(content: bytes, line: bytes, start: int) -> list[Reading]:
-    """How each encoding that fits all of `content` reads the bytes around `line[start]`, the most plausible ones first.
+    """The bytes around `line[start]` as read by each encoding that fits all of `content`, the most plausible ones first.
 
     Encodings that read them alike are one, and so are left out those whose text would hardly be text at all.
     """

@@ -29,7 +29,7 @@ class ImageFacts:
     """Pixels, as the image is displayed (after its EXIF orientation)."""
     width: int
     remarks: tuple[str, ...] = ()
-    """What the user should know of how it is read; each follows "an image"."""
+    """Remarks for the user on how it is read; each follows "an image"."""
     is_converted: bool = False
     """Whether its pixels are other than the 8-bit values of the file; see `DecodedImage`."""
 

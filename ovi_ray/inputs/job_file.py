@@ -45,7 +45,7 @@ class Given:
     """Line of each key of a value that is a mapping."""
 
     def part(self, key: object) -> "Given":
-        """What the user gave for a key of a value that is a mapping."""
+        """The value of one key of a value that is a mapping, with its own label and line."""
         value = self.value.get(key) if isinstance(self.value, Mapping) else self.value
         separator = " " if self.file == COMMAND_LINE else "."
         label, line = f"{self.label}{separator}{key}", self.lines.get(str(key), self.line)
@@ -205,7 +205,7 @@ class _KnownKeys:
         self.top = sorted([*spec.model_fields, *ignored, *sections, *ALIASES])
 
     def refusal(self, key: str) -> tuple[str, str]:
-        """What a key of the file is that the model does not have, and what is expected."""
+        """For a key that the model does not have: a description of it, and what is expected."""
         if key in self.sections:
             return "", f"keys and values, such as {next(iter(self.sections[key]))}: ..."
         section, dot, name = key.partition(".")

@@ -357,13 +357,12 @@ class PortableJob(BatchSpec):
 
     ignored_keys: ClassVar[tuple[str, ...]] = ()
 
-    ckpt_dir: FilePath | None = Field(None, description="the path of a checkpoint folder")
     output_dir: FilePath | None = Field(None, description="the path of a folder to write to")
 
     @classmethod
     def path_checks(cls) -> dict[str, PathCheck]:
-        """As in BatchSpec; of the folders, only the form of the path is checked."""
-        return super().path_checks() | {"ckpt_dir": _unchecked, "output_dir": _unchecked}
+        """As in BatchSpec; of the output folder, only the form of the path is checked."""
+        return super().path_checks() | {"output_dir": _unchecked}
 
 
 class JobSpec(BatchSpec):

@@ -1,4 +1,4 @@
-"""What a job will do and what it needs, computed from its file and its prompt list alone."""
+"""Summary of a job: its clips and its needs, computed from its file and its prompt list alone."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ _SIZES = {
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ModelNeeds:
-    """What one model of a job needs of the machines."""
+    """Files and memory that one model of a job needs."""
 
     name: str
     files: tuple[str, ...]

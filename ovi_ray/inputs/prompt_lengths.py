@@ -21,7 +21,7 @@ _BYTES_PER_TOKEN = 3  # a cautious guess where no tokenizer is at hand; English 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class TextLimit:
-    """How many tokens of a text are read, and what counts them."""
+    """The number of tokens of a text that are read, and the tokenizer that counts them."""
 
     tokens: int
     """Tokens that the text encoder reads, the end token included."""

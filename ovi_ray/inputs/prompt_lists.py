@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ListOptions:
-    """What the user says of a list's format. Formats that have no use for an option ignore it."""
+    """The user's choices on the format of a list. Formats that have no use for an option ignore it."""
 
     delimiter: str | None = None
     """Separator of the columns of a CSV or TSV; None to find it by looking."""

@@ -41,7 +41,7 @@ _AROUND = " \t\n\"',;"
 
 
 class Meaning(Enum):
-    """What a text is that may be a prompt or a path."""
+    """Meaning of a text that may be a prompt or a path."""
 
     PATH = auto()
     PROMPT = auto()
@@ -50,7 +50,7 @@ class Meaning(Enum):
 
 
 def meaning_of(text: str, folder: Location) -> Meaning:
-    """What a text means. A path is relative to `folder`; only names on a disk are looked up."""
+    """The meaning of a text. A path is relative to `folder`; only names on a disk are looked up."""
     given = text.strip(_AROUND)
     if not given:
         return Meaning.WORD

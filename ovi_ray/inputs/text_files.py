@@ -60,7 +60,8 @@ def readable_problem(path: Location) -> str | None:
         if not path.is_file():
             return "a folder" if path.is_dir() else "not a regular file"
         if (local := path.local_path) is not None:
-            return pointer_in_place_of(local)
+            pointer = pointer_in_place_of(local)
+            return None if pointer is None else f"a {pointer.owner} pointer in place of the file"
     except OSError as error:
         return unreadable(path, error)
     return None

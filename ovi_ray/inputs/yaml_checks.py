@@ -1,4 +1,4 @@
-"""What YAML allows and a file of settings cannot mean: checked from the stream of events, before anything is built."""
+"""Checks for YAML that is valid, and useless as settings: on the stream of events, before anything is built."""
 
 from dataclasses import dataclass, field
 

@@ -48,7 +48,7 @@ _HEADER_START = b'{"run":'
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class RunIdentity:
-    """Which process a run was."""
+    """The process of a run."""
 
     version: str
     """Of ovi-ray."""
@@ -155,7 +155,7 @@ class RecordedRun:
 
     @cached_property
     def identity(self) -> RunIdentity:
-        """Which process it was. Raises InputError."""
+        """The process of the run. Raises InputError."""
         names = RunIdentity.__dataclass_fields__
         return self._field(lambda header: TypeAdapter(RunIdentity).validate_python({n: header[n] for n in names}))
 

@@ -27,7 +27,7 @@ class FolderWatch:
     """Test write: the reason why a folder cannot be written to, or an empty string."""
 
     def missing(self) -> str:
-        """What is not there any more: the share was unmounted, or something was removed or replaced. Raises OSError."""
+        """The reason why the folder is not the job's any more: unmounted, removed or replaced; "" if it is. Raises OSError."""
         found = read_token(self.output_dir) if self.token else ""
         if found != self.token:
             return f"it is the folder of another job now ({JOB_FILE} differs)" if found else f"{JOB_FILE} is not there"

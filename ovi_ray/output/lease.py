@@ -344,7 +344,7 @@ def in_use_message(output: str, owner: Owner | None, config: LeaseConfig) -> str
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """What tells a folder from another one under the same name."""
+    """Device and inode, which differ for another folder under the same name."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 

@@ -209,7 +209,7 @@ def _run(path: Location) -> int:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 _Source: TypeAlias = Path | pa.BufferReader
-"""What a file is read from: its path on a disk, or the content of one in a store."""
+"""The source of a file's content: its path on a disk, or the content of one in a store."""
 
 
 def _source(path: Location) -> _Source:

@@ -1,9 +1,7 @@
 """Checks existing videos against their clips, and rebuilds the result rows that are missing."""
 
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,13 +20,14 @@ from ovi_ray.output.results import Results
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.diagnostics import is_unreachable, plain_reason
 from ovi_ray.storage.paths import Location
+from ovi_ray.storage.reading import ReadConfig, read_patiently
 
 _PROBES = 8  # videos that are read at a time: most of it is waiting for storage
 _CLIPS = 1000  # held at a time, of perhaps a million
 
 
 class VideoState(StrEnum):
-    """What reading a clip's video to its end has shown."""
+    """State of a clip's video, as reading it to its end shows it."""
 
     WHOLE = "whole"
     DAMAGED = "damaged"
@@ -46,16 +45,7 @@ class VideoCheck:
     info: MediaInfo | None = None
     """Its streams; None unless it is whole."""
     problem: str = ""
-    """What is wrong with it, with its path; "" where it is whole."""
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class ReadConfig:
-    """How often a video that cannot be read is tried."""
-
-    tries: int = 3
-    pause_s: float = 0.5
-    """Before the second try; doubled before each further one."""
+    """The fault, with the path; "" for a whole video."""
 
 
 def check_videos(
@@ -88,7 +78,8 @@ def recover_rows(checks: Iterable[VideoCheck], results: Results, dtype: str) -> 
 
 def _check(clip: ClipTask, path: Location, config: ReadConfig) -> VideoCheck:
     try:
-        info = probe(str(path), _content(path, config))
+        # Read before it is examined: FFmpeg takes an error while reading for the end of the file.
+        info = probe(str(path), read_patiently(path, config))
     except OSError as error:
         if is_unreachable(error):
             raise
@@ -99,17 +90,6 @@ def _check(clip: ClipTask, path: Location, config: ReadConfig) -> VideoCheck:
     if problem := _problem(clip, info):
         return VideoCheck(clip=clip, state=VideoState.DAMAGED, problem=f"{path}: {problem}")
     return VideoCheck(clip=clip, state=VideoState.WHOLE, info=info)
-
-
-def _content(path: Location, config: ReadConfig) -> bytes:
-    """The content of a file, read before it is examined: FFmpeg takes an error while reading for the end of the file."""
-    pause_s = config.pause_s
-    for _ in range(config.tries - 1):
-        with suppress(OSError):
-            return path.read_bytes()
-        time.sleep(pause_s)
-        pause_s *= 2
-    return path.read_bytes()
 
 
 def _problem(clip: ClipTask, info: MediaInfo) -> str:

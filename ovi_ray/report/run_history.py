@@ -67,7 +67,7 @@ class BreakerEntry:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ListedClip:
-    """What the prompt list says of a clip."""
+    """The place and the own columns of a clip in the prompt list."""
 
     row: int
     line: int | None
@@ -89,7 +89,7 @@ class ClipHistory:
     error: str
     ended_s: float | None
     notes: tuple[str, ...] = ()
-    """What the user was told of the clip while it was rendered."""
+    """Messages on the clip while it was rendered."""
     listed: ListedClip | None = None
     """Its place in the prompt list; None for a clip that the last run's list had not."""
 

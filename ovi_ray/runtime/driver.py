@@ -92,7 +92,7 @@ class Driver:
         self._started_at = self._clock.now()
         self._last_worker_at = 0.0
         self.seconds = 0.0
-        """How long the run took, once it has ended: what every record of it says."""
+        """Duration of the run, once it has ended; every record of the run has this number."""
         intermediates = intermediates or Intermediates(output_dir=results.output_dir)
         message = self._observer.message
         self._workload = workload_of(tasks, intermediates.with_latents())

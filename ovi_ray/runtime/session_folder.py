@@ -1,4 +1,4 @@
-"""Where a local Ray keeps its session: its sockets need short paths, and Slurm gives jobs long ones for temporary files."""
+"""The folder of a local Ray's session: sockets need short paths, and Slurm gives jobs long ones for temporary files."""
 
 import os
 import tempfile

@@ -48,7 +48,7 @@ class _Outage:
 
     since: float
     what: str
-    """What the user knows it by."""
+    """Its name in messages: a path or URI."""
     missing_since: float | None = None
     """Since when it is not that it fails, but that it is not there."""
     is_given_up: bool = False

@@ -60,8 +60,7 @@ class TaskOutcomes:
 
     def _discard_latents(self, task: Task, failure: Failure) -> DataLost:
         self.message(f"{failure.message}; the clip is denoised again")
-        with suppress(
-            OSError
-        ):  # it is not there, or storage is out of reach: the next worker finds it again, and says so
+        # It may not be there, or storage may be out of reach: the next worker finds it again then, and says so.
+        with suppress(OSError):
             set_aside(self.intermediates.latents_path(self.clip_id(task)))
         return DataLost(key=DataKey(kind=DataKind.LATENTS, number=task.items[0]))

@@ -25,7 +25,7 @@ class Quarantine:
 
     @property
     def ends_at(self) -> float | None:
-        """When the next stage of a present worker is to be put back; None when there is none."""
+        """The time at which the next stage of a present worker is put back; None when there is none."""
         present = (b.open_until_s for b in self._open.values() if self._pool.occupant(b.slot) is not None)
         return min(present, default=None)
 

@@ -157,7 +157,7 @@ class ReadyWork:
         return None
 
     def _position(self, queue: deque[int], stage: Stage, kind: int, worker: WorkerState) -> int | None:
-        """Where the next item for the worker is, within `look_ahead` of where it begins to look, or of the front."""
+        """Place in the queue of the worker's next item, within `look_ahead` of where it begins to look, or of the front."""
         for start in (self._start(queue, stage, worker), 0):
             for position in range(start, min(len(queue), start + self._config.look_ahead)):
                 if self.may_run(worker, stage, kind, queue[position]):

@@ -28,7 +28,7 @@ class Speculation:
 
 
 class SpeculativeExecution:
-    """Which tasks run twice, and which should."""
+    """The tasks that run twice, and the choice of further ones."""
 
     def __init__(self, job: JobState, pool: WorkerPool, config: SpeculationConfig) -> None:
         self._job = job

@@ -83,7 +83,7 @@ _GONE_ERRNOS = frozenset(
         errno.EKEYREJECTED,
     }
 )
-"""What else a share says that was unmounted, or whose ticket has expired. Of an input, these say something of the one file."""
+"""Further errors of a share that was unmounted, or whose ticket has expired. For an input they may concern one file only."""
 
 
 def plain_reason(error: OSError) -> str:

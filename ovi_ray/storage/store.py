@@ -63,7 +63,7 @@ class Store(Protocol):
         """The URI of the bucket or file system; "" for a local disk."""
 
     def local_path(self, key: str) -> Path | None:
-        """Where a file is on this machine; None in a store that is reached over a network."""
+        """Path of a file on this machine; None in a store that is reached over a network."""
 
     def kind(self, key: str) -> FileKind:
         """The kind of thing under a key. In object stores a folder exists while a file is in it; the root always does."""

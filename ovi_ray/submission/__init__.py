@@ -7,7 +7,7 @@
 targets.py    what a target is, and how a name becomes one
 bundle.py     what is shipped
 ray_jobs.py   Ray clusters, through the Jobs REST API
-slurm.py      Slurm, through its commands; slurm_script.py writes the batch script
+slurm.py      Slurm, through its commands; slurm_job.sh.j2 is the batch script
 journal.py    which jobs were submitted from here, and where to
 folder.py     the state of a job whose output folder is known
 """

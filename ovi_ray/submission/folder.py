@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from ovi_ray.errors import InputError, Problem
+from ovi_ray.logs import RUN_LOG
 from ovi_ray.output.event_log import EVENTS_FILE
 from ovi_ray.output.lease import LeaseConfig, last_owner
 from ovi_ray.output.owner import Owner
 from ovi_ray.storage.paths import Location
 from ovi_ray.submission.states import JobState, JobStatus
 
-RUN_LOG = "run.log"
 _TAIL_BYTES = 1 << 20
 _LOOK_S = 1.0
 

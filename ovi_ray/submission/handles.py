@@ -22,7 +22,7 @@ class Handle(Protocol):
         """The state of the job."""
 
     def logs(self, *, follow: bool) -> Iterator[bytes]:
-        """What it printed; with `follow` until it ends."""
+        """Its output; with `follow` until it ends."""
 
     def stop(self) -> JobStatus:
         """Ask it to save what runs and to end; the state before that."""

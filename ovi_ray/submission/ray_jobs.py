@@ -124,7 +124,7 @@ class RayTarget:
     # -- checks ----------------------------------------------------------------------------------------------------
 
     def _device_notes(self, bundle: Bundle) -> list[str]:
-        """What the cluster has of what the job needs. Raises ClusterError where it has none of it."""
+        """Notes on the devices of the cluster. Raises ClusterError where it lacks those that the job needs."""
         nodes = self._client.nodes()
         gpus, cpus = (sum(int(node["resources_total"].get(kind, 0)) for node in nodes) for kind in ("GPU", "CPU"))
         there = f"{len(nodes)} node{'s'[: len(nodes) != 1]} with {gpus} GPUs and {cpus} CPUs"

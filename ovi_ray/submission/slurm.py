@@ -110,7 +110,7 @@ class Component:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class _Partition:
-    """What sinfo says of the largest nodes of a partition."""
+    """The largest nodes of a partition, as sinfo reports them."""
 
     is_default: bool
     nodes: int
@@ -399,7 +399,7 @@ def _needs(vendors: list[str]) -> str:
 
 
 def _refusal(name: str, reason: str) -> Problem:
-    """What sbatch said, with what to do about it."""
+    """The refusal of sbatch, with advice."""
     hints = {
         "account": "an account that you may use: see `sacctmgr show associations user=$USER`, and give it with --account",
         "partition": "a partition that exists and that you may use: see `sinfo`, and give it with --partition",

@@ -9,7 +9,7 @@ JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class JobState(StrEnum):
-    """Where a job is in its life."""
+    """State of a submitted job."""
 
     PENDING = "pending"
     """It waits for machines."""
@@ -28,7 +28,7 @@ class JobState(StrEnum):
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class JobStatus:
-    """What a target says of a job."""
+    """State and details of a job, as its target reports them."""
 
     job_id: str
     state: JobState

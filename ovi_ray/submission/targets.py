@@ -23,7 +23,7 @@ import platformdirs
 from pydantic import BaseModel
 
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
-from ovi_ray.inputs.job_file import Given, load, read_yaml
+from ovi_ray.inputs.job_file import Given, load, read_options, read_yaml
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.storage.paths import to_location
 from ovi_ray.submission.bundle import Bundle
@@ -56,7 +56,7 @@ class Target(Protocol):
         """The state of a job."""
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[bytes]:
-        """What the driver printed, in pieces; with `follow` until the job ends."""
+        """The output of the driver, in pieces; with `follow` until the job ends."""
 
     def stop(self, job_id: str) -> JobStatus:
         """Ask a job to save what runs and to end; returns without waiting for that."""
@@ -94,9 +94,9 @@ def find_target(name: str, options: Mapping[str, Any] | None = None, *, file: Pa
     if name in entries:
         return _named(name, entries[name], given)
     if name in KINDS and not KINDS[name].needs_address:
-        return _open(name, name, _as_options(given), COMMAND_LINE)
+        return _open(name, name, read_options(given), COMMAND_LINE)
     if _ADDRESS.fullmatch(name):
-        return _open(name, "ray", _as_options({"address": name, **given}), COMMAND_LINE)
+        return _open(name, "ray", read_options({"address": name, **given}), COMMAND_LINE)
     known = [*entries, *(kind for kind, declared in KINDS.items() if not declared.needs_address)]
     expected = (
         f"one of {', '.join(known)}, or the address of a Ray cluster's dashboard such as 10.0.0.1:8265"
@@ -122,15 +122,8 @@ def _named(name: str, entry: Given, options: dict[str, Any]) -> Target:
     if kind.value not in list(KINDS):  # which may be anything, and not hashable
         raise InputError([kind.problem(kinds, None if "kind" in entry.value else "missing")])
     keys = {str(key): entry.part(key) for key in entry.value if key != "kind" and entry.value[key] is not None}
-    return _open(name, kind.value, keys | _as_options(options), entry.file)
+    return _open(name, kind.value, keys | read_options(options), entry.file)
 
 
 def _open(name: str, kind: str, given: dict[str, Given], source: str) -> Target:
     return KINDS[kind].open(name, load(KINDS[kind].config, given, source=source, checks={}))
-
-
-def _as_options(options: Mapping[str, Any]) -> dict[str, Given]:
-    return {
-        key: Given(value=value, file=COMMAND_LINE, folder=to_location(Path.cwd()), label=f"--{key.replace('_', '-')}")
-        for key, value in options.items()
-    }

@@ -19,7 +19,7 @@ MAX_TENSORS_NAMED = 3
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class FileContent:
-    """What is known of the content of a weight file."""
+    """Digest of a weight file, and its tensors that are not finite."""
 
     sha256: str
     """In hexadecimal."""

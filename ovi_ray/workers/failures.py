@@ -81,7 +81,7 @@ def failure_of(error: Exception) -> Failure:
 
 @contextmanager
 def output_errors() -> Iterator[None]:
-    """What the system or the store says of a file in the output folder, in this block, is an OutputUnavailable."""
+    """Errors of the system or the store in this block, about files of the output folder, become OutputUnavailable."""
     try:
         yield
     except OutputUnavailable:

@@ -24,7 +24,6 @@ from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.output.event_log import recorded_runs
 from ovi_ray.output.lock import output_lock
-from ovi_ray.output.recovery import ReadConfig
 from ovi_ray.output.results import Results
 from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.messages import Decode, Denoise
@@ -32,6 +31,7 @@ from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.retry import prepare_retry
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import atomic_write, list_files, local_copy, to_location
+from ovi_ray.storage.reading import ReadConfig
 from ovi_ray.weights.digests import cached_file_digest
 from tests.support.fake_executor import DIES, Fails, FakeExecutor
 from tests.support.files import UNREADABLE

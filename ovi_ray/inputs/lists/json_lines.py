@@ -60,7 +60,7 @@ def read_json_lines(path: Location) -> PromptList:
 
 
 def _spread_out(line: str) -> tuple[str, str] | None:
-    """What the first line begins that is not JSON Lines, and the filter of jq that makes lines of it; None for a row."""
+    """The form of a file that is not JSON Lines, by its first line, with the filter of jq that converts it; None for a row."""
     text = line.strip()
     if text == "{":
         return "a JSON object over several lines", "."

@@ -3,13 +3,13 @@
 import re
 from array import array
 
-from ovi_ray.inputs.columns import PROMPT_COLUMN, in_words
+from ovi_ray.inputs.columns import PROMPT_COLUMN
 from ovi_ray.inputs.lists.prompt_list import PromptList
+from ovi_ray.inputs.notes import name_rows
 from ovi_ray.inputs.text_files import read_lines
 from ovi_ray.storage.paths import Location
 
 _HEADER = re.compile(rf'\s*"?{PROMPT_COLUMN}"?\s*([,;|\t]|$)', re.IGNORECASE)
-_MAX_ROWS_TOLD = 3
 
 
 def read_text(path: Location) -> PromptList:
@@ -29,8 +29,8 @@ def _notes(prompts: list[str]) -> list[str]:
     comments = [row for row, line in enumerate(prompts, start=1) if line.lstrip().startswith(("#", "//"))]
     headers = [row for row, line in enumerate(prompts, start=1) if _HEADER.match(line)]
     return [
-        f"row{'s' if len(rows) > 1 else ''} {in_words(rows[:_MAX_ROWS_TOLD])}{' and others' * (len(rows) > _MAX_ROWS_TOLD)}"
-        f" may be meant as {what}: in a .txt every line is a prompt, and this job renders {'them' if len(rows) > 1 else 'it'}"
+        f"{name_rows(rows)} may be meant as {what}: in a .txt every line is a prompt, and this job renders"
+        f" {'them' if len(rows) > 1 else 'it'}"
         for what, rows in (("a comment", comments), ("the header of a .csv", headers))
         if rows
     ]

@@ -11,8 +11,9 @@ from ovi_ray.errors import InputAway, StorageUnavailable
 from ovi_ray.protocol.messages import FailureCause
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import to_location
+from ovi_ray.storage.reading import ReadConfig
 from ovi_ray.workers.failures import failure_of
-from ovi_ray.workers.first_frame import ReadConfig, first_frame_file, read_first_frame
+from ovi_ray.workers.first_frame import first_frame_file, read_first_frame
 from tests.support.files import UNREADABLE
 from tests.support.stores import memory_folder, overridden
 
