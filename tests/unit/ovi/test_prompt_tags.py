@@ -140,7 +140,9 @@ def test_text_after_the_sound_is_told_where_it_becomes_part_of_it():
 
 # -- properties ----------------------------------------------------------------------------------------------------
 
-words = st.text(st.characters(categories=["L", "N"], max_codepoint=0x24F), min_size=1, max_size=6).filter(
+# No accented Latin letters: cleaning repairs text that was decoded wrongly, which some sequences of them look like.
+letters = st.characters(categories=["L", "N"], max_codepoint=0x7F) | st.sampled_from("雨猫歌")
+words = st.text(letters, min_size=1, max_size=6).filter(
     lambda word: "audio" not in word.lower() and clean(word) == word
 )
 sentences = st.lists(words, min_size=1, max_size=4).map(" ".join)
