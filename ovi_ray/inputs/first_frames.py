@@ -65,7 +65,7 @@ class _Inspection:
         self._down: set[str] = set()  # buckets that did not answer: one question per image would take hours
 
     def of(self, path: Location) -> ImageFacts | ImageRefusal:
-        if path.is_local and (found := readable_problem(path)):
+        if path.is_local and (found := readable_problem(path, accepts_pointers=True)):
             return ImageRefusal(found=found, expected=_ANY_FILE)
         if not path.is_local and path.bucket in self._down:
             return ImageRefusal(found="a file of a store that does not answer", expected=_ANY_FILE)

@@ -52,14 +52,17 @@ def readable(path: Location, expected: str = "a file that can be read") -> Itera
         yield local
 
 
-def readable_problem(path: Location) -> str | None:
-    """Why `path` cannot be read as a file, such as "a folder"; None if it can."""
+def readable_problem(path: Location, *, accepts_pointers: bool = False) -> str | None:
+    """The reason why `path` cannot be read as a file, such as "a folder"; None if it can.
+
+    `accepts_pointers` leaves pointers of Git LFS and the like to the caller, who looks at the content.
+    """
     try:
         if not path.exists():
             return unreadable(path, FileNotFoundError())
         if not path.is_file():
             return "a folder" if path.is_dir() else "not a regular file"
-        if (local := path.local_path) is not None:
+        if not accepts_pointers and (local := path.local_path) is not None:
             pointer = pointer_in_place_of(local)
             return None if pointer is None else f"a {pointer.owner} pointer in place of the file"
     except OSError as error:

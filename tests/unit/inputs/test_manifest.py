@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ovi.config import Architecture, SolverName
-from ovi_ray.inputs.first_frames import inspect_images
+from ovi_ray.inputs.first_frames import ImageRefusal, inspect_image, inspect_images
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, ROW_SEED_STRIDE, Manifest, build_manifest, clip_id
 from ovi_ray.inputs.params import PARAM_FIELDS
@@ -453,3 +453,17 @@ def test_a_manifest_of_an_earlier_version_is_read_with_rows_from_1_and_the_size_
     assert read.notes == ("a note",)
     assert read.table.select([*SIDE_COLUMNS, "row", "meta_x"]) == table.select([*SIDE_COLUMNS, "row", "meta_x"])
     assert column(build(None, f"old.{suffix}"), "clip_id") == column(manifest, "clip_id")
+
+
+@pytest.mark.parametrize(
+    ("pointer", "fetch"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 1\n", "git lfs pull"),
+        ("/annex/objects/SHA256E-s1--abc.png\n", "git annex get"),
+    ],
+)
+def test_a_pointer_in_place_of_an_image_is_refused_with_how_to_fetch_it(pointer, fetch, tmp_path):
+    (tmp_path / "fox.png").write_text(pointer)
+    refusal = inspect_image(to_location(tmp_path / "fox.png"))
+    assert isinstance(refusal, ImageRefusal)
+    assert fetch in refusal.expected
