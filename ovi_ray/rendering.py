@@ -29,10 +29,12 @@ from ovi_ray.output.job_files import (
     end_overwrite,
     only_failed,
     read_failed,
+    read_token,
     write_failed,
     write_job,
 )
 from ovi_ray.output.lock import output_lock
+from ovi_ray.output.progress_file import JobProgress, write_progress
 from ovi_ray.output.record_files import RecordConfig
 from ovi_ray.output.recovery import VideoCheck, VideoState, check_videos, recover_rows
 from ovi_ray.output.result_row import result_row
@@ -42,9 +44,11 @@ from ovi_ray.protocol.observer import JobObserver, Observers, RunEnded, RunStart
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.html import ReportSummary, write_report
 from ovi_ray.report.result_queries import count_noted
+from ovi_ray.runtime.background_writer import WriteInterval
 from ovi_ray.runtime.clock import Clock
 from ovi_ray.runtime.driver import Driver, DriverConfig
 from ovi_ray.runtime.executor import Executor
+from ovi_ray.runtime.progress_writer import JobCounts, ProgressWriter
 from ovi_ray.runtime.ray_executor import ExecutorConfig, ray_executor
 from ovi_ray.runtime.run_record import run_record
 from ovi_ray.runtime.shutdown import StopRequest
@@ -75,6 +79,8 @@ class RenderOptions:
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+    progress: WriteInterval = field(default_factory=lambda: WriteInterval(seconds=3.0))
+    """How often `progress.json` is written."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -181,10 +187,11 @@ class _Run:
             missing = self._without_damaged(missing)
         finished_before = len(self._manifest) - len(missing) - len(self._unreadable) - self._failed
         try:
-            if len(missing):
-                self._render(TaskTable.of(missing), open_executor, clock, token)
-            else:
-                self._record_nothing_to_do(TaskTable.of(missing))
+            with self._progress_written(finished_before, token):
+                if len(missing):
+                    self._render(TaskTable.of(missing), open_executor, clock, token)
+                else:
+                    self._record_nothing_to_do(TaskTable.of(missing))
             with suppress(OSError):  # the next `--overwrite` finds every clip replaced, and goes on from there
                 end_overwrite(self._job.output_dir)
         except OutputGone:
@@ -201,6 +208,20 @@ class _Run:
             noted=self._noted,
             unreadable=len(self._unreadable),
         )
+
+    @contextmanager
+    def _progress_written(self, finished_before: int, token: str) -> Iterator[None]:
+        """Tell whoever watches from elsewhere how far the run is, for the time of the block."""
+        output_dir = self._job.output_dir
+
+        def write(progress: JobProgress) -> None:
+            if read_token(output_dir) == token:  # else another folder has the place of the output now
+                write_progress(output_dir, progress)
+
+        counts = JobCounts(clips=len(self._manifest), done=finished_before, failed=self._failed)
+        with ProgressWriter(write, counts, self._options.progress, self._observer.message) as writer:
+            self._observer = Observers([self._observer, writer])
+            yield
 
     # -- earlier runs ----------------------------------------------------------------------------------------------
 
