@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +42,7 @@ def recorded(*cycles):
 
 
 def run(task=DENOISE):
-    return RunTask(worker="w0", task=task, reason=next(iter(Reason)))
+    return RunTask(worker="w0", task=task, components=frozenset(), model_name="", reason=next(iter(Reason)))
 
 
 def done(**changes):
@@ -93,4 +94,4 @@ def test_a_lane_stays_bounded_and_no_task_is_lost():
     assert len(merged) <= 100
     assert sum(bar[3] for bar in merged) == 5000
     assert (merged[0][1], merged[-1][2]) == (0.0, 4999.9)
-    assert all(before[2] <= after[1] for before, after in zip(merged, merged[1:], strict=False))
+    assert all(before[2] <= after[1] for before, after in pairwise(merged))
