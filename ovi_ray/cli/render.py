@@ -62,6 +62,20 @@ Explain = Annotated[
         "--explain", help="Print every decision of the scheduler with its reason.", rich_help_panel=DISPLAY_PANEL
     ),
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[HOST:]PORT",
+        help="Metrics for Prometheus at this address while the job runs; a port alone is on loopback.",
+        rich_help_panel=DISPLAY_PANEL,
+    ),
+]
+Notify = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Post JSON to this URL when the job pauses, ends or fails.", rich_help_panel=DISPLAY_PANEL
+    ),
+]
 AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print the outcome as JSON on standard output.", rich_help_panel=DISPLAY_PANEL),
@@ -79,6 +93,8 @@ def render(
     overwrite: Overwrite = False,
     verify: Verify = False,
     explain: Explain = False,
+    metrics: Metrics = None,
+    notify: Notify = None,
     as_json: AsJson = False,
 ) -> None:
     """Render a prompt list. Clips that an earlier run of the same job finished are kept: the same command continues it.
@@ -109,7 +125,15 @@ def render(
         if shard is not None:
             prepared = shard_of(prepared, shard)
         print_message(f"inputs checked: {len(prepared.manifest)} clips")
-        result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=keeping)
+        result = run_job(
+            prepared,
+            console,
+            explain=explain,
+            quiet=display.quiet,
+            options=keeping,
+            metrics=metrics,
+            notify=notify,
+        )
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
