@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ FILES = (PROGRESS, PICKS)
 _NAME = re.compile(r"[\w-][\w.-]*")
 _CLIP_ID = re.compile(r"[\w-]{1,128}")
 _MAX_BODY_BYTES = 4096
+_CLOSING_LOOK_S = 0.2
 _NOT_YET = (
     '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="3">'
     "<title>No report yet</title></head><body><p>The job has no report yet; this page looks again.</p></body></html>"
@@ -54,9 +56,12 @@ class LiveConfig:
     """Seconds of silence after which something is sent, so that proxies keep the connection."""
 
 
-def report_app(output_dir: Location, *, token: str = "", live: LiveConfig = LiveConfig()) -> Starlette:
-    """The application for an output folder, on a disk or in a store. A token is needed for all but loopback."""
-    site = _Site(output_dir, live)
+def report_app(output_dir: Location, *, token: str, live: LiveConfig, is_closing: Callable[[], bool]) -> Starlette:
+    """The application for an output folder, on a disk or in a store. A token is needed for all but loopback.
+
+    Pages that are open are let go when the server `is_closing`.
+    """
+    site = _Site(output_dir, live, is_closing)
     return Starlette(
         routes=[
             Route("/", lambda request: RedirectResponse(REPORT)),
@@ -74,9 +79,10 @@ def report_app(output_dir: Location, *, token: str = "", live: LiveConfig = Live
 class _Site:
     """The answers to requests."""
 
-    def __init__(self, output_dir: Location, live: LiveConfig) -> None:
+    def __init__(self, output_dir: Location, live: LiveConfig, is_closing: Callable[[], bool]) -> None:
         self._output_dir = output_dir
         self._live = live
+        self._is_closing = is_closing
         self._stars = Stars(output_dir=output_dir)
         self._saving = asyncio.Lock()
 
@@ -135,7 +141,7 @@ class _Site:
         seen: dict[str, object] = {REPORT: await run_in_threadpool(self._version, REPORT)}
         silent_s = 0.0
         yield ": connected\n\n"
-        while True:
+        while not self._is_closing():
             sent = False
             for name, content in _WATCHED:
                 version = await run_in_threadpool(self._version, name)
@@ -148,7 +154,13 @@ class _Site:
             if silent_s >= self._live.alive_s:
                 silent_s = 0.0
                 yield ": alive\n\n"
-            await asyncio.sleep(self._live.look_s)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait until the next look, or until the server closes."""
+        until = time.monotonic() + self._live.look_s
+        while time.monotonic() < until and not self._is_closing():
+            await asyncio.sleep(min(self._live.look_s, _CLOSING_LOOK_S))
 
     def _version(self, name: str) -> object:
         """What changes with a file; None where there is none, or it cannot be read now."""

@@ -5,9 +5,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import uvicorn
-
-from ovi_ray.serving.app import LiveConfig, report_app
+from ovi_ray.serving.app import LiveConfig
+from ovi_ray.serving.server import server_of
 from ovi_ray.storage.paths import Location
 from tests.support.waiting import PATIENCE_S, wait_until
 
@@ -18,10 +17,7 @@ OFTEN = LiveConfig(look_s=0.05)
 def running_server(output_dir: Location, *, token: str = "") -> Iterator[str]:
     """The address of a server of a folder, on loopback."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        report_app(output_dir, token=token, live=OFTEN), log_level="error", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+    server = server_of(output_dir, token=token, live=OFTEN)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
     thread.start()
     try:
