@@ -38,7 +38,14 @@ function of(clip, name) {
   return column.codes ? column.values[column.codes[clip.i]] : column.values[0] ?? null;
 }
 
-const place = (clip) => `row ${of(clip, "row")}${of(clip, "repeat") ? `, repeat ${of(clip, "repeat")}` : ""}`;
+
+/** The row, with its line where that cannot be told from the row, as everywhere else. */
+function place(clip) {
+  const row = of(clip, "row"), line = of(clip, "line"), repeat = of(clip, "repeat");
+  const at = line === null || line === row || line === row + 1 ? "" : ` (line ${line})`;
+  return `row ${row}${at}${repeat ? `, repeat ${repeat}` : ""}`;
+}
+
 const text = (value) => value === null || value === undefined ? "–" : String(value);
 const path = (relative) => relative.split("/").map(encodeURIComponent).join("/");
 const poster = (clip) => `${$("data").dataset.posters}/${encodeURIComponent(of(clip, "clip_id"))}.jpg`;

@@ -1,7 +1,5 @@
 import base64
-import gzip
 import hashlib
-import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -18,6 +16,7 @@ from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.clip_data import CHUNK_ROWS
 from ovi_ray.report.html import ReportLimits, ReportSummary, write_report
 from ovi_ray.report.run_charts import Lane, RunCharts
+from tests.support.report_pages import clips_of, unpacked
 
 START = datetime(2026, 3, 1, 22, 0, tzinfo=UTC)
 NO_CONTENT = {"meta", "link", "input"}
@@ -135,13 +134,7 @@ class Page(HTMLParser):
 
     @property
     def clips(self):
-        """The rows that the page's script shows, each as a mapping of its columns."""
-        chunks = [unpacked(element["text"]) for element in self.all("template", **{"class": "clips"})]
-        return [
-            {name: _value(column, row) for name, column in chunk["columns"].items()}
-            for chunk in chunks
-            for row in range(chunk["rows"])
-        ]
+        return clips_of(self.html)
 
     @property
     def ids(self):
@@ -158,14 +151,6 @@ class Page(HTMLParser):
     @property
     def links(self):
         return [e[name] for e in self.elements for name in ("href", "src", "poster") if name in e]
-
-
-def unpacked(text):
-    return json.loads(gzip.decompress(base64.b64decode(text)))
-
-
-def _value(column, row):
-    return column["values"][column["codes"][row] if "codes" in column else 0]
 
 
 # -- numbers ---------------------------------------------------------------------------------------------------------
