@@ -5,6 +5,7 @@ Modules are built on the meta device and tensors assigned one by one, so a load 
 """
 
 import hashlib
+import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -219,7 +220,9 @@ def _unpickle(path: Path, device: str) -> dict[str, Tensor]:
 
 def _unreadable(path: Path, error: Exception) -> CheckpointMismatch:
     size = path.stat().st_size
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = (str(error).splitlines() or [""])[0].partition(". ")[0] or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):  # torch then advises to run whatever the file contains
+        reason = "not a file of tensors and nothing else"
     found = f"truncated or not a checkpoint ({size:,} bytes; {reason})"
     return CheckpointMismatch(found, expected="a complete file; download it again", path=path)
 
