@@ -21,6 +21,7 @@ from ovi.attention import AttentionBackend, AttentionPlan
 from ovi.attention.autotune import plan_attention
 from ovi.attention.target import AttentionTarget
 from ovi.attention.types import attention_shapes
+from ovi.clip import Clip
 from ovi.config import Architecture, Component, ModelSpec, SamplingParams
 from ovi.errors import NonFiniteError
 from ovi.finite import all_finite
@@ -37,7 +38,7 @@ from ovi.precision import full_float32
 from ovi.prompts import in_model_form
 from ovi.sampling import denoise as sampling
 from ovi.stages import STAGES, Stage
-from ovi.types import Clip, Latents, PromptEmbeds
+from ovi.types import Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat, check_format
 from ovi.weights.loading import load_component
 from ovi.weights.quantization import load_transformer
