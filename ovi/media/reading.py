@@ -21,6 +21,9 @@ def read_frames(path: str | Path) -> Iterator[VideoFrame]:
 
 def rgb_pixels(frame: VideoFrame) -> NDArray[np.uint8]:
     """A frame as RGB [H, W, 3], read by BT.709 where it is not RGB already, as `VideoWriter` stores it."""
+    if frame.format.name == "rgb48le":
+        levels = np.asarray(frame.to_ndarray(), np.uint32)
+        return ((levels + 128) // 257).astype(np.uint8)
     converted = frame.reformat(
         format="rgb24",
         src_colorspace=None if frame.format.is_rgb else Colorspace.ITU709,

@@ -27,10 +27,12 @@ from torch import Tensor
 from ovi.config import FRAMES_PER_SECOND, SAMPLE_RATE
 from ovi.errors import MediaError
 from ovi.files import atomic_writer, unfinished_path
-from ovi.media.codecs import FILE_FORMS, MAX_AAC_BIT_RATE, VideoCodec, pcm_levels, pixels_frame, resampled, sound_frame
+from ovi.media.codecs import FILE_FORMS, VideoCodec
+from ovi.media.frames import pcm_levels, pixels_frame, resampled, sound_frame
 from ovi.media.probe import media_errors, probe
 
 _RGB_MATRIX = 0  # AVCOL_SPC_RGB, which PyAV has no name for
+MAX_AAC_BIT_RATE = 192_000
 AAC_BITS_PER_SAMPLE = 6  # AAC's maximum for mono
 AAC_FRAME = 1024  # samples per AAC frame
 JPEG_QUALITY = 92

@@ -9,7 +9,8 @@ import torch
 
 from ovi.clip import Clip
 from ovi.errors import MediaError
-from ovi.media.codecs import FILE_FORMS, VideoCodec, resampled
+from ovi.media.codecs import FILE_FORMS, VideoCodec
+from ovi.media.frames import resampled
 from ovi.media.probe import probe
 from ovi.media.reading import read_frames, read_sound, rgb_pixels
 from ovi.media.video import VideoWriter, frames_to_uint8, frames_to_uint16, write_wav
