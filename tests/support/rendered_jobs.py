@@ -7,8 +7,8 @@ import numpy as np
 
 from ovi.config import Architecture
 from ovi.media.video import VideoWriter
+from ovi.weights.digest import fingerprint
 from ovi.weights.formats import WeightFormat
-from ovi.weights.loading import fingerprint
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.preparation import PreparedJob
