@@ -1,6 +1,7 @@
 """The program as a whole: version, `python -m`, colours, and what it leaves on disk."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import ovi_ray
 from ovi_ray.cli import app
 from tests.support.files import snapshot
 from tests.support.rendered_jobs import render_job
+from tests.support.waiting import PATIENCE_S
 
 PROFILE = (
     "name: x\ndevices:\n  gpu:\n    count: 1\n    vendor: nvidia\n    memory_gb: 80\n    load_gb_per_s: 2\n"
@@ -76,6 +78,24 @@ def test_a_job_with_nothing_to_do_loads_neither_torch_nor_ray_and_says_what_it_d
     assert result.stdout.splitlines()[-1] == "0 []"
     assert result.stderr.splitlines()[0] == "checking 2 rows"
     assert "2 clips: 0 rendered, 2 finished before" in result.stderr
+
+
+def test_ctrl_c_while_the_program_is_imported_ends_it_quietly(tmp_path):
+    (tmp_path / "typer.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(600)\n", encoding="utf-8"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ovi_ray", "--help"],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=PATIENCE_S) == ("", "")
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize(("environment", "is_red"), [({}, True), ({"NO_COLOR": "1"}, False)])
