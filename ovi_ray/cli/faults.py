@@ -53,7 +53,7 @@ class Program(typer.core.TyperGroup):
             return super().main(words, *other, **options)
         except SystemExit as end:
             if not isinstance(cause := end.__context__, BrokenPipeError):
-                if cause is not None and hasattr(cause, "format_message"):  # typer's, which has told of options that it cannot read
+                if cause is not None and hasattr(cause, "format_message"):  # typer's: of options that cannot be read
                     _print_json(ExitCode.BAD_INPUT, "UsageError", cause.format_message(), words)
                 raise
             if not _reader_has_left():
