@@ -13,13 +13,13 @@ def usable_device(device: str | torch.device) -> torch.device:
         raise _unavailable(device, "no name of a device") from None
     if found.type == "cuda":  # AMD's too
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (found.index or 0) >= count:
+        if not 0 <= (found.index or 0) < count:  # torch makes a negative index of one over 127
             reason = f"where torch {torch.__version__} finds {count or 'no'} GPU{'s'[: count != 1]}"
             raise _unavailable(device, reason)
     elif found.type not in ("cpu", "meta"):
         try:
             torch.empty(0, device=found)
-        except (RuntimeError, NotImplementedError, AssertionError) as error:
+        except (RuntimeError, NotImplementedError, AssertionError, ImportError) as error:
             raise _unavailable(device, f"which this build of torch cannot use ({str(error).splitlines()[0]})") from None
     return found
 

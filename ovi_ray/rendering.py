@@ -6,6 +6,7 @@ However it ends, finished clips are kept, and the same call continues from there
 `events.jsonl` in the output folder.
 """
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ovi_ray.errors import MAX_SHOWN, OutputError, OutputGone
+from ovi_ray.errors import MAX_SHOWN, JobStopped, OutputError, OutputGone
 from ovi_ray.inputs.columns import is_meta
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
@@ -312,8 +313,19 @@ class _Run:
             )
         return Manifest(table=missing.table.filter(pc.invert(is_damaged)), notes=missing.notes)
 
+    @contextmanager
+    def _stopped_while_ray_starts(self) -> Iterator[None]:
+        """SIGTERM asks the job to stop also while Ray's own handler, which ends the process, has the place of the driver's."""
+        try:
+            yield
+        except SystemExit as end:
+            if end.code != signal.SIGTERM:
+                raise
+            self._stop.ask(signal.SIGTERM.name)
+            raise JobStopped(f"stopped by {self._stop.reason}") from None
+
     def _render(self, tasks: TaskTable, open_executor: OpenExecutor, clock: Clock | None, token: str) -> None:
-        with open_executor(self._job, self._options.executor) as executor:
+        with self._stopped_while_ray_starts(), open_executor(self._job, self._options.executor) as executor:
             with _usable(self._job.output_dir):
                 driver = Driver(
                     tasks,

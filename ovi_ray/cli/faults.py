@@ -10,6 +10,7 @@ import select
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, metadata
@@ -35,6 +36,10 @@ _REPORT_URLS = ("issues", "bug tracker", "repository", "source")
 """Labels of project URLs at which a fault can be reported, the best first."""
 
 
+given_arguments: ContextVar[tuple[str, ...]] = ContextVar("given_arguments", default=())
+"""The arguments of the command that runs, as they were typed."""
+
+
 class JobFault(Exception):
     """Carries an unexpected error, its cause, out of a job, with the job's output folder."""
 
@@ -49,6 +54,7 @@ class Program(typer.core.TyperGroup):
     def main(self, args: Sequence[str] | None = None, *other: Any, **options: Any) -> Any:
         """See typer. Raises SystemExit."""
         words = list(sys.argv[1:] if args is None else args)
+        given_arguments.set(tuple(words))
         try:
             return super().main(words, *other, **options)
         except SystemExit as end:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,10 @@ def test_the_decisions_of_a_real_job_are_explained_and_come_out_the_same_when_re
     prompts.write_text("a fox\na dog\na cat\n", encoding="utf-8")
     size = ("--video-frame-height-width", "64x64", "--sample-steps", "2", "--slg-layer", "1")
     options = ("--ckpt-dir", tiny_dir, "--out", out, "--dtype", "float32", "--device", "cpu", "--workers", "2", *size)
-    ovi_ray("render", prompts, *options, "--quiet")
+    driver = json.loads(ovi_ray("render", prompts, *options, "--quiet", "--detach", "--json"))
+    assert os.getsid(driver["pid"]) == driver["pid"] != os.getsid(0)  # no terminal can end it
+    ovi_ray("wait", out)
+    assert "3 rendered" in Path(driver["log"]).read_text(encoding="utf-8")
     replayed = json.loads(ovi_ray("explain", out, "--verify", "--json"))
     assert replayed["divergence"] is None
     assert replayed["actions"] > 9

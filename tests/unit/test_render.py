@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import signal
 from dataclasses import replace
 
 import pyarrow.parquet
@@ -13,7 +14,7 @@ import pytest
 from ovi.files import UNFINISHED_PREFIX
 from ovi.media.probe import probe
 from ovi.stages import Stage
-from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob, WorkersLost
+from ovi_ray.errors import InputError, JobStopped, OutputInUse, OutputOfOtherJob, WorkersLost
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.output.event_log import recorded_runs
 from ovi_ray.output.lock import output_lock
@@ -21,6 +22,7 @@ from ovi_ray.output.results import Results
 from ovi_ray.protocol.messages import Decode, Denoise
 from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.retry import prepare_retry
+from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import list_files, local_copy, to_location
 from ovi_ray.storage.reading import ReadConfig
@@ -444,3 +446,19 @@ def test_row_line_and_own_columns_are_in_messages_results_report_failures_and_vi
     assert "row 2 (line 5)" in page
     assert "&lt;b&gt;1&lt;/b&gt;" in page
     assert "<b>1</b>" not in page
+
+
+def test_sigterm_while_ray_starts_stops_the_job_as_it_does_later(tiny_dir, tmp_path):
+    """Ray's own handler, which ends the process, is in place until the driver watches for signals."""
+    job = JobSpec.from_options(prompt="a fox", ckpt_dir=tiny_dir, output_dir=tmp_path / "out", dtype="float32")
+    stop = StopRequest()
+
+    @contextlib.contextmanager
+    def terminated(job, config):
+        raise SystemExit(signal.SIGTERM)
+        yield
+
+    with pytest.raises(JobStopped):
+        render(unchecked(job, tiny_dir), stop=stop, open_executor=terminated)
+    assert stop.reason == "SIGTERM"
+    assert list((tmp_path / "out" / "videos").iterdir()) == []

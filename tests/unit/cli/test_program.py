@@ -1,5 +1,6 @@
 """The program as a whole: version, `python -m`, colours, and what it leaves on disk."""
 
+import json
 import os
 import signal
 import subprocess
@@ -78,6 +79,17 @@ def test_a_job_with_nothing_to_do_loads_neither_torch_nor_ray_and_says_what_it_d
     assert result.stdout.splitlines()[-1] == "0 []"
     assert result.stderr.splitlines()[0] == "checking 2 rows"
     assert "2 clips: 0 rendered, 2 finished before" in result.stderr
+    detached = invoke(*command, "--detach", "--json")  # its driver ends at once
+    assert detached.exit_code == 0
+    assert "2 clips: 0 rendered, 2 finished before" in detached.stderr
+    assert json.loads(detached.stdout)["log"] == str(tmp_path / "out" / "driver.log")
+
+
+def test_a_job_that_is_refused_is_not_detached(folder, tiny_dir):
+    before = snapshot(folder)
+    command = ("render", folder / "bad.csv", "--ckpt-dir", tiny_dir, "--out", folder / "out", "--detach")
+    assert invoke(*command).exit_code == 2
+    assert snapshot(folder) == before
 
 
 def test_ctrl_c_while_the_program_is_imported_ends_it_quietly(tmp_path):
