@@ -45,24 +45,31 @@ Prompts = Annotated[
 OnePrompt = Annotated[str | None, PROMPT_OPTION]
 Shard = Annotated[
     str | None,
-    typer.Option(metavar="I/N", help="Render part I of N parts of the clips, from 0; each part needs its own --out."),
+    typer.Option(
+        metavar="I/N",
+        help="Render part I of N parts of the clips, from 0; each part needs its own --out. [default: all]",
+    ),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Render every clip again, finished ones too.", rich_help_panel=KEPT_PANEL),
+    typer.Option(
+        "--overwrite", help="Render every clip again, finished ones too. [default: off]", rich_help_panel=KEPT_PANEL
+    ),
 ]
 Verify = Annotated[
     bool,
     typer.Option(
         "--verify",
-        help="Read finished videos to their end, and render broken ones again.",
+        help="Read finished videos to their end, and render broken ones again. [default: off]",
         rich_help_panel=KEPT_PANEL,
     ),
 ]
 Explain = Annotated[
     bool,
     typer.Option(
-        "--explain", help="Print every decision of the scheduler with its reason.", rich_help_panel=DISPLAY_PANEL
+        "--explain",
+        help="Print every decision of the scheduler with its reason. [default: off]",
+        rich_help_panel=DISPLAY_PANEL,
     ),
 ]
 Detach = Annotated[
@@ -70,13 +77,15 @@ Detach = Annotated[
     typer.Option(
         OPTION,
         help="Go on in the background, also when this terminal is closed, once the input is checked; `ovi-ray status OUT` and"
-        " `ovi-ray stop OUT` look after it.",
+        " `ovi-ray stop OUT` look after it. [default: off]",
         rich_help_panel="Where and how it runs",
     ),
 ]
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="Print the outcome as JSON on standard output.", rich_help_panel=DISPLAY_PANEL),
+    typer.Option(
+        "--json", help="Print the outcome as JSON on standard output. [default: off]", rich_help_panel=DISPLAY_PANEL
+    ),
 ]
 
 
