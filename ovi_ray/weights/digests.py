@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovi.config import Architecture
+from ovi.errors import CheckpointMismatch
 from ovi.files import atomic_writer, user_cache_folder
 from ovi.weights.digest import file_digest
 from ovi.weights.formats import WeightFormat, in_format
@@ -48,6 +49,19 @@ def file_content(path: Path) -> FileContent:
         content = FileContent(sha256=file_digest(path), non_finite=non_finite_numbers(path))
         _write(cache, {**_read(cache), key: asdict(content)})  # another process may have added to it meanwhile
     return content
+
+
+def is_read(path: Path) -> bool:
+    """Whether the content of a file is known. Raises OSError."""
+    return _key(path) in _read(user_cache_folder() / _CACHE)
+
+
+def content_damage(path: Path) -> str:
+    """What a read of a whole file finds wrong, in words; empty for one that is right. Raises OSError."""
+    try:
+        return file_content(path).damage
+    except CheckpointMismatch as error:
+        return error.found
 
 
 def unread_bytes(ckpt_dir: Path, model_name: str, weights: WeightFormat) -> int:
