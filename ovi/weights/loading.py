@@ -4,7 +4,6 @@ Files are read through safetensors or with `torch.load(weights_only=True)`, so n
 Modules are built on the meta device and tensors assigned one by one, so a load needs no second copy in host memory.
 """
 
-import hashlib
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,9 +24,8 @@ from ovi.models.fusion import FusionTransformer
 from ovi.models.text_encoder import TextEncoder
 from ovi.models.video_vae import VideoVAE
 from ovi.models.vocoder import Vocoder
-from ovi.weights.digest import file_digest
 from ovi.weights.formats import WeightFormat, in_format
-from ovi.weights.layout import ARCHITECTURE, TOKENIZER, component_file, existing_file, model_files
+from ovi.weights.layout import TOKENIZER, component_file, existing_file
 from ovi.weights.tokenizer import load_tokenizer
 
 FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and audibly worse in bf16
@@ -123,22 +121,6 @@ def non_finite_numbers(path: Path) -> dict[str, int]:
         return {}
     counts = {name: count_non_finite(tensor) for name, tensor in _stored_tensors(path)}
     return {name: count for name, count in counts.items() if count}
-
-
-def fingerprint(
-    ckpt_dir: str | Path,
-    model_name: str,
-    digest: Callable[[Path], str] | None = None,
-    weights: WeightFormat = WeightFormat.DTYPE,
-) -> str:
-    """SHA-256 over the contents of all files of a model, independent of where the folder is.
-
-    `digest` computes the hash of one file; callers with a cache of digests pass their own (default: `file_digest`).
-    """
-    digest = digest or file_digest
-    root, spec = Path(ckpt_dir), in_format(Architecture.read(ckpt_dir).spec(model_name), weights)
-    files = [path for path in (*model_files(spec), ARCHITECTURE) if (root / path).exists()]
-    return hashlib.sha256("".join(f"{path} {digest(root / path)}\n" for path in files).encode()).hexdigest()
 
 
 def _check_component(ckpt_dir: Path, component: Component, arch: Architecture, spec: ModelSpec) -> None:

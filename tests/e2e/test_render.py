@@ -1,6 +1,9 @@
 """Whole jobs through the command line, on a real local Ray with the small golden checkpoint."""
 
 import json
+import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -111,10 +114,13 @@ def test_the_same_command_again_renders_only_what_is_missing(finished_job, tiny_
     (out / lost["video_path"]).unlink()
     result = ovi_ray(
         *("render", out.parents[1] / "prompts.csv", "--ckpt-dir", tiny_dir, "--out", out, "--sample-steps", 2),
-        *("--each-example-n-times", 2, "--dtype", "float32", "--workers", 1, "--json"),
+        *("--each-example-n-times", 2, "--dtype", "float32", "--workers", 1, "--detach", "--json"),
     )
-    outcome = json.loads(result.stdout)
-    assert (outcome["done"], outcome["finished_before"]) == (1, 9)
+    driver = json.loads(result.stdout)
+    assert os.getsid(driver["pid"]) == driver["pid"] != os.getsid(0)  # no terminal can end it
+    ovi_ray("wait", out)
+    outcome = Path(driver["log"]).read_text(encoding="utf-8")
+    assert re.search(r"\b1 rendered\b.*\b9 finished before\b", outcome), outcome
     after = {path.name: path.stat().st_mtime_ns for path in (out / "videos").iterdir()}
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] != before[name]] == [f"{lost['clip_id']}.mp4"]
