@@ -8,10 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from ovi.config import Architecture
-from ovi.media.video import VideoWriter
 from ovi.stages import Stage
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
@@ -19,22 +16,13 @@ from ovi_ray.preparation import PreparedJob
 from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.runtime.background_writer import WriteInterval
 from ovi_ray.runtime.clock import SystemClock
-from ovi_ray.storage.paths import atomic_write, to_location
-from tests.support.fake_executor import HANGS, FakeExecutor
+from ovi_ray.storage.paths import to_location
+from tests.support.fake_executor import HANGS
 from tests.support.recording_observer import RecordingObserver
+from tests.support.rendered_jobs import RenderingExecutor
 
 CKPTS = Path(__file__).parents[1] / "data" / "tiny" / "ckpts"
 ALWAYS = WriteInterval(seconds=0.0, share=1.0)
-
-
-class RenderingExecutor(FakeExecutor):
-    """Its decodes write real videos and posters."""
-
-    def decode(self, work):
-        with atomic_write(to_location(work.video_path)) as path:
-            with VideoWriter(path, audio=np.zeros(6656, np.float32), parameters=work.parameters) as writer:
-                writer.write(np.zeros((work.num_frames, 32, 32, 3), np.uint8))
-            return {"num_frames": work.num_frames, "video_bytes": path.stat().st_size}
 
 
 def prepared_job(out, rows, folder, **options):
