@@ -4,12 +4,12 @@ Torch and the kernel drivers are queried through `DeviceEdge`, for which tests h
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from ovi.attention.target import AOTRITON_EXPERIMENTAL, driver_version, gpu_identity, host_memory_bytes
+from ovi_ray.devices.kernel_gpus import access_problem, gpus_by_vendor
 
 GB = 1e9
 USABLE_SHARE = 0.94  # of a GPU's memory (an assumption); contexts and fragmentation take the rest
@@ -47,6 +47,11 @@ class ProbeResult:
     """Version of the GPU's kernel driver; empty if unknown."""
     notes: tuple[str, ...] = ()
     """Driver errors, and GPUs that this build of torch cannot use."""
+
+    @property
+    def gpus(self) -> tuple[Device, ...]:
+        """The devices that are GPUs."""
+        return tuple(device for device in self.devices if device.vendor != "cpu")
 
 
 class DeviceEdge(Protocol):
@@ -97,8 +102,7 @@ class TorchEdge:
 
     def vendors(self) -> frozenset[str]:
         """See DeviceEdge."""
-        marks = {"nvidia": Path("/dev/nvidiactl"), "amd": Path("/dev/kfd")}
-        return frozenset(vendor for vendor, mark in marks.items() if mark.exists())
+        return frozenset(gpus_by_vendor())
 
 
 def probe(edge: DeviceEdge | None = None) -> ProbeResult:
@@ -116,11 +120,15 @@ def probe(edge: DeviceEdge | None = None) -> ProbeResult:
 
 
 def _unused_vendors(edge: DeviceEdge, used: frozenset[str]) -> list[str]:
-    return [
-        f"this node has {vendor.upper()} GPUs that torch {edge.torch_build()} cannot use; start a separate Ray node for"
-        f" them from an environment with torch for {'ROCm' if vendor == 'amd' else 'CUDA'}"
-        for vendor in sorted(edge.vendors() - used)
-    ]
+    return [_unused(vendor, edge) for vendor in sorted(edge.vendors() - used)]
+
+
+def _unused(vendor: str, edge: DeviceEdge) -> str:
+    there = f"this node has {vendor.upper()} GPUs that torch {edge.torch_build()} cannot use"
+    if vendor == "amd" and edge.is_rocm() and (reason := access_problem()):
+        return f"{there}: {reason}"
+    platform = "ROCm" if vendor == "amd" else "CUDA"
+    return f"{there}; start a separate Ray node for them from an environment with torch for {platform}"
 
 
 def describe_device(device: torch.device, edge: DeviceEdge | None = None) -> Device:
@@ -153,6 +161,11 @@ def node_labels(device: Device) -> dict[str, str]:
 def vendor_environment(vendor: str) -> dict[str, str]:
     """Environment variables that a vendor's workers need before they import torch."""
     return dict(_ENVIRONMENT.get(vendor, {}))
+
+
+def gpu_environment(vendor: str = "") -> dict[str, str]:
+    """The variables of a worker on a GPU of a vendor; of every vendor where it is not known, as each ignores the others'."""
+    return vendor_environment(vendor) or {name: value for each in _ENVIRONMENT.values() for name, value in each.items()}
 
 
 _ENVIRONMENT = {

@@ -49,5 +49,6 @@ NODES = {
     "gfx1151": FakeEdge(gpus=[STRIX_HALO], rocm=True, present=frozenset({"amd"})),
     "cpu": FakeEdge(),
     "broken driver": FakeEdge(error="NVML: Driver/library version mismatch", present=frozenset({"nvidia"})),
+    "amd without rocm": FakeEdge(present=frozenset({"amd"})),
     "both vendors": FakeEdge(gpus=[MI300X], rocm=True, present=frozenset({"amd", "nvidia"})),
 }

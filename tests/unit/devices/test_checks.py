@@ -44,6 +44,19 @@ def test_a_job_for_a_cluster_is_not_checked_against_this_machine(job):
     assert device_problems(job(attention="flash_attn_3", address="auto")) == []
 
 
+@pytest.mark.parametrize("node", ["broken driver", "amd without rocm"])
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_a_cpu_never_stands_in_for_a_gpu_that_cannot_be_used(job, node, device):
+    (problem,) = device_problems(job(device=device), NODES[node])
+    assert (problem.field, problem.value) == ("device", device)
+    assert "GPU" in problem.expected
+    assert device_problems(job(device="cpu"), NODES[node]) == []
+
+
+def test_a_machine_without_a_gpu_renders_on_its_cpu(job):
+    assert device_problems(job(), NODES["cpu"]) == []
+
+
 def test_a_memory_budget_too_small_is_refused_with_the_smallest_sufficient_one(job):
     (problem,) = device_problems(job(memory_gb=0.001))
     assert (problem.field, problem.value) == ("memory_gb", "0.001")
