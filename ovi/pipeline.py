@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ovi import geometry
 from ovi.attention import AttentionBackend, AttentionPlan
-from ovi.attention.autotune import plan_attention
+from ovi.attention.autotune import TrialCache, plan_attention
 from ovi.attention.target import AttentionTarget
 from ovi.attention.types import attention_shapes
 from ovi.config import Architecture, Component, ModelSpec, SamplingParams
@@ -76,6 +76,7 @@ class OviPipeline:
         self.weights = weights
         self.compile_blocks = compile_blocks
         self._attention_plans: dict[tuple[int, ...], AttentionPlan] = {}
+        self._attention_trials = TrialCache.default()
         self._components: dict[Component, nn.Module] = {}
         self._offloaded: dict[Component, nn.Module] = {}
 
@@ -267,7 +268,11 @@ class OviPipeline:
             shapes = attention_shapes(self.architecture.video, self.architecture.audio, video_shape, audio_length)
             target = AttentionTarget.of(self.device, self.dtype)
             self._attention_plans[key] = plan_attention(
-                self.attention_backend, target, shapes, allow_inexact=self.allow_inexact
+                self.attention_backend,
+                target,
+                shapes,
+                allow_inexact=self.allow_inexact,
+                cache=self._attention_trials,
             )
         return self._attention_plans[key]
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ovi import OviPipeline
 from ovi.attention import AttentionBackend
 from ovi.config import Component, SamplingParams
+from ovi.device_errors import is_out_of_memory
 from ovi.errors import CheckpointError, DenoiseStopped, MediaError
 from ovi.media.flatness import Flatness
 from ovi.media.video import VideoWriter, frames_to_uint8, write_poster
@@ -46,7 +47,7 @@ from ovi_ray.storage.paths import staged_file, to_location
 from ovi_ray.storage.scratch import remove_old_scratch
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
-from ovi_ray.workers.failures import failure_of, is_out_of_memory, output_errors
+from ovi_ray.workers.failures import failure_of, output_errors
 from ovi_ray.workers.first_frame import first_frame_file
 from ovi_ray.workers.oom_fallback import DENOISE_STEPS, FULL, FallbackStep, decode_steps, run_with_fallback
 from ovi_ray.workers.tensor_files import load_tensors

@@ -8,7 +8,6 @@ from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.runtime import placement
 from ovi_ray.workers.actor import WorkerConfig
 
-
 CONFIG = WorkerConfig(ckpt_dir="", model_name="", dtype="bfloat16", device="cuda", num_threads=1)
 UNCOUNTED = ["node7 has 1 AMD GPU that Ray does not count"]
 
