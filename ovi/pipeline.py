@@ -266,7 +266,8 @@ class OviPipeline:
         key = (*video_shape, audio_length)
         if key not in self._attention_plans:
             shapes = attention_shapes(self.architecture.video, self.architecture.audio, video_shape, audio_length)
-            target = AttentionTarget.of(self.device, self.dtype)
+            weights = (weight.nbytes for module in self._components.values() for weight in module.parameters())
+            target = AttentionTarget.of(self.device, self.dtype, model_bytes=sum(weights))
             self._attention_plans[key] = plan_attention(
                 self.attention_backend,
                 target,

@@ -6,6 +6,7 @@ they are 98% of the weights, and narrowing the embeddings and the head would cos
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -49,6 +50,7 @@ def load_transformer(
             return cast("FusionTransformer", load_component(ckpt_dir, Component.TRANSFORMER, model_name, device, dtype))
 
 
+@lru_cache(maxsize=16)  # building the module takes a second
 def transformer_bytes(arch: Architecture, dtype: torch.dtype, weights: WeightFormat) -> int:
     """Bytes of the transformer's weights in a format, from the architecture alone; no file is read."""
     module = _empty(arch)

@@ -20,7 +20,7 @@ from ovi_ray.devices.advice import advice
 from ovi_ray.devices.attention import attention_target, model_shapes
 from ovi_ray.devices.memory import memory_demand
 from ovi_ray.devices.node_report import DeviceReport, NodeReport
-from ovi_ray.devices.probe import GB, Device, ProbeResult, host_memory_gb, node_labels, probe
+from ovi_ray.devices.probe import GB, Device, ProbeResult, host_memory_gb, node_labels, probe, use_gpu_environment
 from ovi_ray.storage.paths import PathOrUri, to_location
 from ovi_ray.weights.cache import local_checkpoint
 
@@ -61,7 +61,9 @@ def examine_node(
     benchmarks: Benchmarks | None = None,
 ) -> NodeReport:
     """Probe and measure every device of this node. Raises CheckpointMismatch for an invalid `architecture.json`."""
-    probed = probed or probe()
+    if probed is None:
+        probed = probe()
+        use_gpu_environment(probed)
     examiner = _Examiner(
         ckpt_dir=local_checkpoint(to_location(ckpt_dir)),
         model_name=model_name,
@@ -89,11 +91,11 @@ class _Examiner:
     benchmarks: Benchmarks
 
     def examine(self, device: Device) -> DeviceReport:
-        target = attention_target(device, self.driver)
         shapes = model_shapes(self.ckpt_dir, self.model_name)
-        attention, error = self._attention(target, _measurable(shapes, device))
         plans = memory_plans(device, self.ckpt_dir, self.model_name)
         plan = plans.get(WeightFormat.DTYPE)
+        target = attention_target(device, self.driver, model_bytes=0 if plan is None else plan.weight_bytes)
+        attention, error = self._attention(target, _measurable(shapes, device))
         stages = () if plan is None else tuple(stage for stage in Stage if stage in plan.stages)
         can_denoise = bool(attention) and Stage.DENOISE in stages
         return DeviceReport(

@@ -3,6 +3,7 @@
 Torch and the kernel drivers are queried through `DeviceEdge`, for which tests have a fake.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -166,6 +167,12 @@ def vendor_environment(vendor: str) -> dict[str, str]:
 def gpu_environment(vendor: str = "") -> dict[str, str]:
     """The variables of a worker on a GPU of a vendor; of every vendor where it is not known, as each ignores the others'."""
     return vendor_environment(vendor) or {name: value for each in _ENVIRONMENT.values() for name, value in each.items()}
+
+
+def use_gpu_environment(probed: ProbeResult) -> None:
+    """Give this process, which has not used a GPU yet, and its children the variables that workers here would have."""
+    for name, value in gpu_environment(probed.gpus[0].vendor).items() if probed.gpus else ():
+        os.environ.setdefault(name, value)
 
 
 _ENVIRONMENT = {
