@@ -6,14 +6,10 @@ key changes; one that ran out of memory, hung, crashed or found the GPU taken is
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
-
-import torch
-from torch.backends import cudnn
+from typing import Self
 
 from ovi.attention.backends import BACKENDS, selected_kernel
 from ovi.attention.benchmark import Trial, measure
@@ -21,7 +17,8 @@ from ovi.attention.subprocess_trial import Job, measure_in_subprocess
 from ovi.attention.target import AttentionTarget
 from ovi.attention.types import AttentionBackend, AttentionPlan, AttentionShape, Site
 from ovi.errors import AttentionUnavailable
-from ovi.files import atomic_writer, user_cache_folder
+from ovi.files import user_cache_folder
+from ovi.trials import TrialFile, build_of_torch
 
 Measure = Callable[[AttentionTarget, Sequence[Job]], list[Trial]]
 Found = Mapping[AttentionShape, dict[AttentionBackend, Trial]]
@@ -48,7 +45,7 @@ class TrialCache:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._file = TrialFile(path)
         self._passing: dict[str, Trial] = {}
 
     @classmethod
@@ -56,10 +53,15 @@ class TrialCache:
         """The cache in the user's cache folder."""
         return cls(user_cache_folder() / "attention.json")
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
+
     def get(self, target: AttentionTarget, job: Job) -> Trial | None:
         """The known trial of a backend on a shape; None if there is none for the current versions."""
         key = _key(target, job)
-        known = self._read().get(key)
+        known = self._file.get(key)
         try:
             return self._passing.get(key) if known is None else Trial(**{**known, "backend": job[0]})
         except TypeError:  # written by another version
@@ -69,22 +71,7 @@ class TrialCache:
         """Add trials, replacing older ones with the same key; those with a failure that may pass are not written."""
         found = {_key(target, job): trial for job, trial in trials.items()}
         self._passing = {key: trial for key, trial in (self._passing | found).items() if trial.transient}
-        rows = {key: dataclasses.asdict(trial) for key, trial in found.items() if not trial.transient}
-        if not rows:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_writer(self.path) as unfinished:
-                unfinished.write_text(json.dumps(self._read() | rows, indent=1), encoding="utf-8")
-        except OSError:  # for example a read-only home directory
-            return
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        try:
-            known = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}
+        self._file.put({key: dataclasses.asdict(trial) for key, trial in found.items() if not trial.transient})
 
 
 def plan_attention(
@@ -231,7 +218,8 @@ def _measure_in_process(target: AttentionTarget, jobs: Sequence[Job]) -> list[Tr
 
 def _key(target: AttentionTarget, job: Job) -> str:
     backend, shape = job
-    build = f"torch {torch.__version__} cuda {torch.version.cuda} hip {torch.version.hip} cudnn {cudnn.version()}"
     experimental = " aotriton-experimental" if target.aotriton_experimental else ""
     where = f"{target.name} {target.architecture} driver {target.driver or '-'}{experimental}"
-    return " | ".join((where, build, f"{backend} {BACKENDS[backend].version()}", str(target.dtype), str(shape)))
+    return " | ".join(
+        (where, build_of_torch(), f"{backend} {BACKENDS[backend].version()}", str(target.dtype), str(shape))
+    )

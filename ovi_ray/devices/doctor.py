@@ -12,7 +12,10 @@ from ovi.attention import AttentionShape, Site
 from ovi.attention.autotune import Choice, Measure, choose
 from ovi.attention.target import AttentionTarget
 from ovi.config import Architecture
-from ovi.errors import AttentionUnavailable, MemoryTooSmall
+from ovi.convolution.choice import ConvolutionChoice, choose_path
+from ovi.convolution.choice import Measure as ConvolutionMeasure
+from ovi.convolution.probe import decoder_shapes, measure_in_child
+from ovi.errors import AttentionUnavailable, ConvolutionsWrong, MemoryTooSmall
 from ovi.memory.plan import MemoryPlan, plan_memory
 from ovi.stages import Stage
 from ovi.weights.formats import WeightFormat
@@ -20,7 +23,16 @@ from ovi_ray.devices.advice import advice
 from ovi_ray.devices.attention import attention_target, model_shapes
 from ovi_ray.devices.memory import memory_demand
 from ovi_ray.devices.node_report import DeviceReport, NodeReport
-from ovi_ray.devices.probe import GB, Device, ProbeResult, host_memory_gb, node_labels, probe, use_gpu_environment
+from ovi_ray.devices.probe import (
+    GB,
+    Device,
+    ProbeResult,
+    faults_of_versions,
+    host_memory_gb,
+    node_labels,
+    probe,
+    use_gpu_environment,
+)
 from ovi_ray.storage.paths import PathOrUri, to_location
 from ovi_ray.weights.cache import local_checkpoint
 
@@ -48,6 +60,8 @@ class Benchmarks:
 
     attention: Measure | None = None
     """Runs attention trials; None for the default of `ovi.attention.autotune.choose`."""
+    convolution: ConvolutionMeasure = measure_in_child
+    """Tries a way to run convolutions."""
     matmul_rate: Callable[[AttentionTarget, int], float] = measure_matmul_rate
     """(target, width) -> achieved FLOP/s of matrix products."""
 
@@ -76,7 +90,7 @@ def examine_node(
         torch_build=probed.torch_build,
         driver=probed.driver,
         devices=tuple(examiner.examine(device) for device in probed.devices),
-        notes=probed.notes,
+        notes=(*probed.notes, *faults_of_versions(probed)),
     )
 
 
@@ -97,12 +111,15 @@ class _Examiner:
         target = attention_target(device, self.driver, model_bytes=0 if plan is None else plan.weight_bytes)
         attention, error = self._attention(target, _measurable(shapes, device))
         stages = () if plan is None else tuple(stage for stage in Stage if stage in plan.stages)
+        convolutions, convolution_error = self._convolutions(target)
         can_denoise = bool(attention) and Stage.DENOISE in stages
         return DeviceReport(
             device=device,
             labels=node_labels(device),
             attention=attention,
             attention_error=error,
+            convolutions=convolutions,
+            convolution_error=convolution_error,
             memory="" if plan is None else str(plan),
             stages=stages,
             clip_s=self._denoise_seconds(attention, shapes, target) if can_denoise else None,
@@ -117,6 +134,15 @@ class _Examiner:
             return choose(target, shapes, allow_inexact=self.allow_inexact, run=self.benchmarks.attention), ""
         except AttentionUnavailable as error:
             return {}, str(error)
+
+    def _convolutions(self, target: AttentionTarget) -> tuple[ConvolutionChoice, str]:
+        """How convolutions run, and why every way is wrong; empty if one is not."""
+        arch = Architecture.read(self.ckpt_dir)
+        shapes = decoder_shapes(arch, arch.spec(self.model_name), target.dtype)
+        try:
+            return choose_path(target, shapes, run=self.benchmarks.convolution), ""
+        except ConvolutionsWrong as error:
+            return ConvolutionChoice(), str(error)
 
     def _denoise_seconds(
         self, attention: Mapping[Site, Choice], shapes: Mapping[Site, AttentionShape], target: AttentionTarget

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch.backends import cudnn
 
 from ovi.attention.target import AOTRITON_EXPERIMENTAL, driver_version, gpu_identity, host_memory_bytes
 from ovi_ray.devices.kernel_gpus import access_problem, gpus_by_vendor
+from ovi_ray.devices.known_faults import known_faults
 
 GB = 1e9
 USABLE_SHARE = 0.94  # of a GPU's memory (an assumption); contexts and fragmentation take the rest
@@ -118,6 +120,12 @@ def probe(edge: DeviceEdge | None = None) -> ProbeResult:
     return ProbeResult(
         devices=tuple(devices) or (_cpu(),), torch_build=edge.torch_build(), driver=edge.driver(), notes=tuple(notes)
     )
+
+
+def faults_of_versions(probed: ProbeResult) -> tuple[str, ...]:
+    """What is known to be wrong with the versions of torch and cuDNN in this process, on the GPUs that were found."""
+    vendor = probed.gpus[0].vendor if probed.gpus else ""
+    return known_faults(vendor=vendor, torch_version=torch.__version__, cudnn=cudnn.version())
 
 
 def _unused_vendors(edge: DeviceEdge, used: frozenset[str]) -> list[str]:

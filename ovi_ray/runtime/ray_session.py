@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ovi_ray.devices.doctor import examine_node
 from ovi_ray.devices.node_report import NodeReport
-from ovi_ray.devices.probe import DeviceEdge, TorchEdge, gpu_environment, node_labels, probe
+from ovi_ray.devices.probe import DeviceEdge, TorchEdge, faults_of_versions, gpu_environment, node_labels, probe
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.runtime.cluster_probe import check_cluster
@@ -41,7 +41,10 @@ def node_options(job: JobSpec, edge: DeviceEdge | None = None) -> dict[str, Any]
 
     Ray's own count would miss AMD GPUs without the package amdsmi, and has GPUs that this build of torch cannot use.
     """
-    gpus = probe(edge).gpus
+    probed = probe(edge)
+    for fault in faults_of_versions(probed):
+        logger.warning("%s", fault)
+    gpus = probed.gpus
     num_cpus = max(os.cpu_count() or 1, job.workers or 1)
     return {"num_cpus": num_cpus, "num_gpus": len(gpus), "labels": node_labels(gpus[0]) if gpus else {}}
 

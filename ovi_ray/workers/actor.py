@@ -336,7 +336,12 @@ class Worker:
         with output_errors(), staged_file(to_location(work.video_path)) as path:
             notes = self._write_video(work, path, audio, pipeline.decode_video(latents.video, step.tiling), flatness)
             size = path.stat().st_size
-        facts: Facts = {"num_frames": work.num_frames, "num_samples": len(audio), "video_bytes": size}
+        facts: Facts = {
+            "num_frames": work.num_frames,
+            "num_samples": len(audio),
+            "video_bytes": size,
+            "convolutions": str(pipeline.convolution_path()),
+        }
         return facts, [*flatness.notes, *notes]
 
     def _write_video(

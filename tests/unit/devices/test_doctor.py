@@ -9,6 +9,7 @@ from ovi.attention import AttentionBackend, Site
 from ovi.attention.backends import BACKENDS
 from ovi.attention.benchmark import Trial
 from ovi.attention.target import AOTRITON_EXPERIMENTAL
+from ovi.convolution.probe import ConvolutionTrial
 from ovi.stages import Stage
 from ovi_ray.cli import app
 from ovi_ray.devices.doctor import Benchmarks, examine_node
@@ -31,6 +32,10 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+def convolve(path, device, shapes):
+    return ConvolutionTrial(path=path, seconds=0.01, error=3e-3)
+
+
 @pytest.fixture
 def examine(tmp_path):
     """Examine a fake node, with the published model's sizes."""
@@ -39,7 +44,7 @@ def examine(tmp_path):
         return [Trial(backend=backend, seconds=TIMES[backend], error=2e-3) for backend, _ in jobs]
 
     def run(node, **options):
-        benchmarks = Benchmarks(attention=measure, matmul_rate=lambda target, dim: 3e14)
+        benchmarks = Benchmarks(attention=measure, convolution=convolve, matmul_rate=lambda target, dim: 3e14)
         return examine_node(tmp_path, "720x720_5s", probed=probe(NODES[node]), benchmarks=benchmarks, **options)
 
     return run
@@ -84,7 +89,10 @@ def test_a_gpu_on_which_torch_wants_a_variable_for_aotriton_is_advised_to_set_it
         ]
 
     (report,) = examine_node(
-        tmp_path, "720x720_5s", probed=probe(NODES["gfx1151"]), benchmarks=Benchmarks(attention=measure, matmul_rate=lambda target, dim: 1e14)
+        tmp_path,
+        "720x720_5s",
+        probed=probe(NODES["gfx1151"]),
+        benchmarks=Benchmarks(attention=measure, convolution=convolve, matmul_rate=lambda target, dim: 1e14),
     ).devices
     assert any(f"{AOTRITON_EXPERIMENTAL}=1" in line for line in report.advice)
 
@@ -104,7 +112,7 @@ def test_if_no_attention_works_the_reasons_are_reported(tmp_path):
     def broken(target, jobs):
         return [Trial(backend=backend, reason="it hung") for backend, _ in jobs]
 
-    benchmarks = Benchmarks(attention=broken, matmul_rate=lambda target, dim: 1e14)
+    benchmarks = Benchmarks(attention=broken, convolution=convolve, matmul_rate=lambda target, dim: 1e14)
     report = examine_node(tmp_path, "720x720_5s", probed=probe(NODES["h100"]), benchmarks=benchmarks)
     assert "sdpa_flash: it hung" in report.devices[0].attention_error
     assert report.devices[0].clip_s is None

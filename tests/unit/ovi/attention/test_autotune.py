@@ -435,8 +435,8 @@ def test_what_a_backend_prints_does_not_break_the_protocol(tmp_path, noise):
 def test_the_standard_output_of_a_child_is_for_its_answers_alone(tmp_path):
     script = (
         "import os, sys\n"
-        "from ovi.attention.subprocess_trial import _private_output\n"
-        "answers = _private_output()\n"
+        "from ovi.trials import private_output\n"
+        "answers = private_output()\n"
         "print('a library'); os.write(1, b'a kernel')\n"
         "answers.write('an answer'); answers.flush()\n"
     )
