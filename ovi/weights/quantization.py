@@ -12,6 +12,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -72,7 +73,10 @@ def _load_qint8(
 
     path = quantized_path(ckpt_dir / arch.spec(model_name).checkpoint, dtype)
     if not path.exists():
-        quantize_to_file(ckpt_dir, model_name, dtype, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):  # the workers of a node start at once, and a conversion holds the weights twice
+            if not path.exists():
+                quantize_to_file(ckpt_dir, model_name, dtype, path)
     module = _empty(arch).to(dtype)
     qint8_layers.quantize_blocks(module)
     qint8_layers.avoid_overreads(module)

@@ -162,7 +162,7 @@ class _Examiner:
 def memory_plans(device: Device, ckpt_dir: str | Path, model_name: str) -> dict[WeightFormat, MemoryPlan]:
     """The memory plan of a device for each weight format in which at least one stage fits."""
     plans = {}
-    host = 0 if device.vendor == "cpu" else int(host_memory_gb() * GB)
+    host = int(device.spare_host_gb(host_memory_gb()) * GB)
     for weights in (WeightFormat.DTYPE, WeightFormat.QINT8):
         demand = memory_demand(ckpt_dir, model_name, torch.bfloat16, weights)
         try:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 KFD = "dev/kfd"
@@ -21,6 +22,15 @@ def access_problem(root: Path = Path("/")) -> str:
     if not kfd.exists() or os.access(kfd, os.R_OK | os.W_OK):
         return ""
     return f"this user may not open {kfd}: add it to the groups render and video, and log in again"
+
+
+def carved_out_bytes(root: Path = Path("/")) -> int:
+    """Memory that the firmware set aside for AMD GPUs; on an integrated one the system cannot use it otherwise."""
+    total = 0
+    for path in root.glob("sys/class/drm/card*/device/mem_info_vram_total"):
+        with suppress(OSError, ValueError):
+            total += int(path.read_text(encoding="utf-8"))
+    return total
 
 
 def counts_in_words(counts: Mapping[str, int]) -> str:

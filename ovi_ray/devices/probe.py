@@ -11,10 +11,11 @@ import torch
 from torch.backends import cudnn
 
 from ovi.attention.target import AOTRITON_EXPERIMENTAL, driver_version, gpu_identity, host_memory_bytes
-from ovi_ray.devices.kernel_gpus import access_problem, gpus_by_vendor
+from ovi_ray.devices.kernel_gpus import access_problem, carved_out_bytes, gpus_by_vendor
 from ovi_ray.devices.known_faults import known_faults
 
 GB = 1e9
+HOST_SHARE_OF_INTEGRATED = 0.85  # of the host's memory, for an integrated GPU (an assumption)
 USABLE_SHARE = 0.94  # of a GPU's memory (an assumption); contexts and fragmentation take the rest
 
 
@@ -31,11 +32,17 @@ class Device:
     """Total memory in GB (10^9 bytes)."""
     torch_device: str = "cpu"
     """Torch's name, for example "cuda:0"."""
+    shares_host_memory: bool = False
+    """Whether it is an integrated GPU, whose memory is the host's: nothing is saved by moving weights there."""
 
     @property
     def usable_gb(self) -> float:
         """GB available for weights and activations, without a GPU's context and the allocator's fragmentation."""
         return self.memory_gb * (1.0 if self.vendor == "cpu" else USABLE_SHARE)
+
+    def spare_host_gb(self, host_gb: float) -> float:
+        """Of `host_gb` GB of host memory, what may keep components that are not on the device."""
+        return 0.0 if self.vendor == "cpu" or self.shares_host_memory else host_gb
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -152,13 +159,26 @@ def _cpu() -> Device:
 def _gpu(edge: DeviceEdge, index: int) -> Device:
     properties = edge.properties(index)
     vendor, architecture = gpu_identity(properties, is_rocm=edge.is_rocm())
+    is_integrated = bool(getattr(properties, "is_integrated", False))
+    size = properties.total_memory
+    if is_integrated:
+        size = integrated_bytes(size, carved_out=carved_out_bytes(), host=host_memory_bytes())
     return Device(
         name=properties.name,
         vendor=vendor,
         architecture=architecture,
-        memory_gb=properties.total_memory / GB,
+        memory_gb=size / GB,
         torch_device=f"cuda:{index}",
+        shares_host_memory=is_integrated,
     )
+
+
+def integrated_bytes(total: int, *, carved_out: int, host: int) -> int:
+    """Memory that an integrated GPU can really have of the `total` that its driver names.
+
+    What the firmware carved out is the GPU's alone; the rest is the host's, which needs a part of it itself.
+    """
+    return min(total, carved_out + int(HOST_SHARE_OF_INTEGRATED * host))
 
 
 def node_labels(device: Device) -> dict[str, str]:

@@ -84,7 +84,7 @@ def _as_declared(job: JobSpec, cluster: ClusterProfile, *, cpus: int, gpus: int)
             device="cpu" if devices.vendor == "cpu" else "cuda",
             num_threads=max(1, cpus // wanted),
             memory_gb=devices.memory_gb,
-            host_gb=None,
+            host_gb=_host_gb_per_gpu() or None,
             declared=devices.profile(name),
         )
         if devices.vendor == "cpu":
@@ -195,7 +195,7 @@ def _config(
         memory_gb=memory_gb,
         attention=job.attention,
         allow_inexact=job.allow_inexact,
-        weights=job.weights,
+        weights=job.weight_format,
         compile=job.compile,
         cpu_offload=job.cpu_offload,
         host_gb=host_gb,

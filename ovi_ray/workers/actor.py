@@ -20,6 +20,7 @@ from ovi.device_errors import is_out_of_memory
 from ovi.errors import CheckpointError, DenoiseStopped, MediaError
 from ovi.media.flatness import Flatness
 from ovi.media.video import VideoWriter, frames_to_uint8, write_poster
+from ovi.memory.limit import limit_memory
 from ovi.memory.plan import MemoryMode
 from ovi.memory.release import release_memory, try_to_release_memory
 from ovi.sampling.denoise import DenoiseState
@@ -28,7 +29,7 @@ from ovi.types import Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat
 from ovi.weights.layout import ARCHITECTURE
 from ovi_ray.devices.memory import component_sizes, plan_device
-from ovi_ray.devices.probe import describe_device
+from ovi_ray.devices.probe import GB, describe_device
 from ovi_ray.errors import InputAway, StorageUnavailable
 from ovi_ray.protocol.messages import (
     Activity,
@@ -115,7 +116,11 @@ class Worker:
             compile_blocks=config.compile,
         )
         self._plan = plan_device(self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb)
-        self._offloads = config.cpu_offload or self._plan.mode is MemoryMode.OFFLOADED
+        device = describe_device(self._pipeline.device)
+        asked = config.cpu_offload and not device.shares_host_memory
+        self._offloads = asked or self._plan.mode is MemoryMode.OFFLOADED
+        if config.memory_gb is not None:
+            limit_memory(self._pipeline.device, int(config.memory_gb * GB))
         self._failed_decodes: set[str] = set()  # paths of videos whose decode ran out of memory on this worker
         self._stopped_number = 0  # of the request that was asked to stop
         self._saves_on_stop = False
@@ -134,7 +139,7 @@ class Worker:
             device=device.name,
             vendor=device.vendor,
             architecture=device.architecture,
-            memory_gb=self._config.memory_gb or device.usable_gb,
+            memory_gb=self._plan.budget / GB,
             component_gb=component_sizes(self._pipeline.ckpt_dir, self._pipeline.dtype, self._config.weights),
             declared=self._config.declared,
         )
