@@ -74,7 +74,7 @@ def _load_qint8(
     path = quantized_path(ckpt_dir / arch.spec(model_name).checkpoint, dtype)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # the workers of a node start at once, and a conversion holds the weights twice
+        with conversion_lock(path):
             if not path.exists():
                 quantize_to_file(ckpt_dir, model_name, dtype, path)
     module = _empty(arch).to(dtype)
@@ -92,6 +92,11 @@ def quantized_path(checkpoint: Path, dtype: torch.dtype) -> Path:
         identity += f" {status.st_size} {status.st_mtime_ns}"
     digest = hashlib.sha256(f"{identity} {dtype}".encode()).hexdigest()[:20]
     return user_cache_folder() / "qint8" / f"{checkpoint.stem}-{digest}.safetensors"
+
+
+def conversion_lock(path: Path) -> FileLock:
+    """Held while weights are quantized to `path`: one conversion a node, as workers start at once and each holds the weights."""
+    return FileLock(path.parent.with_suffix(".lock"))
 
 
 def quantize_to_file(ckpt_dir: str | Path, model_name: str, dtype: torch.dtype, path: Path) -> None:
