@@ -1,6 +1,5 @@
 """Benchmark of one backend on one shape: seconds per call, and the error against a float32 reference."""
 
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ from ovi.attention.target import AttentionTarget
 from ovi.attention.types import AttentionBackend, AttentionShape
 from ovi.device_errors import device_failed, may_pass
 from ovi.precision import full_float32
+from ovi.timing import seconds_per_call
 
 EXACT_ERROR = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """Allowed root-mean-square error of exact backends, relative to the output's; well above the dtype's rounding error."""
 INEXACT_ERROR = 0.1  # allowed error of backends that quantize; a larger one means that the result is wrong
 _SPREAD = 48  # queries that are checked all over the sequence; each row of attention is independent of the others
 _TAIL = 16  # last queries that are checked: kernels go wrong where the length is no multiple of their blocks
-_BUDGET_S = 0.3  # seconds after which no further call is timed
-_CALLS = 10  # maximum number of timed calls
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -66,7 +64,7 @@ def _measured(name: AttentionBackend, backend: Backend, target: AttentionTarget,
     if not error <= allowed:  # also rejects NaN
         reason = f"it deviates from the float32 reference: error {error:.2g}, allowed {allowed:.0e}"
         return Trial(backend=name, error=error, reason=reason)
-    return Trial(backend=name, seconds=_seconds(backend, q, k, v), error=error)
+    return Trial(backend=name, seconds=seconds_per_call(lambda: backend.run(q, k, v), q.device), error=error)
 
 
 def _in_one_line(failure: Exception, warned: Sequence[str]) -> str:
@@ -101,21 +99,3 @@ def _checked_rows(length: int) -> list[int]:
     """The queries whose results are checked: some all over the sequence, and its last ones."""
     spread = range(0, length, -(-length // _SPREAD))
     return sorted({*spread, *range(max(0, length - _TAIL), length)})
-
-
-def _seconds(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> float:
-    """Seconds of the fastest of several calls, as disturbances only slow calls down. The check did the warm-up."""
-    best, spent, calls = float("inf"), 0.0, 0
-    while calls < _CALLS and (not calls or spent < _BUDGET_S):
-        _synchronize(q.device)
-        started = time.perf_counter()
-        backend.run(q, k, v)
-        _synchronize(q.device)
-        elapsed = time.perf_counter() - started
-        best, spent, calls = min(best, elapsed), spent + elapsed, calls + 1
-    return best
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -6,7 +6,6 @@ python -m ovi.convolution.probe REQUEST    # JSON: {"device": "cuda", "path": "d
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -20,6 +19,7 @@ from ovi.convolution.paths import ConvolutionPath, convolving
 from ovi.device_errors import may_pass
 from ovi.geometry import snap_size
 from ovi.precision import full_float32
+from ovi.timing import seconds_per_call
 from ovi.trials import Child, ChildFailed, private_output
 
 TIMEOUT_S = 300.0  # MIOpen may search for minutes
@@ -171,20 +171,7 @@ def _part(out: Tensor, x: Tensor, *, dim: int, pad: int, place: str) -> tuple[Te
 
 
 def _seconds(x: Tensor, weight: Tensor, padding: tuple[int, ...]) -> float:
-    """Seconds of the fastest of some calls; the check did the warm-up."""
-    best = float("inf")
-    for _ in range(_CALLS):
-        _synchronize(x.device)
-        started = time.perf_counter()
-        _convolve(x, weight, padding)
-        _synchronize(x.device)
-        best = min(best, time.perf_counter() - started)
-    return best
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return seconds_per_call(lambda: _convolve(x, weight, padding), x.device, max_calls=_CALLS)
 
 
 def _answer(request: dict[str, Any], out: IO[str]) -> None:

@@ -95,7 +95,7 @@ def quantized_path(checkpoint: Path, dtype: torch.dtype) -> Path:
 
 
 def conversion_lock(path: Path) -> FileLock:
-    """Held while weights are quantized to `path`: one conversion a node, as workers start at once and each holds the weights."""
+    """Held while weights are quantized to `path`, so that workers that start at once do not all hold them twice."""
     return FileLock(path.parent.with_suffix(".lock"))
 
 

@@ -1,12 +1,12 @@
 """Examination of a node for `ovi-ray doctor`: attention trials, memory plan and expected speed of each device."""
 
 import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from ovi.attention import AttentionShape, Site
 from ovi.attention.autotune import Choice, Measure, choose
@@ -17,7 +17,9 @@ from ovi.convolution.choice import Measure as ConvolutionMeasure
 from ovi.convolution.probe import decoder_shapes, measure_in_child
 from ovi.errors import AttentionUnavailable, ConvolutionsWrong, MemoryTooSmall
 from ovi.memory.plan import MemoryPlan, plan_memory
+from ovi.precision import full_float32
 from ovi.stages import Stage
+from ovi.timing import seconds_per_call
 from ovi.weights.formats import WeightFormat
 from ovi_ray.devices.advice import advice
 from ovi_ray.devices.attention import attention_target, model_shapes
@@ -38,20 +40,20 @@ from ovi_ray.weights.cache import local_checkpoint
 
 CPU_TOKENS = 1024  # limit of queries and keys in trials on a CPU, where the real shapes would take minutes
 STEPS = 50  # denoising steps of the expected time
-_MATMUL_ROWS = 512
-_MATMUL_CALLS = 5
+_GPU_ROWS = 15_004  # tokens of a clip of 720x720 and 5 s
+_CPU_ROWS = 512
+_WIDTHS_IN_HIDDEN = 4
 
 
 def measure_matmul_rate(target: AttentionTarget, dim: int) -> float:
-    """Achieved FLOP/s of a matrix product [512, dim] x [dim, dim]; the fastest of several calls."""
-    x = torch.randn(_MATMUL_ROWS, dim, dtype=target.dtype, device=target.device)
-    weight = torch.randn(dim, dim, dtype=target.dtype, device=target.device)
-    best = float("inf")
-    for _ in range(_MATMUL_CALLS):
-        started = time.perf_counter()
-        (x @ weight).sum().item()  # waits for the result
-        best = min(best, time.perf_counter() - started)
-    return 2 * _MATMUL_ROWS * dim * dim / best
+    """Achieved FLOP/s of the first product of a feed-forward, on as many rows as a clip has tokens; fewer on a CPU."""
+    rows = _CPU_ROWS if target.vendor == "cpu" else _GPU_ROWS
+    x = torch.randn(rows, dim, dtype=target.dtype, device=target.device)
+    weight = torch.randn(_WIDTHS_IN_HIDDEN * dim, dim, dtype=target.dtype, device=target.device)
+    with torch.inference_mode(), full_float32():
+        F.linear(x, weight)
+        seconds = seconds_per_call(lambda: F.linear(x, weight), torch.device(target.device))
+    return 2 * x.numel() * weight.shape[0] / seconds
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
