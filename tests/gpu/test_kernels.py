@@ -91,13 +91,13 @@ def test_a_pass_needs_the_planned_memory():
     sound = torch.randn(157, 20, device=GPU, dtype=DTYPE)
 
     def run():
-        rows = torch.randn(512, video.text_dim, device=GPU, dtype=DTYPE)
+        rows = torch.randn(video.text_len, video.text_dim, device=GPU, dtype=DTYPE)
         embeds = PromptEmbeds(positive=rows, video_negative=rows, audio_negative=rows)
-        text, _ = contexts = embed_texts(transformer, embeds)
+        text, negative = embed_texts(transformer, embeds)
         grid = transformer.embed_grid(latents.shape, len(sound), GPU)
         time = transformer.embed_time(500.0, grid, first_frame_is_clean=False)
         transformer(video=latents, audio=sound, text=text, grid=grid, time=time)
-        del contexts
+        del negative  # it was in memory beside the pass
 
     run()
     planned = denoise_activations(dataclasses.replace(arch, video=video, audio=audio), 16 * 22 * 22, DTYPE.itemsize)
