@@ -44,6 +44,7 @@ RUNTIME_FIELDS = (
     "compile",
     "qint8",
     "fp8",
+    "weights",
     "cpu_offload",
     "memory_gb",
     "cluster",

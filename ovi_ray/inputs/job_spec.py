@@ -66,6 +66,17 @@ class DeviceKind(StrEnum):
     GPU = "gpu"
 
 
+class Weights(StrEnum):
+    """Form of the transformer's weights that a job asks for."""
+
+    DTYPE = "dtype"
+    """The dtype of the job."""
+    QINT8 = "qint8"
+    FP8 = "fp8"
+    AUTO = "auto"
+    """`qint8` where more of the devices can denoise with it than with `dtype`: decided when the job is prepared."""
+
+
 def _to_location(value: object) -> Location:
     if isinstance(value, ValueError):  # raised when the path was resolved
         raise value
@@ -187,6 +198,12 @@ class BatchSpec(BaseModel):
     qint8: Annotated[bool, Help("8-bit integer weights: half the memory, and other pixels.")] = Field(
         False, description="true or false: 8-bit integer weights, which change pixels"
     )
+    weights: Annotated[
+        Weights,
+        Help(
+            "Form of the transformer's weights; auto takes qint8, and other pixels, where devices are too small else."
+        ),
+    ] = Field(Weights.DTYPE, strict=False, description=f"one of {', '.join(Weights)}")
     cpu_offload: Annotated[bool, Help("Keep components that a device has no room for in its host's memory.")] = Field(
         False, description="true or false: components that a device has no room for wait in its host's memory"
     )
@@ -252,18 +269,20 @@ class BatchSpec(BaseModel):
         return SamplingParams(**{name: getattr(self, name) for name in PARAM_FIELDS})
 
     @property
-    def weights(self) -> WeightFormat:
-        """How the transformer's weights are stored."""
+    def weight_format(self) -> WeightFormat:
+        """How the transformer's weights are stored; of `auto`, the dtype until `ovi_ray.preparation` has decided."""
         if self.fp8:
             return WeightFormat.FP8
-        return WeightFormat.QINT8 if self.qint8 else WeightFormat.DTYPE
+        if self.qint8:
+            return WeightFormat.QINT8
+        return WeightFormat.DTYPE if self.weights is Weights.AUTO else WeightFormat(self.weights)
 
     @property
     def numerics(self) -> str:
         """Everything about the computation that changes pixels, such as "bfloat16+qint8": part of a clip's id and row."""
         parts = [str(self.dtype)]
-        if self.weights is not WeightFormat.DTYPE:
-            parts.append(str(self.weights))
+        if self.weight_format is not WeightFormat.DTYPE:
+            parts.append(str(self.weight_format))
         if self.allow_inexact or self.attention is AttentionBackend.SAGE:
             parts.append("inexact_attention")
         if self.compile:
@@ -334,6 +353,18 @@ class BatchSpec(BaseModel):
     def _check_qint8(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("fp8"):
             raise ValueError("false beside fp8: weights are stored in one form")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _check_weights(cls, value: Weights, info: ValidationInfo) -> Weights:
+        flag = next((name for name in ("fp8", "qint8") if info.data.get(name)), None)
+        if flag is not None and value not in (Weights.DTYPE, flag):
+            raise ValueError(f"{flag} beside {flag}: true, or no {flag}")
+        if value is Weights.FP8 and info.data.get("model_name") != FP8_MODEL:
+            raise ValueError(
+                f"another form: only model {FP8_MODEL} is published in fp8; qint8 stores any model in 8 bits"
+            )
         return value
 
     @field_validator("mode", mode="before")
