@@ -22,6 +22,7 @@ class Reason(StrEnum):
     # reasons to be idle
     NOTHING_READY = "no task that it can run is ready"
     FASTER_DEVICE_SOON = "a faster device will be free soon and finish earlier"
+    BETTER_WORK_SOON = "work that the device is better at will be ready soon"
     NOT_WORTH_A_SWAP = "too little work to justify swapping components"
     ENOUGH_AHEAD = "enough texts are encoded ahead"
     LATENTS_FULL = "the latents waiting for decode have reached their limit"

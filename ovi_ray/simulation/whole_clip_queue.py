@@ -21,6 +21,7 @@ from ovi_ray.scheduling.policies.base import (
     Cluster,
     Decision,
     IdleWorker,
+    Preferences,
     Snapshot,
 )
 from ovi_ray.scheduling.scheduler import Scheduler
@@ -40,7 +41,7 @@ class BaselinePolicy(ABC):
         self.assignments = 0
         """How often work was assigned; groups of workers may change with it."""
 
-    def allocate(self, cluster: Cluster) -> Allocation:
+    def allocate(self, cluster: Cluster, previous: Preferences | None = None) -> Allocation:
         """Assign work to the workers. The core's allocation stays empty."""
         self.assign(cluster)
         self.assignments += 1

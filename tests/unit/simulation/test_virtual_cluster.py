@@ -174,9 +174,9 @@ def test_production_beats_what_others_do_on_a_mixed_cluster():
     scenario = Scenario(name="b", workload=make_workload(200), devices=cluster("b"))
     policies = (production, mean_speed, dynamic_queue, static_striding)
     ratios = [measure(scenario, make_scheduler).ratio for make_scheduler in policies]
-    assert ratios[0] < 1.06
+    assert ratios[0] < 1.04
     assert ratios[1] > 1.1
-    assert ratios[2] > 1.1
+    assert ratios[2] > 1.2
     assert ratios[3] > 3.0
 
 
