@@ -276,15 +276,20 @@ class Dispatcher:
             return self._wait_reason if declined else Reason.FAILED_HERE_BEFORE
         if any(self._job.is_queued(stage) for stage in worker.health.open_stages):
             return Reason.QUARANTINED
-        if any(
-            q and self._pool.fits(worker, Stage.DENOISE, k) for k, q in enumerate(self._job.clip_queues[Stage.DENOISE])
-        ):
+        left = self._clips_to_denoise()
+        if any(placeable and self._pool.fits(worker, Stage.DENOISE, kind) for kind, placeable in left.items()):
             return Reason.LATENTS_FULL
         if any(table.queued and self._pool.fits(worker, stage, 0) for stage, table in self._job.inputs.items()):
             return Reason.ENOUGH_AHEAD
         if any(self._job.queue(stage, kind) for stage, kind in self._pool.capabilities.limits):
             return Reason.TOO_LITTLE_MEMORY
-        return Reason.NOTHING_READY
+        return Reason.NOTHING_READY if all(left.values()) else Reason.UNPLACEABLE
+
+    def _clips_to_denoise(self) -> dict[int, bool]:
+        """Kinds with clips that wait for their denoise -> whether the present workers can render them."""
+        job, placeable = self._job, self._replanner.placeable
+        waiting = {kind: can for kind, can in enumerate(placeable) if job.clip_queues[Stage.DENOISE][kind]}
+        return waiting | {kind: False for kind, can in enumerate(placeable) if not can and job.pending(kind)}
 
 
 def _soonest(candidate: Candidate) -> tuple[float, int, Stage, int]:

@@ -47,15 +47,14 @@ class SpeculativeExecution:
         return (stage, item) in self._runners
 
     def propose(self, now: float) -> Speculation:
-        """Look for an idle worker that would overtake the task that should end last, then the one before it, and so on."""
+        """Look for an idle worker that would overtake the task that should end last, then the one before it, and so on.
+
+        While clips are left to denoise, which the idle workers seem too slow for, only one unmeasured device hedges another.
+        """
         totals, wakes = self._job.totals, list[WakeAt]()
-        if (
-            not self._config.enabled
-            or totals[ClipState.PENDING]
-            or totals[ClipState.WAITING]
-            or totals[ClipState.READY]
-        ):
+        if not self._config.enabled or totals[ClipState.PENDING] or totals[ClipState.WAITING]:
             return Speculation()
+        only_unmeasured = totals[ClipState.READY] > 0
         fastest: dict[int, tuple[WorkerState | None, float]] = {}
         for ends_s, original in self._originals(now):
             if original.kind not in fastest:
@@ -63,6 +62,10 @@ class SpeculativeExecution:
             copy_on, seconds = fastest[original.kind]
             if copy_on is None or self._has_enough_copies(original, copy_on, now):
                 continue
+            if only_unmeasured and (self._is_measured(original) or self._is_measured(copy_on)):
+                continue
+            if copy_on.device_class == original.device_class and now < self._late_at(original):
+                ends_s = original.expected_end_s  # what is not known of one is not known of the other
             if now + self._config.speedup * seconds <= ends_s:
                 return Speculation(copy_on=copy_on, original=original, wakes=tuple(wakes))
             if now < (late_at := self._late_at(original)):
