@@ -2,9 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 PYTEST := $(VENV)/bin/python -m pytest
-NOT_PURE := ovi workers devices cli test_retry.py
+NOT_PURE := ovi workers devices cli export test_retry.py
 PARALLEL := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test-fast test test-cluster gpu chaos chaos-s3 lint format benchmark clean

@@ -21,8 +21,10 @@ from ovi.attention import AttentionBackend, AttentionPlan
 from ovi.attention.autotune import plan_attention
 from ovi.attention.target import AttentionTarget
 from ovi.attention.types import attention_shapes
+from ovi.clip import Clip
 from ovi.config import Architecture, Component, ModelSpec, SamplingParams
-from ovi.errors import NonFiniteError
+from ovi.devices import usable_device
+from ovi.errors import CheckpointNotFound, NonFiniteError
 from ovi.finite import all_finite
 from ovi.media.images import fit_image, read_image
 from ovi.media.video import frames_to_uint8
@@ -37,7 +39,7 @@ from ovi.precision import full_float32
 from ovi.prompts import in_model_form
 from ovi.sampling import denoise as sampling
 from ovi.stages import STAGES, Stage
-from ovi.types import Clip, Latents, PromptEmbeds
+from ovi.types import Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat, check_format
 from ovi.weights.loading import load_component
 from ovi.weights.quantization import load_transformer
@@ -95,9 +97,14 @@ class OviPipeline:
 
         `allow_inexact` lets `auto` choose attention backends that compute in fewer bits than `dtype`. `weights` is the
         storage format of the transformer. `compile_blocks` has torch.compile fuse the transformer's blocks: the first clip
-        waits for it, and half precision rounds differently. Raises InvalidRequest for an unknown model or one that is not
-        published in that format, and CheckpointMismatch for an invalid `architecture.json`.
+        waits for it, and half precision rounds differently. Raises CheckpointNotFound for a folder that does not exist,
+        DeviceUnavailable for a device that is not there, InvalidRequest for an unknown model or one that is not published in
+        that format, and CheckpointMismatch for an invalid `architecture.json`.
         """
+        if not Path(ckpt_dir).is_dir():
+            found = "a file" if Path(ckpt_dir).exists() else "no such folder"
+            expected = f"a checkpoint folder, such as `ovi-ray weights download --model-name {model_name} DIR` makes"
+            raise CheckpointNotFound(found, expected=expected, path=ckpt_dir)
         architecture = Architecture.read(ckpt_dir)
         spec = architecture.spec(model_name)
         check_format(weights, spec)
@@ -105,7 +112,7 @@ class OviPipeline:
             ckpt_dir=Path(ckpt_dir),
             spec=spec,
             architecture=architecture,
-            device=torch.device(device),
+            device=usable_device(device),
             dtype=dtype,
             attention_backend=attention_backend,
             allow_inexact=allow_inexact,

@@ -8,21 +8,24 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from ovi.attention import AttentionBackend
 from ovi.config import Architecture
 from ovi.errors import CheckpointError
+from ovi.weights.digest import fingerprint
 from ovi.weights.layout import ARCHITECTURE
-from ovi.weights.loading import fingerprint
 from ovi.weights.tokenizer import load_tokenizer
-from ovi_ray.devices.checks import device_problems
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, StorageUnavailable, show
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.inputs.manifest import Manifest, build_manifest
+from ovi_ray.inputs.manifest import Manifest, build_manifest, read_prompts
 from ovi_ray.inputs.prompt_lengths import TextLimit
 from ovi_ray.inputs.prompt_lists import PromptList
+from ovi_ray.printing import counted
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.weights.checks import checkpoint_problem, checkpoint_problems, missing_file_problems, store_problem
-from ovi_ray.weights.digests import cached_file_digest, damaged_files
+from ovi_ray.weights.digests import cached_file_digest, damaged_files, unread_bytes
+
+_TOLD_BYTES = 500_000_000  # of weights that are hashed: a second or more
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -48,6 +51,8 @@ def prepare(
     arch, found = _check_checkpoint(job)
     problems += found
     try:
+        prompts = read_prompts(job) if prompts is None else prompts
+        on_message(f"checking {counted(len(prompts), 'row')}")
         manifest = build_manifest(
             job,
             arch,
@@ -92,13 +97,22 @@ def _check_checkpoint(job: JobSpec) -> tuple[Architecture, list[Problem]]:
     arch = Architecture()
     try:
         arch = Architecture.read(local_checkpoint(job.ckpt_dir))
-        return arch, [*_local_problems(job), *device_problems(job)]
+        return arch, [*_local_problems(job), *_device_problems(job)]
     except CheckpointError as error:
         return arch, [checkpoint_problem(error, job.ckpt_dir / ARCHITECTURE)]
     except StorageUnavailable as error:
         return arch, [store_problem(error, job.ckpt_dir)]
     except InputError as error:
         return arch, list(error.problems)
+
+
+def _device_problems(job: JobSpec) -> list[Problem]:
+    """Problems of what a job asks of its devices."""
+    if job.memory_gb is None and job.attention is AttentionBackend.AUTO:
+        return []
+    from ovi_ray.devices.checks import device_problems  # with torch, which takes seconds to import
+
+    return device_problems(job)
 
 
 def _local_problems(job: JobSpec) -> list[Problem]:
@@ -129,6 +143,8 @@ def _fingerprint(
     if problems:
         raise InputError(problems)
     folder = local_checkpoint(job.ckpt_dir, [model_name], job.weights)
+    if (unread := unread_bytes(folder, model_name, job.weights)) >= _TOLD_BYTES:
+        on_message(f"hashing {unread / 1e9:,.0f} GB of weights in {folder}, once")
     if damage := damaged_files(folder, model_name, job.weights):
         damaged[model_name] = damage
     return fingerprint(folder, model_name, cached_file_digest, job.weights)

@@ -13,7 +13,7 @@ from ovi_ray.cli.plan import profile_of
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.inputs.job_file import ALIASES, Given, read_yaml
 from ovi_ray.inputs.job_spec import PortableJob
-from ovi_ray.printing import Console
+from ovi_ray.printing import Console, counted
 from ovi_ray.report.durations import format_duration
 from ovi_ray.storage.paths import Location
 
@@ -58,7 +58,7 @@ def validate(
             typer.echo(json.dumps({"valid": not problems, "jobs": sorted(checked), "problems": found}))
         else:
             for name, summary in checked.items():
-                console.print(f"{name}: valid, {summary.clips} clips", soft_wrap=True)
+                console.print(f"{name}: valid, {counted(summary.clips, 'clip')}", soft_wrap=True)
         if problems:
             raise typer.Exit(ExitCode.BAD_INPUT) if as_json else InputError(problems)
 
@@ -146,7 +146,7 @@ def _show_summary(summary: "JobSummary", job: PortableJob, console: Console) -> 
 
     swept = f" x {summary.combinations} combinations" if summary.combinations > 1 else ""
     repeated = f" x {job.each_example_n_times} repeats" if job.each_example_n_times > 1 else ""
-    line(f"\nrenders {summary.clips} clips: {summary.rows} rows{swept}{repeated}")
+    line(f"\nrenders {counted(summary.clips, 'clip')}: {counted(summary.rows, 'row')}{swept}{repeated}")
     for kind in summary.kinds:
         line(f"  {kind}")
     line(f"  {summary.texts} distinct texts, {summary.first_frames} first frames")

@@ -126,7 +126,7 @@ class BatchSpec(BaseModel):
     ckpt_dir: Annotated[FilePath | None, Help("Checkpoint folder.")] = Field(
         None, description="the path of a checkpoint folder"
     )
-    image_path: Annotated[FilePath | None, Help("First frame of rows without one.")] = Field(
+    image_path: Annotated[FilePath | None, Help("First frame of rows without one. [default: none]")] = Field(
         None, description="the path of an image"
     )
     mode: Annotated[Mode, Help("t2v: text alone. i2v: an image in every row. auto: an image where a row has one.")] = (
@@ -155,20 +155,24 @@ class BatchSpec(BaseModel):
         DeclaredSweep | None,
         Help(
             "NAME=VALUES, such as seed=0-19 or shift=3,5: every combination of all sweeps, for every row. Repeatable."
+            " [default: none]"
         ),
     ] = Field(None, description="parameters with their values, such as seed: 0-19 or shift: [3, 5]")
 
-    workers: Annotated[int | None, Help("Number of workers; by default one on each GPU, or one.")] = Field(
+    workers: Annotated[int | None, Help("Number of workers. [default: one on each GPU, or one]")] = Field(
         None, ge=1, description="a number of workers of at least 1"
     )
     device: Annotated[DeviceKind, Help("What workers run on.")] = Field(
         DeviceKind.AUTO, strict=False, description=f"one of {', '.join(DeviceKind)}"
     )
     address: Annotated[
-        str | None, Help("Ray cluster to join, such as auto; by default Ray is started on this machine.")
+        str | None, Help("Ray cluster to join, such as auto. [default: Ray is started on this machine]")
     ] = Field(None, description="the address of a Ray cluster, such as auto")
     cluster: Annotated[
-        FilePath | None, Help("Cluster profile: its workers, with the stages, memory and speed that it declares.")
+        FilePath | None,
+        Help(
+            "Cluster profile: its workers, with the stages, memory and speed that it declares. [default: the devices found]"
+        ),
     ] = Field(None, description="the path of a cluster profile")
     dtype: Annotated[Literal["bfloat16", "float32"], Help("Number format of the networks.")] = Field(
         "bfloat16", description="bfloat16 or float32"
@@ -196,8 +200,8 @@ class BatchSpec(BaseModel):
         bool,
         Help("Fuse the transformer's blocks with torch.compile: faster after a slow first clip, and other pixels."),
     ] = Field(False, description="true or false: torch.compile fuses the transformer's blocks, which changes pixels")
-    memory_gb: Annotated[float | None, Help("GB of its device that a worker may use.")] = Field(
-        None, gt=0, allow_inf_nan=False, description="a positive number of GB that a worker may use"
+    memory_gb: Annotated[float | None, Help("GB of its device that a worker may use. [default: all that is free]")] = (
+        Field(None, gt=0, allow_inf_nan=False, description="a positive number of GB that a worker may use")
     )
 
     prices: Annotated[
