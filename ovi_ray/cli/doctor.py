@@ -94,6 +94,8 @@ def _show_device(report: "DeviceReport", console: Console) -> None:
     facts.add_row("convolutions", convolution_summary(report))
     expected = "-" if report.clip_s is None else f"{report.clip_s:,.0f} s a clip, 50 steps"
     facts.add_row("denoise", expected)
+    rates = ", ".join(f"{stage} {report.assumed_rates.of(stage):.3g}" for stage in report.stages)
+    facts.add_row("assumed until measured", f"{rates} TFLOP/s" if rates else "-")
     console.print(facts)
     if report.attention_error:
         console.print(report.attention_error, style="red")

@@ -49,6 +49,7 @@ RUNTIME_FIELDS = (
     "memory_gb",
     "cluster",
     "retries",
+    "speculation",
 )
 """Options on where and how a job runs, on this machine or another one."""
 KEPT_FIELDS = ("keep_latents", "checkpoint_s")

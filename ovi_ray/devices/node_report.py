@@ -9,6 +9,8 @@ from ovi.attention.benchmark import Trial
 from ovi.convolution.choice import ConvolutionChoice
 from ovi.stages import Stage
 from ovi_ray.devices.probe import Device
+from ovi_ray.scheduling.assumed_speeds import assumed_rates
+from ovi_ray.scheduling.device_profile import StageRates
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -34,6 +36,11 @@ class DeviceReport:
     """Expected seconds to denoise a clip; None if the device cannot."""
     advice: tuple[str, ...]
     """Recommendations for the user."""
+
+    @property
+    def assumed_rates(self) -> StageRates:
+        """What a job without a cluster profile expects of the device until its tasks are measured."""
+        return assumed_rates(self.device.name, self.device.vendor, self.device.architecture)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -98,6 +105,7 @@ def _device_json(report: DeviceReport) -> dict[str, object]:
         "memory_mode": report.memory,
         "stages": list(report.stages),
         "denoise_clip_s": None if report.clip_s is None else round(report.clip_s, 1),
+        "assumed_tflops": {stage: round(report.assumed_rates.of(stage), 2) for stage in Stage},
         "advice": list(report.advice),
     }
 

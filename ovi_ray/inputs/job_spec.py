@@ -117,7 +117,7 @@ class BatchSpec(BaseModel):
     """Keys of a job file that this model has no field for."""
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "resources": ("device", "workers", "memory_gb", "cpu_offload", "cluster", "prices"),
-        "policies": ("retries", "checkpoint_s", "keep_latents", "allow_inexact"),
+        "policies": ("retries", "speculation", "checkpoint_s", "keep_latents", "allow_inexact"),
     }
     """Fields that a job file may group under a key; each may stand at the top level as well."""
 
@@ -231,6 +231,9 @@ class BatchSpec(BaseModel):
     retries: Annotated[
         int | None, Help("Further attempts for a clip that failed, or whose workers died. [default: 2]")
     ] = Field(None, ge=0, le=1000, description="an integer from 0 to 1000")
+    speculation: Annotated[
+        bool, Help("Let idle devices run copies of the last denoises; turn it off where device time is billed.")
+    ] = Field(True, description="true or false: devices that would be idle run copies of the last denoises")
     checkpoint_s: Annotated[
         float, Help("Seconds between two checkpoints of a denoise: the most that a lost worker costs.")
     ] = Field(CHECKPOINT_S, ge=0, allow_inf_nan=False, description="a number of seconds of at least 0")

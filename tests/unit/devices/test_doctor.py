@@ -126,6 +126,12 @@ def test_every_report_can_be_written_as_json(examine, node):
     assert set(device["attention"]["video_self"]["backends"]) == set(BACKENDS) - {"sdpa", "sage"}
 
 
+def test_what_is_assumed_of_a_device_follows_from_its_published_peak(examine):
+    (fast,), (card,), (unified,) = (examine(node).as_json()["devices"] for node in ("h100", "rtx4090", "gfx1151"))
+    for stage in Stage:
+        assert fast["assumed_tflops"][stage] > 3 * card["assumed_tflops"][stage] > 3 * unified["assumed_tflops"][stage]
+
+
 def test_the_command_prints_a_table_or_json_of_this_machine(tiny_dir):
     runner = CliRunner()
     table = runner.invoke(app, ["doctor", "--ckpt-dir", str(tiny_dir)])
