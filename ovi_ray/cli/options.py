@@ -47,6 +47,7 @@ RUNTIME_FIELDS = (
     "cpu_offload",
     "memory_gb",
     "cluster",
+    "elastic",
     "retries",
 )
 """Options on where and how a job runs, on this machine or another one."""

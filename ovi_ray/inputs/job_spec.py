@@ -105,7 +105,7 @@ class BatchSpec(BaseModel):
     ignored_keys: ClassVar[tuple[str, ...]] = ("output_dir",)
     """Keys of a job file that this model has no field for."""
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "resources": ("device", "workers", "memory_gb", "cpu_offload", "cluster", "prices"),
+        "resources": ("device", "workers", "memory_gb", "cpu_offload", "cluster", "elastic", "prices"),
         "policies": ("retries", "checkpoint_s", "keep_latents", "allow_inexact"),
     }
     """Fields that a job file may group under a key; each may stand at the top level as well."""
@@ -158,9 +158,9 @@ class BatchSpec(BaseModel):
         ),
     ] = Field(None, description="parameters with their values, such as seed: 0-19 or shift: [3, 5]")
 
-    workers: Annotated[int | None, Help("Number of workers; by default one on each GPU, or one.")] = Field(
-        None, ge=1, description="a number of workers of at least 1"
-    )
+    workers: Annotated[
+        int | None, Help("Number of workers; by default one on each GPU, or one on each node if there is no GPU.")
+    ] = Field(None, ge=1, description="a number of workers of at least 1")
     device: Annotated[DeviceKind, Help("What workers run on.")] = Field(
         DeviceKind.AUTO, strict=False, description=f"one of {', '.join(DeviceKind)}"
     )
@@ -198,6 +198,14 @@ class BatchSpec(BaseModel):
     ] = Field(False, description="true or false: torch.compile fuses the transformer's blocks, which changes pixels")
     memory_gb: Annotated[float | None, Help("GB of its device that a worker may use.")] = Field(
         None, gt=0, allow_inf_nan=False, description="a positive number of GB that a worker may use"
+    )
+
+    elastic: Annotated[
+        bool,
+        Help("Nodes are added for the job: ask Ray's autoscaler for its workers, and let idle nodes go at its end."),
+    ] = Field(
+        False,
+        description="true or false, true only with a number of workers or a cluster profile: nodes are added for the job",
     )
 
     prices: Annotated[
@@ -316,6 +324,13 @@ class BatchSpec(BaseModel):
             raise ValueError(
                 "a cluster profile as resources.cluster beside them: prices are those of its device classes"
             )
+        return value
+
+    @field_validator("elastic")
+    @classmethod
+    def _check_elastic(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("workers") is None and info.data.get("cluster") is None:
+            raise ValueError("workers beside it, the most that the job asks for, or a cluster profile")
         return value
 
     @field_validator("fp8")

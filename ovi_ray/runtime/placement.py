@@ -1,7 +1,9 @@
 """Which workers a job gets, and what each must reserve of the Ray cluster."""
 
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any
 
 import ray
 
@@ -25,35 +27,58 @@ class Placement:
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables, set before the worker imports torch."""
 
+    @property
+    def kind(self) -> Hashable:
+        """Equal for workers that can stand in for each other: their slots are counted together when nodes come and go."""
+        declared = self.config.declared
+        return (self.config.device, declared and declared.name, *sorted(self.labels.items()))
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray reserves, by Ray's names."""
+        wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        return {name: count for name, count in wanted.items() if count}
+
 
 VENDORS = ("nvidia", "amd")  # values of the node label `vendor`
 
 
-def placements(job: JobSpec) -> list[Placement]:
-    """One worker per GPU, or workers on CPUs if Ray has no GPU; with a cluster profile, the workers that it declares.
+def placements(job: JobSpec, without: Set[str] = frozenset()) -> list[Placement]:
+    """One worker per GPU, or on each node if Ray has no GPU; with a cluster profile, the workers that it declares.
 
-    Raises ClusterError when the job asks for more than Ray has, and InputError for a bad profile.
+    Nodes whose ids are in `without` are left out. Raises ClusterError when the job asks for more than Ray has, unless nodes may
+    be added for it, and InputError for a bad profile.
     """
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without]
+    cpus, gpus = _total(nodes, "CPU"), _total(nodes, "GPU")
     if job.cluster is not None:
-        return _as_declared(job, read_profile(job.cluster), cpus=int(resources.get("CPU", 1)), gpus=gpus)
+        return _as_declared(job, read_profile(job.cluster), nodes, cpus=cpus, gpus=gpus)
     if job.device is DeviceKind.CPU or (job.device is DeviceKind.AUTO and not gpus):
-        return _on_cpus(job, int(resources.get("CPU", 1)))
-    if not gpus:
+        return _on_cpus(job, nodes, cpus)
+    if not gpus and not job.elastic:
         raise ClusterError("the job asks for GPUs and Ray has found none; use --device cpu, or see `ray status`")
-    threads = max(1, int(resources.get("CPU", 1)) // gpus)
-    config = _config(job, device="cuda", num_threads=threads, memory_gb=job.memory_gb, host_gb=_host_gb_per_gpu())
-    return _on_gpus(config, _gpus_by_vendor())[: job.workers]
+    threads = max(1, cpus // max(1, gpus))
+    config = _config(job, device="cuda", num_threads=threads, memory_gb=job.memory_gb, host_gb=_host_gb_per_gpu(nodes))
+    by_vendor = _gpus_by_vendor(nodes)
+    if job.elastic and job.workers is not None:
+        by_vendor = {next(iter(by_vendor)) if len(by_vendor) == 1 else "": job.workers}
+    return _on_gpus(config, by_vendor)[: job.workers]
 
 
-def _as_declared(job: JobSpec, cluster: ClusterProfile, *, cpus: int, gpus: int) -> list[Placement]:
+def _total(nodes: Sequence[Mapping[str, Any]], resource: str) -> int:
+    return int(sum(node["Resources"].get(resource, 0) for node in nodes))
+
+
+def _as_declared(
+    job: JobSpec, cluster: ClusterProfile, nodes: Sequence[Mapping[str, Any]], *, cpus: int, gpus: int
+) -> list[Placement]:
     """One worker per declared device, with its declared memory, stages and speeds."""
     wanted = sum(devices.count for devices in cluster.devices.values())
     on_gpus = sum(devices.count for devices in cluster.devices.values() if devices.vendor != "cpu")
-    if wanted > cpus or on_gpus > gpus:
+    if (wanted > cpus or on_gpus > gpus) and not job.elastic:
         there = f"Ray has {cpus} CPUs and {gpus} GPUs"
         raise ClusterError(f"{job.cluster} declares {wanted} workers, {on_gpus} of them on GPUs, and {there}")
+    vendors = _gpus_by_vendor(nodes)
     placed: list[Placement] = []
     for name, devices in cluster.devices.items():
         config = _config(
@@ -67,16 +92,18 @@ def _as_declared(job: JobSpec, cluster: ClusterProfile, *, cpus: int, gpus: int)
         if devices.vendor == "cpu":
             placed += [Placement(config=config, num_cpus=1, num_gpus=0)] * devices.count
         else:
-            placed += _on_gpus(config, {devices.vendor if devices.vendor in _gpus_by_vendor() else "": devices.count})
+            placed += _on_gpus(config, {devices.vendor if devices.vendor in vendors else "": devices.count})
     return placed
 
 
-def _on_cpus(job: JobSpec, cpus: int) -> list[Placement]:
-    count = job.workers or 1
-    if count > cpus:
+def _on_cpus(job: JobSpec, nodes: Sequence[Mapping[str, Any]], cpus: int) -> list[Placement]:
+    """As many workers as the job asks for, by default one on each node that has a CPU for it."""
+    hosts = sum(node["Resources"].get("CPU", 0) >= 1 for node in nodes)
+    count = job.workers or max(1, hosts)
+    if count > cpus and not job.elastic:
         raise ClusterError(f"the job asks for {count} workers and Ray has {cpus} CPUs; use --workers {cpus} or fewer")
     # Workers on one machine share its memory; on a cluster each node holds about as many as it has CPUs.
-    share = count / max(1, len(ray.nodes()))
+    share = count / max(1, hosts)
     memory_gb = job.memory_gb or host_memory_gb() / max(1.0, share)
     config = _config(job, device="cpu", num_threads=max(1, cpus // count), memory_gb=memory_gb, host_gb=None)
     return [Placement(config=config, num_cpus=1, num_gpus=0)] * count
@@ -107,21 +134,21 @@ def _selector(vendor: str, gpus: dict[str, int]) -> dict[str, str]:
     return {"vendor": f"!in({','.join(VENDORS)})"} if len(gpus) > 1 else {}
 
 
-def _gpus_by_vendor() -> dict[str, int]:
+def _gpus_by_vendor(nodes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Number of GPUs by the `vendor` label of their nodes; "" for nodes without one."""
     counts: dict[str, int] = {}
-    for node in ray.nodes():
-        if node["Alive"] and (gpus := int(node["Resources"].get("GPU", 0))):
+    for node in nodes:
+        if gpus := int(node["Resources"].get("GPU", 0)):
             label = node["Labels"].get("vendor", "")
             vendor = label if label in VENDORS else ""
             counts[vendor] = counts.get(vendor, 0) + gpus
     return counts
 
 
-def _host_gb_per_gpu() -> float:
-    """GB of host memory per GPU, on the node that has the least."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-    return min((node.get("memory", 0.0) / node["GPU"] for node in nodes), default=0.0) / 1e9
+def _host_gb_per_gpu(nodes: Sequence[Mapping[str, Any]]) -> float | None:
+    """GB of host memory per GPU, on the node that has the least; None while there is none with a GPU."""
+    with_gpus = [node["Resources"] for node in nodes if node["Resources"].get("GPU")]
+    return min((node.get("memory", 0.0) / node["GPU"] / 1e9 for node in with_gpus), default=None)
 
 
 def _config(
