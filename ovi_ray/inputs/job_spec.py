@@ -224,7 +224,7 @@ class BatchSpec(BaseModel):
     keep_latents: Annotated[bool, Help("Keep the latents of finished clips.")] = Field(
         False, description="true or false: the latents of finished clips stay in the output folder"
     )
-    priority: Annotated[int, Help("Order among the jobs that wait in a Slurm queue.")] = Field(
+    priority: Annotated[int, Help("Share of a Ray cluster beside other jobs, and order in a Slurm queue.")] = Field(
         0,
         ge=-MAX_PRIORITY,
         le=MAX_PRIORITY,

@@ -59,9 +59,13 @@ class WorkerReplaced:
     """The next worker of the slot; empty when the slot is given up."""
     is_told: bool = False
     """Another event has told the user already."""
+    waits: bool = False
+    """The successor is started when there is room for it again."""
 
     def __str__(self) -> str:
         outcome = f"{self.successor} replaces it" if self.successor else "its slot is given up"
+        if self.waits:
+            outcome = f"{self.successor} follows when there is room"
         return f"{self.worker} {self.reason}: {outcome}"
 
 

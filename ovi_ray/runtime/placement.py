@@ -34,6 +34,11 @@ class Placement:
         return (self.config.device, declared and declared.name, *sorted(self.labels.items()))
 
     @property
+    def occupies(self) -> str:
+        """The resource that there are few of, by Ray's name."""
+        return "GPU" if self.num_gpus else "CPU"
+
+    @property
     def resources(self) -> dict[str, float]:
         """What Ray reserves, by Ray's names."""
         wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus}

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -42,6 +42,7 @@ from ovi_ray.runtime.executor import (
     WorkerStarted,
     WorkerStarting,
 )
+from ovi_ray.runtime.fair_share import FairShare
 from ovi_ray.runtime.heartbeats import Heartbeats
 from ovi_ray.runtime.placement import Placement, placements
 from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line, unfit_reason
@@ -90,6 +91,8 @@ class ChangingCluster:
     """What each node must have in common with the driver."""
     autoscaling: Autoscaling | None = None
     """Where nodes are added for the job, and taken away when it needs them no more."""
+    share: FairShare | None = None
+    """What the job may have beside others."""
 
 
 @contextmanager
@@ -112,6 +115,7 @@ def ray_executor(
                 place=functools.partial(place, job),
                 requires=requirements_here(local_checkpoint(job.ckpt_dir), job.weights),
                 autoscaling=Autoscaling() if job.elastic else None,
+                share=FairShare(priority=job.priority),
             )
         executor = RayExecutor(place(job), config=config, cluster=cluster)
         try:
@@ -135,6 +139,8 @@ class _Slot:
     """When the worker became ready, or its last task ended."""
     leaves: bool = False
     """Its node is about to leave: the worker gets no further task."""
+    pauses: bool = False
+    """Its device goes to another job: the worker gets no further task."""
 
     def can_stand_in_for(self, other: "_Slot") -> bool:
         """Whether the scheduler can tell the workers of the two apart by their names alone."""
@@ -144,6 +150,16 @@ class _Slot:
             (i.vendor, i.device, i.architecture, i.memory_gb, i.declared) for i in (self.info, other.info)
         )
         return device == of_other
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Paused:
+    """A slot whose next worker is started when another job leaves room for it."""
+
+    name: str
+    placement: Placement
+    worker: str
+    history: SlotHistory
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -173,6 +189,7 @@ class RayExecutor:
         self._broken: Counter[Hashable] = Counter()
         """Kind of placement -> slots that were given up."""
         self._needed = math.inf
+        self._paused: deque[_Paused] = deque()
         self._slots: dict[str, _Slot] = {}  # by the name of their worker
         self._starting: dict[ray.ObjectRef, str] = {}
         self._running: dict[ray.ObjectRef, _Running] = {}
@@ -188,8 +205,8 @@ class RayExecutor:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no worker is alive or being started."""
-        return not self._slots
+        """Whether no worker is alive, being started, or waiting for room."""
+        return not self._slots and not self._paused
 
     @property
     def last_death(self) -> str:
@@ -272,8 +289,11 @@ class RayExecutor:
         self._starting.clear()
         self._running.clear()
         self._data.clear()
+        self._paused.clear()
         if self._cluster is not None and self._cluster.autoscaling is not None:
             self._cluster.autoscaling.release()
+        if self._cluster is not None and self._cluster.share is not None:
+            self._cluster.share.leave()
 
     def _busy(self) -> dict[str, Any]:
         return {running.worker: self._slots[running.worker].actor for running in self._running.values()}
@@ -363,7 +383,7 @@ class RayExecutor:
         if changes is None:
             return []
         events = [event for node in changes.leaving for event in self._evacuate(node)]
-        return [*events, *(self._grow() if changes.joined else ()), *self._scale()]
+        return [*events, *(self._grow() if changes.joined else ()), *self._scale(), *self._make_way()]
 
     def _evacuate(self, node: str) -> list[ExecutorEvent]:
         """Have saved what runs on a node that is about to leave, and end its workers, each when its task has ended."""
@@ -376,10 +396,15 @@ class RayExecutor:
         return [event for slot in leaving for event in self._leave_if_due(slot.worker)]
 
     def _leave_if_due(self, worker: str) -> list[ExecutorEvent]:
-        """End an idle worker whose node is about to leave; a node without workers goes at once."""
+        """End an idle worker whose node is about to leave, or whose device goes to another job."""
         slot = self._slots.get(worker)
-        if slot is None or slot.info is None or not slot.leaves or worker in self._busy():
+        if slot is None or worker in self._busy():
             return []
+        if slot.pauses:
+            return self._pause(slot)
+        if slot.info is None or not slot.leaves:
+            return []
+        # A node without workers goes at once.
         self._copy_data_of(slot.info.node_id)
         return self._lose(worker, _leaves(slot.info), None)
 
@@ -406,7 +431,7 @@ class RayExecutor:
             wanted = self._placed()
         except ClusterError:
             return []
-        taken = self._broken + Counter(slot.placement.kind for slot in self._slots.values())
+        taken = self._broken + Counter(placement.kind for placement in self._open_placements())
         events: list[ExecutorEvent] = []
         for placement in wanted:
             if taken[placement.kind] > 0:
@@ -451,6 +476,75 @@ class RayExecutor:
         self._starting = {ref: worker for ref, worker in self._starting.items() if worker != slot.worker}
         lost = [] if slot.info is None else [WorkerLost(worker=slot.worker, crashed=False)]
         return [*lost, self._close_slot(slot.worker, "is not needed any more")]
+
+    # -- other jobs ------------------------------------------------------------------------------------------------
+
+    def _make_way(self) -> list[ExecutorEvent]:
+        """Give up workers that are more than the job's share, and start those again that it has room for."""
+        if self._cluster is None or self._cluster.share is None:
+            return []
+        wanted = Counter(placement.occupies for placement in self._open_placements())
+        allowed = self._cluster.share.allowed(wanted - Counter(slot.placement.occupies for slot in self._spare()))
+        if allowed is None:
+            return []
+        events: list[ExecutorEvent] = []
+        for resource in wanted:
+            held = [slot for slot in self._slots.values() if slot.placement.occupies == resource and not slot.pauses]
+            room = allowed.get(resource, 0) - len(held)
+            for slot in self._least_useful(held)[: max(0, -room)]:
+                events += self._begin_to_pause(slot)
+            self._resume(resource, room)
+        return events + self._take_turns()
+
+    def _open_placements(self) -> list[Placement]:
+        """Of the slots that have a worker, or are to have one."""
+        return [slot.placement for slot in self._slots.values()] + [paused.placement for paused in self._paused]
+
+    def _least_useful(self, slots: list[_Slot]) -> list[_Slot]:
+        """Those without a worker yet first, then idle ones, those last that joined first."""
+        busy, ordered = self._busy(), [*reversed(slots)]
+        ordered.sort(key=lambda slot: (slot.info is not None, slot.worker in busy))
+        return ordered
+
+    def _begin_to_pause(self, slot: _Slot) -> list[ExecutorEvent]:
+        """End a worker once what it runs is saved or finished."""
+        slot.pauses = True
+        for running in self._running.values():
+            if running.worker == slot.worker:
+                slot.actor.stop.remote(running.number, True)
+        return self._leave_if_due(slot.worker)
+
+    def _pause(self, slot: _Slot) -> list[ExecutorEvent]:
+        _kill(slot)
+        self._starting = {ref: worker for ref, worker in self._starting.items() if worker != slot.worker}
+        self._heartbeats.forget(slot.worker)
+        del self._slots[slot.worker]
+        successor = f"{slot.name}.{slot.history.workers}"
+        history = slot.history.failed_at(set())
+        self._paused.append(_Paused(name=slot.name, placement=slot.placement, worker=successor, history=history))
+        lost = [] if slot.info is None else [WorkerLost(worker=slot.worker, crashed=False)]
+        reason = "makes way for another job"
+        return [
+            *lost,
+            WorkerReplaced(worker=slot.worker, slot=slot.name, reason=reason, successor=successor, waits=True),
+        ]
+
+    def _resume(self, resource: str, count: int) -> None:
+        """Start workers again in slots that paused longest."""
+        for paused in [paused for paused in self._paused if paused.placement.occupies == resource][: max(0, count)]:
+            self._paused.remove(paused)
+            self._launch(paused.name, paused.worker, paused.placement, paused.history)
+
+    def _take_turns(self) -> list[ExecutorEvent]:
+        """Where nothing runs, only a device that pauses may be able to go on: one that idles makes way for it."""
+        idle_before = time.monotonic() - self._config.idle_release_s
+        for paused in list(self._paused):
+            same = [slot for slot in self._slots.values() if slot.placement.occupies == paused.placement.occupies]
+            if not self._running and same and all(slot.idle_since <= idle_before for slot in same):
+                events = self._begin_to_pause(min(same, key=lambda slot: slot.idle_since))
+                self._resume(paused.placement.occupies, 1)
+                return events
+        return []
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 

@@ -49,8 +49,11 @@ def host(tmp_path_factory):
             f"RAY_CLOUD_INSTANCE_ID={FAKE_HEAD_NODE_ID}",
             f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={FAKE_HEAD_NODE_ID}",
         ]
-        host.start(*head, *rack.RAY.split(), "start", *arguments, log="ray.log")
-        wait_until(lambda: nodes(host) == 1, every_s=1.0)
+        started = host.start(*head, *rack.RAY.split(), "start", *arguments, log="ray.log")
+        log = host.folder / "ray.log"
+        wait_until(
+            lambda: nodes(host) == 1, give_up=lambda: "" if started.poll() is None else log.read_text(), every_s=1.0
+        )
         yield host
 
 
@@ -65,7 +68,10 @@ def autoscaling(address):
         "disable_node_updaters": True,
     }
     node = {"node_config": {}, "min_workers": 0, "max_workers": 2}
+    commands = ("setup", "head_setup", "worker_setup", "initialization", "head_start_ray", "worker_start_ray")
     return {
+        **{f"{name}_commands": [] for name in commands},
+        "file_mounts": {},
         "cluster_name": "tests",
         "max_workers": 2,
         "idle_timeout_minutes": 0.1,

@@ -1,11 +1,13 @@
 """A job on three hosts: links that are cut, nodes that are taken away or do not fit, a head that dies. Nothing is lost."""
 
+import json
 import shutil
 import signal
 import sys
 import time
 
 import pytest
+import yaml
 
 from tests.cluster import hosts as namespaces
 from tests.cluster import ray_head
@@ -52,8 +54,12 @@ def said(client):
     return log.read_text() if log.exists() else ""
 
 
+def rows_of(client):
+    return client.rows() if (client.out / "results").exists() else []
+
+
 def is_complete(client, clips):
-    rows = client.rows()
+    rows = rows_of(client)
     return len(rows) == len({row["clip_id"] for row in rows}) == clips and {row["status"] for row in rows} == {"done"}
 
 
@@ -126,6 +132,32 @@ def test_a_node_with_other_weights_says_so_in_one_line_and_the_others_go_on(rack
     assert f"node {other.name} takes no work: " in line
     assert "Ovi/model.safetensors is not the file that the driver has" in line
     assert steps(other) == 0
+
+
+def test_two_jobs_share_the_nodes_and_none_waits_for_the_other(rack, client, submit, tmp_path):
+    job_id = submit(clips=4, policies={"checkpoint_s": 1000})
+    wait_until(lambda: all(held(node) for node in rack.nodes), every_s=0.5)
+    before = {mark for node in rack.nodes for mark in held(node)}
+    other = Client(folder=tmp_path / "other", environment=rack.environment, targets=client.targets)
+    environment = yaml.safe_load((tmp_path / "night.yaml").read_text())["environment"]
+    other_id = other.submit(other.write_job(clips=2, sample_steps=STEPS, environment=environment, priority=10))[
+        "job_id"
+    ]
+
+    def has_made_way():
+        for mark in before:
+            mark.unlink(missing_ok=True)
+        return "makes way for another job" in said(client)
+
+    wait_until(has_made_way, every_s=0.2)
+    wait_until(lambda: {mark for node in rack.nodes for mark in held(node)} - before, every_s=0.5)
+    assert not rows_of(client)
+    states = {state["job_id"]: state["state"] for state in json.loads(client("jobs", "--json"))}
+    assert (states[job_id], states[other_id]) == ("running", "running")
+    rack.release("Denoise")
+    assert (other.wait(other_id)["exit_code"], client.wait(job_id)["exit_code"]) == (0, 0)
+    assert (is_complete(client, 4), is_complete(other, 2)) == (True, True)
+    assert steps(*rack.nodes) == 6 * STEPS
 
 
 def test_a_head_that_dies_takes_the_driver_along_and_the_same_job_goes_on_when_it_is_back(rack, client, submit):

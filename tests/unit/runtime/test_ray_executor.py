@@ -25,6 +25,7 @@ from ovi_ray.runtime.executor import (
     WorkerStarted,
     WorkerStarting,
 )
+from ovi_ray.runtime.fair_share import FairShare
 from ovi_ray.runtime.placement import Placement
 from ovi_ray.runtime.ray_errors import is_crash
 from ovi_ray.runtime.ray_executor import ChangingCluster, ExecutorConfig, RayExecutor
@@ -33,6 +34,7 @@ from ovi_ray.scheduling.events import DataLost, TaskDone, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 from ovi_ray.workers.actor import WorkerConfig
 from ovi_ray.workers.requirements import requirements_here
+from tests.support.fake_table import FakeTable
 from tests.support.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.ray
@@ -181,26 +183,37 @@ class FakeNodes:
         self.draining = set()
         self.requested = []
 
-    def cluster(self, *, room, requires=None, asks=None):
+    def cluster(self, *, room, requires=None, asks=None, share=None):
         """`room` are the placements that there is room for, given the nodes to leave out."""
         watch = ClusterWatch(interval_s=0.01, alive=lambda: self.alive, draining=lambda: self.draining)
         autoscaling = None if asks is None else Autoscaling(ask=asks)
-        return ChangingCluster(watch=watch, place=room, requires=requires, autoscaling=autoscaling)
+        return ChangingCluster(watch=watch, place=room, requires=requires, autoscaling=autoscaling, share=share)
 
 
 @pytest.mark.ray
-def test_workers_that_are_not_needed_are_let_go_and_one_whose_node_leaves_saves_its_step(
+def test_workers_make_way_for_another_job_and_go_when_they_are_not_needed_and_save_when_their_node_leaves(
     start_executor, tiny_dir, tmp_path
 ):
-    nodes, asked = FakeNodes(), []
-    cluster = nodes.cluster(room=lambda unfit: [], asks=lambda bundles, selectors: asked.append(bundles))
+    nodes, asked, table = FakeNodes(), [], FakeTable()
+    share = FairShare(priority=0, table=table, capacity=lambda: {"CPU": 2.0}, interval_s=0.01)
+    cluster = nodes.cluster(room=lambda unfit: [], asks=lambda bundles, selectors: asked.append(bundles), share=share)
     executor = start_executor(tiny_dir, workers=2, cluster=cluster, idle_release_s=0.01)
     executor.need(2)
     first, second = (wait_for(executor, WorkerStarted)[0] for _ in range(2))
+
+    table.put("another", '{"priority": 0, "workers": {"CPU": 2}, "beat": 1}')
+    lost_worker, replaced = wait_for(executor, WorkerLost, WorkerReplaced)
+    assert (lost_worker.worker, replaced.slot, replaced.waits) == ("w1", "w1", True)
+    table.remove("another")
+    (again,) = wait_for(executor, WorkerStarted)
+    assert (again.worker, again.slot) == (replaced.successor, "w1")
+
+    first, second = (first, again) if first.slot == "w0" else (second, again)
+    asked.clear()
     executor.need(1)
     lost_worker, replaced = wait_for(executor, WorkerLost, WorkerReplaced)
     assert (lost_worker.crashed, replaced.successor) == (False, "")
-    assert asked == [[{"CPU": 1}] * 2, [{"CPU": 1}]]
+    assert asked[-1:] == [[{"CPU": 1}]]
     (kept,) = [started for started in (first, second) if started.worker != lost_worker.worker]
 
     encode_texts(executor, kept.worker)
@@ -220,6 +233,7 @@ def test_workers_that_are_not_needed_are_let_go_and_one_whose_node_leaves_saves_
     assert all(executor.holds(key) for key in TEXT_KEYS)
     executor.shutdown()
     assert asked[-1] == []
+    assert not table.records
 
 
 @pytest.mark.ray
