@@ -62,7 +62,9 @@ class RayTarget:
         version = self._client.version()
         notes = [f"Ray {version} at {self._client.address}", *self._device_notes(bundle)]
         if bundle.job.priority:
-            notes.append(f"priority {bundle.job.priority}: the jobs of a Ray cluster share it, 100 more are twice the share")
+            notes.append(
+                f"priority {bundle.job.priority}: the jobs of a Ray cluster share it, 100 more are twice the share"
+            )
         self._packed(bundle)
         return notes
 
