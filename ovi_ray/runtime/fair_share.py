@@ -5,6 +5,7 @@ the same records, so nobody has to decide. A record that does not change any mor
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import uuid4
 
-import ray
 from ray.experimental import internal_kv
 
 from ovi_ray.runtime.cluster_watch import UNREACHABLE
@@ -60,7 +60,7 @@ class Demand:
 
     priority: int
     workers: Mapping[str, int]
-    """By the resource that each occupies, GPU or CPU."""
+    """By the kind of device that each occupies."""
 
 
 class FairShare:
@@ -71,15 +71,15 @@ class FairShare:
         *,
         priority: int,
         table: Table | None = None,
-        capacity: Callable[[], Mapping[str, float]] = ray.cluster_resources,
+        devices: Callable[[], Mapping[str, int]],
         interval_s: float = 2.0,
         silent_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A record that has not changed for `silent_s` does not count."""
+        """`devices` counts those of the cluster by kind. A record that has not changed for `silent_s` does not count."""
         self._priority = priority
         self._table = table or HeadTable()
-        self._capacity = capacity
+        self._devices = devices
         self._interval_s = interval_s
         self._silent_s = silent_s
         self._clock = clock
@@ -88,27 +88,26 @@ class FairShare:
         self._asked_at = float("-inf")
         self._seen: dict[str, tuple[str, float]] = {}  # key -> the record, and when it was first read
 
-    def allowed(self, workers: Mapping[str, int]) -> dict[str, int] | None:
-        """How many of these workers the job may have, by resource; None before it is due, or while the head does not answer."""
+    def allowed(self, workers: Mapping[str, int]) -> dict[str, float] | None:
+        """How many workers the job may have, by kind of device, when it has use for these; infinitely many where it is alone.
+
+        None before it is due, and while the head does not answer.
+        """
         now = self._clock()
         if now < self._asked_at + self._interval_s:
             return None
         self._asked_at = now
-        own = Demand(priority=self._priority, workers=workers)
         self._beat += 1
-        record = {"priority": own.priority, "workers": dict(own.workers), "beat": self._beat}
+        record = {"priority": self._priority, "workers": dict(workers), "beat": self._beat}
         try:
             self._table.put(self._key, json.dumps(record))
-            demands = {**self._others(now), self._key: own}
-            capacity = self._capacity()
+            others, devices = self._others(now), self._devices()
         except UNREACHABLE:
             return None
-        return {
-            resource: shares(int(capacity.get(resource, 0)), demands, resource)[self._key]
-            if len(demands) > 1
-            else count
-            for resource, count in workers.items()
-        }
+        if not others:
+            return dict.fromkeys(workers, math.inf)
+        demands = {**others, self._key: Demand(priority=self._priority, workers=workers)}
+        return {kind: shares(devices.get(kind, 0), demands, kind)[self._key] for kind in workers}
 
     def leave(self) -> None:
         """Take the record back."""
@@ -128,19 +127,19 @@ class FairShare:
         return {key: demand for key, demand in parsed.items() if demand is not None}
 
 
-def shares(capacity: int, demands: Mapping[str, Demand], resource: str) -> dict[str, int]:
+def shares(devices: int, demands: Mapping[str, Demand], kind: str) -> dict[str, int]:
     """Workers of each job: one for each while there are enough, the rest in proportion to the priorities.
 
     100 more of priority are twice the share. What one job does not need goes to the others.
     """
-    wanted = {key: demand.workers.get(resource, 0) for key, demand in demands.items()}
+    wanted = {key: demand.workers.get(kind, 0) for key, demand in demands.items()}
     weights = {key: 2.0 ** (demand.priority / _PRIORITY_OF_DOUBLE_SHARE) for key, demand in demands.items()}
     given = dict.fromkeys(demands, 0)
 
     def order(key: str) -> tuple[bool, float, float, str]:
         return given[key] > 0, (given[key] + 1) / weights[key], -weights[key], key
 
-    for _ in range(min(capacity, sum(wanted.values()))):
+    for _ in range(min(devices, sum(wanted.values()))):
         given[min((key for key in demands if given[key] < wanted[key]), key=order)] += 1
     return given
 

@@ -35,8 +35,8 @@ class Placement:
 
     @property
     def occupies(self) -> str:
-        """The resource that there are few of, by Ray's name."""
-        return "GPU" if self.num_gpus else "CPU"
+        """The name of the devices that it takes one of, as in `devices`."""
+        return _device_name(self.labels.get("vendor", "")) if self.num_gpus else "CPU"
 
     @property
     def resources(self) -> dict[str, float]:
@@ -68,6 +68,17 @@ def placements(job: JobSpec, without: Set[str] = frozenset()) -> list[Placement]
     if job.elastic and job.workers is not None:
         by_vendor = {next(iter(by_vendor)) if len(by_vendor) == 1 else "": job.workers}
     return _on_gpus(config, by_vendor)[: job.workers]
+
+
+def devices() -> dict[str, int]:
+    """The devices of the cluster, busy ones included: CPUs, and GPUs by the vendor that their nodes are labelled with."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    gpus = {_device_name(vendor): count for vendor, count in _gpus_by_vendor(nodes).items()}
+    return {"CPU": _total(nodes, "CPU"), **gpus}
+
+
+def _device_name(vendor: str) -> str:
+    return f"GPU of {vendor}" if vendor in VENDORS else "GPU"
 
 
 def _total(nodes: Sequence[Mapping[str, Any]], resource: str) -> int:

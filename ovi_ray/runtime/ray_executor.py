@@ -44,7 +44,7 @@ from ovi_ray.runtime.executor import (
 )
 from ovi_ray.runtime.fair_share import FairShare
 from ovi_ray.runtime.heartbeats import Heartbeats
-from ovi_ray.runtime.placement import Placement, placements
+from ovi_ray.runtime.placement import Placement, devices, placements
 from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line, unfit_reason
 from ovi_ray.runtime.ray_session import ray_session
 from ovi_ray.runtime.slot_history import SlotHistory, causes_of
@@ -115,7 +115,7 @@ def ray_executor(
                 place=functools.partial(place, job),
                 requires=requirements_here(local_checkpoint(job.ckpt_dir), job.weights),
                 autoscaling=Autoscaling() if job.elastic else None,
-                share=FairShare(priority=job.priority),
+                share=None if job.elastic else FairShare(priority=job.priority, devices=devices),
             )
         executor = RayExecutor(place(job), config=config, cluster=cluster)
         try:
@@ -483,17 +483,18 @@ class RayExecutor:
         """Give up workers that are more than the job's share, and start those again that it has room for."""
         if self._cluster is None or self._cluster.share is None:
             return []
-        wanted = Counter(placement.occupies for placement in self._open_placements())
-        allowed = self._cluster.share.allowed(wanted - Counter(slot.placement.occupies for slot in self._spare()))
+        slots = Counter(placement.occupies for placement in self._open_placements())
+        useful = slots - Counter(slot.placement.occupies for slot in self._spare())
+        allowed = self._cluster.share.allowed({kind: useful[kind] for kind in slots})
         if allowed is None:
             return []
         events: list[ExecutorEvent] = []
-        for resource in wanted:
-            held = [slot for slot in self._slots.values() if slot.placement.occupies == resource and not slot.pauses]
-            room = allowed.get(resource, 0) - len(held)
+        for kind, count in allowed.items():
+            held = [slot for slot in self._slots.values() if slot.placement.occupies == kind and not slot.pauses]
+            room = int(min(count, slots[kind])) - len(held)
             for slot in self._least_useful(held)[: max(0, -room)]:
                 events += self._begin_to_pause(slot)
-            self._resume(resource, room)
+            self._resume(kind, room)
         return events + self._take_turns()
 
     def _open_placements(self) -> list[Placement]:
@@ -529,9 +530,9 @@ class RayExecutor:
             WorkerReplaced(worker=slot.worker, slot=slot.name, reason=reason, successor=successor, waits=True),
         ]
 
-    def _resume(self, resource: str, count: int) -> None:
+    def _resume(self, kind: str, count: int) -> None:
         """Start workers again in slots that paused longest."""
-        for paused in [paused for paused in self._paused if paused.placement.occupies == resource][: max(0, count)]:
+        for paused in [paused for paused in self._paused if paused.placement.occupies == kind][: max(0, count)]:
             self._paused.remove(paused)
             self._launch(paused.name, paused.worker, paused.placement, paused.history)
 

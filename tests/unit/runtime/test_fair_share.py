@@ -1,6 +1,7 @@
 """How jobs share a cluster: by priority, without starving any, and without waiting for dead ones."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -45,20 +46,20 @@ def test_nothing_is_left_over_and_no_job_starves(capacity, demands):
 
 
 def share_of(table, clock, **options):
-    return FairShare(table=table, capacity=lambda: {"GPU": 4.0}, clock=clock.now, **{"priority": 0, **options})
+    return FairShare(table=table, devices=lambda: {"GPU": 4}, clock=clock.now, **{"priority": 0, **options})
 
 
 def test_a_job_alone_has_all_and_gives_half_to_another_until_that_ends():
     table, clock = FakeTable(), FakeClock()
     first, second = share_of(table, clock), share_of(table, clock)
-    assert first.allowed({"GPU": 4}) == {"GPU": 4}
+    assert first.allowed({"GPU": 4}) == {"GPU": math.inf}
     assert second.allowed({"GPU": 4}) == {"GPU": 2}
     assert first.allowed({"GPU": 4}) is None  # not due
     clock.sleep(2.0)
     assert first.allowed({"GPU": 4}) == {"GPU": 2}
     second.leave()
     clock.sleep(2.0)
-    assert first.allowed({"GPU": 4}) == {"GPU": 4}
+    assert first.allowed({"GPU": 4}) == {"GPU": math.inf}
 
 
 def test_the_record_of_a_driver_that_died_counts_for_half_a_minute_and_is_removed():
@@ -69,14 +70,14 @@ def test_the_record_of_a_driver_that_died_counts_for_half_a_minute_and_is_remove
     for _ in range(20):
         found.append(job.allowed({"GPU": 4})["GPU"])
         clock.sleep(2.0)
-    assert (found[0], found[-1]) == (2, 4)
+    assert (found[0], found[-1]) == (2, math.inf)
     assert len(table.records) == 1
 
 
 def test_records_that_cannot_be_read_do_not_count():
     table, clock = FakeTable(), FakeClock()
     table.records |= {"x": "no json", "y": "[]", "z": json.dumps({"priority": "high", "workers": {"GPU": 4}})}
-    assert share_of(table, clock).allowed({"GPU": 4}) == {"GPU": 4}
+    assert share_of(table, clock).allowed({"GPU": 4}) == {"GPU": math.inf}
 
 
 def test_a_head_that_does_not_answer_changes_nothing():

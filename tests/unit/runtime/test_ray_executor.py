@@ -195,7 +195,7 @@ def test_workers_make_way_for_another_job_and_go_when_they_are_not_needed_and_sa
     start_executor, tiny_dir, tmp_path
 ):
     nodes, asked, table = FakeNodes(), [], FakeTable()
-    share = FairShare(priority=0, table=table, capacity=lambda: {"CPU": 2.0}, interval_s=0.01)
+    share = FairShare(priority=0, table=table, devices=lambda: {"CPU": 2}, interval_s=0.01)
     cluster = nodes.cluster(room=lambda unfit: [], asks=lambda bundles, selectors: asked.append(bundles), share=share)
     executor = start_executor(tiny_dir, workers=2, cluster=cluster, idle_release_s=0.01)
     executor.need(2)
