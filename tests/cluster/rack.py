@@ -15,8 +15,8 @@ PORT, DASHBOARD = 6399, 8265
 OBJECT_STORE = 200_000_000
 RAY = f"{sys.executable} -m ray.scripts.scripts"
 PATIENT = "RAY_health_check_failure_threshold=6"
-"""On the head: a node is dead after 78 s without an answer. After 62 s, as by default, one that was off the network for 30 s may
-be dead although it is back, because TCP waits for up to as long again before it sends."""
+"""On the head: a node is dead after 78 s without an answer. After 62 s, as by default, one that was off the network for 30 s
+may be dead although it is back, because TCP waits for up to as long again before it sends."""
 HEAD = f"""\
 export {PATIENT}
 exec {RAY} start --head --block --node-ip-address {{address}} --port {PORT} --num-cpus 0 --include-dashboard true \\
