@@ -1,14 +1,14 @@
 """The executor on Ray: one actor per slot. This is the only module that waits for Ray during a job.
 
 A worker that dies is reported lost and replaced under a new name, until its slot has failed too often without finishing
-anything. In a cluster that was joined, nodes may come and go (`ChangingCluster`): what runs on a node that is about to leave is
-saved, nodes that join get workers, and a node that does not fit the job gets none. Task outputs (embeddings, latents) stay in
-Ray's object store; the executor holds the references, so they outlive the worker that made them. Logs of worker processes go
-to Ray's own session folder (`/tmp/ray/session_latest/logs`).
+anything. In a cluster that was joined, nodes may come and go (`changing_cluster`): what runs on a node that is about to leave
+is saved, nodes that join get workers, and a node that does not fit the job gets none. Workers that are more than the job's
+share make way for other jobs. Task outputs (embeddings, latents) stay in Ray's object store; the executor holds the
+references, so they outlive the worker that made them. Logs of worker processes go to Ray's own session folder
+(`/tmp/ray/session_latest/logs`).
 """
 
 import dataclasses
-import functools
 import itertools
 import logging
 import math
@@ -30,8 +30,8 @@ from ray.util.placement_group import NODE_ID_LABEL_KEY
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.protocol.messages import Activity, TaskReport, TaskRequest, WorkerInfo
-from ovi_ray.runtime.autoscaling import Autoscaling
-from ovi_ray.runtime.cluster_watch import UNREACHABLE, ClusterWatch, host_of, node_of
+from ovi_ray.runtime.changing_cluster import ChangingCluster, joined_cluster
+from ovi_ray.runtime.cluster_watch import UNREACHABLE, host_of, node_of
 from ovi_ray.runtime.executor import (
     Executor,
     ExecutorEvent,
@@ -42,17 +42,15 @@ from ovi_ray.runtime.executor import (
     WorkerStarted,
     WorkerStarting,
 )
-from ovi_ray.runtime.fair_share import FairShare
 from ovi_ray.runtime.heartbeats import Heartbeats
-from ovi_ray.runtime.placement import Placement, devices, placements
+from ovi_ray.runtime.placement import Placement, placements
 from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line, unfit_reason
 from ovi_ray.runtime.ray_session import ray_session
 from ovi_ray.runtime.slot_history import SlotHistory, causes_of
+from ovi_ray.runtime.slots import PausedSlot, Slot, least_useful, spare
 from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
-from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.workers.actor import CONTROL, Worker
-from ovi_ray.workers.requirements import NodeRequirements, requirements_here
 
 logger = logging.getLogger(__name__)
 
@@ -73,26 +71,13 @@ class ExecutorConfig:
     """Seconds between two looks at the nodes of a cluster that was joined."""
     idle_release_s: float = 10.0
     """Seconds without a task after which a worker that is not needed is ended, where nodes are added for the job."""
+    turn_after_s: float = 60.0
+    """Seconds in which nothing runs, after which a slot that gave way to another job takes the place of one that idles."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected more than 0")
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class ChangingCluster:
-    """A cluster whose nodes come and go while a job runs."""
-
-    watch: ClusterWatch
-    place: Callable[[Set[str]], Sequence[Placement]]
-    """The workers of the job that the cluster has room for now, without nodes of these ids. Raises ClusterError for too few."""
-    requires: NodeRequirements | None = None
-    """What each node must have in common with the driver."""
-    autoscaling: Autoscaling | None = None
-    """Where nodes are added for the job, and taken away when it needs them no more."""
-    share: FairShare | None = None
-    """What the job may have beside others."""
 
 
 @contextmanager
@@ -108,58 +93,12 @@ def ray_executor(
     """
     config = config or ExecutorConfig()
     with ray_session(job):
-        cluster = None
-        if job.address:
-            cluster = ChangingCluster(
-                watch=ClusterWatch(interval_s=config.cluster_interval_s),
-                place=functools.partial(place, job),
-                requires=requirements_here(local_checkpoint(job.ckpt_dir), job.weights),
-                autoscaling=Autoscaling() if job.elastic else None,
-                share=None if job.elastic else FairShare(priority=job.priority, devices=devices),
-            )
+        cluster = joined_cluster(job, place, interval_s=config.cluster_interval_s)
         executor = RayExecutor(place(job), config=config, cluster=cluster)
         try:
             yield executor
         finally:
             executor.shutdown()
-
-
-@dataclass(kw_only=True, slots=True)
-class _Slot:
-    """A slot and the worker that occupies it."""
-
-    name: str
-    placement: Placement
-    worker: str
-    actor: Any
-    info: WorkerInfo | None = None
-    """None until the worker answers."""
-    history: SlotHistory
-    idle_since: float = math.inf
-    """When the worker became ready, or its last task ended."""
-    leaves: bool = False
-    """Its node is about to leave: the worker gets no further task."""
-    pauses: bool = False
-    """Its device goes to another job: the worker gets no further task."""
-
-    def can_stand_in_for(self, other: "_Slot") -> bool:
-        """Whether the scheduler can tell the workers of the two apart by their names alone."""
-        if self is other or self.info is None or other.info is None or self.leaves:
-            return False
-        device, of_other = (
-            (i.vendor, i.device, i.architecture, i.memory_gb, i.declared) for i in (self.info, other.info)
-        )
-        return device == of_other
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class _Paused:
-    """A slot whose next worker is started when another job leaves room for it."""
-
-    name: str
-    placement: Placement
-    worker: str
-    history: SlotHistory
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -189,8 +128,8 @@ class RayExecutor:
         self._broken: Counter[Hashable] = Counter()
         """Kind of placement -> slots that were given up."""
         self._needed = math.inf
-        self._paused: deque[_Paused] = deque()
-        self._slots: dict[str, _Slot] = {}  # by the name of their worker
+        self._paused: deque[PausedSlot] = deque()
+        self._slots: dict[str, Slot] = {}  # by the name of their worker
         self._starting: dict[ray.ObjectRef, str] = {}
         self._running: dict[ray.ObjectRef, _Running] = {}
         self._data: dict[DataKey, ray.ObjectRef] = {}
@@ -290,10 +229,8 @@ class RayExecutor:
         self._running.clear()
         self._data.clear()
         self._paused.clear()
-        if self._cluster is not None and self._cluster.autoscaling is not None:
-            self._cluster.autoscaling.release()
-        if self._cluster is not None and self._cluster.share is not None:
-            self._cluster.share.leave()
+        if self._cluster is not None:
+            self._cluster.leave()
 
     def _busy(self) -> dict[str, Any]:
         return {running.worker: self._slots[running.worker].actor for running in self._running.values()}
@@ -320,7 +257,7 @@ class RayExecutor:
             max_restarts=0,  # Ray would restart it silently, and the scheduler would not know of the loss
         )
         actor = actor_class.remote(placement.config, self._cluster.requires if self._cluster else None)
-        self._slots[worker] = _Slot(name=slot_name, placement=placement, worker=worker, actor=actor, history=history)
+        self._slots[worker] = Slot(name=slot_name, placement=placement, worker=worker, actor=actor, history=history)
         self._starting[actor.describe.remote()] = worker
 
     def _selector(self, placement: Placement) -> dict[str, str]:
@@ -340,7 +277,7 @@ class RayExecutor:
             return [self._replace(worker, f"cannot be started ({last_line(error)})", causes)]
         slot.idle_since = time.monotonic()
         if self._cluster and self._cluster.watch.is_leaving(slot.info.node_id):
-            _kill(slot)
+            ray.kill(slot.actor, no_restart=True)
             return [self._replace(worker, _leaves(slot.info), set())]
         return [WorkerStarted(worker=worker, slot=slot.name, info=slot.info)]
 
@@ -459,20 +396,16 @@ class RayExecutor:
             self._cluster.autoscaling.request([slot.placement for slot in self._slots.values()])
         return events
 
-    def _spare(self) -> list[_Slot]:
-        """Slots beyond those needed: without a worker yet, or idle while another worker can do all that theirs can."""
-        spare: list[_Slot] = []
-        busy, idle_before = self._busy(), time.monotonic() - self._config.idle_release_s
-        for slot in sorted(self._slots.values(), key=lambda slot: slot.info is not None):
-            staying = [other for other in self._slots.values() if other not in spare]
-            is_idle = slot.worker not in busy and slot.idle_since <= idle_before
-            has_twin = is_idle and any(other.can_stand_in_for(slot) for other in staying)
-            if len(staying) > self._needed and (slot.info is None or has_twin):
-                spare.append(slot)
-        return spare
+    def _spare(self) -> list[Slot]:
+        return spare(
+            list(self._slots.values()),
+            needed=self._needed,
+            busy=self._busy().keys(),
+            idle_before=time.monotonic() - self._config.idle_release_s,
+        )
 
-    def _let_go(self, slot: _Slot) -> list[ExecutorEvent]:
-        _kill(slot)
+    def _let_go(self, slot: Slot) -> list[ExecutorEvent]:
+        ray.kill(slot.actor, no_restart=True)
         self._starting = {ref: worker for ref, worker in self._starting.items() if worker != slot.worker}
         lost = [] if slot.info is None else [WorkerLost(worker=slot.worker, crashed=False)]
         return [*lost, self._close_slot(slot.worker, "is not needed any more")]
@@ -492,7 +425,7 @@ class RayExecutor:
         for kind, count in allowed.items():
             held = [slot for slot in self._slots.values() if slot.placement.occupies == kind and not slot.pauses]
             room = int(min(count, slots[kind])) - len(held)
-            for slot in self._least_useful(held)[: max(0, -room)]:
+            for slot in least_useful(held, busy=self._busy().keys())[: max(0, -room)]:
                 events += self._begin_to_pause(slot)
             self._resume(kind, room)
         return events + self._take_turns()
@@ -501,13 +434,7 @@ class RayExecutor:
         """Of the slots that have a worker, or are to have one."""
         return [slot.placement for slot in self._slots.values()] + [paused.placement for paused in self._paused]
 
-    def _least_useful(self, slots: list[_Slot]) -> list[_Slot]:
-        """Those without a worker yet first, then idle ones, those last that joined first."""
-        busy, ordered = self._busy(), [*reversed(slots)]
-        ordered.sort(key=lambda slot: (slot.info is not None, slot.worker in busy))
-        return ordered
-
-    def _begin_to_pause(self, slot: _Slot) -> list[ExecutorEvent]:
+    def _begin_to_pause(self, slot: Slot) -> list[ExecutorEvent]:
         """End a worker once what it runs is saved or finished."""
         slot.pauses = True
         for running in self._running.values():
@@ -515,14 +442,14 @@ class RayExecutor:
                 slot.actor.stop.remote(running.number, True)
         return self._leave_if_due(slot.worker)
 
-    def _pause(self, slot: _Slot) -> list[ExecutorEvent]:
-        _kill(slot)
+    def _pause(self, slot: Slot) -> list[ExecutorEvent]:
+        ray.kill(slot.actor, no_restart=True)
         self._starting = {ref: worker for ref, worker in self._starting.items() if worker != slot.worker}
         self._heartbeats.forget(slot.worker)
         del self._slots[slot.worker]
         successor = f"{slot.name}.{slot.history.workers}"
         history = slot.history.failed_at(set())
-        self._paused.append(_Paused(name=slot.name, placement=slot.placement, worker=successor, history=history))
+        self._paused.append(PausedSlot(name=slot.name, placement=slot.placement, worker=successor, history=history))
         lost = [] if slot.info is None else [WorkerLost(worker=slot.worker, crashed=False)]
         reason = "makes way for another job"
         return [
@@ -538,7 +465,7 @@ class RayExecutor:
 
     def _take_turns(self) -> list[ExecutorEvent]:
         """Where nothing runs, only a device that pauses may be able to go on: one that idles makes way for it."""
-        idle_before = time.monotonic() - self._config.idle_release_s
+        idle_before = time.monotonic() - self._config.turn_after_s
         for paused in list(self._paused):
             same = [slot for slot in self._slots.values() if slot.placement.occupies == paused.placement.occupies]
             if not self._running and same and all(slot.idle_since <= idle_before for slot in same):
@@ -601,7 +528,7 @@ def _leaves(info: WorkerInfo) -> str:
     return f"is ended, because its node {info.node} leaves the cluster"
 
 
-def _kill(slot: _Slot) -> None:
+def _kill(slot: Slot) -> None:
     """End an actor. A frozen process does not react to Ray, so a local one is also killed by its pid."""
     ray.kill(slot.actor, no_restart=True)
     if slot.info is not None and slot.info.node == socket.gethostname():

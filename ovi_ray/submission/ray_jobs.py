@@ -131,6 +131,8 @@ class RayTarget:
         gpus, cpus = (sum(int(node["resources_total"].get(kind, 0)) for node in nodes) for kind in ("GPU", "CPU"))
         there = f"{len(nodes)} node{'s'[: len(nodes) != 1]} with {gpus} GPUs and {cpus} CPUs"
         job = bundle.job
+        if job.elastic:
+            return [f"{there} now, and those that its autoscaler adds"]
         if job.device is DeviceKind.GPU and not gpus:
             raise ClusterError(
                 f"the job needs GPUs, and {self._name} has {there}: start its nodes with --num-gpus, or set resources.device"

@@ -72,6 +72,7 @@ def autoscaling(address):
     return {
         **{f"{name}_commands": [] for name in commands},
         "file_mounts": {},
+        "cluster_synced_files": [],
         "cluster_name": "tests",
         "max_workers": 2,
         "idle_timeout_minutes": 0.1,

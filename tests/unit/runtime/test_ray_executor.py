@@ -16,6 +16,7 @@ from ovi.stages import DataKind, Stage
 from ovi.weights.formats import WeightFormat
 from ovi_ray.protocol.messages import Denoise, EncodeTexts, Preload
 from ovi_ray.runtime.autoscaling import Autoscaling
+from ovi_ray.runtime.changing_cluster import ChangingCluster
 from ovi_ray.runtime.cluster_watch import Changes, ClusterWatch
 from ovi_ray.runtime.executor import (
     NodeRefused,
@@ -28,7 +29,7 @@ from ovi_ray.runtime.executor import (
 from ovi_ray.runtime.fair_share import FairShare
 from ovi_ray.runtime.placement import Placement
 from ovi_ray.runtime.ray_errors import is_crash
-from ovi_ray.runtime.ray_executor import ChangingCluster, ExecutorConfig, RayExecutor
+from ovi_ray.runtime.ray_executor import ExecutorConfig, RayExecutor
 from ovi_ray.runtime.slot_history import SlotHistory
 from ovi_ray.scheduling.events import DataLost, TaskDone, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task

@@ -157,6 +157,11 @@ def test_more_workers_than_cpus_are_refused(target, make_bundle):
         target.check(make_bundle(workers=5))
 
 
+def test_a_job_that_nodes_are_added_for_needs_none_now(target, make_bundle):
+    bundle = make_bundle(device="gpu", workers=5, elastic=True)
+    assert any("its autoscaler adds" in note for note in target.check(bundle))
+
+
 def test_a_priority_is_told_with_what_it_does(target, make_bundle, tmp_path):
     (tmp_path / "j.yaml").write_text("text_prompt: A fox\npriority: -5\nckpt_dir: /a\noutput_dir: /b\n")
     from ovi_ray.inputs.job_spec import PortableJob
