@@ -14,15 +14,16 @@ from tests.support.worker_hooks import hooked_environment
 PORT, DASHBOARD = 6399, 8265
 OBJECT_STORE = 200_000_000
 RAY = f"{sys.executable} -m ray.scripts.scripts"
-PATIENT = "RAY_health_check_failure_threshold=6"
-"""On the head: a node is dead after 78 s without an answer. After 62 s, as by default, one that was off the network for 30 s
-may be dead although it is back, because TCP waits for up to as long again before it sends."""
+PATIENT = "export RAY_health_check_failure_threshold=6 RAY_grpc_keepalive_timeout_ms=120000"
+"""A node is dead after 78 s without an answer, and a connection after 130 s. After 62 s and 30 s, as by default, a node that
+was off the network for 30 s may be dead although it is back: TCP waits for up to as long again before it sends."""
 HEAD = f"""\
-export {PATIENT}
+{PATIENT}
 exec {RAY} start --head --block --node-ip-address {{address}} --port {PORT} --num-cpus 0 --include-dashboard true \\
   --dashboard-host {{address}} --dashboard-port {DASHBOARD} --object-store-memory {OBJECT_STORE} --disable-usage-stats
 """
 NODE = f"""\
+{PATIENT}
 while :; do
   {RAY} start --address {{head}}:{PORT} --block --node-ip-address {{address}} --num-cpus 1 --labels vendor={{vendor}} \\
     --object-store-memory {OBJECT_STORE} --disable-usage-stats
