@@ -205,7 +205,7 @@ class BatchSpec(BaseModel):
         Help("Nodes are added for the job: ask Ray's autoscaler for its workers, and let idle nodes go at its end."),
     ] = Field(
         False,
-        description="true or false, true only with a number of workers or a cluster profile: nodes are added for the job",
+        description="true or false, true only beside workers and device, or a cluster profile: nodes are added for the job",
     )
 
     prices: Annotated[
@@ -329,8 +329,12 @@ class BatchSpec(BaseModel):
     @field_validator("elastic")
     @classmethod
     def _check_elastic(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("workers") is None and info.data.get("cluster") is None:
-            raise ValueError("workers beside it, the most that the job asks for, or a cluster profile")
+        is_counted = info.data.get("workers") is not None and info.data.get("device") is not DeviceKind.AUTO
+        if value and not is_counted and info.data.get("cluster") is None:
+            raise ValueError(
+                "workers, the most that the job asks for, and device, gpu or cpu, beside it, or a cluster profile:"
+                " what is there at the start does not tell what may be added"
+            )
         return value
 
     @field_validator("fp8")

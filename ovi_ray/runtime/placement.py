@@ -60,12 +60,12 @@ def placements(job: JobSpec, without: Set[str] = frozenset()) -> list[Placement]
         return _as_declared(job, read_profile(job.cluster), nodes, cpus=cpus, gpus=gpus)
     if job.device is DeviceKind.CPU or (job.device is DeviceKind.AUTO and not gpus):
         return _on_cpus(job, nodes, cpus)
-    if not gpus and not job.elastic:
+    if not gpus and not _may_grow(job):
         raise ClusterError("the job asks for GPUs and Ray has found none; use --device cpu, or see `ray status`")
     threads = max(1, cpus // max(1, gpus))
     config = _config(job, device="cuda", num_threads=threads, memory_gb=job.memory_gb, host_gb=_host_gb_per_gpu(nodes))
     by_vendor = _gpus_by_vendor(nodes)
-    if job.elastic and job.workers is not None:
+    if _may_grow(job) and job.workers is not None:
         by_vendor = {next(iter(by_vendor)) if len(by_vendor) == 1 else "": job.workers}
     return _on_gpus(config, by_vendor)[: job.workers]
 
@@ -85,13 +85,18 @@ def _total(nodes: Sequence[Mapping[str, Any]], resource: str) -> int:
     return int(sum(node["Resources"].get(resource, 0) for node in nodes))
 
 
+def _may_grow(job: JobSpec) -> bool:
+    """Whether nodes are added for the job; on a Ray of its own there are none to add."""
+    return job.elastic and job.address is not None
+
+
 def _as_declared(
     job: JobSpec, cluster: ClusterProfile, nodes: Sequence[Mapping[str, Any]], *, cpus: int, gpus: int
 ) -> list[Placement]:
     """One worker per declared device, with its declared memory, stages and speeds."""
     wanted = sum(devices.count for devices in cluster.devices.values())
     on_gpus = sum(devices.count for devices in cluster.devices.values() if devices.vendor != "cpu")
-    if (wanted > cpus or on_gpus > gpus) and not job.elastic:
+    if (wanted > cpus or on_gpus > gpus) and not _may_grow(job):
         there = f"Ray has {cpus} CPUs and {gpus} GPUs"
         raise ClusterError(f"{job.cluster} declares {wanted} workers, {on_gpus} of them on GPUs, and {there}")
     vendors = _gpus_by_vendor(nodes)
@@ -116,7 +121,9 @@ def _on_cpus(job: JobSpec, nodes: Sequence[Mapping[str, Any]], cpus: int) -> lis
     """As many workers as the job asks for, by default one on each node that has a CPU for it."""
     hosts = sum(node["Resources"].get("CPU", 0) >= 1 for node in nodes)
     count = job.workers or max(1, hosts)
-    if count > cpus and not job.elastic:
+    if not cpus and not _may_grow(job):
+        raise ClusterError("the job needs CPUs and Ray has none for workers; start nodes, or see `ray status`")
+    if count > cpus and not _may_grow(job):
         raise ClusterError(f"the job asks for {count} workers and Ray has {cpus} CPUs; use --workers {cpus} or fewer")
     # Workers on one machine share its memory; on a cluster each node holds about as many as it has CPUs.
     share = count / max(1, hosts)
