@@ -48,6 +48,7 @@ RUNTIME_FIELDS = (
     "cpu_offload",
     "memory_gb",
     "cluster",
+    "elastic",
     "retries",
     "speculation",
 )

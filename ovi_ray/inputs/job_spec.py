@@ -116,7 +116,7 @@ class BatchSpec(BaseModel):
     ignored_keys: ClassVar[tuple[str, ...]] = ("output_dir",)
     """Keys of a job file that this model has no field for."""
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "resources": ("device", "workers", "memory_gb", "cpu_offload", "cluster", "prices"),
+        "resources": ("device", "workers", "memory_gb", "cpu_offload", "cluster", "elastic", "prices"),
         "policies": ("retries", "speculation", "checkpoint_s", "keep_latents", "allow_inexact"),
     }
     """Fields that a job file may group under a key; each may stand at the top level as well."""
@@ -170,9 +170,9 @@ class BatchSpec(BaseModel):
         ),
     ] = Field(None, description="parameters with their values, such as seed: 0-19 or shift: [3, 5]")
 
-    workers: Annotated[int | None, Help("Number of workers. [default: one on each GPU, or one]")] = Field(
-        None, ge=1, description="a number of workers of at least 1"
-    )
+    workers: Annotated[
+        int | None, Help("Number of workers. [default: one on each GPU, or one on each node if there is no GPU]")
+    ] = Field(None, ge=1, description="a number of workers of at least 1")
     device: Annotated[DeviceKind, Help("What workers run on.")] = Field(
         DeviceKind.AUTO, strict=False, description=f"one of {', '.join(DeviceKind)}"
     )
@@ -221,6 +221,14 @@ class BatchSpec(BaseModel):
         Field(None, gt=0, allow_inf_nan=False, description="a positive number of GB that a worker may use")
     )
 
+    elastic: Annotated[
+        bool,
+        Help("Nodes are added for the job: ask Ray's autoscaler for its workers, and let idle nodes go at its end."),
+    ] = Field(
+        False,
+        description="true or false, true only beside workers and device, or a cluster profile: nodes are added for the job",
+    )
+
     prices: Annotated[
         dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None,
         Help("Price of a device an hour, by class of the cluster profile, instead of the profile's."),
@@ -240,7 +248,7 @@ class BatchSpec(BaseModel):
     keep_latents: Annotated[bool, Help("Keep the latents of finished clips.")] = Field(
         False, description="true or false: the latents of finished clips stay in the output folder"
     )
-    priority: Annotated[int, Help("Order among the jobs that wait in a Slurm queue.")] = Field(
+    priority: Annotated[int, Help("Share of a Ray cluster beside other jobs, and order in a Slurm queue.")] = Field(
         0,
         ge=-MAX_PRIORITY,
         le=MAX_PRIORITY,
@@ -341,6 +349,17 @@ class BatchSpec(BaseModel):
         if value and info.data.get("cluster", "refused already") is None:
             raise ValueError(
                 "a cluster profile as resources.cluster beside them: prices are those of its device classes"
+            )
+        return value
+
+    @field_validator("elastic")
+    @classmethod
+    def _check_elastic(cls, value: bool, info: ValidationInfo) -> bool:
+        is_counted = info.data.get("workers") is not None and info.data.get("device") is not DeviceKind.AUTO
+        if value and not is_counted and info.data.get("cluster") is None:
+            raise ValueError(
+                "workers, the most that the job asks for, and device, gpu or cpu, beside it, or a cluster profile:"
+                " what is there at the start does not tell what may be added"
             )
         return value
 

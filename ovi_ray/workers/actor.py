@@ -30,7 +30,7 @@ from ovi.weights.formats import WeightFormat
 from ovi.weights.layout import ARCHITECTURE
 from ovi_ray.devices.memory import component_sizes, plan_device
 from ovi_ray.devices.probe import GB, describe_device
-from ovi_ray.errors import InputAway, StorageUnavailable
+from ovi_ray.errors import InputAway, InputError, NodeUnfit, StorageUnavailable
 from ovi_ray.protocol.messages import (
     Activity,
     Decode,
@@ -51,6 +51,7 @@ from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
 from ovi_ray.workers.failures import failure_of, output_errors
 from ovi_ray.workers.first_frame import first_frame_file
 from ovi_ray.workers.oom_fallback import DENOISE_STEPS, FULL, FallbackStep, decode_steps, run_with_fallback
+from ovi_ray.workers.requirements import NodeRequirements, check_device, check_versions, check_weights
 from ovi_ray.workers.tensor_files import load_tensors
 from ovi_ray.workers.tensor_transport import Packed, pack, unpack
 
@@ -101,10 +102,15 @@ class _Result:
 class Worker:
     """Runs one task at a time; `stop` and `activity` answer meanwhile, on a thread of their own."""
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, requires: NodeRequirements | None = None) -> None:
+        """Raises NodeUnfit where this node does not meet `requires`, and otherwise what opening the model raises."""
         remove_old_scratch()
         torch.set_num_threads(config.num_threads)
         self._config = config
+        self._requires = requires
+        if requires is not None:
+            check_versions(requires)
+            check_device(config.device)
         self._pipeline = OviPipeline.from_pretrained(
             self._checkpoint(config.model_name),
             config.model_name,
@@ -142,6 +148,7 @@ class Worker:
             memory_gb=self._plan.budget / GB,
             component_gb=component_sizes(self._pipeline.ckpt_dir, self._pipeline.dtype, self._config.weights),
             declared=self._config.declared,
+            node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
         )
 
     @ray.method(concurrency_group=CONTROL)
@@ -199,11 +206,20 @@ class Worker:
         self._pipeline.load(request.components)
 
     def _checkpoint(self, model_name: str) -> Path:
-        """The checkpoint folder with the files of a model: the given one, or the local copy of one in an object store."""
+        """The checkpoint folder with the files of a model: the given one, or the local copy of one in an object store.
+
+        Raises NodeUnfit where they are not the files that this node is required to have, or do not fit on its disk.
+        """
+        location, weights = to_location(self._config.ckpt_dir), self._config.weights
         try:
-            return local_checkpoint(to_location(self._config.ckpt_dir), [model_name], self._config.weights)
+            folder = local_checkpoint(location, [model_name], weights)
         except StorageUnavailable as error:
             raise InputAway(self._config.ckpt_dir, str(error)) from error
+        except InputError as error:
+            raise NodeUnfit("; ".join(map(str, error.problems))) from error
+        if self._requires is not None and not away_reason(location / ARCHITECTURE):
+            check_weights(self._requires, folder, model_name, weights)
+        return folder
 
     def _put_away(self, components: frozenset[Component]) -> None:
         if self._offloads:

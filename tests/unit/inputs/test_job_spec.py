@@ -285,3 +285,11 @@ def test_weights_and_memory_that_cannot_be_are_refused(write_job, text, field, e
     (problem,) = problems_in(write_job(text))
     assert problem.field == field
     assert expected in problem.expected
+
+
+def test_a_job_that_nodes_are_added_for_says_how_many_workers_it_wants_at_most_and_on_what(write_job):
+    for given in ("", ", workers: 3", ", device: gpu"):
+        (problem,) = problems_in(write_job(f"resources: {{elastic: true{given}}}\n"))
+        assert problem.field == "resources.elastic"
+    job = JobSpec.from_yaml(write_job("resources: {elastic: true, workers: 3, device: gpu}\n"))
+    assert (job.elastic, job.workers) == (True, 3)
