@@ -26,7 +26,8 @@ kill -KILL -1
 def run_pod(script: str, hook: str) -> list[str]:
     """The lines that the processes of a pod print until its hook has ended."""
     done = subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", script],
+        ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-s"],
+        input=script,  # not an argument, which the hook would find
         capture_output=True,
         text=True,
         env={**os.environ, "HOOK": hook},
