@@ -112,7 +112,7 @@ def submit(
 
         ovi-ray submit job.yaml --to slurm --partition gpu --nodes 4 --time 8:00:00 --until-done
 
-        ovi-ray submit job.yaml --to kubernetes --image registry.example/ovi-ray:1.0.0-cuda --nodes 4 --gpus-per-node 8
+        ovi-ray submit job.yaml --to kubernetes --image registry.example/ovi-ray:0.1.0-cuda --nodes 4 --gpus-per-node 8
 
         ovi-ray submit job.yaml --to slurm --print
     """

@@ -13,7 +13,7 @@ A target is named by an entry of `targets.yaml`, by its kind where that needs no
         nvidia: {partition: gpu, gpus_per_node: 8}
     farm:
       kind: kubernetes
-      image: registry.example/ovi-ray:1.0.0-cuda
+      image: registry.example/ovi-ray:0.1.0-cuda
       volumes: [{claim: shared, mount_path: /shared}]
 """
 

@@ -19,7 +19,9 @@ from tests.support.waiting import wait_until
 
 DASHBOARD = ("aiohttp", "aiohttp_cors", "opencensus")
 """Packages that ray[default] brings."""
-PATIENT_RAY = "from tests.support.ray_start import be_patient; be_patient(); from ray.scripts.scripts import main; main()"
+PATIENT_RAY = (
+    "from tests.support.ray_start import be_patient; be_patient(); from ray.scripts.scripts import main; main()"
+)
 """The command `ray`, on a machine that is busy."""
 
 

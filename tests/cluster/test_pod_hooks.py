@@ -1,4 +1,4 @@
-"""The preStop hooks of pods, run in a container's stead: a PID namespace whose first process is a shell that passes no signal on."""
+"""The preStop hooks of pods, run in a PID namespace whose first process, as in a pod, is a shell that passes no signal on."""
 
 import os
 import shutil
@@ -10,7 +10,9 @@ from ovi_ray.submission.kubernetes_manifest import HEAD_PRE_STOP, WORKER_PRE_STO
 
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="only root can make a PID namespace"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("unshare") is None, reason="only root can make a PID namespace"
+    ),
 ]
 
 POD = """\

@@ -65,20 +65,12 @@ class Rack:
 
 @pytest.fixture
 def rack(tmp_path):
-    made = []
-
     def make(machines=("head", "n1", "n2"), hosts="head\nn1 nvidia  # the old one\n\nn2 amd\n"):
-        made.append(Rack(tmp_path, machines=machines, hosts=hosts))
-        return made[0]
+        return Rack(tmp_path, machines=machines, hosts=hosts)
 
     yield make
-    for rack in made:
-        subprocess.run(
-            [RACK, "stop", tmp_path / "hosts.txt"],
-            env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path)},
-            capture_output=True,
-            check=False,
-        )
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    subprocess.run([RACK, "stop", tmp_path / "hosts.txt"], env=environment, capture_output=True, check=False)
 
 
 def test_the_script_is_one_that_shellcheck_finds_nothing_in():
@@ -141,7 +133,11 @@ def test_a_node_that_ends_is_started_again(rack):
 
 @pytest.mark.parametrize(
     ("hosts", "words"),
-    [("head intel\n", "line 1"), ("head\n-oProxyCommand=x\n", "no name of a machine"), ("# none\n", "names no machine")],
+    [
+        ("head intel\n", "line 1"),
+        ("head\n-oProxyCommand=x\n", "no name of a machine"),
+        ("# none\n", "names no machine"),
+    ],
 )
 def test_a_list_that_cannot_be_meant_is_told_with_its_lines(rack, hosts, words):
     machines = rack(hosts=hosts)
