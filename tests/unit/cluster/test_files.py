@@ -145,9 +145,8 @@ def test_the_task_of_skypilot_ends_with_the_code_of_its_driver_and_ends_its_ray(
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SKYPILOT_NODE_IPS": "127.0.0.1\n10.0.0.2"}
     more = {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_GPUS_PER_NODE": "8"}
-    done = subprocess.run(
-        ["bash", "-c", task["run"].replace("6379", str(port))], env=environment | more, check=False, timeout=60
-    )
+    run = task["run"].replace("6379", str(port))
+    done = subprocess.run(["bash", "-c", run], env=environment | more, check=False, timeout=60)
     assert done.returncode == code
     start, render = (tmp_path / "calls").read_text().splitlines()
     assert "--num-gpus 8" in start
