@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ovi_ray.errors import ClusterError, InputError
+from ovi_ray.submission.ray_client import RayClient
 from ovi_ray.submission.ray_jobs import STOP_WAIT_S, RayConfig, RayTarget
 from ovi_ray.submission.states import JobState
 from tests.support.fake_head import FakeHead, running_head
@@ -75,6 +76,14 @@ def test_two_that_submit_the_same_job_at_the_same_time_start_it_once(head, targe
     for thread in threads:
         thread.join()
     assert (len(head.jobs), len(states)) == (1, 6)
+
+
+def test_a_head_that_has_just_started_is_waited_for_but_not_for_ever(head, make_bundle):
+    head.starting = 1
+    assert RayTarget("rack", RayConfig(address=head.address)).submit(make_bundle()).state is JobState.RUNNING
+    head.starting = 1
+    with pytest.raises(ClusterError, match="No available agent"):
+        RayClient(head.address, agent_wait_s=0).submit({"submission_id": "x"})
 
 
 def test_a_deleted_job_whose_id_is_used_up_is_told(head, target, make_bundle):
