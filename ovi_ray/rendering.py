@@ -375,7 +375,7 @@ class _Run:
                     intermediates=self._intermediates,
                     stop=self._stop,
                     observer=self._observer,
-                    config=_with_retries(self._options.driver, self._job.retries),
+                    config=_with_policies(self._options.driver, self._job),
                     clock=clock,
                     token=token,
                 )
@@ -433,9 +433,12 @@ class _Run:
             self._job_report.write_again()
 
 
-def _with_retries(config: DriverConfig, retries: int | None) -> DriverConfig:
-    """The configuration with the number of retries that a job asks for, after errors and after workers that died."""
-    if retries is None:
-        return config
-    retry = RetryConfig(max_attempts=retries + 1, max_crashes=retries + 1)
-    return replace(config, scheduler=replace(config.scheduler, retry=retry))
+def _with_policies(config: DriverConfig, job: JobSpec) -> DriverConfig:
+    """The configuration with the policies of a job: its retries, after errors and after workers that died, and copies."""
+    scheduler = config.scheduler
+    if job.retries is not None:
+        retry = RetryConfig(max_attempts=job.retries + 1, max_crashes=job.retries + 1)
+        scheduler = replace(scheduler, retry=retry)
+    if not job.speculation:
+        scheduler = replace(scheduler, speculation=replace(scheduler.speculation, enabled=False))
+    return replace(config, scheduler=scheduler)

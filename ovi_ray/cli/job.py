@@ -9,7 +9,7 @@ import typer
 
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, location
 from ovi_ray.cli.options import DisplayOptions, with_display_options
-from ovi_ray.cli.plan import forecast_of, profile_of
+from ovi_ray.cli.plan import profile_of
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.inputs.job_file import ALIASES, Given, read_yaml
 from ovi_ray.inputs.job_spec import PortableJob
@@ -109,10 +109,14 @@ def schema() -> None:
 def _read(path: Location, *, forecasts: bool = False) -> "tuple[PortableJob, JobSummary, Forecast | None]":
     """A job, its summary and, if wanted and the job names a cluster profile, its forecast. Raises InputError."""
     from ovi_ray.inputs.job_summary import manifest_of, summarise
+    from ovi_ray.inputs.task_table import TaskTable, workload_of
+    from ovi_ray.simulation.forecast import forecast
 
     job = PortableJob.from_yaml(path)
     profile, manifest = profile_of(job), manifest_of(job)
-    planned = forecast_of(manifest, profile) if forecasts and profile is not None else None
+    planned = None
+    if forecasts and profile is not None:
+        planned = forecast(workload_of(TaskTable.of(manifest)), profile)
     return job, summarise(job, manifest), planned
 
 

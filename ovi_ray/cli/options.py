@@ -44,10 +44,13 @@ RUNTIME_FIELDS = (
     "compile",
     "qint8",
     "fp8",
+    "weights",
     "cpu_offload",
     "memory_gb",
     "cluster",
+    "elastic",
     "retries",
+    "speculation",
 )
 """Options on where and how a job runs, on this machine or another one."""
 KEPT_FIELDS = ("keep_latents", "checkpoint_s")
