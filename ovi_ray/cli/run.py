@@ -10,7 +10,7 @@ from ovi_ray.cli.common import ExitCode
 from ovi_ray.cli.faults import faults_of_job
 from ovi_ray.errors import JobStopped
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.printing import Console, shell_command
+from ovi_ray.printing import Console, counted, shell_command
 from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
         parts.append(f"{result.noted} with notes")
     if result.unreadable:
         parts.append(f"{result.unreadable} with a video that cannot be read")
-    line = f"{result.clips} clips: {', '.join(parts)}, in {result.seconds:.0f} s"
+    line = f"{counted(result.clips, 'clip')}: {', '.join(parts)}, in {result.seconds:.0f} s"
     console.print(line, style="bold red" if result.failed or result.unreadable else "bold green")
     console.print(f"videos {job.output_dir / 'videos'}  report {job.output_dir / 'report.html'}", soft_wrap=True)
     if result.failed:

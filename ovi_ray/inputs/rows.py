@@ -9,7 +9,7 @@ from ovi.config import Architecture
 from ovi.geometry import image_size, snap_size
 from ovi.prompts import clean
 from ovi_ray.errors import InputError, Problem, show, show_path
-from ovi_ray.inputs.columns import INPUT_COLUMNS, META_PREFIX, OVERRIDES, PROMPT_COLUMN, is_meta
+from ovi_ray.inputs.columns import INPUT_COLUMNS, META_PREFIX, OVERRIDES, PROMPT_COLUMN, clean_name, is_meta
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
 from ovi_ray.inputs.job_spec import BatchSpec, Mode
 from ovi_ray.inputs.notes import rows_have
@@ -163,8 +163,10 @@ def _parse_text(cell: Any) -> str:
 
 
 def _parse_prompt(cell: Any) -> str:
-    if not clean(_parse_text(cell)):
-        raise ValueError("a prompt with text in it: this one is empty after HTML entities and spaces are cleaned")
+    if not any(map(clean_name, clean(_parse_text(cell)))):
+        raise ValueError(
+            "a prompt with text in it: this one is empty without HTML entities, spaces and invisible characters"
+        )
     return str(cell)
 
 

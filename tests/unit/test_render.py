@@ -2,69 +2,35 @@
 
 import contextlib
 import errno
-import functools
 import itertools
 import json
 import os
+import signal
 from dataclasses import replace
 
-import numpy as np
 import pyarrow.parquet
 import pytest
 
-from ovi.config import Architecture
 from ovi.files import UNFINISHED_PREFIX
 from ovi.media.probe import probe
-from ovi.media.video import VideoWriter
 from ovi.stages import Stage
-from ovi.weights.formats import WeightFormat
-from ovi.weights.loading import fingerprint
-from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob, WorkersLost
+from ovi_ray.errors import InputError, JobStopped, OutputInUse, OutputOfOtherJob, WorkersLost
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.output.event_log import recorded_runs
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.results import Results
-from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.messages import Decode, Denoise
 from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.retry import prepare_retry
+from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.task import FailureKind
-from ovi_ray.storage.paths import atomic_write, list_files, local_copy, to_location
+from ovi_ray.storage.paths import list_files, local_copy, to_location
 from ovi_ray.storage.reading import ReadConfig
-from ovi_ray.weights.digests import cached_file_digest
-from tests.support.fake_executor import DIES, Fails, FakeExecutor
+from tests.support.fake_executor import DIES, Fails
 from tests.support.files import UNREADABLE
 from tests.support.recording_observer import RecordingObserver
+from tests.support.rendered_jobs import RenderingExecutor, unchecked
 from tests.support.stores import overridden
-
-
-class RenderingExecutor(FakeExecutor):
-    """Its decodes write real videos."""
-
-    def decode(self, work):
-        with atomic_write(to_location(work.video_path)) as path:
-            with VideoWriter(path, audio=np.zeros(6656, np.float32), parameters=work.parameters) as writer:
-                writer.write(np.zeros((work.num_frames, 32, 32, 3), np.uint8))
-            return {"num_frames": work.num_frames, "video_bytes": path.stat().st_size}
-
-    def counts(self, kind):
-        return len(self.works(kind))
-
-
-def unchecked(job, ckpt_dir):
-    """The result of `prepare`, without its check of every weight."""
-    return PreparedJob(
-        job=job,
-        manifest=build_manifest(
-            job, Architecture.read(ckpt_dir), weights=lambda name: weights_digest(ckpt_dir, name), numerics=job.numerics
-        ),
-    )
-
-
-@functools.cache
-def weights_digest(ckpt_dir, model_name):
-    return fingerprint(ckpt_dir, model_name, cached_file_digest, WeightFormat.DTYPE)
 
 
 @pytest.fixture
@@ -480,3 +446,19 @@ def test_row_line_and_own_columns_are_in_messages_results_report_failures_and_vi
     assert "row 2 (line 5)" in page
     assert "&lt;b&gt;1&lt;/b&gt;" in page
     assert "<b>1</b>" not in page
+
+
+def test_sigterm_while_ray_starts_stops_the_job_as_it_does_later(tiny_dir, tmp_path):
+    """Ray's own handler, which ends the process, is in place until the driver watches for signals."""
+    job = JobSpec.from_options(prompt="a fox", ckpt_dir=tiny_dir, output_dir=tmp_path / "out", dtype="float32")
+    stop = StopRequest()
+
+    @contextlib.contextmanager
+    def terminated(job, config):
+        raise SystemExit(signal.SIGTERM)
+        yield
+
+    with pytest.raises(JobStopped):
+        render(unchecked(job, tiny_dir), stop=stop, open_executor=terminated)
+    assert stop.reason == "SIGTERM"
+    assert list((tmp_path / "out" / "videos").iterdir()) == []

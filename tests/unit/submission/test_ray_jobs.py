@@ -166,13 +166,18 @@ def test_more_workers_than_cpus_are_refused(target, make_bundle):
         target.check(make_bundle(workers=5))
 
 
-def test_a_priority_that_ray_cannot_honour_is_noted(target, make_bundle, tmp_path):
+def test_a_job_that_nodes_are_added_for_needs_none_now(target, make_bundle):
+    bundle = make_bundle(device="gpu", workers=5, elastic=True)
+    assert any("its autoscaler adds" in note for note in target.check(bundle))
+
+
+def test_a_priority_is_told_with_what_it_does(target, make_bundle, tmp_path):
     (tmp_path / "j.yaml").write_text("text_prompt: A fox\npriority: -5\nckpt_dir: /a\noutput_dir: /b\n")
     from ovi_ray.inputs.job_spec import PortableJob
     from ovi_ray.submission.bundle import bundle_of
 
     bundle = bundle_of(PortableJob.from_yaml(tmp_path / "j.yaml"), name="x", version="1")
-    assert any(note.startswith("priority is not used") for note in target.check(bundle))
+    assert any(note.startswith("priority -5: ") for note in target.check(bundle))
 
 
 def test_an_unknown_job_is_told(target):
