@@ -180,7 +180,9 @@ def _placement_line(found: "Comparison") -> str:
     if not found.clips:
         return ""
     if found.whole_clips_s is None or found.placement_saves is None:
-        return "placement: no device can both denoise and decode every clip, so no queue of whole clips could render them"
+        return (
+            "placement: no device can both denoise and decode every clip, so no queue of whole clips could render them"
+        )
     return (
         f"placement ({found.clips} clips): {format_duration(found.placed_s)}; a queue of whole clips, each device pulling the "
         f"next: {format_duration(found.whole_clips_s)}; placement {_saving(found.placement_saves)}"
