@@ -209,7 +209,7 @@ class Architecture:
     video_vae: VideoVAEConfig = field(default_factory=VideoVAEConfig)
     audio_vae: AudioVAEConfig = field(default_factory=AudioVAEConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
-    models: dict[str, ModelSpec] = field(default_factory=lambda: dict(MODEL_SPECS))
+    models: dict[str, ModelSpec] = field(default_factory=lambda: dict(MODEL_SPECS), hash=False)
 
     def spec(self, model_name: str) -> ModelSpec:
         """The spec of a model in this folder. Raises InvalidRequest for an unknown model."""

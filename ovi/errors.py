@@ -8,6 +8,7 @@ OviError
  │    └── CheckpointMismatch missing, extra or misshapen tensors, or a truncated file
  ├── AttentionUnavailable    the requested attention backend cannot run on the device; `usable` has those that can
  ├── DeviceUnavailable       torch has no such device here; `usable` has those that it has
+ ├── ConvolutionsWrong       every way to run convolutions on the device gives wrong numbers
  ├── MemoryTooSmall          the memory budget is too small; `needed` has the smallest sufficient one
  ├── DenoiseStopped          the caller stopped a denoise; `state` continues it
  ├── NonFiniteError          a stage computed NaN or infinity                        (cause: weights, device or parameters)
@@ -92,6 +93,10 @@ class DeviceUnavailable(OviError):
         super().__init__(f"device is {device!r}, {reason}; expected one of {', '.join(usable)}")
         self.usable = usable
         """Names of the devices of this machine."""
+
+
+class ConvolutionsWrong(OviError):
+    """Every way to run convolutions on a device gives wrong numbers; the message has the error of each."""
 
 
 class MemoryTooSmall(OviError):

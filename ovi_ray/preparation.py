@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -12,11 +13,13 @@ from ovi.attention import AttentionBackend
 from ovi.config import Architecture
 from ovi.errors import CheckpointError
 from ovi.weights.digest import fingerprint
+from ovi.weights.formats import WeightFormat
 from ovi.weights.layout import ARCHITECTURE
 from ovi.weights.tokenizer import load_tokenizer
+from ovi_ray.devices.kernel_gpus import may_have_gpu
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, StorageUnavailable, show
 from ovi_ray.inputs.cluster_profile import read_profile
-from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.job_spec import JobSpec, Weights
 from ovi_ray.inputs.manifest import Manifest, build_manifest, read_prompts
 from ovi_ray.inputs.prompt_lengths import TextLimit
 from ovi_ray.inputs.prompt_lists import PromptList
@@ -48,6 +51,8 @@ def prepare(
     """
     os.environ.update(job.environment)
     problems, damaged = _profile_problems(job), dict[str, str]()
+    if job.weights is Weights.AUTO and not problems:
+        job, problems = _with_weights(job, on_message)
     arch, found = _check_checkpoint(job)
     problems += found
     try:
@@ -83,6 +88,23 @@ def shard_of(prepared: PreparedJob, shard: str) -> PreparedJob:
     return replace(prepared, manifest=Manifest(table=clips, notes=prepared.manifest.notes))
 
 
+def _with_weights(job: JobSpec, on_message: Callable[[str], None]) -> tuple[JobSpec, list[Problem]]:
+    """The job with the form of the weights decided. A checkpoint that cannot be read is reported by its own check."""
+    from ovi_ray.devices.checks import chosen_weights  # with torch, which takes seconds to import
+
+    with suppress(CheckpointError, StorageUnavailable):
+        try:
+            chosen = chosen_weights(job)
+        except InputError as error:
+            return job, list(error.problems)
+        reason = (
+            "which the devices have room for" if chosen is WeightFormat.DTYPE else "with which more devices can denoise"
+        )
+        on_message(f"weights: {chosen}, {reason}")
+        return job.model_copy(update={"weights": Weights(chosen)}), []
+    return job, []
+
+
 def _profile_problems(job: JobSpec) -> list[Problem]:
     try:
         if job.cluster is not None:
@@ -107,8 +129,8 @@ def _check_checkpoint(job: JobSpec) -> tuple[Architecture, list[Problem]]:
 
 
 def _device_problems(job: JobSpec) -> list[Problem]:
-    """Problems of what a job asks of its devices."""
-    if job.memory_gb is None and job.attention is AttentionBackend.AUTO:
+    """Problems of what a job asks of its devices, and of its weights on GPUs that are too small for them."""
+    if job.memory_gb is None and job.attention is AttentionBackend.AUTO and not may_have_gpu():
         return []
     from ovi_ray.devices.checks import device_problems  # with torch, which takes seconds to import
 
@@ -118,13 +140,13 @@ def _device_problems(job: JobSpec) -> list[Problem]:
 def _local_problems(job: JobSpec) -> list[Problem]:
     """Problems with the files of the job's model. Of files in a store, only their presence is checked."""
     if job.ckpt_dir.is_local:
-        return checkpoint_problems(job.ckpt_dir, job.model_name, job.weights)
-    return missing_file_problems(job.ckpt_dir, job.model_name, job.weights)
+        return checkpoint_problems(job.ckpt_dir, job.model_name, job.weight_format)
+    return missing_file_problems(job.ckpt_dir, job.model_name, job.weight_format)
 
 
 def _tokenizer(job: JobSpec) -> Tokenizer:
     """The tokenizer of a checkpoint folder that was checked, and fetched where it is in a store."""
-    folder = local_checkpoint(job.ckpt_dir, [job.model_name], job.weights)
+    folder = local_checkpoint(job.ckpt_dir, [job.model_name], job.weight_format)
     return load_tokenizer(folder, job.model_name, truncates=False)
 
 
@@ -139,12 +161,12 @@ def _fingerprint(
 
     Raises InputError with the problems found so far, or with the model's own.
     """
-    problems = found or checkpoint_problems(job.ckpt_dir, model_name, job.weights, tell=on_message)
+    problems = found or checkpoint_problems(job.ckpt_dir, model_name, job.weight_format, tell=on_message)
     if problems:
         raise InputError(problems)
-    folder = local_checkpoint(job.ckpt_dir, [model_name], job.weights)
-    if (unread := unread_bytes(folder, model_name, job.weights)) >= _TOLD_BYTES:
+    folder = local_checkpoint(job.ckpt_dir, [model_name], job.weight_format)
+    if (unread := unread_bytes(folder, model_name, job.weight_format)) >= _TOLD_BYTES:
         on_message(f"hashing {unread / 1e9:,.0f} GB of weights in {folder}, once")
-    if damage := damaged_files(folder, model_name, job.weights):
+    if damage := damaged_files(folder, model_name, job.weight_format):
         damaged[model_name] = damage
-    return fingerprint(folder, model_name, cached_file_digest, job.weights)
+    return fingerprint(folder, model_name, cached_file_digest, job.weight_format)

@@ -151,7 +151,7 @@ def _changes(devices: tuple[VirtualDevice, ...], calm_s: float) -> dict[str, tup
 
 
 def _narrow(devices: tuple[VirtualDevice, ...]) -> dict[str, tuple[VirtualDevice, ...]]:
-    encoder = next(d.name for d in devices if d.profile.name == "nvidia-12gb")
+    encoder = next(d.name for d in devices if d.profile.name == "amd-unified")
     return {
         "one host for the text encoder": tuple(
             d if d.name == encoder else _with_profile(d, stages=frozenset(Stage) - {Stage.ENCODE_TEXT}) for d in devices

@@ -8,7 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -69,7 +69,11 @@ class FileStatus:
 
 def num_parameters(ckpt_dir: str | Path) -> dict[Component, int]:
     """Number of parameters of each component, from the architecture alone; no weights are read."""
-    arch = Architecture.read(ckpt_dir)
+    return dict(_count_parameters(Architecture.read(ckpt_dir)))
+
+
+@lru_cache(maxsize=4)  # building the modules takes seconds
+def _count_parameters(arch: Architecture) -> Mapping[Component, int]:
     with torch.device("meta"):
         modules = {
             component: _RECIPES[component].build(arch) for component in Component if component is not _SLOW_TO_BUILD

@@ -44,9 +44,11 @@ RUNTIME_FIELDS = (
     "compile",
     "qint8",
     "fp8",
+    "weights",
     "cpu_offload",
     "memory_gb",
     "cluster",
+    "elastic",
     "retries",
     "speculation",
 )

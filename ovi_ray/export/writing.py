@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ovi.device_errors import is_out_of_memory
 from ovi.errors import OviError
 from ovi.files import atomic_writer, unfinished_path
 from ovi.media.codecs import VideoCodec
@@ -20,7 +21,6 @@ from ovi_ray.export.planning import ExportPlan, PlannedFiles
 from ovi_ray.export.sources import LatentsReader, Material, VideoMaterial
 from ovi_ray.export.table import write_table
 from ovi_ray.storage.paths import local_copy
-from ovi_ray.workers.failures import is_out_of_memory
 from ovi_ray.workers.oom_fallback import DECODE_STEPS, FallbackStep, run_with_fallback
 
 _PNG_COMPRESSION = 3  # a third larger than the smallest, and several times as fast

@@ -22,6 +22,7 @@ from ovi_ray.runtime.device_profiles import device_profile
 from ovi_ray.runtime.executor import (
     Executor,
     ExecutorEvent,
+    NodeRefused,
     TaskEnded,
     WorkerReplaced,
     WorkerStarted,
@@ -177,6 +178,7 @@ class Driver:
 
     def _step(self, *, stopping: bool = False) -> None:
         """Wait for events, let the scheduler react, carry out its actions."""
+        self._executor.need(self._scheduler.unfinished)
         self._cycle(self._next_events(), stopping=stopping)
         self._results.flush_if_due(self._now())
         self._reporter.report_if_due(self._now())
@@ -212,8 +214,12 @@ class Driver:
                 return [self._join(worker, slot, info)]
             case WorkerStarting(slot=slot):
                 return [WorkerExpected(slot=slot)]
-            case WorkerReplaced(slot=slot, successor=successor):
+            case NodeRefused():
                 self._observer.message(str(event))
+                return []
+            case WorkerReplaced(slot=slot, successor=successor):
+                if not event.is_told:
+                    self._observer.message(str(event))
                 return [WorkerExpected(slot=slot) if successor else SlotClosed(slot=slot)]
             case WorkerLost(worker=worker):
                 self._workers.lost(worker, self._now())

@@ -210,7 +210,12 @@ class Scheduler:
     @property
     def done(self) -> bool:
         """Every clip has ended. Workers may still be busy with copies or preloads."""
-        return self.job.ended == self.workload.clips
+        return not self.unfinished
+
+    @property
+    def unfinished(self) -> int:
+        """Clips that have not ended."""
+        return self.workload.clips - self.job.ended
 
     def progress(self) -> Progress:
         """How far the job is."""
