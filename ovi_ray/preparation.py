@@ -20,6 +20,8 @@ from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
 from ovi_ray.inputs.prompt_lengths import TextLimit
 from ovi_ray.inputs.prompt_lists import PromptList
+from ovi_ray.output.folder_state import manifest_in
+from ovi_ray.output.job_files import read_job_file
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.weights.checks import checkpoint_problem, checkpoint_problems, missing_file_problems, store_problem
 from ovi_ray.weights.digests import cached_file_digest, damaged_files
@@ -33,6 +35,8 @@ class PreparedJob:
     manifest: Manifest
     damaged: Mapping[str, str] = field(default_factory=dict)
     """The models with weights that are not finite numbers, and which they are. Their clips cannot be rendered."""
+    keeps_seeds: bool = False
+    """Its clips have seeds of an earlier run, and are to keep them."""
 
 
 def prepare(
@@ -47,6 +51,7 @@ def prepare(
     problems, damaged = _profile_problems(job), dict[str, str]()
     arch, found = _check_checkpoint(job)
     problems += found
+    kept = None if prompts is not None else _kept_seeds(job)
     try:
         manifest = build_manifest(
             job,
@@ -55,12 +60,13 @@ def prepare(
             numerics=job.numerics,
             limit=TextLimit(tokens=arch.text_encoder.text_len, tokenizer=lambda: _tokenizer(job)),
             prompts=prompts,
+            kept=kept,
         )
     except InputError as error:
         problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise InputError(problems)
-    return PreparedJob(job=job, manifest=manifest, damaged=damaged)
+    return PreparedJob(job=job, manifest=manifest, damaged=damaged, keeps_seeds=kept is not None)
 
 
 def shard_of(prepared: PreparedJob, shard: str) -> PreparedJob:
@@ -76,6 +82,22 @@ def shard_of(prepared: PreparedJob, shard: str) -> PreparedJob:
     table = prepared.manifest.table
     clips = table.take(pa.array(range(part, len(table), parts), pa.int64()))
     return replace(prepared, manifest=Manifest(table=clips, notes=prepared.manifest.notes))
+
+
+def _kept_seeds(job: JobSpec) -> pa.Table | None:
+    """The manifest of the output folder, where its clips are to keep their seeds: as the job says, else as its last run did.
+
+    A run with another seed of the job asks for other clips.
+    """
+    try:
+        if job.keep_seeds is None:
+            saved = read_job_file(job.output_dir)
+            keeps = saved.get("keeps_seeds") is True and saved.get("job", {}).get("seed") == job.seed
+        else:
+            keeps = job.keep_seeds
+        return manifest_in(job.output_dir) if keeps else None
+    except OSError:  # `render` tells why the folder cannot be used
+        return None
 
 
 def _profile_problems(job: JobSpec) -> list[Problem]:

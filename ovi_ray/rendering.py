@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,11 +22,11 @@ from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.broken_files import set_aside
+from ovi_ray.output.folder_state import check_format, check_owner, check_seeds, compare, read_folder
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.job_files import (
     FAILED_COLUMNS,
     begin_overwrite,
-    check_owner,
     end_overwrite,
     only_failed,
     read_failed,
@@ -93,6 +94,8 @@ class JobResult:
     """Of rendering, as in `run.log`, the report and `ovi-ray explain`; starting and stopping Ray are left out."""
     noted: int = 0
     """Finished clips of the folder with a note in their row, such as one colour or silence throughout."""
+    superseded: int = 0
+    """Finished clips of the folder that the list does not ask for; they are kept, and stand apart."""
     unreadable: int = 0
     """Not rendered, because there is a video that could not be read; it was left as it is, and the next run looks again."""
 
@@ -144,6 +147,7 @@ class _Run:
         self._job = prepared.job
         self._manifest = prepared.manifest
         self._damaged = prepared.damaged
+        self._keeps_seeds = prepared.keeps_seeds
         self._options = options
         self._stop = stop
         self._observer = observer
@@ -155,7 +159,7 @@ class _Run:
         )
         self._started_at = datetime.now(UTC)
         self._seconds = 0.0
-        self._done = self._failed = self._noted = 0
+        self._done = self._failed = self._noted = self._superseded = 0
         self._unreadable: set[str] = set()
         self._is_gone = False
         """Another folder may have the place of the output now."""
@@ -164,17 +168,32 @@ class _Run:
     def to_the_end(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
         """Find the missing clips, render them, write the report."""
         with _usable(self._job.output_dir):
-            if not self._options.replaces:
-                check_owner(self._job.output_dir, self._manifest, self._results.done_ids())
+            notes = self._compared()
         with run_record(self._job.output_dir, self._observer.message, self._options.record) as record:
             self._observer = Observers([self._observer, record])
+            for note in notes:
+                self._observer.message(note)
             return self._recorded(open_executor, clock)
+
+    def _compared(self) -> list[str]:
+        """What the user should know of the clips in the folder before any is rendered.
+
+        Raises OutputOfOtherJob, SeedsDiffer and ResultsTooNew: nothing was changed then.
+        """
+        table, folder = self._manifest.table, read_folder(self._job.output_dir)
+        comparison = compare(table, folder)
+        self._superseded = comparison.superseded
+        check_format(folder)
+        if not self._options.replaces:
+            check_owner(table, folder, comparison)
+            check_seeds(folder, comparison, keep_seeds=self._job.keep_seeds)
+        return list(comparison.notes())
 
     def _recorded(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
         with _usable(self._job.output_dir):
             missing = self._missing()
             self._failed_before = self._failures_of(missing)
-            token = write_job(self._job.output_dir, self._job, self._manifest)
+            token = write_job(self._job.output_dir, self._job, self._manifest, keeps_seeds=self._keeps_seeds)
             # The list keeps the reasons of clips that are rendered again, until they end: their rows are dropped.
             write_failed(self._job.output_dir, self._manifest, self._failed_before.to_batches())
             self._results.drop(missing.table.column("clip_id"))
@@ -199,6 +218,7 @@ class _Run:
             finished_before=finished_before,
             seconds=self._seconds,
             noted=self._noted,
+            superseded=self._superseded,
             unreadable=len(self._unreadable),
         )
 
@@ -247,7 +267,7 @@ class _Run:
 
     def _failures_of(self, missing: Manifest) -> pa.Table:
         """Why clips that are rendered now failed before: by their row, else by the list of an earlier run."""
-        rows = only_failed(self._results.batches(FAILED_COLUMNS))
+        rows = only_failed(self._results.current(FAILED_COLUMNS))
         listed = read_failed(self._job.output_dir)
         listed = listed.filter(pc.invert(pc.is_in(listed.column("clip_id"), value_set=rows.column("clip_id"))))
         failures = pa.concat_tables([rows, listed])
@@ -355,7 +375,7 @@ class _Run:
                 break
 
     def _list_failed(self) -> None:
-        rows = list(self._results.batches(FAILED_COLUMNS))
+        rows = list(self._results.current(FAILED_COLUMNS))
         ended = pa.chunked_array([batch.column("clip_id") for batch in rows], pa.string())
         before = self._failed_before
         not_ended = before.filter(pc.invert(pc.is_in(before.column("clip_id"), value_set=ended)))
@@ -369,13 +389,14 @@ class _Run:
             seconds=self._seconds,
             workers=self._workers,
         )
-        self._noted = count_noted(self._results.batches)
+        self._noted = count_noted(self._results.current)
         write_report(
             self._job.output_dir,
-            self._results.batches,
+            self._results.current,
             title=_title(self._job),
             summary=summary,
             meta_columns=self._results.meta_columns,
+            superseded=partial(self._results.batches, current=False),
         )
 
 

@@ -8,11 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.errors import InputError, Problem
-from ovi_ray.inputs.columns import OVERRIDES, PROMPT_COLUMN, is_meta
+from ovi_ray.inputs.columns import OVERRIDES, PROMPT_COLUMN, SIDE_COLUMNS, SIZE_COLUMN, is_meta
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.prompt_lists import PromptList
-from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN
 from ovi_ray.output.job_files import ERROR_COLUMN, FAILED, JOB_FILE, MANIFEST, read_job_file
 from ovi_ray.preparation import PreparedJob, prepare
 from ovi_ray.storage.paths import Location, PathOrUri, to_location

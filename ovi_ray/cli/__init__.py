@@ -20,6 +20,7 @@ from ovi_ray.cli.faults import Program
 from ovi_ray.cli.job import job
 from ovi_ray.cli.jobs import jobs, logs, status, stop, wait
 from ovi_ray.cli.plan import plan
+from ovi_ray.cli.prune import prune
 from ovi_ray.cli.render import render
 from ovi_ray.cli.retry import retry
 from ovi_ray.cli.submit import submit
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (render, retry, plan, submit, jobs, status, logs, stop, wait, explain, doctor):
+for command in (render, retry, prune, plan, submit, jobs, status, logs, stop, wait, explain, doctor):
     app.command(epilog=EXIT_CODE_HELP)(command)
 app.add_typer(job, name="job")
 app.add_typer(weights, name="weights")

@@ -46,19 +46,21 @@ def write_report(
     title: str,
     summary: ReportSummary,
     meta_columns: Sequence[str] = (),
+    superseded: Batches | None = None,
     limits: ReportLimits = ReportLimits(),
 ) -> Location:
     """Write the report of a job into its output folder and return its first page. Raises OSError.
 
-    `results` yields each clip once, in any order; `meta_columns` are the list's own columns, which the cards show. Memory
-    stays bounded for a million clips: of all results only a few columns are read at a time, and Python objects are made
-    only for the rows shown. Pages that an earlier report had and this one does not are removed.
+    `results` yields each clip of the job once, in any order, and `superseded` the other finished ones of its folder;
+    `meta_columns` are the list's own columns, which the cards show. Memory stays bounded for a million clips: of all results
+    only a few columns are read at a time, and Python objects are made only for the rows shown. Pages that an earlier report
+    had and this one does not are removed.
     """
     folder = to_location(output_dir)
     videos = first_rows(results, ClipStatus.DONE, limits.pages * limits.page_clips, meta_columns)
     total = count_status(results, ClipStatus.DONE)
     pages = max(1, -(-len(videos) // limits.page_clips))
-    overview = Overview.of(results, summary, limits.tables)
+    overview = Overview.of(results, summary, limits.tables, superseded)
     template = _environment().get_template("report.html.j2")
     for page in range(pages, 0, -1):  # the first page last, when all pages that it links to exist
         gallery = Gallery.of(videos, page=page, pages=pages, total=total, page_clips=limits.page_clips)

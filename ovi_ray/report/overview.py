@@ -160,10 +160,15 @@ class Overview:
     stages: tuple[str, ...]
     """Activities that any worker spent time on."""
     timings: tuple[StageTiming, ...]
+    superseded: list[dict[str, Any]]
+    """The first finished clips of the folder that the job does not ask for, as many as the table has rows."""
+    more_superseded: int
 
     @classmethod
-    def of(cls, results: Batches, summary: ReportSummary, limits: TableLimits) -> Self:
-        """The overview of a run; `results` may be in any order."""
+    def of(
+        cls, results: Batches, summary: ReportSummary, limits: TableLimits, superseded: Batches | None = None
+    ) -> Self:
+        """The overview of a run; `results`, and the `superseded` clips of its folder, may be in any order."""
         run = finished_since(read_columns(results, _COLUMNS), summary.started_at)
         done, failed = with_status(run, ClipStatus.DONE), count_status(results, ClipStatus.FAILED)
         times = summary.workers
@@ -179,6 +184,10 @@ class Overview:
             more_workers=max(0, len(times) - limits.rows),
             stages=tuple(activity for activity in ACTIVITIES if any(_seconds(time, activity) > 0 for time in times)),
             timings=tuple(timing for timing in timings if timing is not None),
+            superseded=[] if superseded is None else first_rows(superseded, ClipStatus.DONE, limits.rows).to_pylist(),
+            more_superseded=0
+            if superseded is None
+            else max(0, count_status(superseded, ClipStatus.DONE) - limits.rows),
         )
 
 

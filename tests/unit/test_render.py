@@ -8,14 +8,12 @@ import json
 import os
 from dataclasses import replace
 
-import numpy as np
 import pyarrow.parquet
 import pytest
 
 from ovi.config import Architecture
 from ovi.files import UNFINISHED_PREFIX
 from ovi.media.probe import probe
-from ovi.media.video import VideoWriter
 from ovi.stages import Stage
 from ovi.weights.formats import WeightFormat
 from ovi.weights.loading import fingerprint
@@ -30,26 +28,14 @@ from ovi_ray.protocol.messages import Decode, Denoise
 from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.retry import prepare_retry
 from ovi_ray.scheduling.task import FailureKind
-from ovi_ray.storage.paths import atomic_write, list_files, local_copy, to_location
+from ovi_ray.storage.paths import list_files, local_copy, to_location
 from ovi_ray.storage.reading import ReadConfig
 from ovi_ray.weights.digests import cached_file_digest
-from tests.support.fake_executor import DIES, Fails, FakeExecutor
+from tests.support.fake_executor import DIES, Fails
 from tests.support.files import UNREADABLE
 from tests.support.recording_observer import RecordingObserver
+from tests.support.rendering_executor import RenderingExecutor
 from tests.support.stores import overridden
-
-
-class RenderingExecutor(FakeExecutor):
-    """Its decodes write real videos."""
-
-    def decode(self, work):
-        with atomic_write(to_location(work.video_path)) as path:
-            with VideoWriter(path, audio=np.zeros(6656, np.float32), parameters=work.parameters) as writer:
-                writer.write(np.zeros((work.num_frames, 32, 32, 3), np.uint8))
-            return {"num_frames": work.num_frames, "video_bytes": path.stat().st_size}
-
-    def counts(self, kind):
-        return len(self.works(kind))
 
 
 def unchecked(job, ckpt_dir):
@@ -176,13 +162,38 @@ def test_every_run_is_recorded_in_the_folder(start, out):
     assert (out / "run.log").read_text(encoding="utf-8").count("run ended") == 2
 
 
-def test_a_folder_with_clips_of_another_job_is_refused_with_what_to_do(start, out):
+def test_a_folder_with_clips_of_another_job_is_refused_with_the_columns_that_differ_and_what_to_do(start, out):
     start()
     before = names(out)
-    with pytest.raises(OutputOfOtherJob, match=r"2 clips of another job \(.*prompts.jsonl\).*another --out"):
-        start(steps=5)
+    expected = (
+        r"2 finished clips of another job \(.*prompts.jsonl\).*text_prompt is 'a cat' and 1 more here and 'a .* there"
+    )
+    with pytest.raises(OutputOfOtherJob, match=rf"{expected}.*sample_steps is 5 here and 4 there.*another --out"):
+        start(("a cat", "an owl"), steps=5)
     assert names(out) == before
     assert len(rows(out)) == 2
+
+
+def test_other_parameters_of_the_same_prompts_are_accepted_and_the_earlier_clips_set_apart(start, out):
+    start()
+    result, _, told = start(steps=5)
+    assert (result.done, result.finished_before, result.superseded) == (2, 0, 2)
+    assert told[0] == "2 finished clips have prompts of this list with another sample_steps"
+    assert sorted((row["sample_steps"], row["current"]) for row in rows(out)) == [(4, False)] * 2 + [(5, True)] * 2
+    assert start(steps=4)[0].finished_before == 2  # and back again
+    assert sorted((row["sample_steps"], row["current"]) for row in rows(out)) == [(4, True)] * 2 + [(5, False)] * 2
+
+
+def test_what_the_list_no_longer_asks_for_stands_in_a_section_of_its_own_in_the_report(start, out):
+    start()
+    start(("a dog",))
+    page = (out / "report.html").read_text()
+    clips, _, superseded = page.partition('id="superseded"')
+    by_prompt = {row["text_prompt"]: row for row in rows(out)}
+    assert {text: row["current"] for text, row in by_prompt.items()} == {"a fox": False, "a dog": True}
+    for text, (here, there) in {"a fox": (superseded, clips), "a dog": (clips, superseded)}.items():
+        assert by_prompt[text]["video_path"] in here
+        assert by_prompt[text]["video_path"] not in there
 
 
 def test_a_job_in_which_nothing_was_finished_may_be_corrected_in_place(start, out):

@@ -1,0 +1,148 @@
+"""A list that changes after it was rendered, through the commands: only what is new costs anything."""
+
+import contextlib
+import json
+
+import pyarrow.parquet
+import pytest
+from typer.testing import CliRunner
+
+from ovi_ray.cli import app
+from ovi_ray.rendering import render
+from tests.support.files import snapshot
+from tests.support.jobs import result_rows, write_prompts
+from tests.support.rendering_executor import PlaceholderExecutor
+
+
+class Commands:
+    """`ovi-ray` on the list and the output folder of one job."""
+
+    def __init__(self, folder, ckpt_dir):
+        self.folder, self.out, self.ckpt_dir = folder, folder / "out", ckpt_dir
+        self.list = folder / "prompts.csv"
+
+    def __call__(self, *arguments, code=0, answer=None):
+        given = [str(argument) for argument in arguments]
+        result = CliRunner().invoke(app, given, input=answer, env={"COLUMNS": "200"})
+        assert result.exit_code == code, (result.stderr, result.exception)
+        return result
+
+    def render(self, *options, rows=None, code=0):
+        """Render the list, written with these rows; returns the outcome and what was told."""
+        if rows is not None:
+            write_prompts(self.list, *rows)
+        where = ("--ckpt-dir", self.ckpt_dir, "--out", self.out, "--sample-steps", 2, "--dtype", "float32", "--json")
+        result = self("render", self.list, *where, *options, code=code)
+        return json.loads(result.stdout) if result.stdout else {}, result.stderr
+
+    def rows(self):
+        return result_rows(self.out)
+
+    def videos(self):
+        """When each video was written."""
+        return {path.name: path.stat().st_mtime_ns for path in (self.out / "videos").iterdir()}
+
+    def job_file(self, **changes):
+        """Change the job file that the last run left."""
+        path = self.out / "job.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.fixture
+def ovi(tmp_path, tiny_dir, monkeypatch):
+    def executor(job, config):
+        return contextlib.nullcontext(PlaceholderExecutor())
+
+    monkeypatch.setitem(render.__kwdefaults__, "open_executor", executor)
+    return Commands(tmp_path, tiny_dir)
+
+
+def prompts(*texts, **columns):
+    return [{"text_prompt": text, **columns} for text in texts]
+
+
+def test_inserting_sorting_and_deleting_rows_of_a_finished_list_renders_exactly_the_new_clips(ovi):
+    texts = [f"clip {number}" for number in range(38)] + ["twice", "twice"]
+    outcome, _ = ovi.render(rows=prompts(*texts))
+    assert (outcome["done"], outcome["superseded"]) == (40, 0)
+    before = ovi.videos()
+
+    inserted = ["new at the top", *texts[:7], "new inside", *texts[7:], "twice"]
+    outcome, _ = ovi.render(rows=prompts(*inserted))
+    assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (3, 40, 0)
+    outcome, _ = ovi.render(rows=prompts(*sorted(inserted, reverse=True)))
+    assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (0, 43, 0)
+    outcome, told = ovi.render(rows=prompts(*inserted[5:], "new at the end"))
+    assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 38, 5)
+    assert "5 finished clips are not asked for by this list" in told
+    after = ovi.videos()
+    assert {name: after[name] for name in before} == before
+
+    rows = ovi.rows()
+    assert len(rows) == 44
+    superseded = [row["text_prompt"] for row in rows if not row["current"]]
+    assert sorted(superseded) == sorted(inserted[:5])
+    assert len(pyarrow.parquet.read_table(ovi.out / "manifest.parquet")) == 39
+
+
+def test_superseded_clips_are_removed_by_prune_after_asking(ovi):
+    ovi.render(rows=prompts("a fox", "a dog"))
+    ovi.render(rows=prompts("a dog"))
+    before = ovi.videos()
+    for answer in ("n\n", "\n"):
+        assert "nothing was removed" in ovi("prune", ovi.out, answer=answer).stderr
+    ovi("prune", ovi.out, answer="", code=2)  # nobody is there to answer
+    assert ovi.videos() == before
+    assert len(ovi.rows()) == 2
+    assert "1 superseded clip removed" in ovi("prune", ovi.out, answer="y\n").stderr
+    (kept,) = ovi.rows()
+    assert [path.stem for path in (ovi.out / "videos").iterdir()] == [kept["clip_id"]]
+    outcome = json.loads(ovi("prune", ovi.out, "--yes", "--json").stdout)
+    assert outcome == {"superseded": 0, "bytes": 0, "removed": 0}
+    assert ovi.render()[0]["finished_before"] == 1
+
+
+def test_prune_of_what_is_no_output_folder_is_refused_and_writes_nothing(ovi):
+    assert "manifest.parquet" in ovi("prune", ovi.folder, "--yes", code=2).stderr
+    assert not list(ovi.folder.iterdir())
+
+
+# -- seeds of an earlier version ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_row_seeds(ovi):
+    """A folder of three clips whose seeds follow the number of the row, as an earlier version made it."""
+    rows = [
+        {"text_prompt": text, "seed": str(100 + 1_000_000 * row)}
+        for row, text in enumerate(("a fox", "a dog", "a fox"))
+    ]
+    ovi.render(rows=rows)
+    ovi.job_file(format=3, keeps_seeds=None)
+    return ovi
+
+
+def test_clips_that_have_other_seeds_today_are_told_before_anything_is_rendered(with_row_seeds):
+    ovi = with_row_seeds
+    before = [snapshot(ovi.out / name) for name in ("videos", "results")]
+    _, told = ovi.render(rows=prompts("a fox", "a dog", "a fox"), code=2)
+    assert "3 finished clips have prompts of this list with other seeds" in told
+    assert "--keep-seeds" in told
+    assert [snapshot(ovi.out / name) for name in ("videos", "results")] == before
+
+
+def test_seeds_that_are_kept_stay_kept_whatever_becomes_of_the_list(with_row_seeds):
+    ovi = with_row_seeds
+    outcome, _ = ovi.render("--keep-seeds", rows=prompts("a cat", "a fox", "a dog", "a fox"))
+    assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 3, 0)
+    outcome, _ = ovi.render(rows=prompts("a fox", "a fox", "an owl", "a dog", "a cat"))
+    assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 4, 0)
+    outcome, _ = ovi.render("--no-keep-seeds")
+    assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (3, 2, 3)
+
+
+def test_another_seed_of_the_job_asks_for_other_clips_and_is_told(ovi):
+    ovi.render(rows=prompts("a fox", "a dog"))
+    outcome, told = ovi.render("--seed", 7)
+    assert (outcome["done"], outcome["superseded"]) == (2, 2)
+    assert "2 finished clips have prompts of this list with other seeds; keep them with --keep-seeds" in told
