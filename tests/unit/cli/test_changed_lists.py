@@ -87,19 +87,20 @@ def test_inserting_sorting_and_deleting_rows_of_a_finished_list_renders_exactly_
 
 def test_superseded_clips_are_removed_by_prune_after_asking(ovi):
     ovi.render(rows=prompts("a fox", "a dog"))
-    ovi.render(rows=prompts("a dog"))
+    outcome, told = ovi.render("--seed", 7, rows=prompts("a dog"))
+    assert (outcome["done"], outcome["superseded"]) == (1, 2)
+    assert "1 finished clip has a prompt of this list with another seed; keep it with --keep-seeds" in told
     before = ovi.videos()
     for answer in ("n\n", "\n"):
         assert "nothing was removed" in ovi("prune", ovi.out, answer=answer).stderr
     ovi("prune", ovi.out, answer="", code=2)  # nobody is there to answer
     assert ovi.videos() == before
-    assert len(ovi.rows()) == 2
-    assert "1 superseded clip removed" in ovi("prune", ovi.out, answer="y\n").stderr
+    assert len(ovi.rows()) == 3
+    assert "2 superseded clips removed" in ovi("prune", ovi.out, answer="y\n").stderr
     (kept,) = ovi.rows()
     assert [path.stem for path in (ovi.out / "videos").iterdir()] == [kept["clip_id"]]
     outcome = json.loads(ovi("prune", ovi.out, "--yes", "--json").stdout)
     assert outcome == {"superseded": 0, "bytes": 0, "removed": 0}
-    assert ovi.render()[0]["finished_before"] == 1
 
 
 def test_prune_of_what_is_no_output_folder_is_refused_and_writes_nothing(ovi):
@@ -110,39 +111,19 @@ def test_prune_of_what_is_no_output_folder_is_refused_and_writes_nothing(ovi):
 # -- seeds of an earlier version ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def with_row_seeds(ovi):
-    """A folder of three clips whose seeds follow the number of the row, as an earlier version made it."""
-    rows = [
-        {"text_prompt": text, "seed": str(100 + 1_000_000 * row)}
-        for row, text in enumerate(("a fox", "a dog", "a fox"))
-    ]
-    ovi.render(rows=rows)
-    ovi.job_file(format=3, keeps_seeds=None)
-    return ovi
-
-
-def test_clips_that_have_other_seeds_today_are_told_before_anything_is_rendered(with_row_seeds):
-    ovi = with_row_seeds
+def test_seeds_of_the_row_are_told_before_anything_is_rendered_and_once_kept_they_stay_kept(ovi):
+    texts = ("a fox", "a dog", "a fox")
+    ovi.render(rows=[{"text_prompt": text, "seed": str(1_000_000 * row)} for row, text in enumerate(texts)])
+    ovi.job_file(format=3, keeps_seeds=None)  # as the earlier version wrote it
     before = [snapshot(ovi.out / name) for name in ("videos", "results")]
-    _, told = ovi.render(rows=prompts("a fox", "a dog", "a fox"), code=2)
+    _, told = ovi.render(rows=prompts(*texts), code=2)
     assert "3 finished clips have prompts of this list with other seeds" in told
     assert "--keep-seeds" in told
     assert [snapshot(ovi.out / name) for name in ("videos", "results")] == before
 
-
-def test_seeds_that_are_kept_stay_kept_whatever_becomes_of_the_list(with_row_seeds):
-    ovi = with_row_seeds
-    outcome, _ = ovi.render("--keep-seeds", rows=prompts("a cat", "a fox", "a dog", "a fox"))
+    outcome, _ = ovi.render("--keep-seeds", rows=prompts("a cat", *texts))
     assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 3, 0)
     outcome, _ = ovi.render(rows=prompts("a fox", "a fox", "an owl", "a dog", "a cat"))
     assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 4, 0)
     outcome, _ = ovi.render("--no-keep-seeds")
     assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (3, 2, 3)
-
-
-def test_another_seed_of_the_job_asks_for_other_clips_and_is_told(ovi):
-    ovi.render(rows=prompts("a fox", "a dog"))
-    outcome, told = ovi.render("--seed", 7)
-    assert (outcome["done"], outcome["superseded"]) == (2, 2)
-    assert "2 finished clips have prompts of this list with other seeds; keep them with --keep-seeds" in told
