@@ -15,9 +15,10 @@ from ovi.weights.loading import fingerprint
 from ovi.weights.tokenizer import load_tokenizer
 from ovi_ray.devices.checks import device_problems
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, StorageUnavailable, show
+from ovi_ray.inputs.bad_rows import BadRow, split_bad_rows
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.inputs.manifest import Manifest, build_manifest
+from ovi_ray.inputs.manifest import Manifest, build_manifest, read_prompts
 from ovi_ray.inputs.prompt_lengths import TextLimit
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.output.folder_state import manifest_in
@@ -37,23 +38,31 @@ class PreparedJob:
     """The models with weights that are not finite numbers, and which they are. Their clips cannot be rendered."""
     keeps_seeds: bool = False
     """Its clips have seeds of an earlier run, and are to keep them."""
+    bad_rows: tuple[BadRow, ...] = ()
+    """Rows of the list that cannot be rendered, and are left out."""
 
 
 def prepare(
-    job: JobSpec, *, prompts: PromptList | None = None, on_message: Callable[[str], None] = lambda text: None
+    job: JobSpec,
+    *,
+    prompts: PromptList | None = None,
+    skip_bad_rows: bool = False,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> PreparedJob:
     """Check the checkpoint, the cluster profile and every row of the prompt list. Raises InputError with every problem.
 
-    `prompts` replaces the job's own list. Weights in a store are downloaded to this machine once everything else is valid;
-    `on_message` receives a line for each file. The job's environment becomes that of this process: stores read it.
+    `prompts` replaces the job's own list. With `skip_bad_rows`, rows with problems are left out, as long as any row is left.
+    Weights in a store are downloaded to this machine once everything else is valid; `on_message` receives a line for each file.
+    The job's environment becomes that of this process: stores read it.
     """
     os.environ.update(job.environment)
     problems, damaged = _profile_problems(job), dict[str, str]()
     arch, found = _check_checkpoint(job)
     problems += found
     kept = None if prompts is not None else _kept_seeds(job)
-    try:
-        manifest = build_manifest(
+
+    def build(prompts: PromptList | None) -> Manifest:
+        return build_manifest(
             job,
             arch,
             weights=lambda name: _fingerprint(job, name, problems, damaged, on_message),
@@ -62,11 +71,37 @@ def prepare(
             prompts=prompts,
             kept=kept,
         )
+
+    bad_rows: list[BadRow] = []
+    try:
+        if prompts is None and job.prompts is not None:
+            prompts = read_prompts(job)
+        if skip_bad_rows and prompts is not None:
+            manifest, bad_rows = _of_good_rows(build, prompts)
+        else:
+            manifest = build(prompts)
     except InputError as error:
         problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise InputError(problems)
-    return PreparedJob(job=job, manifest=manifest, damaged=damaged, keeps_seeds=kept is not None)
+    return PreparedJob(
+        job=job,
+        manifest=manifest,
+        damaged=damaged,
+        keeps_seeds=kept is not None,
+        bad_rows=tuple(bad_rows),
+    )
+
+
+def _of_good_rows(build: Callable[[PromptList | None], Manifest], prompts: PromptList) -> tuple[Manifest, list[BadRow]]:
+    """The manifest of the rows without problems, and the other rows. Raises InputError for other problems."""
+    bad_rows: list[BadRow] = []
+    while True:  # some problems show only once those of the cells are out of the way
+        try:
+            return build(prompts), sorted(bad_rows, key=lambda bad: bad.row)
+        except InputError as error:
+            prompts, bad = split_bad_rows(prompts, error.problems)
+            bad_rows += bad
 
 
 def shard_of(prepared: PreparedJob, shard: str) -> PreparedJob:

@@ -20,6 +20,7 @@ from ovi_ray.errors import MAX_SHOWN, OutputError, OutputGone
 from ovi_ray.inputs.columns import is_meta
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
+from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.broken_files import set_aside
 from ovi_ray.output.folder_state import check_format, check_owner, check_seeds, compare, read_folder
@@ -32,6 +33,7 @@ from ovi_ray.output.job_files import (
     read_failed,
     write_failed,
     write_job,
+    write_rejected,
 )
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.record_files import RecordConfig
@@ -69,6 +71,10 @@ class RenderOptions:
     """Render every clip again; an existing video stays until its replacement is complete."""
     verify: bool = False
     """Decode every finished video completely before it counts as finished."""
+    rows: RowRanges | None = None
+    """Rows of the list whose clips are rendered; None for all."""
+    limit: int | None = None
+    """Clips that are rendered at most."""
     replaces: bool = False
     """The clips replace others in the folder, so that none of them needs to be known there (`ovi-ray retry`)."""
     reading: ReadConfig = field(default_factory=ReadConfig)
@@ -96,6 +102,10 @@ class JobResult:
     """Finished clips of the folder with a note in their row, such as one colour or silence throughout."""
     superseded: int = 0
     """Finished clips of the folder that the list does not ask for; they are kept, and stand apart."""
+    left: int = 0
+    """Not rendered, because the run was to render other rows, or not so many clips."""
+    bad_rows: int = 0
+    """Rows of the list that were left out: they stand in `rejected.csv`."""
     unreadable: int = 0
     """Not rendered, because there is a video that could not be read; it was left as it is, and the next run looks again."""
 
@@ -159,7 +169,8 @@ class _Run:
         )
         self._started_at = datetime.now(UTC)
         self._seconds = 0.0
-        self._done = self._failed = self._noted = self._superseded = 0
+        self._bad_rows = prepared.bad_rows
+        self._done = self._failed = self._noted = self._superseded = self._left = 0
         self._unreadable: set[str] = set()
         self._is_gone = False
         """Another folder may have the place of the output now."""
@@ -191,14 +202,16 @@ class _Run:
 
     def _recorded(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
         with _usable(self._job.output_dir):
-            missing = self._missing()
+            missing = self._chosen(self._missing())
             self._failed_before = self._failures_of(missing)
             token = write_job(self._job.output_dir, self._job, self._manifest, keeps_seeds=self._keeps_seeds)
             # The list keeps the reasons of clips that are rendered again, until they end: their rows are dropped.
             write_failed(self._job.output_dir, self._manifest, self._failed_before.to_batches())
+            if not self._options.replaces:
+                write_rejected(self._job.output_dir, self._bad_rows)
             self._results.drop(missing.table.column("clip_id"))
             missing = self._without_damaged(missing)
-        finished_before = len(self._manifest) - len(missing) - len(self._unreadable) - self._failed
+        finished_before = len(self._manifest) - len(missing) - len(self._unreadable) - self._failed - self._left
         try:
             if len(missing):
                 self._render(TaskTable.of(missing), open_executor, clock, token)
@@ -219,6 +232,8 @@ class _Run:
             seconds=self._seconds,
             noted=self._noted,
             superseded=self._superseded,
+            left=self._left,
+            bad_rows=len(self._bad_rows),
             unreadable=len(self._unreadable),
         )
 
@@ -246,6 +261,15 @@ class _Run:
         # Clips that failed before come last: those that kill their workers must not keep others from being rendered.
         parts = [table.filter(pc.invert(pc.or_(done, has_failed))), table.filter(pc.and_not(has_failed, done))]
         return Manifest(table=pa.concat_tables(parts), notes=self._manifest.notes)
+
+    def _chosen(self, missing: Manifest) -> Manifest:
+        """The clips that this run is to render, of those that are missing."""
+        table = missing.table
+        if self._options.rows is not None:
+            table = table.filter(self._options.rows.among(table.column("row")))
+        table = table.slice(0, self._options.limit)
+        self._left = len(missing) - len(table)
+        return Manifest(table=table, notes=missing.notes)
 
     def _resumed(self, newer_than: float) -> ResumeState:
         table = self._manifest.table

@@ -1,7 +1,7 @@
 """Files of an output folder beside the results: the job and its manifest, and the list of failed clips."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from ovi_ray.errors import InputError
+from ovi_ray.inputs.bad_rows import BadRow, rejected_csv
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.output.parquet_log import FORMAT
@@ -20,6 +21,7 @@ from ovi_ray.storage.paths import Location
 MANIFEST = "manifest.parquet"
 JOB_FILE = "job.json"
 FAILED = "failed.parquet"
+REJECTED = "rejected.csv"
 ERROR_COLUMN = "meta_error"
 OVERWRITE = "overwrite.json"
 FAILED_COLUMNS = ("clip_id", "status", "error")
@@ -79,6 +81,15 @@ def only_failed(results: Iterable[pa.RecordBatch]) -> pa.Table:
     """The rows of failed clips, of results with `FAILED_COLUMNS`."""
     failed = (batch.filter(pc.equal(batch.column("status"), ClipStatus.FAILED)) for batch in results)
     return pa.Table.from_batches(failed, _FAILURES)
+
+
+def write_rejected(output_dir: Location, bad_rows: Sequence[BadRow]) -> None:
+    """Write the rows that were left out, with the reason of each. Without any, the list of an earlier run is removed."""
+    path = output_dir / REJECTED
+    if bad_rows:
+        path.write_bytes(rejected_csv(bad_rows))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_failed(output_dir: Location) -> pa.Table:

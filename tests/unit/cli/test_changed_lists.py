@@ -1,6 +1,7 @@
 """A list that changes after it was rendered, through the commands: only what is new costs anything."""
 
 import contextlib
+import csv
 import json
 
 import pyarrow.parquet
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from ovi_ray.cli import app
 from ovi_ray.rendering import render
+from tests.support.cli import ROOT
 from tests.support.files import snapshot
 from tests.support.jobs import result_rows, write_prompts
 from tests.support.rendering_executor import PlaceholderExecutor
@@ -127,3 +129,60 @@ def test_seeds_of_the_row_are_told_before_anything_is_rendered_and_once_kept_the
     assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 4, 0)
     outcome, _ = ovi.render("--no-keep-seeds")
     assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (3, 2, 3)
+
+
+# -- parts of a list ---------------------------------------------------------------------------------------------------
+
+
+def with_bad_rows(folder):
+    """A list of six rows, of which three cannot be rendered."""
+    path = folder / "prompts.csv"
+    path.write_text(
+        "text_prompt,sample_steps,image_path,meta_shot\n"
+        "a fox,2,,1\na dog,none,nowhere.png,2\n,2,,3\na cat,2,,4\nan owl,2,,5\na bat,2,gone.png,6\n"
+    )
+
+
+def test_a_dry_run_tells_what_there_is_to_do_with_time_and_cost_and_writes_nothing(ovi):
+    with_bad_rows(ovi.folder)
+    profile = ("--cluster", ROOT / "cluster" / "profiles" / "b.yaml")
+    before = snapshot(ovi.folder)
+    outcome, told = ovi.render("--dry-run", "--rows", "1-4", "--limit", 1, *profile, code=2)
+    assert snapshot(ovi.folder) == before
+    assert {name: outcome[name] for name in ("new", "finished", "left", "superseded", "bad_rows")} == {
+        "new": 1,
+        "finished": 0,
+        "left": 2,
+        "superseded": 0,
+        "bad_rows": 3,
+    }
+    assert [bad["row"] for bad in outcome["rejected"]] == [2, 3, 6]
+    assert outcome["eta_s"] > 0
+    assert all(part["device_hours"] > 0 for part in outcome["classes"])
+    assert "nowhere.png" in told
+
+
+def test_bad_rows_are_skipped_on_request_and_listed_with_their_reasons_until_they_are_mended(ovi):
+    with_bad_rows(ovi.folder)
+    assert "text_prompt is empty" in ovi.render(code=2)[1]
+    assert not ovi.out.exists()
+    outcome, _ = ovi.render("--skip-bad-rows", "--rows", "1,5-6")
+    assert (outcome["done"], outcome["left"], outcome["bad_rows"]) == (2, 1, 3)
+    with (ovi.out / "rejected.csv").open(newline="") as file:
+        rejected = list(csv.DictReader(file))
+    assert [row["meta_row"] for row in rejected] == ["2", "3", "6"]
+    assert "sample_steps is 'none'" in rejected[0]["meta_reason"]
+    assert "nowhere.png" in rejected[0]["meta_reason"]
+    assert rejected[2]["image_path"] == str(ovi.folder / "gone.png")
+
+    told = ovi.render("--skip-bad-rows", "--dry-run")[0]
+    assert (told["new"], told["finished"], told["pace"][0]["clips"]) == (1, 2, 2)
+    outcome, _ = ovi.render("--limit", 1, rows=prompts("a fox", "a cat", "an owl", "a bat", sample_steps="2"))
+    assert (outcome["done"], outcome["finished_before"], outcome["left"], outcome["bad_rows"]) == (1, 2, 1, 0)
+    assert not (ovi.out / "rejected.csv").exists()
+
+
+@pytest.mark.parametrize("given", ["0", "2-1", "a", "", "1,,2", "1-2-3", "7"])
+def test_rows_that_the_list_has_not_are_refused(ovi, given):
+    _, told = ovi.render("--rows", given, "--dry-run", rows=prompts("a fox"), code=2)
+    assert "--rows" in told
