@@ -17,7 +17,7 @@ from ovi.media.probe import probe
 from ovi.stages import Stage
 from ovi.weights.formats import WeightFormat
 from ovi.weights.loading import fingerprint
-from ovi_ray.errors import InputError, OutputInUse, OutputOfOtherJob, WorkersLost
+from ovi_ray.errors import OutputInUse, OutputOfOtherJob, WorkersLost
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.output.event_log import recorded_runs
@@ -462,10 +462,20 @@ def test_retry_with_changed_parameters_makes_another_clip_in_place_of_the_failed
     ]
 
 
-def test_retry_where_nothing_failed_says_so(start, out):
+def test_retry_where_nothing_failed_has_nothing_to_do(start, out):
     start()
-    with pytest.raises(InputError, match=r"failed.parquet"):
-        prepare_retry(out, {})
+    retry = prepare_retry(out, {})
+    assert (retry.prepared, retry.total, retry.clips, retry.missing) == (None, 2, 0, 0)
+
+
+def test_retry_of_a_job_that_was_cut_off_renders_what_is_missing(start, out):
+    prompts = ("a fox", "a dog", "a cat")
+    with pytest.raises(WorkersLost):
+        start(prompts, script=lambda worker, task, tries: DIES if task.stage is Stage.DECODE else None)
+    retry = prepare_retry(out, {"sample_steps": "9"})  # a change is of clips that failed, of which there are none
+    assert (retry.clips, retry.missing) == (0, 3)
+    result, _, _ = start(prepared=retry.prepared, replaces=True)
+    assert (result.done, start(prompts)[0].finished_before) == (3, 3)
 
 
 # -- what is carried along -----------------------------------------------------------------------------------------

@@ -186,3 +186,24 @@ def test_bad_rows_are_skipped_on_request_and_listed_with_their_reasons_until_the
 def test_rows_that_the_list_has_not_are_refused(ovi, given):
     _, told = ovi.render("--rows", given, "--dry-run", rows=prompts("a fox"), code=2)
     assert "--rows" in told
+
+
+# -- another try -------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_rendered_again_with_a_new_seed_which_stays_when_the_list_grows(ovi):
+    ovi.render(rows=prompts("a fox", "a dog"))
+    first = ovi.rows()
+    assert "nothing to retry: 2 clips, all finished" in ovi("retry", ovi.out).stderr
+    unchanged = ovi("retry", ovi.out, "--rows", 2, "--json")
+    assert "these rows are finished" in unchanged.stderr
+    assert json.loads(unchanged.stdout)["finished_before"] == 2
+    outcome = json.loads(ovi("retry", ovi.out, "--rows", 2, "--new-seed", "--json").stdout)
+    assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 1, 1)
+    fox, *dogs = ovi.rows()
+    assert fox == first[0]
+    assert {row["seed"]: row["current"] for row in dogs}.pop(first[1]["seed"]) is False
+
+    outcome, _ = ovi.render(rows=prompts("a cat", "a fox", "a dog"))
+    assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 2, 1)
+    ovi("retry", ovi.folder, code=2)
