@@ -2,9 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 PYTEST := $(VENV)/bin/python -m pytest
-NOT_PURE := ovi workers devices cli test_retry.py
+NOT_PURE := ovi workers devices cli export test_retry.py
 PARALLEL := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test-fast test test-cluster gpu chaos chaos-s3 lint format benchmark clean
@@ -29,14 +29,15 @@ test-fast: install ## Run the pure unit tests: no model, Ray or S3 server; under
 test: install ## Run every test that needs no GPU; about eleven minutes
 	$(PYTEST) $(PARALLEL) -m "not gpu and not cluster"
 
-test-cluster: install ## Run the tests on a real Slurm and a real Ray head, which it installs (as root); under twenty minutes
+test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); under twenty minutes
 	@command -v slurmctld >/dev/null || [ "$$(id -u)" -ne 0 ] || { apt-get -qq update && \
 		apt-get -qq install -y --no-install-recommends slurmctld slurmd slurm-client; } || echo "Slurm cannot be installed here"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
 	$(PYTEST) tests/cluster
 
-gpu: install ## Run the tests that need a GPU; without one, only say so
-	@$(PYTEST) tests/gpu; status=$$?; [ $$status -eq 5 ] || exit $$status # 5: no tests were left
+gpu: install ## Run the tests that need a GPU, and measure the model at full size; without a GPU, only say so
+	@$(PYTEST) tests/gpu; status=$$?; [ $$status -eq 5 ] || [ $$status -eq 0 ] || exit $$status # 5: no tests were left
+	@$(VENV)/bin/python benchmarks/gpu.py
 
 chaos: install ## Kill a long job 200 times and see that nothing is lost
 	$(VENV)/bin/python -m tests.chaos.nightly

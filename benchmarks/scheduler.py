@@ -6,61 +6,69 @@ python benchmarks/scheduler.py [--json] [--quick]
 import argparse
 import json
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from yardsticks.baseline_policies import SCHEDULERS
+from yardsticks.clusters import PROFILES, hard_clusters, of_profile, small_hard_clusters
 from yardsticks.scenarios import Scenario, bound_of, make_workload, scenarios, tails
 
 from ovi_ray.inputs.cluster_profile import read_profile
-from ovi_ray.simulation.virtual_cluster import simulate, virtual_devices
+from ovi_ray.simulation.virtual_cluster import simulate
 
-PROFILES = Path(__file__).parents[1] / "cluster" / "profiles"
 CLIPS = {"a": 2_000, "b": 2_000, "c": 2_000, "d": 100_000}
 
 
-def rows_for(scenario: Scenario, cluster: str, *, named: bool) -> list[dict[str, Any]]:
+def rows_for(scenario: Scenario, cluster: str) -> list[dict[str, Any]]:
     """One row per policy."""
     bound = bound_of(scenario)
     rows = []
     for name, make_scheduler in SCHEDULERS.items():
         scheduler = make_scheduler(scenario.workload, scenario.config)
-        outcome = simulate(scenario.workload, scenario.devices, scheduler=scheduler)
-        row: dict[str, Any] = {"scenario": scenario.name} if named else {}
-        row |= {"cluster": cluster, "policy": name, "clips": scenario.workload.clips}
-        row |= {"makespan_s": round(outcome.makespan_s, 1), "bound_s": round(bound, 1)}
-        rows.append(row | {"ratio": round(outcome.makespan_s / bound, 4)})
+        makespan = simulate(scenario.workload, scenario.devices, scheduler=scheduler).makespan_s
+        rows.append(
+            {
+                "cluster": cluster,
+                "scenario": scenario.name,
+                "policy": name,
+                "clips": scenario.workload.clips,
+                "makespan": round(makespan, 1),
+                "bound": round(bound, 1),
+                "ratio": round(makespan / bound, 4),
+            }
+        )
     return rows
 
 
-def measure_all(shrink: int) -> list[dict[str, Any]]:
-    """Every cluster, then every scenario on cluster b."""
-    rows = []
+def measure_all(*, quick: bool) -> Iterator[dict[str, Any]]:
+    """Every cluster profile, disturbances of cluster b, then clusters on which placement is hard."""
+    shrink = 10 if quick else 1
     for cluster, clips in CLIPS.items():
-        devices = tuple(virtual_devices(read_profile(PROFILES / f"{cluster}.yaml")))
-        scenario = Scenario(name=cluster, workload=make_workload(clips // shrink), devices=devices)
-        rows += rows_for(scenario, cluster, named=False)
+        scenario = Scenario(name="as it is", workload=make_workload(clips // shrink), devices=of_profile(cluster))
+        yield from rows_for(scenario, cluster)
     profile = read_profile(PROFILES / "b.yaml")
     for scenario in scenarios(profile, CLIPS["b"] // shrink) + tails(profile):
-        rows += rows_for(scenario, "b", named=True)
-    return rows
+        yield from rows_for(scenario, "b")
+    for scenario in small_hard_clusters() if quick else hard_clusters():
+        yield from rows_for(scenario, "made up")
 
 
 def main() -> None:
     """Print the table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="a list of rows instead of a table")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the clips")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the clips, and a few of the made-up clusters")
     options = parser.parse_args()
-    rows = measure_all(10 if options.quick else 1)
+    rows = []
+    for row in measure_all(quick=options.quick):
+        rows.append(row)
+        if not options.json:
+            name = f"{row['cluster']}  {row['scenario']}"
+            print(
+                f"{name:75} {row['policy']:16} {row['clips']:>7} {row['makespan']:>10} {row['bound']:>10} {row['ratio']}"
+            )
     if options.json:
         json.dump(rows, sys.stdout, indent=1)
-        return
-    for row in rows:
-        name = f"{row['cluster']}  {row.get('scenario', '')}"
-        print(
-            f"{name:68} {row['policy']:16} {row['clips']:>7} {row['makespan_s']:>10} {row['bound_s']:>10} {row['ratio']}"
-        )
 
 
 if __name__ == "__main__":

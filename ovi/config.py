@@ -8,12 +8,13 @@ import dataclasses
 import functools
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from numbers import Real
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from ovi.errors import CheckpointMismatch, InvalidRequest
 
@@ -208,7 +209,7 @@ class Architecture:
     video_vae: VideoVAEConfig = field(default_factory=VideoVAEConfig)
     audio_vae: AudioVAEConfig = field(default_factory=AudioVAEConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
-    models: dict[str, ModelSpec] = field(default_factory=lambda: dict(MODEL_SPECS))
+    models: dict[str, ModelSpec] = field(default_factory=lambda: dict(MODEL_SPECS), hash=False)
 
     def spec(self, model_name: str) -> ModelSpec:
         """The spec of a model in this folder. Raises InvalidRequest for an unknown model."""
@@ -235,25 +236,30 @@ class Architecture:
     def read(cls, ckpt_dir: str | Path) -> Self:
         """Read `architecture.json` of a checkpoint folder; the published sizes if there is none.
 
-        Raises CheckpointMismatch when the file is not JSON or contains an unknown field.
+        Raises CheckpointMismatch when the file cannot be read, is not JSON, or has a field that is unknown or of another form.
         """
         path = Path(ckpt_dir) / ARCHITECTURE_FILE
-        if not path.exists() and not path.is_symlink():
+        if not os.path.lexists(path):
             return cls()
+        expected = "the sizes of the components, as JSON"
         try:
             return cls._from_json(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:  # the published sizes would not be those of the weights
-            found = f"a link to {path.readlink()}, which does not exist"
-            raise CheckpointMismatch(found, path=path, expected="the sizes of the components, as JSON") from None
+        except OSError as error:  # the published sizes would not be those of the weights
+            found = f"a file that cannot be read ({error.strerror or error})"
+            if isinstance(error, FileNotFoundError):
+                found = f"a link to {path.readlink()}, which does not exist"
+            raise CheckpointMismatch(found, path=path, expected=expected) from error
+        except RecursionError:
+            raise CheckpointMismatch("JSON nested too deeply", path=path, expected=expected) from None
         except (ValueError, TypeError, AttributeError) as error:
-            raise CheckpointMismatch(str(error), path=path, expected="the sizes of the components, as JSON") from error
+            raise CheckpointMismatch(str(error), path=path, expected=expected) from error
 
     @classmethod
     def _from_json(cls, raw: dict[str, Any]) -> Self:
         default = cls()
         models = dict(default.models)
         for name, changes in raw.get("models", {}).items():
-            models[name] = dataclasses.replace(model_spec(name), **changes)
+            models[name] = _replace(model_spec(name), changes)
         parts = {
             part.name: _replace(getattr(default, part.name), raw.get(part.name, {}))
             for part in dataclasses.fields(cls)
@@ -276,12 +282,22 @@ def _replace(default: Any, changes: dict[str, Any]) -> Any:
     accepted = {}
     for key, value in changes.items():
         if key in known:
-            accepted[key] = tuple(value) if isinstance(value, list) else value
+            accepted[key] = _like(getattr(default, key), tuple(value) if isinstance(value, list) else value, key)
         elif key not in _FIXED_FIELDS:
             raise ValueError(f"unknown field {key!r}; expected some of {', '.join(sorted(known))}")
         elif value not in _FIXED_FIELDS[key]:
             raise ValueError(f"{key} is {value!r}; only {_FIXED_FIELDS[key][0]!r} is supported")
     return dataclasses.replace(default, **accepted)
+
+
+def _like(default: object, value: object, key: str) -> object:
+    """The value of a field. Raises ValueError for one of another form than the published value, or a size below 1."""
+    is_size = _is_int(default) and _is_int(value) and cast(int, value) > 0
+    is_sizes = isinstance(value, tuple) and all(_is_int(part) and part >= 0 for part in value)
+    is_other = isinstance(default, float | bool | str) and isinstance(value, float | int | str)
+    if not (is_size or (isinstance(default, tuple) and is_sizes) or is_other):
+        raise ValueError(f"{key} is {value!r}; expected a value like {default!r}")
+    return value
 
 
 DEFAULT_VIDEO_NEGATIVE_PROMPT = "jitter, bad hands, blur, distortion"

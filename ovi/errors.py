@@ -7,6 +7,8 @@ OviError
  │    ├── CheckpointNotFound a file of the model is missing; the message says how to get it
  │    └── CheckpointMismatch missing, extra or misshapen tensors, or a truncated file
  ├── AttentionUnavailable    the requested attention backend cannot run on the device; `usable` has those that can
+ ├── DeviceUnavailable       torch has no such device here; `usable` has those that it has
+ ├── ConvolutionsWrong       every way to run convolutions on the device gives wrong numbers
  ├── MemoryTooSmall          the memory budget is too small; `needed` has the smallest sufficient one
  ├── DenoiseStopped          the caller stopped a denoise; `state` continues it
  ├── NonFiniteError          a stage computed NaN or infinity                        (cause: weights, device or parameters)
@@ -82,6 +84,19 @@ class AttentionUnavailable(OviError):
         """Why it cannot run; empty if no backend can."""
         self.usable = usable
         """Names of the backends that can run."""
+
+
+class DeviceUnavailable(OviError):
+    """A device that is not there, or that this build of torch cannot use."""
+
+    def __init__(self, device: str, reason: str, *, usable: tuple[str, ...]) -> None:
+        super().__init__(f"device is {device!r}, {reason}; expected one of {', '.join(usable)}")
+        self.usable = usable
+        """Names of the devices of this machine."""
+
+
+class ConvolutionsWrong(OviError):
+    """Every way to run convolutions on a device gives wrong numbers; the message has the error of each."""
 
 
 class MemoryTooSmall(OviError):

@@ -59,11 +59,20 @@ def user_cache_folder() -> Path:
     return platformdirs.user_cache_path("ovi-ray", appauthor=False)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file. Unlike `Path.is_file`, it does not raise for a name that is too long for any file."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def dangling_link(path: Path) -> str | None:
     """The link on the way to a file that leads nowhere, as in a cache that was cleared in part; None without one."""
     for place in (path, *path.parents):
-        if place.is_symlink() and not place.exists():
-            return f"a link to {place.readlink()}, which does not exist"
+        with suppress(OSError):  # of a name that is too long
+            if place.is_symlink() and not place.exists():
+                return f"a link to {place.readlink()}, which does not exist"
     return None
 
 

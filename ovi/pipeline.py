@@ -18,11 +18,17 @@ from torch import Tensor, nn
 
 from ovi import geometry
 from ovi.attention import AttentionBackend, AttentionPlan
-from ovi.attention.autotune import plan_attention
+from ovi.attention.autotune import TrialCache, plan_attention
 from ovi.attention.target import AttentionTarget
 from ovi.attention.types import attention_shapes
+from ovi.clip import Clip
 from ovi.config import Architecture, Component, ModelSpec, SamplingParams
-from ovi.errors import NonFiniteError
+from ovi.convolution import ConvolutionPath
+from ovi.convolution.choice import choose_path
+from ovi.convolution.paths import convolving
+from ovi.convolution.probe import decoder_shapes
+from ovi.devices import usable_device
+from ovi.errors import CheckpointNotFound, NonFiniteError
 from ovi.finite import all_finite
 from ovi.media.images import fit_image, read_image
 from ovi.media.video import frames_to_uint8
@@ -37,7 +43,7 @@ from ovi.precision import full_float32
 from ovi.prompts import in_model_form
 from ovi.sampling import denoise as sampling
 from ovi.stages import STAGES, Stage
-from ovi.types import Clip, Latents, PromptEmbeds
+from ovi.types import Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat, check_format
 from ovi.weights.loading import load_component
 from ovi.weights.quantization import load_transformer
@@ -76,6 +82,8 @@ class OviPipeline:
         self.weights = weights
         self.compile_blocks = compile_blocks
         self._attention_plans: dict[tuple[int, ...], AttentionPlan] = {}
+        self._attention_trials = TrialCache.default()
+        self._convolution_path: ConvolutionPath | None = None
         self._components: dict[Component, nn.Module] = {}
         self._offloaded: dict[Component, nn.Module] = {}
 
@@ -95,9 +103,14 @@ class OviPipeline:
 
         `allow_inexact` lets `auto` choose attention backends that compute in fewer bits than `dtype`. `weights` is the
         storage format of the transformer. `compile_blocks` has torch.compile fuse the transformer's blocks: the first clip
-        waits for it, and half precision rounds differently. Raises InvalidRequest for an unknown model or one that is not
-        published in that format, and CheckpointMismatch for an invalid `architecture.json`.
+        waits for it, and half precision rounds differently. Raises CheckpointNotFound for a folder that does not exist,
+        DeviceUnavailable for a device that is not there, InvalidRequest for an unknown model or one that is not published in
+        that format, and CheckpointMismatch for an invalid `architecture.json`.
         """
+        if not Path(ckpt_dir).is_dir():
+            found = "a file" if Path(ckpt_dir).exists() else "no such folder"
+            expected = f"a checkpoint folder, such as `ovi-ray weights download --model-name {model_name} DIR` makes"
+            raise CheckpointNotFound(found, expected=expected, path=ckpt_dir)
         architecture = Architecture.read(ckpt_dir)
         spec = architecture.spec(model_name)
         check_format(weights, spec)
@@ -105,7 +118,7 @@ class OviPipeline:
             ckpt_dir=Path(ckpt_dir),
             spec=spec,
             architecture=architecture,
-            device=torch.device(device),
+            device=usable_device(device),
             dtype=dtype,
             attention_backend=attention_backend,
             allow_inexact=allow_inexact,
@@ -220,7 +233,8 @@ class OviPipeline:
         pixels = fit_image(array, size)
         vae = self._require(Component.VIDEO_VAE, VideoVAE)
         video = pixels[None, :, None].to(self.device, self.dtype)  # 1 3 1 H W
-        latent = vae.encode(video).squeeze(0).float()
+        with convolving(self.convolution_path()):
+            latent = vae.encode(video).squeeze(0).float()
         if not all_finite(latent):
             raise self._non_finite("first-frame latents", Stage.ENCODE_FIRST_FRAME, "for its only frame")
         return latent.cpu()
@@ -265,11 +279,27 @@ class OviPipeline:
         key = (*video_shape, audio_length)
         if key not in self._attention_plans:
             shapes = attention_shapes(self.architecture.video, self.architecture.audio, video_shape, audio_length)
-            target = AttentionTarget.of(self.device, self.dtype)
+            weights = (weight.nbytes for module in self._components.values() for weight in module.parameters())
+            target = AttentionTarget.of(self.device, self.dtype, model_bytes=sum(weights))
             self._attention_plans[key] = plan_attention(
-                self.attention_backend, target, shapes, allow_inexact=self.allow_inexact
+                self.attention_backend,
+                target,
+                shapes,
+                allow_inexact=self.allow_inexact,
+                cache=self._attention_trials,
             )
         return self._attention_plans[key]
+
+    def convolution_path(self) -> ConvolutionPath:
+        """How the decoders' convolutions run on this device: tried on first use and then constant.
+
+        Raises ConvolutionsWrong where every way gives wrong numbers.
+        """
+        if self._convolution_path is None:
+            target = AttentionTarget.of(self.device, self.dtype)
+            shapes = decoder_shapes(self.architecture, self.spec, self.dtype)
+            self._convolution_path = choose_path(target, shapes).path
+        return self._convolution_path
 
     @torch.inference_mode()
     def decode_video(self, video_latents: Tensor, tiling: Tiling | None = None) -> Iterator[Tensor]:
@@ -281,7 +311,7 @@ class OviPipeline:
         vae = self._require(Component.VIDEO_VAE, VideoVAE)
         num_frames, chunks = 0, vae.decode_stream(video_latents[None].to(self.device), tiling=tiling)
         while True:
-            with full_float32():  # not while the caller has the chunk
+            with full_float32(), convolving(self.convolution_path()):  # not while the caller has the chunk
                 chunk = next(chunks, None)
             if chunk is None:
                 return
@@ -297,8 +327,9 @@ class OviPipeline:
         """Decode audio latents [L, 20] to a waveform: float32 [S] at 16 kHz. Raises NonFiniteError."""
         vae = self._require(Component.AUDIO_VAE, AudioVAE)
         vocoder = self._require(Component.VOCODER, Vocoder)
-        mel = vae.decode(audio_latents.T[None].to(self.device, torch.float32))  # 1 80 2L
-        wave = vocoder(mel).flatten()
+        with convolving(self.convolution_path()):
+            mel = vae.decode(audio_latents.T[None].to(self.device, torch.float32))  # 1 80 2L
+            wave = vocoder(mel).flatten()
         for tensor, values in (("mel bands of the sound", mel), ("samples of the sound", wave)):
             if not all_finite(values):
                 raise self._non_finite(tensor, Stage.DECODE, "in the whole sound")

@@ -172,7 +172,9 @@ _SPEECH_KINDS = (_Kind.SPEECH, _Kind.END_SPEECH)
 
 _OPEN, _CLOSE = r"<\[{〈《⟨‹【", r">\]}〉》⟩›】"
 _BRACKET = re.compile(rf"[{_OPEN}]")
-_TAG = re.compile(rf"([{_OPEN}])\s*(/?)\s*([^\W\d_][\w -]{{0,24}}?)\s*/?\s*[{_CLOSE}]")
+_UNSEEN = r"\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"  # characters of no width, which copied text often has
+_GAP = rf"[\s{_UNSEEN}]*"
+_TAG = re.compile(rf"([{_OPEN}]){_GAP}(/?){_GAP}([^\W\d_][\w {_UNSEEN}-]{{0,24}}?){_GAP}/?{_GAP}[{_CLOSE}]")
 _WORD_PAIR = re.compile(r"\w\w")
 _AUDIO = re.compile(r"(?<!\w)Audio:")
 _LOOSE_AUDIO = re.compile(r"(?<!\w)audio\s*:", re.IGNORECASE)

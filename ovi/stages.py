@@ -110,12 +110,22 @@ class Activations:
     units: Callable[[ClipShape], float]
     """The size of a clip that the memory is proportional to."""
     assumed_gb: float
-    """GB for one unit, unless a cluster profile declares it."""
+    """GB for one unit, unless a cluster profile declares it: that of `ovi.memory.plan` for the published model in bf16."""
+    base_gb: float = 0.0
+    """GB that a clip of any size needs in addition."""
 
 
-TEXT_ACTIVATIONS = Activations(key="encode_text", units=constant, assumed_gb=1.0)  # a batch of trimmed texts
-DENOISE_ACTIVATIONS = Activations(key="denoise_per_thousand_tokens", units=thousand_video_tokens, assumed_gb=0.11)
-VAE_ACTIVATIONS = Activations(key="vae_per_thousand_tokens", units=thousand_frame_tokens, assumed_gb=8.0)
+TEXT_ACTIVATIONS = Activations(key="encode_text", units=constant, assumed_gb=1.606)  # a batch of trimmed texts
+FIRST_FRAME_ACTIVATIONS = Activations(
+    key="first_frame_per_thousand_tokens", units=thousand_frame_tokens, assumed_gb=1.469
+)
+DENOISE_ACTIVATIONS = Activations(
+    key="denoise_per_thousand_tokens",
+    units=thousand_video_tokens,
+    assumed_gb=0.0787,
+    base_gb=0.832,  # keys and values of the texts
+)
+VAE_ACTIVATIONS = Activations(key="vae_per_thousand_tokens", units=thousand_frame_tokens, assumed_gb=8.42)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -178,7 +188,7 @@ STAGES: Mapping[Stage, StageSpec] = MappingProxyType(
             image_only=True,
             tflop=encode_first_frame_tflop,
             assumed_tflops=60.0,
-            activations=VAE_ACTIVATIONS,
+            activations=FIRST_FRAME_ACTIVATIONS,
             label="first frames",
             time_group="encode",
         ),

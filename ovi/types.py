@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 
@@ -24,14 +23,3 @@ class Latents:
     """[48, F, h, w], normalised per channel."""
     audio: Tensor
     """[L, 20]."""
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Clip:
-    """A decoded clip: frames, waveform and the latents they were decoded from."""
-
-    frames: np.ndarray
-    """uint8 [F, H, W, 3] at 24 fps."""
-    audio: np.ndarray
-    """float32 [S] at 16 kHz, in [-1, 1]."""
-    latents: Latents

@@ -10,6 +10,7 @@ OviRayError
  │    ├── ResultsDamaged     a file of results was read, and its content is wrong
  │    └── ResultsTooNew      a newer version of ovi-ray wrote its results
  ├── ClusterError            Ray cannot be started or joined, or lacks the resources that the job asks for
+ ├── NodeUnfit               a node cannot do the job's work as the driver would: it is given none
  ├── WorkersLost             no worker is left and none can be started; finished clips are kept
  ├── StorageUnavailable      a store cannot be reached, or refuses; also an OSError
  │    ├── OutputUnavailable  the output folder cannot be written or read now: the job pauses
@@ -91,6 +92,10 @@ class InputError(OviRayError, ValueError):
 
 class ClusterError(OviRayError):
     """Ray cannot be started or joined, or the cluster lacks the resources that the job asks for."""
+
+
+class NodeUnfit(OviRayError):
+    """A node cannot do the work of a job as its driver would: another torch, other weights, a GPU that does not compute."""
 
 
 class WorkersLost(OviRayError):

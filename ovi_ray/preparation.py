@@ -3,29 +3,35 @@
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from ovi.attention import AttentionBackend
 from ovi.config import Architecture
 from ovi.errors import CheckpointError
+from ovi.weights.digest import fingerprint
+from ovi.weights.formats import WeightFormat
 from ovi.weights.layout import ARCHITECTURE
-from ovi.weights.loading import fingerprint
 from ovi.weights.tokenizer import load_tokenizer
-from ovi_ray.devices.checks import device_problems
+from ovi_ray.devices.kernel_gpus import may_have_gpu
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, StorageUnavailable, show
 from ovi_ray.inputs.bad_rows import BadRow, split_bad_rows
 from ovi_ray.inputs.cluster_profile import read_profile
-from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.job_spec import JobSpec, Weights
 from ovi_ray.inputs.manifest import Manifest, build_manifest, read_prompts
 from ovi_ray.inputs.prompt_lengths import TextLimit
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.output.folder_state import manifest_in
 from ovi_ray.output.job_files import read_job_file
+from ovi_ray.printing import counted
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.weights.checks import checkpoint_problem, checkpoint_problems, missing_file_problems, store_problem
-from ovi_ray.weights.digests import cached_file_digest, damaged_files
+from ovi_ray.weights.digests import cached_file_digest, damaged_files, unread_bytes
+
+_TOLD_BYTES = 500_000_000  # of weights that are hashed: a second or more
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -57,11 +63,13 @@ def prepare(
     """
     os.environ.update(job.environment)
     problems, damaged = _profile_problems(job), dict[str, str]()
+    if job.weights is Weights.AUTO and not problems:
+        job, problems = _with_weights(job, on_message)
     arch, found = _check_checkpoint(job)
     problems += found
     kept = None if prompts is not None else _kept_seeds(job)
 
-    def build(prompts: PromptList | None) -> Manifest:
+    def build(prompts: PromptList) -> Manifest:
         return build_manifest(
             job,
             arch,
@@ -74,9 +82,9 @@ def prepare(
 
     bad_rows: list[BadRow] = []
     try:
-        if prompts is None and job.prompts is not None:
-            prompts = read_prompts(job)
-        if skip_bad_rows and prompts is not None:
+        prompts = read_prompts(job) if prompts is None else prompts
+        on_message(f"checking {counted(len(prompts), 'row')}")
+        if skip_bad_rows:
             manifest, bad_rows = _of_good_rows(build, prompts)
         else:
             manifest = build(prompts)
@@ -93,7 +101,7 @@ def prepare(
     )
 
 
-def _of_good_rows(build: Callable[[PromptList | None], Manifest], prompts: PromptList) -> tuple[Manifest, list[BadRow]]:
+def _of_good_rows(build: Callable[[PromptList], Manifest], prompts: PromptList) -> tuple[Manifest, list[BadRow]]:
     """The manifest of the rows without problems, and the other rows. Raises InputError for other problems."""
     bad_rows: list[BadRow] = []
     while True:  # some problems show only once those of the cells are out of the way
@@ -135,6 +143,23 @@ def _kept_seeds(job: JobSpec) -> pa.Table | None:
         return None
 
 
+def _with_weights(job: JobSpec, on_message: Callable[[str], None]) -> tuple[JobSpec, list[Problem]]:
+    """The job with the form of the weights decided. A checkpoint that cannot be read is reported by its own check."""
+    from ovi_ray.devices.checks import chosen_weights  # with torch, which takes seconds to import
+
+    with suppress(CheckpointError, StorageUnavailable):
+        try:
+            chosen = chosen_weights(job)
+        except InputError as error:
+            return job, list(error.problems)
+        reason = (
+            "which the devices have room for" if chosen is WeightFormat.DTYPE else "with which more devices can denoise"
+        )
+        on_message(f"weights: {chosen}, {reason}")
+        return job.model_copy(update={"weights": Weights(chosen)}), []
+    return job, []
+
+
 def _profile_problems(job: JobSpec) -> list[Problem]:
     try:
         if job.cluster is not None:
@@ -149,7 +174,7 @@ def _check_checkpoint(job: JobSpec) -> tuple[Architecture, list[Problem]]:
     arch = Architecture()
     try:
         arch = Architecture.read(local_checkpoint(job.ckpt_dir))
-        return arch, [*_local_problems(job), *device_problems(job)]
+        return arch, [*_local_problems(job), *_device_problems(job)]
     except CheckpointError as error:
         return arch, [checkpoint_problem(error, job.ckpt_dir / ARCHITECTURE)]
     except StorageUnavailable as error:
@@ -158,16 +183,25 @@ def _check_checkpoint(job: JobSpec) -> tuple[Architecture, list[Problem]]:
         return arch, list(error.problems)
 
 
+def _device_problems(job: JobSpec) -> list[Problem]:
+    """Problems of what a job asks of its devices, and of its weights on GPUs that are too small for them."""
+    if job.memory_gb is None and job.attention is AttentionBackend.AUTO and not may_have_gpu():
+        return []
+    from ovi_ray.devices.checks import device_problems  # with torch, which takes seconds to import
+
+    return device_problems(job)
+
+
 def _local_problems(job: JobSpec) -> list[Problem]:
     """Problems with the files of the job's model. Of files in a store, only their presence is checked."""
     if job.ckpt_dir.is_local:
-        return checkpoint_problems(job.ckpt_dir, job.model_name, job.weights)
-    return missing_file_problems(job.ckpt_dir, job.model_name, job.weights)
+        return checkpoint_problems(job.ckpt_dir, job.model_name, job.weight_format)
+    return missing_file_problems(job.ckpt_dir, job.model_name, job.weight_format)
 
 
 def _tokenizer(job: JobSpec) -> Tokenizer:
     """The tokenizer of a checkpoint folder that was checked, and fetched where it is in a store."""
-    folder = local_checkpoint(job.ckpt_dir, [job.model_name], job.weights)
+    folder = local_checkpoint(job.ckpt_dir, [job.model_name], job.weight_format)
     return load_tokenizer(folder, job.model_name, truncates=False)
 
 
@@ -182,13 +216,12 @@ def _fingerprint(
 
     Raises InputError with the problems found so far, or with the model's own.
     """
-    is_checked = model_name == job.model_name and job.ckpt_dir.is_local
-    problems = found or (
-        [] if is_checked else checkpoint_problems(job.ckpt_dir, model_name, job.weights, tell=on_message)
-    )
+    problems = found or checkpoint_problems(job.ckpt_dir, model_name, job.weight_format, tell=on_message)
     if problems:
         raise InputError(problems)
-    folder = local_checkpoint(job.ckpt_dir, [model_name], job.weights)
-    if damage := damaged_files(folder, model_name, job.weights):
+    folder = local_checkpoint(job.ckpt_dir, [model_name], job.weight_format)
+    if (unread := unread_bytes(folder, model_name, job.weight_format)) >= _TOLD_BYTES:
+        on_message(f"hashing {unread / 1e9:,.0f} GB of weights in {folder}, once")
+    if damage := damaged_files(folder, model_name, job.weight_format):
         damaged[model_name] = damage
-    return fingerprint(folder, model_name, cached_file_digest, job.weights)
+    return fingerprint(folder, model_name, cached_file_digest, job.weight_format)

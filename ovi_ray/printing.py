@@ -45,3 +45,8 @@ def _escaped(match: re.Match[str]) -> str:
 def shell_command(*words: object) -> str:
     """A command line with each word quoted for a shell where it needs to be; a word `>` redirects."""
     return " ".join(">" if word == ">" else shlex.quote(str(word)) for word in words)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: "1 clip", "2,000 clips"."""
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"

@@ -6,17 +6,19 @@ However it ends, finished clips are kept, and the same call continues from there
 `events.jsonl` in the output folder.
 """
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ovi_ray.errors import MAX_SHOWN, OutputError, OutputGone
+from ovi_ray.errors import MAX_SHOWN, JobStopped, OutputError, OutputGone
 from ovi_ray.inputs.columns import is_meta
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
@@ -48,7 +50,6 @@ from ovi_ray.report.result_queries import count_noted
 from ovi_ray.runtime.clock import Clock
 from ovi_ray.runtime.driver import Driver, DriverConfig
 from ovi_ray.runtime.executor import Executor
-from ovi_ray.runtime.ray_executor import ExecutorConfig, ray_executor
 from ovi_ray.runtime.run_record import run_record
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.config import RetryConfig
@@ -59,7 +60,10 @@ from ovi_ray.storage.reading import ReadConfig
 _END_TRIES = 3  # of each write at the end of a run; more would keep the user waiting for a storage that is away
 _PAUSE_BETWEEN_TRIES_S = 0.5
 
-OpenExecutor = Callable[[JobSpec, ExecutorConfig], AbstractContextManager[Executor]]
+if TYPE_CHECKING:
+    from ovi_ray.runtime.ray_executor import ExecutorConfig
+
+OpenExecutor = Callable[[JobSpec, "ExecutorConfig | None"], AbstractContextManager[Executor]]
 """Starts the workers of a job, and stops them at the end of the block."""
 
 
@@ -79,7 +83,8 @@ class RenderOptions:
     """The clips replace others in the folder, so that none of them needs to be known there (`ovi-ray retry`)."""
     reading: ReadConfig = field(default_factory=ReadConfig)
     """How often a finished video that cannot be read is tried."""
-    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    executor: "ExecutorConfig | None" = None
+    """When a worker counts as dead; None for the usual limits."""
     driver: DriverConfig = field(default_factory=DriverConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
 
@@ -110,13 +115,19 @@ class JobResult:
     """Not rendered, because there is a video that could not be read; it was left as it is, and the next run looks again."""
 
 
+def _ray_executor(job: JobSpec, config: "ExecutorConfig | None") -> AbstractContextManager[Executor]:
+    from ovi_ray.runtime.ray_executor import ray_executor  # with Ray and torch, which a finished job does without
+
+    return ray_executor(job, config)
+
+
 def render(
     prepared: PreparedJob,
     *,
     options: RenderOptions | None = None,
     stop: StopRequest | None = None,
     observer: JobObserver | None = None,
-    open_executor: OpenExecutor = ray_executor,
+    open_executor: OpenExecutor = _ray_executor,
     clock: Clock | None = None,
 ) -> JobResult:
     """Render the missing clips of a checked job into its output folder, and write its report.
@@ -346,8 +357,19 @@ class _Run:
             )
         return Manifest(table=missing.table.filter(pc.invert(is_damaged)), notes=missing.notes)
 
+    @contextmanager
+    def _stopped_while_ray_starts(self) -> Iterator[None]:
+        """SIGTERM asks the job to stop also while Ray's own handler, which ends the process, has the place of the driver's."""
+        try:
+            yield
+        except SystemExit as end:
+            if end.code != signal.SIGTERM:
+                raise
+            self._stop.ask(signal.SIGTERM.name)
+            raise JobStopped(f"stopped by {self._stop.reason}") from None
+
     def _render(self, tasks: TaskTable, open_executor: OpenExecutor, clock: Clock | None, token: str) -> None:
-        with open_executor(self._job, self._options.executor) as executor:
+        with self._stopped_while_ray_starts(), open_executor(self._job, self._options.executor) as executor:
             with _usable(self._job.output_dir):
                 driver = Driver(
                     tasks,
@@ -357,7 +379,7 @@ class _Run:
                     intermediates=self._intermediates,
                     stop=self._stop,
                     observer=self._observer,
-                    config=_with_retries(self._options.driver, self._job.retries),
+                    config=_with_policies(self._options.driver, self._job),
                     clock=clock,
                     token=token,
                 )
@@ -424,12 +446,15 @@ class _Run:
         )
 
 
-def _with_retries(config: DriverConfig, retries: int | None) -> DriverConfig:
-    """The configuration with the number of retries that a job asks for, after errors and after workers that died."""
-    if retries is None:
-        return config
-    retry = RetryConfig(max_attempts=retries + 1, max_crashes=retries + 1)
-    return replace(config, scheduler=replace(config.scheduler, retry=retry))
+def _with_policies(config: DriverConfig, job: JobSpec) -> DriverConfig:
+    """The configuration with the policies of a job: its retries, after errors and after workers that died, and copies."""
+    scheduler = config.scheduler
+    if job.retries is not None:
+        retry = RetryConfig(max_attempts=job.retries + 1, max_crashes=job.retries + 1)
+        scheduler = replace(scheduler, retry=retry)
+    if not job.speculation:
+        scheduler = replace(scheduler, speculation=replace(scheduler.speculation, enabled=False))
+    return replace(config, scheduler=scheduler)
 
 
 def _title(job: JobSpec) -> str:

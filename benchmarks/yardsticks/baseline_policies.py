@@ -1,66 +1,22 @@
-"""Policies of other systems, for comparison: static striding (the published program) and mean speed per stage.
+"""Policies of other systems, for comparison: static striding (the published program) and pools by mean speed.
 
 They keep state of their own (a share or a role per worker), so each schedules one job: `static_striding(workload)` and
-`mean_speed(workload)` make a scheduler with a new policy.
+`mean_speed(workload)` make a scheduler with a new policy. The queue of whole clips, which is what one would write first, is in
+`ovi_ray.simulation.whole_clip_queue`, because `ovi-ray plan` compares with it.
 """
 
-from abc import ABC, abstractmethod
 from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
 
 from ovi.stages import STAGES, Stage
-from ovi_ray.scheduling.actions import Action, RunTask
 from ovi_ray.scheduling.config import SchedulerConfig
-from ovi_ray.scheduling.dispatcher import Dispatcher
-from ovi_ray.scheduling.policies.base import Allocation, Candidate, Cluster, Decision, IdleWorker, Snapshot
+from ovi_ray.scheduling.policies.base import Candidate, Cluster, IdleWorker
 from ovi_ray.scheduling.scheduler import Scheduler
-from ovi_ray.scheduling.task import Reason, Task
-from ovi_ray.scheduling.worker_pool import WorkerState
+from ovi_ray.scheduling.task import Task
 from ovi_ray.scheduling.workload import Workload
-
-_NOTHING_ALLOCATED = Allocation(makespan_s=0.0)
-
-
-class BaselinePolicy(ABC):
-    """A policy that assigns work to single workers and is told which tasks each of them started."""
-
-    name: str
-
-    def __init__(self) -> None:
-        self.assignments = 0
-        """How often work was assigned; groups of workers may change with it."""
-
-    def allocate(self, cluster: Cluster) -> Allocation:
-        """Assign work to the workers. The core's allocation stays empty."""
-        self.assign(cluster)
-        self.assignments += 1
-        return _NOTHING_ALLOCATED
-
-    def choose(self, snapshot: Snapshot, allocation: Allocation) -> Decision:
-        """The candidate of the latest stage among those assigned to its worker."""
-        eligible = [c for c in snapshot.candidates if self.is_assigned(c)]
-        if not eligible:
-            return Decision(candidate=None, reason=Reason.NOTHING_READY)
-        best = min(eligible, key=lambda c: (not c.urgent, -STAGES[c.stage].order, c.kind, c.worker))
-        return Decision(candidate=best, reason=Reason.ONLY_WORK)
-
-    def task_started(self, worker: int, task: Task) -> None:
-        """A worker was given a task."""
-        return
-
-    @abstractmethod
-    def assign(self, cluster: Cluster) -> None:
-        """Assign the remaining work."""
-
-    @abstractmethod
-    def is_assigned(self, c: Candidate) -> bool:
-        """Whether a worker may run a candidate."""
-
-    @abstractmethod
-    def group(self, worker: IdleWorker) -> int:
-        """Idle workers with equal assignments are interchangeable."""
+from ovi_ray.simulation.whole_clip_queue import BaselinePolicy, baseline_scheduler, dynamic_queue
 
 
 class StaticStriding(BaselinePolicy):
@@ -155,38 +111,14 @@ def _pools(
     return roles | dict.fromkeys(kept, frozenset({Stage.DENOISE}))
 
 
-class _BaselineDispatcher(Dispatcher):
-    """Tells the policy which tasks start, and groups the idle workers anew when it has assigned work."""
-
-    _policy: BaselinePolicy
-    _grouped_at = 0
-
-    def dispatch(self, now: float) -> list[Action]:
-        """Group the idle workers by their present assignments first."""
-        if self._grouped_at != self._policy.assignments:
-            self._grouped_at = self._policy.assignments
-            for number in self._idle.numbers():
-                self._idle.remove(number)
-                self._add_idle(self._pool.workers[number])
-        return super().dispatch(now)
-
-    def _run(self, worker: WorkerState, task: Task, kind: int, reason: Reason, now: float) -> RunTask:
-        self._policy.task_started(worker.number, task)
-        return super()._run(worker, task, kind, reason, now)
-
-
-class _BaselineScheduler(Scheduler):
-    dispatcher_type = _BaselineDispatcher
-
-
 def static_striding(workload: Workload, config: SchedulerConfig | None = None) -> Scheduler:
     """A scheduler of one job with static striding."""
-    return _BaselineScheduler(workload, policy=StaticStriding(), config=config)
+    return baseline_scheduler(workload, StaticStriding(), config)
 
 
 def mean_speed(workload: Workload, config: SchedulerConfig | None = None) -> Scheduler:
     """A scheduler of one job with pools by mean speed."""
-    return _BaselineScheduler(workload, policy=MeanSpeed(), config=config)
+    return baseline_scheduler(workload, MeanSpeed(), config)
 
 
 def production(workload: Workload, config: SchedulerConfig | None = None) -> Scheduler:
@@ -194,4 +126,9 @@ def production(workload: Workload, config: SchedulerConfig | None = None) -> Sch
     return Scheduler(workload, config=config)
 
 
-SCHEDULERS = {"production": production, "static_striding": static_striding, "mean_speed": mean_speed}
+SCHEDULERS = {
+    "production": production,
+    "dynamic_queue": dynamic_queue,
+    "static_striding": static_striding,
+    "mean_speed": mean_speed,
+}

@@ -33,32 +33,33 @@ def integral_bound(workload: Workload, devices: Sequence[VirtualDevice], *, tole
     It ignores that each decode follows its own denoise (except the first and the last), and that loads on one device do
     not overlap with the wait for texts. Both make it lower than the best schedule, never higher.
 
-    Raises ValueError for several kinds, kept latents, first frames, devices that join, leave or are slow from the start.
+    Raises ValueError for several kinds, first frames, devices that join, leave or are slow from the start.
     """
-    if len(workload.kinds) != 1 or workload.first_frames or len(workload.clips_with_latents):
-        raise ValueError("integral_bound takes jobs of one kind, without first frames or kept latents")
+    if len(workload.kinds) != 1 or workload.first_frames:
+        raise ValueError("integral_bound takes jobs of one kind, without first frames")
     if any(d.joins_at_s or d.leaves_at_s != math.inf for d in devices):
         raise ValueError("integral_bound takes devices that are present all the time")
     problem = bound_problem(workload, devices)
     if any(change < problem.first_latents_s for d in devices for change, _ in d.slowdowns):
         raise ValueError("integral_bound takes devices that slow down after the first latents at the earliest")
+    return _bisect(lambda end: _whole_clips_by(problem, end), tolerance)
+
+
+def _whole_clips_by(problem: BoundProblem, end: float) -> bool:
+    """Whether the devices can be assigned whole denoises and decodes that end in time and add up to all clips."""
     stages = [work_type.stage for work_type in problem.work]
     denoise, decode = stages.index(Stage.DENOISE), stages.index(Stage.DECODE)
-    return _bisect(lambda end: _whole_clips_by(problem, end, workload.clips, denoise, decode), tolerance)
-
-
-def _whole_clips_by(problem: BoundProblem, end: float, clips: int, denoise: int, decode: int) -> bool:
-    """Whether the devices can be assigned whole denoises and decodes that end in time and add up to all clips."""
+    denoises, decodes = int(problem.work[denoise].amount), int(problem.work[decode].amount)
     uses: list[tuple[int, int, int]] = []  # group, denoises, decodes on one device
     for i, group in enumerate(problem.groups):
         each, after = problem.seconds[i, denoise], problem.seconds[i, decode]
         load, load_vae = group.load_seconds(problem.work[denoise].needs), group.load_seconds(problem.work[decode].needs)
         left = group.effective(end)
-        for a in range(clips + 1):
+        for a in range(denoises + 1):
             alone = max(problem.first_denoise_s, load) + a * each if a else 0.0
             if not alone <= left - (problem.decode_s if a and left == end else 0.0):
                 break
-            for b in range(clips + 1):
+            for b in range(decodes + 1):
                 ends = alone + (load_vae + b * after if b else 0.0)
                 if b and not a:
                     ends = max(problem.first_latents_s, load_vae) + b * after
@@ -74,7 +75,7 @@ def _whole_clips_by(problem: BoundProblem, end: float, clips: int, denoise: int,
         np.zeros(len(uses)),
         constraints=[
             LinearConstraint(of_group, -np.inf, counts),
-            LinearConstraint(table[:, 1:].T.astype(float), clips, np.inf),
+            LinearConstraint(table[:, 1:].T.astype(float), [denoises, decodes], np.inf),
         ],
         integrality=np.ones(len(uses)),
     )

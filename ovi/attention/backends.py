@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ovi.attention.target import AOTRITON_EXPERIMENTAL, AttentionTarget
+from ovi.attention.target import AttentionTarget
 from ovi.attention.types import AttentionBackend, AttentionShape
 
 HALF = frozenset({torch.float16, torch.bfloat16})
@@ -144,21 +144,23 @@ class SdpaEfficient(SdpaKernel):
 
     def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
         """Requires a GPU."""
-        return "it runs on GPUs only" if target.vendor == "cpu" else _experimental(target)
+        return "it runs on GPUs only" if target.vendor == "cpu" else ""
 
 
 class SdpaAotriton(SdpaKernel):
-    """AOTriton, which implements PyTorch's flash kernel on ROCm."""
+    """AOTriton, which implements PyTorch's flash kernel on ROCm.
+
+    Which architectures it supports, and for which it wants AOTRITON_EXPERIMENTAL to be set, depends on its version: a trial
+    asks torch, whose warning becomes the reason.
+    """
 
     kernel = SDPBackend.FLASH_ATTENTION
 
     def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """Requires ROCm, half precision and, on some architectures, an environment variable."""
+        """Requires ROCm and half precision."""
         if target.vendor != "amd":
             return "it runs on ROCm only"
-        if target.dtype not in HALF:
-            return _needs_half(target)
-        return _experimental(target)
+        return "" if target.dtype in HALF else _needs_half(target)
 
 
 class SdpaMath(SdpaKernel):
@@ -167,11 +169,12 @@ class SdpaMath(SdpaKernel):
     kernel = SDPBackend.MATH
 
     def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
-        """Requires memory for the scores and their softmax, which exist at the same time."""
+        """Requires memory for the scores and their softmax, which exist at the same time, beside the resident model."""
         needed = 2 * shape.score_bytes
-        if needed > target.memory_bytes // 2:
-            return f"its scores need {needed / 1e9:.0f} GB of the device's {target.memory_bytes / 1e9:.0f} GB"
-        return ""
+        if needed <= min(target.memory_bytes // 2, target.memory_bytes - target.model_bytes):
+            return ""
+        beside = f" beside the model's {target.model_bytes / 1e9:.0f} GB" if target.model_bytes else ""
+        return f"its scores need {needed / 1e9:.0f} GB of the device's {target.memory_bytes / 1e9:.0f} GB{beside}"
 
 
 class FlashAttn2(Backend):
@@ -266,16 +269,6 @@ def _half_on_nvidia(target: AttentionTarget, shape: AttentionShape, *, capabilit
     if shape.head_dim > head_dim or shape.head_dim % 8:
         return f"it supports head widths up to {head_dim} in multiples of 8, not {shape.head_dim}"
     return ""
-
-
-_AOTRITON_STABLE = ("gfx90a", "gfx942", "gfx950")
-
-
-def _experimental(target: AttentionTarget) -> str:
-    """Why AOTriton, which implements both fused kernels on ROCm, is disabled; empty on NVIDIA."""
-    if target.vendor != "amd" or target.architecture in _AOTRITON_STABLE or target.aotriton_experimental:
-        return ""
-    return f"AOTriton is experimental on {target.architecture}: set {AOTRITON_EXPERIMENTAL}=1 before torch is imported"
 
 
 def _needs_half(target: AttentionTarget) -> str:

@@ -26,6 +26,8 @@ class AttentionTarget:
     """For example sm90 or gfx942; empty for a CPU."""
     memory_bytes: int
     """Total memory of the device."""
+    model_bytes: int = 0
+    """Memory of the model's weights, beside which attention must fit; 0 if it is not known."""
     name: str = "cpu"
     """Product name, for example "NVIDIA H200"."""
     driver: str = ""
@@ -34,7 +36,7 @@ class AttentionTarget:
     """Whether AOTriton is enabled on architectures that it considers experimental."""
 
     @classmethod
-    def of(cls, device: torch.device, dtype: torch.dtype) -> Self:
+    def of(cls, device: torch.device, dtype: torch.dtype, model_bytes: int = 0) -> Self:
         """The target of a torch device. Torch names ROCm devices `cuda` too."""
         if device.type != "cuda":
             return cls(
@@ -43,6 +45,7 @@ class AttentionTarget:
                 vendor="cpu",
                 architecture="",
                 memory_bytes=host_memory_bytes(),
+                model_bytes=model_bytes,
                 name=_cpu_name(),
             )
         properties = torch.cuda.get_device_properties(device)
@@ -53,6 +56,7 @@ class AttentionTarget:
             vendor=vendor,
             architecture=architecture,
             memory_bytes=properties.total_memory,
+            model_bytes=model_bytes,
             name=properties.name,
             driver=driver_version(),
             aotriton_experimental=aotriton_experimental(),

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 from typing import Self
@@ -47,6 +47,13 @@ class Site(StrEnum):
     AUDIO_TO_TEXT = "audio_to_text"
 
 
+_EXACT_LENGTH = 2048  # shorter lengths hardly differ between clips of a model
+
+
+def _bucket_length(length: int) -> int:
+    return length if length <= _EXACT_LENGTH else 2 ** round(math.log2(length)) - 1
+
+
 @dataclass(kw_only=True, slots=True, frozen=True)
 class AttentionShape:
     """Shape of one attention call: q [1, query_length, num_heads, head_dim], k and v [1, key_length, ...]."""
@@ -58,6 +65,14 @@ class AttentionShape:
 
     def __str__(self) -> str:
         return f"{self.query_length}x{self.key_length} h{self.num_heads} d{self.head_dim}"
+
+    @property
+    def bucket(self) -> Self:
+        """The shape that stands for all of about its size: lengths over 2,048 become the nearest power of two, less one.
+
+        Such an odd length is no multiple of any block of a kernel, which is where kernels go wrong.
+        """
+        return replace(self, query_length=_bucket_length(self.query_length), key_length=_bucket_length(self.key_length))
 
     @property
     def score_bytes(self) -> int:

@@ -70,6 +70,8 @@ class MemoryPlan:
     """The stages that fit."""
     budget: int
     """Bytes that the device offers."""
+    weight_bytes: int
+    """Bytes of the weights that are on the device while it denoises."""
 
     def __str__(self) -> str:
         return str(self.mode) if self.weights is WeightFormat.DTYPE else f"{self.weights} {self.mode}"
@@ -95,7 +97,8 @@ def _plan(weights: WeightFormat, demand: MemoryDemand, *, budget: int, host: int
     resident = {stage: everything + demand.activations[stage] for stage in Stage}
     peak = resident if mode is MemoryMode.RESIDENT else {stage: demand.of(stage) for stage in Stage}
     stages = frozenset(stage for stage, needed in peak.items() if needed <= budget)
-    return MemoryPlan(mode=mode, weights=weights, peak=peak, stages=stages, budget=budget)
+    held = peak[Stage.DENOISE] - demand.activations[Stage.DENOISE]
+    return MemoryPlan(mode=mode, weights=weights, peak=peak, stages=stages, budget=budget, weight_bytes=held)
 
 
 def _mode(demand: MemoryDemand, *, budget: int, host: int) -> MemoryMode:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ovi.config import ARCHITECTURE_FILE, Component, ModelSpec
 from ovi.errors import CheckpointMismatch, CheckpointNotFound
-from ovi.files import dangling_link, pointer_in_place_of
+from ovi.files import dangling_link, is_file, pointer_in_place_of
 
 WAN = "Wan2.2-TI2V-5B"
 MMAUDIO = "MMAudio/ext_weights"
@@ -35,7 +35,7 @@ def existing_file(ckpt_dir: Path, relative: str, model_name: str) -> Path:
     Raises CheckpointNotFound, which says how to get it, and CheckpointMismatch for a pointer in its place.
     """
     path = ckpt_dir / relative
-    if not path.is_file():
+    if not is_file(path):
         fetch = shlex.join(["ovi-ray", "weights", "download", "--model-name", model_name, str(ckpt_dir)])
         expected = f"a file of model {model_name}; download it with: {fetch}"
         raise CheckpointNotFound(dangling_link(path) or "no such file", expected=expected, path=path)

@@ -4,11 +4,11 @@ Files are read through safetensors or with `torch.load(weights_only=True)`, so n
 Modules are built on the meta device and tensors assigned one by one, so a load needs no second copy in host memory.
 """
 
-import hashlib
+import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -24,9 +24,8 @@ from ovi.models.fusion import FusionTransformer
 from ovi.models.text_encoder import TextEncoder
 from ovi.models.video_vae import VideoVAE
 from ovi.models.vocoder import Vocoder
-from ovi.weights.digest import file_digest
 from ovi.weights.formats import WeightFormat, in_format
-from ovi.weights.layout import ARCHITECTURE, TOKENIZER, component_file, existing_file, model_files
+from ovi.weights.layout import TOKENIZER, component_file, existing_file
 from ovi.weights.tokenizer import load_tokenizer
 
 FLOAT32_COMPONENTS = frozenset({Component.AUDIO_VAE, Component.VOCODER})  # small, and audibly worse in bf16
@@ -70,7 +69,11 @@ class FileStatus:
 
 def num_parameters(ckpt_dir: str | Path) -> dict[Component, int]:
     """Number of parameters of each component, from the architecture alone; no weights are read."""
-    arch = Architecture.read(ckpt_dir)
+    return dict(_count_parameters(Architecture.read(ckpt_dir)))
+
+
+@lru_cache(maxsize=4)  # building the modules takes seconds
+def _count_parameters(arch: Architecture) -> Mapping[Component, int]:
     with torch.device("meta"):
         modules = {
             component: _RECIPES[component].build(arch) for component in Component if component is not _SLOW_TO_BUILD
@@ -122,22 +125,6 @@ def non_finite_numbers(path: Path) -> dict[str, int]:
         return {}
     counts = {name: count_non_finite(tensor) for name, tensor in _stored_tensors(path)}
     return {name: count for name, count in counts.items() if count}
-
-
-def fingerprint(
-    ckpt_dir: str | Path,
-    model_name: str,
-    digest: Callable[[Path], str] | None = None,
-    weights: WeightFormat = WeightFormat.DTYPE,
-) -> str:
-    """SHA-256 over the contents of all files of a model, independent of where the folder is.
-
-    `digest` computes the hash of one file; callers with a cache of digests pass their own (default: `file_digest`).
-    """
-    digest = digest or file_digest
-    root, spec = Path(ckpt_dir), in_format(Architecture.read(ckpt_dir).spec(model_name), weights)
-    files = [path for path in (*model_files(spec), ARCHITECTURE) if (root / path).exists()]
-    return hashlib.sha256("".join(f"{path} {digest(root / path)}\n" for path in files).encode()).hexdigest()
 
 
 def _check_component(ckpt_dir: Path, component: Component, arch: Architecture, spec: ModelSpec) -> None:
@@ -219,7 +206,9 @@ def _unpickle(path: Path, device: str) -> dict[str, Tensor]:
 
 def _unreadable(path: Path, error: Exception) -> CheckpointMismatch:
     size = path.stat().st_size
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = (str(error).splitlines() or [""])[0].partition(". ")[0] or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):  # torch then advises to run whatever the file contains
+        reason = "not a file of tensors and nothing else"
     found = f"truncated or not a checkpoint ({size:,} bytes; {reason})"
     return CheckpointMismatch(found, expected="a complete file; download it again", path=path)
 

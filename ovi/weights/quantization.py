@@ -6,11 +6,13 @@ they are 98% of the weights, and narrowing the embeddings and the head would cos
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -49,6 +51,7 @@ def load_transformer(
             return cast("FusionTransformer", load_component(ckpt_dir, Component.TRANSFORMER, model_name, device, dtype))
 
 
+@lru_cache(maxsize=16)  # building the module takes a second
 def transformer_bytes(arch: Architecture, dtype: torch.dtype, weights: WeightFormat) -> int:
     """Bytes of the transformer's weights in a format, from the architecture alone; no file is read."""
     module = _empty(arch)
@@ -70,7 +73,10 @@ def _load_qint8(
 
     path = quantized_path(ckpt_dir / arch.spec(model_name).checkpoint, dtype)
     if not path.exists():
-        quantize_to_file(ckpt_dir, model_name, dtype, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with conversion_lock(path):
+            if not path.exists():
+                quantize_to_file(ckpt_dir, model_name, dtype, path)
     module = _empty(arch).to(dtype)
     qint8_layers.quantize_blocks(module)
     qint8_layers.avoid_overreads(module)
@@ -86,6 +92,11 @@ def quantized_path(checkpoint: Path, dtype: torch.dtype) -> Path:
         identity += f" {status.st_size} {status.st_mtime_ns}"
     digest = hashlib.sha256(f"{identity} {dtype}".encode()).hexdigest()[:20]
     return user_cache_folder() / "qint8" / f"{checkpoint.stem}-{digest}.safetensors"
+
+
+def conversion_lock(path: Path) -> FileLock:
+    """Held while weights are quantized to `path`, so that workers that start at once do not all hold them twice."""
+    return FileLock(path.parent.with_suffix(".lock"))
 
 
 def quantize_to_file(ckpt_dir: str | Path, model_name: str, dtype: torch.dtype, path: Path) -> None:

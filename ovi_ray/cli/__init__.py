@@ -16,7 +16,9 @@ from ovi_ray import __version__
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode
 from ovi_ray.cli.doctor import doctor
 from ovi_ray.cli.explain import explain
+from ovi_ray.cli.export import export
 from ovi_ray.cli.faults import Program
+from ovi_ray.cli.init import init
 from ovi_ray.cli.job import job
 from ovi_ray.cli.jobs import jobs, logs, status, stop, wait
 from ovi_ray.cli.plan import plan
@@ -36,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (render, retry, prune, plan, submit, jobs, status, logs, stop, wait, explain, doctor):
+for command in (init, render, retry, prune, plan, submit, jobs, status, logs, stop, wait, explain, export, doctor):
     app.command(epilog=EXIT_CODE_HELP)(command)
 app.add_typer(job, name="job")
 app.add_typer(weights, name="weights")

@@ -6,8 +6,6 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-import typer
-
 from ovi.errors import OviError
 from ovi_ray.cli.console import message_console
 from ovi_ray.cli.options import DisplayOptions
@@ -65,18 +63,11 @@ EXIT_CODE_HELP = (
 
 @contextmanager
 def command_console(display: DisplayOptions) -> Iterator[Console]:
-    """The console for messages (standard error), with logging set up.
-
-    An error that is raised on purpose becomes a message and an exit code; for any other see `ovi_ray.cli.faults`.
-    """
+    """The console for messages (standard error), with logging set up. Errors are reported by `ovi_ray.cli.faults`."""
     console = message_console()
     configure_logging(display.level, console)
-    try:
-        _check_working_folder()
-        yield console
-    except (OviRayError, OviError) as error:
-        console.print(str(error), style="red", soft_wrap=True)
-        raise typer.Exit(ExitCode.of(error)) from None
+    _check_working_folder()
+    yield console
 
 
 def _check_working_folder() -> None:

@@ -83,7 +83,7 @@ def _show(report: "NodeReport", console: Console) -> None:
 
 def _show_device(report: "DeviceReport", console: Console) -> None:
     from ovi.attention.autotune import CANDIDATES
-    from ovi_ray.devices.node_report import backend_summary
+    from ovi_ray.devices.node_report import backend_summary, convolution_summary
 
     device = report.device
     facts = Table(box=None, show_header=False, pad_edge=False)
@@ -91,8 +91,11 @@ def _show_device(report: "DeviceReport", console: Console) -> None:
     facts.add_row("vendor, architecture", f"{device.vendor} {device.architecture or '-'}")
     facts.add_row("memory", f"{device.memory_gb:.1f} GB, {report.memory or 'too small for any stage'}")
     facts.add_row("stages that fit", ", ".join(report.stages) or "none")
+    facts.add_row("convolutions", convolution_summary(report))
     expected = "-" if report.clip_s is None else f"{report.clip_s:,.0f} s a clip, 50 steps"
     facts.add_row("denoise", expected)
+    rates = ", ".join(f"{stage} {report.assumed_rates.of(stage):.3g}" for stage in report.stages)
+    facts.add_row("assumed until measured", f"{rates} TFLOP/s" if rates else "-")
     console.print(facts)
     if report.attention_error:
         console.print(report.attention_error, style="red")

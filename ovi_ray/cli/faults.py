@@ -10,6 +10,8 @@ import select
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
@@ -23,7 +25,7 @@ from ovi.errors import OviError
 from ovi_ray import __version__
 from ovi_ray.cli.common import ExitCode
 from ovi_ray.cli.console import message_console
-from ovi_ray.errors import OviRayError, hide_passwords
+from ovi_ray.errors import InputError, OviRayError, hide_passwords
 from ovi_ray.logs import MESSAGES, RUN_LOG, run_log
 from ovi_ray.printing import shell_command
 from ovi_ray.storage.paths import Location
@@ -32,6 +34,10 @@ FAULT_LOG = "faults.log"
 """In the user's folder for state: where a fault is recorded that belongs to no job."""
 _REPORT_URLS = ("issues", "bug tracker", "repository", "source")
 """Labels of project URLs at which a fault can be reported, the best first."""
+
+
+given_arguments: ContextVar[tuple[str, ...]] = ContextVar("given_arguments", default=())
+"""The arguments of the command that runs, as they were typed."""
 
 
 class JobFault(Exception):
@@ -48,18 +54,20 @@ class Program(typer.core.TyperGroup):
     def main(self, args: Sequence[str] | None = None, *other: Any, **options: Any) -> Any:
         """See typer. Raises SystemExit."""
         words = list(sys.argv[1:] if args is None else args)
+        given_arguments.set(tuple(words))
         try:
             return super().main(words, *other, **options)
         except SystemExit as end:
             if not isinstance(cause := end.__context__, BrokenPipeError):
+                if cause is not None and hasattr(cause, "format_message"):  # typer's: of options that cannot be read
+                    _print_json(ExitCode.BAD_INPUT, "UsageError", cause.format_message(), words)
                 raise
             if not _reader_has_left():
                 sys.exit(report_fault(cause, words))
             _drop_output()
             sys.exit(ExitCode.BROKEN_PIPE)
         except (OviRayError, OviError) as error:
-            message_console().print(str(error), style="red", soft_wrap=True)
-            sys.exit(ExitCode.of(error))
+            sys.exit(report_error(error, words))
         except Exception as error:
             sys.exit(report_fault(error, words))
 
@@ -82,6 +90,15 @@ def faults_of_job(output_dir: Location) -> Iterator[None]:
         raise JobFault(output_dir) from error
 
 
+def report_error(error: OviRayError | OviError, arguments: Sequence[str]) -> ExitCode:
+    """Tell the user of an error that is raised on purpose: on standard error, with --json on standard output too."""
+    message_console().print(str(error), style="red", soft_wrap=True)
+    problems = [asdict(problem) for problem in error.problems] if isinstance(error, InputError) else None
+    code = ExitCode.of(error)
+    _print_json(code, type(error).__name__, str(error), arguments, problems=problems)
+    return code
+
+
 def report_fault(error: Exception, arguments: Sequence[str]) -> ExitCode:
     """Record an unexpected error and tell the user where: on standard error, with --json on standard output too."""
     output_dir = None
@@ -93,10 +110,16 @@ def report_fault(error: Exception, arguments: Sequence[str]) -> ExitCode:
     log = _record(f"fault in ovi-ray {__version__} while running {command}\n{trace}", output_dir)
     is_verbose = any(re.fullmatch(r"--verbose|-[a-z]*v[a-z]*", word) for word in arguments)
     _print_fault(what, command, output_dir, log, trace if is_verbose or log is None else "")
-    if "--json" in arguments:
-        fault = {"kind": "fault", "type": type(error).__name__, "message": hide_passwords(str(error))}
-        typer.echo(json.dumps({"error": fault | {"log": log and str(log), "report_to": report_address()}}))
+    place = {"log": log and str(log), "report_to": report_address()}
+    _print_json(ExitCode.FAULT, type(error).__name__, hide_passwords(str(error)), arguments, **place)
     return ExitCode.FAULT
+
+
+def _print_json(code: ExitCode, name: str, message: str, arguments: Sequence[str], **details: Any) -> None:
+    """With --json, an error for a program that reads standard output."""
+    if "--json" in arguments:
+        error = {"kind": code.name.lower(), "type": name, "message": message, **details}
+        typer.echo(json.dumps({"error": {key: value for key, value in error.items() if value is not None}}))
 
 
 def report_address() -> str:

@@ -9,11 +9,11 @@ import typer
 
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, location
 from ovi_ray.cli.options import DisplayOptions, with_display_options
-from ovi_ray.cli.plan import forecast_of, profile_of
+from ovi_ray.cli.plan import profile_of
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.inputs.job_file import ALIASES, Given, read_yaml
 from ovi_ray.inputs.job_spec import PortableJob
-from ovi_ray.printing import Console
+from ovi_ray.printing import Console, counted
 from ovi_ray.report.durations import format_duration
 from ovi_ray.storage.paths import Location
 
@@ -58,7 +58,7 @@ def validate(
             typer.echo(json.dumps({"valid": not problems, "jobs": sorted(checked), "problems": found}))
         else:
             for name, summary in checked.items():
-                console.print(f"{name}: valid, {summary.clips} clips", soft_wrap=True)
+                console.print(f"{name}: valid, {counted(summary.clips, 'clip')}", soft_wrap=True)
         if problems:
             raise typer.Exit(ExitCode.BAD_INPUT) if as_json else InputError(problems)
 
@@ -109,10 +109,14 @@ def schema() -> None:
 def _read(path: Location, *, forecasts: bool = False) -> "tuple[PortableJob, JobSummary, Forecast | None]":
     """A job, its summary and, if wanted and the job names a cluster profile, its forecast. Raises InputError."""
     from ovi_ray.inputs.job_summary import manifest_of, summarise
+    from ovi_ray.inputs.task_table import TaskTable, workload_of
+    from ovi_ray.simulation.forecast import forecast
 
     job = PortableJob.from_yaml(path)
     profile, manifest = profile_of(job), manifest_of(job)
-    planned = forecast_of(manifest, profile) if forecasts and profile is not None else None
+    planned = None
+    if forecasts and profile is not None:
+        planned = forecast(workload_of(TaskTable.of(manifest)), profile)
     return job, summarise(job, manifest), planned
 
 
@@ -142,7 +146,7 @@ def _show_summary(summary: "JobSummary", job: PortableJob, console: Console) -> 
 
     swept = f" x {summary.combinations} combinations" if summary.combinations > 1 else ""
     repeated = f" x {job.each_example_n_times} repeats" if job.each_example_n_times > 1 else ""
-    line(f"\nrenders {summary.clips} clips: {summary.rows} rows{swept}{repeated}")
+    line(f"\nrenders {counted(summary.clips, 'clip')}: {counted(summary.rows, 'row')}{swept}{repeated}")
     for kind in summary.kinds:
         line(f"  {kind}")
     line(f"  {summary.texts} distinct texts, {summary.first_frames} first frames")

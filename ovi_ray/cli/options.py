@@ -29,7 +29,7 @@ JobOptions = dict[str, Any]
 LOCATION = "PATH|URI"
 PROMPT_OPTION = typer.Option(
     metavar="TEXT",
-    help="One prompt. Unlike PROMPTS, the text is never taken for the name of a file.",
+    help="One prompt. Unlike PROMPTS, the text is never taken for the name of a file. [default: none]",
     rich_help_panel="What to render",
 )
 LIST_FIELDS = ("model_name", "mode", "image_path", "each_example_n_times", "delimiter", "sheet", "sweep")
@@ -44,10 +44,13 @@ RUNTIME_FIELDS = (
     "compile",
     "qint8",
     "fp8",
+    "weights",
     "cpu_offload",
     "memory_gb",
     "cluster",
+    "elastic",
     "retries",
+    "speculation",
 )
 """Options on where and how a job runs, on this machine or another one."""
 KEPT_FIELDS = ("keep_seeds", "keep_latents", "checkpoint_s")
@@ -96,7 +99,7 @@ def with_display_options(command: Command) -> Command:
                 "-v",
                 count=True,
                 show_default=False,
-                help="Log what happens; -vv: details too.",
+                help="Log what happens; -vv: details too. [default: warnings]",
                 rich_help_panel=DISPLAY_PANEL,
             ),
         ],
@@ -105,13 +108,15 @@ def with_display_options(command: Command) -> Command:
             typer.Option(
                 "--quiet",
                 "-q",
-                help="No progress display, and only errors are logged; notes and the summary stay.",
+                help="No progress display, and only errors are logged; notes and the summary stay. [default: off]",
                 rich_help_panel=DISPLAY_PANEL,
             ),
         ],
         "log_level": Annotated[
             LogLevel | None,
-            typer.Option(help="Level to log from, in place of -v and -q.", rich_help_panel=DISPLAY_PANEL),
+            typer.Option(
+                help="Level to log from, in place of -v and -q. [default: warning]", rich_help_panel=DISPLAY_PANEL
+            ),
         ],
     }
     defaults = {"verbose": 0, "quiet": False, "log_level": None}
@@ -213,8 +218,13 @@ def _choices(name: str) -> Sequence[str]:
 
 
 def _default(name: str) -> str:
-    """The default as text; empty where the option has none, or is a flag."""
-    default = JobSpec.model_fields[name].default
+    """The default as text; empty where the option has none, or its help tells it."""
+    field = JobSpec.model_fields[name]
+    default = field.default
+    if field.is_required():
+        return "the job file's"
+    if isinstance(default, bool):
+        return "on" if default else "off"
     if isinstance(default, tuple):
         return "x".join(map(str, default))
-    return str(default) if isinstance(default, str | int | float) and not isinstance(default, bool) else ""
+    return str(default) if isinstance(default, str | int | float) else ""

@@ -29,11 +29,12 @@ from ovi_ray.storage.paths import Location
 
 if TYPE_CHECKING:
     from ovi_ray.inputs.cluster_profile import ClusterProfile
-    from ovi_ray.inputs.manifest import Manifest
     from ovi_ray.report.actuals import Actuals
+    from ovi_ray.simulation.comparison import Comparison
     from ovi_ray.simulation.forecast import Forecast
 
 MAX_BOTTLENECKS_SHOWN = 5
+_NOTHING = 0.005  # share of the time below which a saving is within the noise of a schedule
 JOB_PANELS = {"What to render": ("ckpt_dir", *LIST_FIELDS), **SAMPLING_PANEL}
 
 Prompts = Annotated[
@@ -69,7 +70,7 @@ def plan(
     actual: Actual = None,
     as_json: AsJson = False,
 ) -> None:
-    """Forecast a job on a cluster: time, device-hours, cost and bottlenecks. Nothing is started.
+    """Forecast a job on a cluster: time, device-hours, cost, what placement brings, and bottlenecks. Nothing is started.
 
     The list is checked as for rendering, without weights. Given a checkpoint folder, prompts that are longer than its text
     encoder reads are counted.
@@ -83,6 +84,10 @@ def plan(
         ovi-ray plan job.yaml --cluster mine.yaml --actual out
     """
     from ovi_ray.inputs.job_summary import manifest_of
+    from ovi_ray.inputs.task_table import TaskTable, workload_of
+    from ovi_ray.simulation.comparison import compare
+    from ovi_ray.simulation.forecast import forecast
+    from ovi_ray.simulation.virtual_cluster import virtual_devices
 
     with command_console(display) as console:
         given = {} if cluster is None else {"cluster": location(cluster, "--cluster")}
@@ -93,7 +98,9 @@ def plan(
         manifest = manifest_of(job)
         for note in manifest.notes:
             console.print(f"note: {note}", soft_wrap=True)
-        planned = forecast_of(manifest, profile, keep_spans=timeline is not None)
+        workload = workload_of(TaskTable.of(manifest))
+        planned = forecast(workload, profile, keep_spans=timeline is not None)
+        comparison = compare(workload, virtual_devices(profile), planned.eta_s)
         if timeline is not None:
             _write_timeline(
                 local_path(timeline, "--timeline"), planned, title=f"{planned.clips} clips on cluster {profile.name}"
@@ -101,9 +108,9 @@ def plan(
             console.print(f"timeline {timeline}", soft_wrap=True)
         actuals = None if actual is None else _actuals(location(actual, "--actual"))
     if as_json:
-        typer.echo(json.dumps({**_as_json(planned, actuals), "notes": manifest.notes}))
+        typer.echo(json.dumps({**_as_json(planned, comparison, actuals), "notes": manifest.notes}))
     else:
-        _show(planned, actuals, Console())
+        _show(planned, comparison, actuals, Console())
 
 
 def profile_of(job: BatchSpec) -> "ClusterProfile | None":
@@ -111,14 +118,6 @@ def profile_of(job: BatchSpec) -> "ClusterProfile | None":
     from ovi_ray.inputs.cluster_profile import read_profile
 
     return None if job.cluster is None else read_profile(job.cluster).priced(job.prices)
-
-
-def forecast_of(manifest: "Manifest", profile: "ClusterProfile", *, keep_spans: bool = False) -> "Forecast":
-    """The forecast of a job's clips on a cluster."""
-    from ovi_ray.inputs.task_table import TaskTable, workload_of
-    from ovi_ray.simulation.forecast import forecast
-
-    return forecast(workload_of(TaskTable.of(manifest)), profile, keep_spans=keep_spans)
 
 
 def _no_cluster() -> Problem:
@@ -132,7 +131,7 @@ def _actuals(output_dir: Location) -> "Actuals":
     return read_actuals(output_dir)
 
 
-def _as_json(planned: "Forecast", actuals: "Actuals | None") -> dict[str, Any]:
+def _as_json(planned: "Forecast", comparison: "Comparison", actuals: "Actuals | None") -> dict[str, Any]:
     facts = {
         name: getattr(planned, name)
         for name in ("clips", "texts", "first_frames", "eta_s", "bound_s", "cost", "currency")
@@ -141,12 +140,13 @@ def _as_json(planned: "Forecast", actuals: "Actuals | None") -> dict[str, Any]:
         **facts,
         "clips_per_hour": planned.clips_per_hour,
         "classes": [asdict(part) for part in planned.classes],
+        "comparison": _comparison_json(comparison),
         "bottlenecks": [asdict(bottleneck) for bottleneck in planned.bottlenecks],
         "actual": None if actuals is None else {**asdict(actuals), "clips_per_hour": actuals.clips_per_hour},
     }
 
 
-def _show(planned: "Forecast", actuals: "Actuals | None", console: Console) -> None:
+def _show(planned: "Forecast", comparison: "Comparison", actuals: "Actuals | None", console: Console) -> None:
     frames = f", {planned.first_frames} first frames" if planned.first_frames else ""
     console.print(f"{planned.clips} clips, {planned.texts} distinct texts{frames}")
     console.print(
@@ -157,12 +157,53 @@ def _show(planned: "Forecast", actuals: "Actuals | None", console: Console) -> N
     if planned.cost is not None:
         console.print(f"cost {planned.cost:.2f} {planned.currency}")
     console.print(_class_table(planned))
+    for line in _comparison_lines(comparison):
+        console.print(line, highlight=False)
     for bottleneck in planned.bottlenecks[:MAX_BOTTLENECKS_SHOWN]:
         console.print(
             f"bottleneck: {bottleneck.what}; {bottleneck.change} would end it {bottleneck.sooner:.0%} sooner",
         )
     if actuals is not None:
         _show_actuals(planned, actuals, console)
+
+
+def _comparison_json(found: "Comparison") -> dict[str, Any]:
+    return {**asdict(found), "placement_saves": found.placement_saves, "helpers_save": found.helpers_save}
+
+
+def _comparison_lines(found: "Comparison") -> list[str]:
+    """What placement brings on this cluster, and what the devices that cannot denoise are worth."""
+    return [line for line in (_placement_line(found), _helpers_line(found)) if line]
+
+
+def _placement_line(found: "Comparison") -> str:
+    if not found.clips:
+        return ""
+    if found.whole_clips_s is None or found.placement_saves is None:
+        return (
+            "placement: no device can both denoise and decode every clip, so no queue of whole clips could render them"
+        )
+    return (
+        f"placement ({found.clips} clips): {format_duration(found.placed_s)}; a queue of whole clips, each device pulling the "
+        f"next: {format_duration(found.whole_clips_s)}; placement {_saving(found.placement_saves)}"
+    )
+
+
+def _helpers_line(found: "Comparison") -> str:
+    if not found.helpers:
+        return ""
+    who = f"devices that cannot denoise ({', '.join(found.helpers)})"
+    if found.without_helpers_s is None or found.helpers_save is None:
+        return f"{who}: without them the job cannot be rendered"
+    without = format_duration(found.without_helpers_s)
+    return f"{who}: without them {without}; together they {_saving(found.helpers_save, plural=True)}"
+
+
+def _saving(share: float, *, plural: bool = False) -> str:
+    ending = "" if plural else "s"
+    if abs(share) < _NOTHING:
+        return f"save{ending} nothing"
+    return f"{'save' if share > 0 else 'cost'}{ending} {abs(share):.1%} of the time"
 
 
 def _class_table(planned: "Forecast") -> Table:

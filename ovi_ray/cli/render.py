@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from ovi_ray.cli.common import ExitCode, command_console, read_job
+from ovi_ray.cli.detach import OPTION, start_detached
 from ovi_ray.cli.dry_run import print_bad_rows, show_dry_run
+from ovi_ray.cli.faults import given_arguments
 from ovi_ray.cli.options import (
     DISPLAY_PANEL,
     KEPT_FIELDS,
@@ -23,6 +25,7 @@ from ovi_ray.cli.options import (
 from ovi_ray.cli.run import run_job
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.row_ranges import RowRanges
+from ovi_ray.printing import Console, counted, shell_command
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
@@ -44,44 +47,68 @@ Prompts = Annotated[
 OnePrompt = Annotated[str | None, PROMPT_OPTION]
 Shard = Annotated[
     str | None,
-    typer.Option(metavar="I/N", help="Render part I of N parts of the clips, from 0; each part needs its own --out."),
+    typer.Option(
+        metavar="I/N",
+        help="Render part I of N parts of the clips, from 0; each part needs its own --out. [default: all]",
+    ),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Render every clip again, finished ones too.", rich_help_panel=KEPT_PANEL),
+    typer.Option(
+        "--overwrite", help="Render every clip again, finished ones too. [default: off]", rich_help_panel=KEPT_PANEL
+    ),
 ]
 Verify = Annotated[
     bool,
     typer.Option(
         "--verify",
-        help="Read finished videos to their end, and render broken ones again.",
+        help="Read finished videos to their end, and render broken ones again. [default: off]",
         rich_help_panel=KEPT_PANEL,
     ),
 ]
 DryRunFlag = Annotated[
     bool,
-    typer.Option("--dry-run", help="Only say what there is to do, with time and cost by device class given --cluster."),
+    typer.Option(
+        "--dry-run",
+        help="Only say what there is to do, with time and cost by device class given --cluster. [default: off]",
+    ),
 ]
 SkipBadRows = Annotated[
     bool,
     typer.Option(
-        "--skip-bad-rows", help="Render the rows without problems; the others go to rejected.csv in the folder."
+        "--skip-bad-rows",
+        help="Render the rows without problems; the others go to rejected.csv in the folder. [default: off]",
     ),
 ]
 Rows = Annotated[
     str | None,
-    typer.Option("--rows", metavar="ROWS", help="Render the clips of these rows only, such as 37,40-60."),
+    typer.Option(
+        "--rows", metavar="ROWS", help="Render the clips of these rows only, such as 37,40-60. [default: all]"
+    ),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Render at most so many clips.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Render at most so many clips. [default: all]")]
 Explain = Annotated[
     bool,
     typer.Option(
-        "--explain", help="Print every decision of the scheduler with its reason.", rich_help_panel=DISPLAY_PANEL
+        "--explain",
+        help="Print every decision of the scheduler with its reason. [default: off]",
+        rich_help_panel=DISPLAY_PANEL,
+    ),
+]
+Detach = Annotated[
+    bool,
+    typer.Option(
+        OPTION,
+        help="Go on in the background, also when this terminal is closed, once the input is checked; `ovi-ray status OUT` and"
+        " `ovi-ray stop OUT` look after it. [default: off]",
+        rich_help_panel="Where and how it runs",
     ),
 ]
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="Print the outcome as JSON on standard output.", rich_help_panel=DISPLAY_PANEL),
+    typer.Option(
+        "--json", help="Print the outcome as JSON on standard output. [default: off]", rich_help_panel=DISPLAY_PANEL
+    ),
 ]
 
 
@@ -100,6 +127,7 @@ def render(
     overwrite: Overwrite = False,
     verify: Verify = False,
     explain: Explain = False,
+    detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
     """Render a prompt list. Clips that an earlier run of the same job finished are kept: the same command continues it.
@@ -119,6 +147,7 @@ def render(
         ovi-ray render prompts.csv --ckpt-dir ckpts --out out --skip-bad-rows --dry-run
 
         ovi-ray render prompts.csv --ckpt-dir ckpts --out out --rows 37,40-60 --limit 5
+        ovi-ray render job.yaml --detach && ovi-ray status out
 
         ovi-ray render --prompt "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out
     """
@@ -139,10 +168,26 @@ def render(
             choice = {"rows": ranges, "limit": limit, "overwrite": overwrite}
             would = show_dry_run(prepared, console, as_json=as_json, **choice)
             raise typer.Exit(ExitCode.BAD_INPUT if would.bad_rows and not skip_bad_rows else ExitCode.OK)
-        print_message(f"inputs checked: {len(prepared.manifest)} clips")
+        print_message(f"inputs checked: {counted(len(prepared.manifest), 'clip')}")
         print_bad_rows(prepared.bad_rows, console)
+        if detach:
+            _detach(job, console, as_json=as_json)
         options = {"overwrite": overwrite, "verify": verify, "rows": ranges, "limit": limit}
         result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=options)
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
+
+
+def _detach(job: JobSpec, console: Console, *, as_json: bool) -> NoReturn:
+    """Leave the job to a driver of its own. Raises typer.Exit."""
+    driver = start_detached(given_arguments.get(), job.output_dir)
+    if driver.exit_code is None:
+        status, stop = (shell_command("ovi-ray", verb, job.output_dir) for verb in ("status", "stop"))
+        console.print(f"rendering in process {driver.pid}; it prints to {driver.log}", soft_wrap=True)
+        console.print(f"{status}; {stop}", style="dim", soft_wrap=True)
+    else:
+        console.print(driver.last_lines, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps({"pid": driver.pid, "log": str(driver.log), "output_dir": str(job.output_dir)}))
+    raise typer.Exit(driver.exit_code or ExitCode.OK)

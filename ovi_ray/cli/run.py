@@ -11,7 +11,7 @@ from ovi_ray.cli.faults import faults_of_job
 from ovi_ray.errors import JobStopped
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.output.job_files import REJECTED
-from ovi_ray.printing import Console, shell_command
+from ovi_ray.printing import Console, counted, shell_command
 from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
     if result.superseded:
         parts.append(f"{result.superseded} superseded")
     if result.bad_rows:
-        parts.append(f"{result.bad_rows} bad rows in {REJECTED}")
-    line = f"{result.clips} clips: {', '.join(parts)}, in {result.seconds:.0f} s"
+        parts.append(f"{counted(result.bad_rows, 'bad row')} in {REJECTED}")
+    line = f"{counted(result.clips, 'clip')}: {', '.join(parts)}, in {result.seconds:.0f} s"
     console.print(line, style="bold red" if result.failed or result.unreadable else "bold green")
     console.print(f"videos {job.output_dir / 'videos'}  report {job.output_dir / 'report.html'}", soft_wrap=True)
     if result.failed:

@@ -34,7 +34,7 @@ WATCH_S = 25.0
 QUEUE_S = 8.0
 """Seconds after which a job that still waits for machines is left to itself."""
 _LOOK_S = 1.0
-SLURM_PANEL = "Slurm, before the values of targets.yaml"
+TARGET_PANEL = "The target, before the values of targets.yaml"
 JOB_PANELS = {
     "What to render": ("ckpt_dir", "output_dir", *LIST_FIELDS),
     **SAMPLING_PANEL,
@@ -45,26 +45,37 @@ JOB_PANELS = {
 To = Annotated[
     str,
     typer.Option(
-        "--to", metavar="TARGET", help="slurm, the address of a Ray cluster's dashboard, or a name of targets.yaml."
+        "--to",
+        metavar="TARGET",
+        help="slurm, kubernetes, the address of a Ray cluster's dashboard, or a name of targets.yaml.",
     ),
 ]
 
 JobOrList = Annotated[str, typer.Argument(metavar="JOB", help="A job file (YAML), a prompt list, or a prompt.")]
-Partition = Annotated[str | None, typer.Option(help="Partition.", rich_help_panel=SLURM_PANEL)]
-Nodes = Annotated[int | None, typer.Option(help="Number of nodes.", rich_help_panel=SLURM_PANEL)]
-GpusPerNode = Annotated[int | None, typer.Option(help="GPUs of each node.", rich_help_panel=SLURM_PANEL)]
+Nodes = Annotated[int | None, typer.Option(help="Number of nodes, or of worker pods.", rich_help_panel=TARGET_PANEL)]
+GpusPerNode = Annotated[int | None, typer.Option(help="GPUs of each node or pod.", rich_help_panel=TARGET_PANEL)]
+Partition = Annotated[str | None, typer.Option(help="Slurm: partition.", rich_help_panel=TARGET_PANEL)]
 TimeLimit = Annotated[
-    str | None, typer.Option("--time", help="Time limit, such as 8:00:00.", rich_help_panel=SLURM_PANEL)
+    str | None, typer.Option("--time", help="Slurm: time limit, such as 8:00:00.", rich_help_panel=TARGET_PANEL)
 ]
-Account = Annotated[str | None, typer.Option(help="Account.", rich_help_panel=SLURM_PANEL)]
+Account = Annotated[str | None, typer.Option(help="Slurm: account.", rich_help_panel=TARGET_PANEL)]
 UntilDone = Annotated[
-    bool, typer.Option("--until-done", help="Go on in another run after the time limit.", rich_help_panel=SLURM_PANEL)
+    bool,
+    typer.Option(
+        "--until-done", help="Slurm: go on in another run after the time limit.", rich_help_panel=TARGET_PANEL
+    ),
 ]
 Shards = Annotated[
-    int | None, typer.Option(help="Independent jobs, each with a part of the clips.", rich_help_panel=SLURM_PANEL)
+    int | None,
+    typer.Option(help="Slurm: independent jobs, each with a part of the clips.", rich_help_panel=TARGET_PANEL),
 ]
+Image = Annotated[
+    str | None, typer.Option(help="Kubernetes: container image with ovi-ray.", rich_help_panel=TARGET_PANEL)
+]
+Namespace = Annotated[str | None, typer.Option(help="Kubernetes: namespace.", rich_help_panel=TARGET_PANEL)]
+Queue = Annotated[str | None, typer.Option(help="Kubernetes: Kueue's local queue.", rich_help_panel=TARGET_PANEL)]
 PrintScript = Annotated[
-    bool, typer.Option("--print", help="Print the script that starts the job there, and submit nothing.")
+    bool, typer.Option("--print", help="Print the script or manifests that start the job there, and submit nothing.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the job's id and state as JSON.")]
 
@@ -76,13 +87,16 @@ def submit(
     to: To,
     job_options: JobOptions,
     display: DisplayOptions,
-    partition: Partition = None,
     nodes: Nodes = None,
     gpus_per_node: GpusPerNode = None,
+    partition: Partition = None,
     time_limit: TimeLimit = None,
     account: Account = None,
     until_done: UntilDone = False,
     shards: Shards = None,
+    image: Image = None,
+    namespace: Namespace = None,
+    queue: Queue = None,
     print_script: PrintScript = False,
     as_json: AsJson = False,
 ) -> None:
@@ -98,6 +112,8 @@ def submit(
 
         ovi-ray submit job.yaml --to slurm --partition gpu --nodes 4 --time 8:00:00 --until-done
 
+        ovi-ray submit job.yaml --to kubernetes --image registry.example/ovi-ray:0.1.0-cuda --nodes 4 --gpus-per-node 8
+
         ovi-ray submit job.yaml --to slurm --print
     """
     from ovi_ray.submission.bundle import bundle_of, job_name
@@ -111,6 +127,9 @@ def submit(
         "account": account,
         "until_done": until_done or None,
         "shards": shards,
+        "image": image,
+        "namespace": namespace,
+        "queue": queue,
     }
     with command_console(display) as console:
 
@@ -119,11 +138,11 @@ def submit(
 
         target = find_target(to, options)
         bundle = bundle_of(read_job(PortableJob, prompts, job_options), name=job_name(prompts), version=__version__)
-        for note in (*target.check(bundle), *bundle.notes):
-            tell(f"note: {note}")
         if print_script:
             typer.echo(target.script(bundle), nl=False)
             raise typer.Exit
+        for note in (*target.check(bundle), *bundle.notes):
+            tell(f"note: {note}")
         started_at = time.monotonic()
         status = _start(target, bundle, to)
         _announce(bundle, tell)

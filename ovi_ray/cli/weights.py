@@ -1,8 +1,9 @@
 """`ovi-ray weights`: download, check and create checkpoint folders."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,7 +13,14 @@ from ovi.weights.formats import WeightFormat
 from ovi.weights.hub import HubFile, download_model
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path
 from ovi_ray.cli.options import DisplayOptions, with_display_options
-from ovi_ray.printing import Console
+from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
+from ovi_ray.inputs.params import did_you_mean
+from ovi_ray.printing import Console, counted
+
+if TYPE_CHECKING:
+    from ovi.errors import CheckpointError
+
+_TOLD_BYTES = 500_000_000  # of a file that is read to its end: a second or more
 
 weights = typer.Typer(
     help="Download, check and create checkpoint folders.", epilog=EXIT_CODE_HELP, no_args_is_help=True
@@ -42,7 +50,9 @@ def download(
 
         weights_in = WeightFormat.FP8 if fp8 else WeightFormat.DTYPE
         fetched = download_model(model_name, local_path(ckpt_dir, "DIR"), weights=weights_in, on_file=announce)
-        console.print(f"{len(fetched)} files downloaded; {model_name} is complete in {ckpt_dir}", soft_wrap=True)
+        console.print(
+            f"{counted(len(fetched), 'file')} downloaded; {model_name} is complete in {ckpt_dir}", soft_wrap=True
+        )
 
 
 @weights.command()
@@ -50,34 +60,79 @@ def download(
 def check(
     ckpt_dir: Folder,
     display: DisplayOptions,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    model_name: Annotated[
+        str | None, typer.Option(help=f"Only this model: one of {', '.join(MODEL_SPECS)}. [default: all]")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read only the headers of the files. [default: whole files]")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON. [default: off]")] = False,
 ) -> None:
     """List the files that are there, missing or broken, and the models that the folder can run.
 
-    Example:
+    Files are read to their end, once: one that was cut off or holds numbers that are not finite is broken.
+
+    Examples:
 
         ovi-ray weights check ckpts
-    """
-    with command_console(display):
-        from ovi.weights.loading import check_model
 
+        ovi-ray weights check ckpts --model-name 960x960_10s --quick
+    """
+    with command_console(display) as console:
+        if model_name is not None and model_name not in MODEL_SPECS:
+            problem = Problem(
+                file=COMMAND_LINE,
+                field="--model-name",
+                value=show(model_name),
+                expected=f"one of {', '.join(MODEL_SPECS)}{did_you_mean(model_name, MODEL_SPECS)}",
+            )
+            raise InputError([problem])
         folder = local_path(ckpt_dir, "DIR")
-        statuses = {name: check_model(folder, name) for name in MODEL_SPECS}
-    files = {status.path: status for found in statuses.values() for status in found}
-    usable = [name for name, found in statuses.items() if not any(status.error for status in found)]
+        names = MODEL_SPECS if model_name is None else [model_name]
+        found = {name: _file_errors(folder, name, console, quick=quick) for name in names}
+    files = {path: error for errors in found.values() for path, error in errors.items()}
+    usable = [name for name, errors in found.items() if not any(errors.values())]
     if as_json:
-        findings = {path: str(status.error) if status.error else None for path, status in files.items()}
+        findings = {path: str(error) if error else None for path, error in files.items()}
         typer.echo(json.dumps({"models": usable, "files": findings}))
     else:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("file", overflow="fold")
-        table.add_column("state", overflow="fold")
-        for path, status in files.items():
-            state = f"{status.error.found}; expected {status.error.expected}" if status.error else "ok"
-            table.add_row(path, state, style=None if status.error is None else "yellow" if status.missing else "red")
-        Console().print(table)
-        Console().print(f"models that can run: {', '.join(usable) or 'none'}")
+        _show_files(files, usable)
     raise typer.Exit(ExitCode.OK if usable else ExitCode.BAD_INPUT)
+
+
+def _file_errors(
+    folder: Path, model_name: str, console: Console, *, quick: bool
+) -> "dict[str, CheckpointError | None]":
+    """What is wrong with each file of a model, by its path in the folder."""
+    from ovi.errors import CheckpointMismatch
+    from ovi.weights.loading import check_model
+    from ovi_ray.weights.digests import content_damage, is_read
+
+    errors: dict[str, CheckpointError | None] = {}
+    for status in check_model(folder, model_name):
+        path = folder / status.path
+        errors[status.path] = status.error
+        if quick or status.error is not None:
+            continue
+        if not is_read(path) and path.stat().st_size >= _TOLD_BYTES:
+            console.print(f"reading {path.stat().st_size / 1e9:,.1f} GB of {path}, once", soft_wrap=True)
+        if damage := content_damage(path):
+            errors[status.path] = CheckpointMismatch(damage, expected="a whole file of finite numbers", path=path)
+    return errors
+
+
+def _show_files(files: "Mapping[str, CheckpointError | None]", usable: Sequence[str]) -> None:
+    from ovi.errors import CheckpointNotFound
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    table.add_column("state", overflow="fold")
+    for path, error in files.items():
+        state = f"{error.found}; expected {error.expected}" if error else "ok"
+        style = None if error is None else "yellow" if isinstance(error, CheckpointNotFound) else "red"
+        table.add_row(path, state, style=style)
+    Console().print(table)
+    Console().print(f"models that can run: {', '.join(usable) or 'none'}")
 
 
 @weights.command()

@@ -12,16 +12,19 @@ from ovi.geometry import latent_grid, snap_size
 from ovi_ray.devices.probe import GB, Device
 
 
-def attention_target(device: Device, driver: str, dtype: torch.dtype = torch.bfloat16) -> AttentionTarget:
-    """The attention target of a device, for computing in `dtype`."""
+def attention_target(
+    device: Device, driver: str, dtype: torch.dtype = torch.bfloat16, model_bytes: int = 0
+) -> AttentionTarget:
+    """The attention target of a device, for computing in `dtype` beside `model_bytes` of weights."""
     if device.vendor == "cpu":
-        return AttentionTarget.of(torch.device("cpu"), dtype)
+        return AttentionTarget.of(torch.device("cpu"), dtype, model_bytes)
     return AttentionTarget(
         device=device.torch_device,
         dtype=dtype,
         vendor=device.vendor,
         architecture=device.architecture,
         memory_bytes=int(device.memory_gb * GB),
+        model_bytes=model_bytes,
         name=device.name,
         driver=driver,
         aotriton_experimental=aotriton_experimental(),

@@ -1,45 +1,59 @@
 """Examination of a node for `ovi-ray doctor`: attention trials, memory plan and expected speed of each device."""
 
 import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from ovi.attention import AttentionShape, Site
 from ovi.attention.autotune import Choice, Measure, choose
 from ovi.attention.target import AttentionTarget
 from ovi.config import Architecture
-from ovi.errors import AttentionUnavailable, MemoryTooSmall
+from ovi.convolution.choice import ConvolutionChoice, choose_path
+from ovi.convolution.choice import Measure as ConvolutionMeasure
+from ovi.convolution.probe import decoder_shapes, measure_in_child
+from ovi.errors import AttentionUnavailable, ConvolutionsWrong, MemoryTooSmall
 from ovi.memory.plan import MemoryPlan, plan_memory
+from ovi.precision import full_float32
 from ovi.stages import Stage
+from ovi.timing import seconds_per_call
 from ovi.weights.formats import WeightFormat
 from ovi_ray.devices.advice import advice
 from ovi_ray.devices.attention import attention_target, model_shapes
 from ovi_ray.devices.memory import memory_demand
 from ovi_ray.devices.node_report import DeviceReport, NodeReport
-from ovi_ray.devices.probe import GB, Device, ProbeResult, host_memory_gb, node_labels, probe
+from ovi_ray.devices.probe import (
+    GB,
+    Device,
+    ProbeResult,
+    faults_of_versions,
+    host_memory_gb,
+    node_labels,
+    probe,
+    use_gpu_environment,
+)
 from ovi_ray.storage.paths import PathOrUri, to_location
 from ovi_ray.weights.cache import local_checkpoint
 
 CPU_TOKENS = 1024  # limit of queries and keys in trials on a CPU, where the real shapes would take minutes
 STEPS = 50  # denoising steps of the expected time
-_MATMUL_ROWS = 512
-_MATMUL_CALLS = 5
+_GPU_ROWS = 15_004  # tokens of a clip of 720x720 and 5 s
+_CPU_ROWS = 512
+_WIDTHS_IN_HIDDEN = 4
 
 
 def measure_matmul_rate(target: AttentionTarget, dim: int) -> float:
-    """Achieved FLOP/s of a matrix product [512, dim] x [dim, dim]; the fastest of several calls."""
-    x = torch.randn(_MATMUL_ROWS, dim, dtype=target.dtype, device=target.device)
-    weight = torch.randn(dim, dim, dtype=target.dtype, device=target.device)
-    best = float("inf")
-    for _ in range(_MATMUL_CALLS):
-        started = time.perf_counter()
-        (x @ weight).sum().item()  # waits for the result
-        best = min(best, time.perf_counter() - started)
-    return 2 * _MATMUL_ROWS * dim * dim / best
+    """Achieved FLOP/s of the first product of a feed-forward, on as many rows as a clip has tokens; fewer on a CPU."""
+    rows = _CPU_ROWS if target.vendor == "cpu" else _GPU_ROWS
+    x = torch.randn(rows, dim, dtype=target.dtype, device=target.device)
+    weight = torch.randn(_WIDTHS_IN_HIDDEN * dim, dim, dtype=target.dtype, device=target.device)
+    with torch.inference_mode(), full_float32():
+        F.linear(x, weight)
+        seconds = seconds_per_call(lambda: F.linear(x, weight), torch.device(target.device))
+    return 2 * x.numel() * weight.shape[0] / seconds
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -48,6 +62,8 @@ class Benchmarks:
 
     attention: Measure | None = None
     """Runs attention trials; None for the default of `ovi.attention.autotune.choose`."""
+    convolution: ConvolutionMeasure = measure_in_child
+    """Tries a way to run convolutions."""
     matmul_rate: Callable[[AttentionTarget, int], float] = measure_matmul_rate
     """(target, width) -> achieved FLOP/s of matrix products."""
 
@@ -61,7 +77,9 @@ def examine_node(
     benchmarks: Benchmarks | None = None,
 ) -> NodeReport:
     """Probe and measure every device of this node. Raises CheckpointMismatch for an invalid `architecture.json`."""
-    probed = probed or probe()
+    if probed is None:
+        probed = probe()
+        use_gpu_environment(probed)
     examiner = _Examiner(
         ckpt_dir=local_checkpoint(to_location(ckpt_dir)),
         model_name=model_name,
@@ -74,7 +92,7 @@ def examine_node(
         torch_build=probed.torch_build,
         driver=probed.driver,
         devices=tuple(examiner.examine(device) for device in probed.devices),
-        notes=probed.notes,
+        notes=(*probed.notes, *faults_of_versions(probed)),
     )
 
 
@@ -89,18 +107,21 @@ class _Examiner:
     benchmarks: Benchmarks
 
     def examine(self, device: Device) -> DeviceReport:
-        target = attention_target(device, self.driver)
         shapes = model_shapes(self.ckpt_dir, self.model_name)
-        attention, error = self._attention(target, _measurable(shapes, device))
         plans = memory_plans(device, self.ckpt_dir, self.model_name)
         plan = plans.get(WeightFormat.DTYPE)
+        target = attention_target(device, self.driver, model_bytes=0 if plan is None else plan.weight_bytes)
+        attention, error = self._attention(target, _measurable(shapes, device))
         stages = () if plan is None else tuple(stage for stage in Stage if stage in plan.stages)
+        convolutions, convolution_error = self._convolutions(target)
         can_denoise = bool(attention) and Stage.DENOISE in stages
         return DeviceReport(
             device=device,
             labels=node_labels(device),
             attention=attention,
             attention_error=error,
+            convolutions=convolutions,
+            convolution_error=convolution_error,
             memory="" if plan is None else str(plan),
             stages=stages,
             clip_s=self._denoise_seconds(attention, shapes, target) if can_denoise else None,
@@ -115,6 +136,15 @@ class _Examiner:
             return choose(target, shapes, allow_inexact=self.allow_inexact, run=self.benchmarks.attention), ""
         except AttentionUnavailable as error:
             return {}, str(error)
+
+    def _convolutions(self, target: AttentionTarget) -> tuple[ConvolutionChoice, str]:
+        """How convolutions run, and why every way is wrong; empty if one is not."""
+        arch = Architecture.read(self.ckpt_dir)
+        shapes = decoder_shapes(arch, arch.spec(self.model_name), target.dtype)
+        try:
+            return choose_path(target, shapes, run=self.benchmarks.convolution), ""
+        except ConvolutionsWrong as error:
+            return ConvolutionChoice(), str(error)
 
     def _denoise_seconds(
         self, attention: Mapping[Site, Choice], shapes: Mapping[Site, AttentionShape], target: AttentionTarget
@@ -134,7 +164,7 @@ class _Examiner:
 def memory_plans(device: Device, ckpt_dir: str | Path, model_name: str) -> dict[WeightFormat, MemoryPlan]:
     """The memory plan of a device for each weight format in which at least one stage fits."""
     plans = {}
-    host = 0 if device.vendor == "cpu" else int(host_memory_gb() * GB)
+    host = int(device.spare_host_gb(host_memory_gb()) * GB)
     for weights in (WeightFormat.DTYPE, WeightFormat.QINT8):
         demand = memory_demand(ckpt_dir, model_name, torch.bfloat16, weights)
         try:

@@ -6,12 +6,13 @@ import torch
 
 from ovi.config import Architecture, Component
 from ovi.geometry import snap_size
+from ovi.memory.limit import MemoryEdge, free_bytes
 from ovi.memory.plan import MemoryDemand, MemoryPlan, activations, plan_memory
 from ovi.pipeline import OviPipeline
 from ovi.weights.formats import WeightFormat
 from ovi.weights.loading import FLOAT32_COMPONENTS, num_parameters
 from ovi.weights.quantization import transformer_bytes
-from ovi_ray.devices.probe import GB, describe_device, host_memory_gb
+from ovi_ray.devices.probe import GB, USABLE_SHARE, DeviceEdge, describe_device, host_memory_gb
 
 
 def component_sizes(
@@ -47,12 +48,22 @@ def memory_demand(
     )
 
 
-def plan_device(pipeline: OviPipeline, *, memory_gb: float | None, host_gb: float | None) -> MemoryPlan:
+def plan_device(
+    pipeline: OviPipeline,
+    *,
+    memory_gb: float | None,
+    host_gb: float | None,
+    edge: DeviceEdge | None = None,
+    memory: MemoryEdge = torch.cuda,
+) -> MemoryPlan:
     """The memory plan of a pipeline's device. Raises MemoryTooSmall if no stage fits.
 
-    `memory_gb` and `host_gb` limit device and host memory; None uses what the machine has.
+    `memory_gb` and `host_gb` limit device and host memory; None uses what the machine has. Of a GPU, only what is free is used.
     """
     demand = memory_demand(pipeline.ckpt_dir, pipeline.spec.name, pipeline.dtype, pipeline.weights)
-    budget = memory_gb or describe_device(pipeline.device).usable_gb
-    host = 0.0 if pipeline.device.type == "cpu" else (host_gb or host_memory_gb())
+    device = describe_device(pipeline.device, edge)
+    budget = memory_gb or device.usable_gb
+    if (free := free_bytes(pipeline.device, memory)) is not None:
+        budget = min(budget, USABLE_SHARE * free / GB)
+    host = device.spare_host_gb(host_gb or host_memory_gb())
     return plan_memory({pipeline.weights: demand}, budget=int(budget * GB), host=int(host * GB))

@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from ovi.attention import AttentionBackend, Site
 from ovi.attention.autotune import Choice
 from ovi.attention.benchmark import Trial
+from ovi.convolution.choice import ConvolutionChoice
 from ovi.stages import Stage
 from ovi_ray.devices.probe import Device
+from ovi_ray.scheduling.assumed_speeds import assumed_rates
+from ovi_ray.scheduling.device_profile import StageRates
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -21,6 +24,10 @@ class DeviceReport:
     """Trials and chosen backend of each site; empty if no backend works."""
     attention_error: str
     """Why no backend works; empty if one does."""
+    convolutions: ConvolutionChoice
+    """How the decoders' convolutions run, and the trials of that."""
+    convolution_error: str
+    """Why every way to run them is wrong; empty if one is right, or none could be tried."""
     memory: str
     """Memory mode, for example "resident" or "qint8 staged"; empty if no stage fits."""
     stages: tuple[Stage, ...]
@@ -29,6 +36,11 @@ class DeviceReport:
     """Expected seconds to denoise a clip; None if the device cannot."""
     advice: tuple[str, ...]
     """Recommendations for the user."""
+
+    @property
+    def assumed_rates(self) -> StageRates:
+        """What a job without a cluster profile expects of the device until its tasks are measured."""
+        return assumed_rates(self.device.name, self.device.vendor, self.device.architecture)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -62,6 +74,12 @@ def backend_summary(backend: AttentionBackend, attention: Mapping[Site, Choice])
     return _trial_summary(next((trial for trial in trials if trial.backend is backend), None)), chosen
 
 
+def convolution_summary(report: DeviceReport) -> str:
+    """How convolutions run, and why torch's own way was left, as a short text."""
+    refused = [f"{trial.path}: {trial.reason}" for trial in report.convolutions.trials if trial.reason]
+    return report.convolution_error or "; ".join([str(report.convolutions.path), *refused])
+
+
 def _trial_summary(trial: Trial | None) -> str:
     if trial is None:
         return "not tried: inexact, changes pixels (allow it with --allow-inexact)"
@@ -76,9 +94,18 @@ def _device_json(report: DeviceReport) -> dict[str, object]:
         "labels": report.labels,
         "attention": {site: _choice_json(choice) for site, choice in report.attention.items()},
         "attention_error": report.attention_error,
+        "convolutions": {
+            "chosen": None if report.convolution_error else report.convolutions.path,
+            "error": report.convolution_error,
+            "ways": {
+                trial.path: {"seconds": trial.seconds, "error": trial.error, "reason": trial.reason}
+                for trial in report.convolutions.trials
+            },
+        },
         "memory_mode": report.memory,
         "stages": list(report.stages),
         "denoise_clip_s": None if report.clip_s is None else round(report.clip_s, 1),
+        "assumed_tflops": {stage: round(report.assumed_rates.of(stage), 2) for stage in Stage},
         "advice": list(report.advice),
     }
 

@@ -3,15 +3,19 @@
 Torch and the kernel drivers are queried through `DeviceEdge`, for which tests have a fake.
 """
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.backends import cudnn
 
 from ovi.attention.target import AOTRITON_EXPERIMENTAL, driver_version, gpu_identity, host_memory_bytes
+from ovi_ray.devices.kernel_gpus import access_problem, carved_out_bytes, gpus_by_vendor
+from ovi_ray.devices.known_faults import known_faults
 
 GB = 1e9
+HOST_SHARE_OF_INTEGRATED = 0.85  # of the host's memory, for an integrated GPU (an assumption)
 USABLE_SHARE = 0.94  # of a GPU's memory (an assumption); contexts and fragmentation take the rest
 
 
@@ -28,11 +32,17 @@ class Device:
     """Total memory in GB (10^9 bytes)."""
     torch_device: str = "cpu"
     """Torch's name, for example "cuda:0"."""
+    shares_host_memory: bool = False
+    """Whether it is an integrated GPU, whose memory is the host's: nothing is saved by moving weights there."""
 
     @property
     def usable_gb(self) -> float:
         """GB available for weights and activations, without a GPU's context and the allocator's fragmentation."""
         return self.memory_gb * (1.0 if self.vendor == "cpu" else USABLE_SHARE)
+
+    def spare_host_gb(self, host_gb: float) -> float:
+        """Of `host_gb` GB of host memory, what may keep components that are not on the device."""
+        return 0.0 if self.vendor == "cpu" or self.shares_host_memory else host_gb
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -47,6 +57,11 @@ class ProbeResult:
     """Version of the GPU's kernel driver; empty if unknown."""
     notes: tuple[str, ...] = ()
     """Driver errors, and GPUs that this build of torch cannot use."""
+
+    @property
+    def gpus(self) -> tuple[Device, ...]:
+        """The devices that are GPUs."""
+        return tuple(device for device in self.devices if device.vendor != "cpu")
 
 
 class DeviceEdge(Protocol):
@@ -97,8 +112,7 @@ class TorchEdge:
 
     def vendors(self) -> frozenset[str]:
         """See DeviceEdge."""
-        marks = {"nvidia": Path("/dev/nvidiactl"), "amd": Path("/dev/kfd")}
-        return frozenset(vendor for vendor, mark in marks.items() if mark.exists())
+        return frozenset(gpus_by_vendor())
 
 
 def probe(edge: DeviceEdge | None = None) -> ProbeResult:
@@ -115,12 +129,22 @@ def probe(edge: DeviceEdge | None = None) -> ProbeResult:
     )
 
 
+def faults_of_versions(probed: ProbeResult) -> tuple[str, ...]:
+    """What is known to be wrong with the versions of torch and cuDNN in this process, on the GPUs that were found."""
+    vendor = probed.gpus[0].vendor if probed.gpus else ""
+    return known_faults(vendor=vendor, torch_version=torch.__version__, cudnn=cudnn.version())
+
+
 def _unused_vendors(edge: DeviceEdge, used: frozenset[str]) -> list[str]:
-    return [
-        f"this node has {vendor.upper()} GPUs that torch {edge.torch_build()} cannot use; start a separate Ray node for"
-        f" them from an environment with torch for {'ROCm' if vendor == 'amd' else 'CUDA'}"
-        for vendor in sorted(edge.vendors() - used)
-    ]
+    return [_unused(vendor, edge) for vendor in sorted(edge.vendors() - used)]
+
+
+def _unused(vendor: str, edge: DeviceEdge) -> str:
+    there = f"this node has {vendor.upper()} GPUs that torch {edge.torch_build()} cannot use"
+    if vendor == "amd" and edge.is_rocm() and (reason := access_problem()):
+        return f"{there}: {reason}"
+    platform = "ROCm" if vendor == "amd" else "CUDA"
+    return f"{there}; start a separate Ray node for them from an environment with torch for {platform}"
 
 
 def describe_device(device: torch.device, edge: DeviceEdge | None = None) -> Device:
@@ -135,13 +159,26 @@ def _cpu() -> Device:
 def _gpu(edge: DeviceEdge, index: int) -> Device:
     properties = edge.properties(index)
     vendor, architecture = gpu_identity(properties, is_rocm=edge.is_rocm())
+    is_integrated = bool(getattr(properties, "is_integrated", False))
+    size = properties.total_memory
+    if is_integrated:
+        size = integrated_bytes(size, carved_out=carved_out_bytes(), host=host_memory_bytes())
     return Device(
         name=properties.name,
         vendor=vendor,
         architecture=architecture,
-        memory_gb=properties.total_memory / GB,
+        memory_gb=size / GB,
         torch_device=f"cuda:{index}",
+        shares_host_memory=is_integrated,
     )
+
+
+def integrated_bytes(total: int, *, carved_out: int, host: int) -> int:
+    """Memory that an integrated GPU can really have of the `total` that its driver names.
+
+    What the firmware carved out is the GPU's alone; the rest is the host's, which needs a part of it itself.
+    """
+    return min(total, carved_out + int(HOST_SHARE_OF_INTEGRATED * host))
 
 
 def node_labels(device: Device) -> dict[str, str]:
@@ -153,6 +190,17 @@ def node_labels(device: Device) -> dict[str, str]:
 def vendor_environment(vendor: str) -> dict[str, str]:
     """Environment variables that a vendor's workers need before they import torch."""
     return dict(_ENVIRONMENT.get(vendor, {}))
+
+
+def gpu_environment(vendor: str = "") -> dict[str, str]:
+    """The variables of a worker on a GPU of a vendor; of every vendor where it is not known, as each ignores the others'."""
+    return vendor_environment(vendor) or {name: value for each in _ENVIRONMENT.values() for name, value in each.items()}
+
+
+def use_gpu_environment(probed: ProbeResult) -> None:
+    """Give this process, which has not used a GPU yet, and its children the variables that workers here would have."""
+    for name, value in gpu_environment(probed.gpus[0].vendor).items() if probed.gpus else ():
+        os.environ.setdefault(name, value)
 
 
 _ENVIRONMENT = {

@@ -13,7 +13,7 @@ _SIZE_FORMS = [
 ]
 _SECTION_HELP = {
     "resources": "What the job runs on: devices, how many, their memory and prices.",
-    "policies": "What may be traded for what: retries, checkpoints, speed-ups that change pixels.",
+    "policies": "What may be traded for what: retries, copies, checkpoints, speed-ups that change pixels.",
 }
 
 

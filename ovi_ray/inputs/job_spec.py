@@ -66,6 +66,17 @@ class DeviceKind(StrEnum):
     GPU = "gpu"
 
 
+class Weights(StrEnum):
+    """Form of the transformer's weights that a job asks for."""
+
+    DTYPE = "dtype"
+    """The dtype of the job."""
+    QINT8 = "qint8"
+    FP8 = "fp8"
+    AUTO = "auto"
+    """`qint8` where more of the devices can denoise with it than with `dtype`: decided when the job is prepared."""
+
+
 def _to_location(value: object) -> Location:
     if isinstance(value, ValueError):  # raised when the path was resolved
         raise value
@@ -105,8 +116,8 @@ class BatchSpec(BaseModel):
     ignored_keys: ClassVar[tuple[str, ...]] = ("output_dir",)
     """Keys of a job file that this model has no field for."""
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "resources": ("device", "workers", "memory_gb", "cpu_offload", "cluster", "prices"),
-        "policies": ("retries", "checkpoint_s", "keep_latents", "keep_seeds", "allow_inexact"),
+        "resources": ("device", "workers", "memory_gb", "cpu_offload", "cluster", "elastic", "prices"),
+        "policies": ("retries", "speculation", "checkpoint_s", "keep_latents", "keep_seeds", "allow_inexact"),
     }
     """Fields that a job file may group under a key; each may stand at the top level as well."""
 
@@ -126,7 +137,7 @@ class BatchSpec(BaseModel):
     ckpt_dir: Annotated[FilePath | None, Help("Checkpoint folder.")] = Field(
         None, description="the path of a checkpoint folder"
     )
-    image_path: Annotated[FilePath | None, Help("First frame of rows without one.")] = Field(
+    image_path: Annotated[FilePath | None, Help("First frame of rows without one. [default: none]")] = Field(
         None, description="the path of an image"
     )
     mode: Annotated[Mode, Help("t2v: text alone. i2v: an image in every row. auto: an image where a row has one.")] = (
@@ -155,20 +166,24 @@ class BatchSpec(BaseModel):
         DeclaredSweep | None,
         Help(
             "NAME=VALUES, such as seed=0-19 or shift=3,5: every combination of all sweeps, for every row. Repeatable."
+            " [default: none]"
         ),
     ] = Field(None, description="parameters with their values, such as seed: 0-19 or shift: [3, 5]")
 
-    workers: Annotated[int | None, Help("Number of workers; by default one on each GPU, or one.")] = Field(
-        None, ge=1, description="a number of workers of at least 1"
-    )
+    workers: Annotated[
+        int | None, Help("Number of workers. [default: one on each GPU, or one on each node if there is no GPU]")
+    ] = Field(None, ge=1, description="a number of workers of at least 1")
     device: Annotated[DeviceKind, Help("What workers run on.")] = Field(
         DeviceKind.AUTO, strict=False, description=f"one of {', '.join(DeviceKind)}"
     )
     address: Annotated[
-        str | None, Help("Ray cluster to join, such as auto; by default Ray is started on this machine.")
+        str | None, Help("Ray cluster to join, such as auto. [default: Ray is started on this machine]")
     ] = Field(None, description="the address of a Ray cluster, such as auto")
     cluster: Annotated[
-        FilePath | None, Help("Cluster profile: its workers, with the stages, memory and speed that it declares.")
+        FilePath | None,
+        Help(
+            "Cluster profile: its workers, with the stages, memory and speed that it declares. [default: the devices found]"
+        ),
     ] = Field(None, description="the path of a cluster profile")
     dtype: Annotated[Literal["bfloat16", "float32"], Help("Number format of the networks.")] = Field(
         "bfloat16", description="bfloat16 or float32"
@@ -183,6 +198,12 @@ class BatchSpec(BaseModel):
     qint8: Annotated[bool, Help("8-bit integer weights: half the memory, and other pixels.")] = Field(
         False, description="true or false: 8-bit integer weights, which change pixels"
     )
+    weights: Annotated[
+        Weights,
+        Help(
+            "Form of the transformer's weights; auto takes qint8, and other pixels, where devices are too small else."
+        ),
+    ] = Field(Weights.DTYPE, strict=False, description=f"one of {', '.join(Weights)}")
     cpu_offload: Annotated[bool, Help("Keep components that a device has no room for in its host's memory.")] = Field(
         False, description="true or false: components that a device has no room for wait in its host's memory"
     )
@@ -196,8 +217,16 @@ class BatchSpec(BaseModel):
         bool,
         Help("Fuse the transformer's blocks with torch.compile: faster after a slow first clip, and other pixels."),
     ] = Field(False, description="true or false: torch.compile fuses the transformer's blocks, which changes pixels")
-    memory_gb: Annotated[float | None, Help("GB of its device that a worker may use.")] = Field(
-        None, gt=0, allow_inf_nan=False, description="a positive number of GB that a worker may use"
+    memory_gb: Annotated[float | None, Help("GB of its device that a worker may use. [default: all that is free]")] = (
+        Field(None, gt=0, allow_inf_nan=False, description="a positive number of GB that a worker may use")
+    )
+
+    elastic: Annotated[
+        bool,
+        Help("Nodes are added for the job: ask Ray's autoscaler for its workers, and let idle nodes go at its end."),
+    ] = Field(
+        False,
+        description="true or false, true only beside workers and device, or a cluster profile: nodes are added for the job",
     )
 
     prices: Annotated[
@@ -210,6 +239,9 @@ class BatchSpec(BaseModel):
     retries: Annotated[
         int | None, Help("Further attempts for a clip that failed, or whose workers died. [default: 2]")
     ] = Field(None, ge=0, le=1000, description="an integer from 0 to 1000")
+    speculation: Annotated[
+        bool, Help("Let idle devices run copies of the last denoises; turn it off where device time is billed.")
+    ] = Field(True, description="true or false: devices that would be idle run copies of the last denoises")
     checkpoint_s: Annotated[
         float, Help("Seconds between two checkpoints of a denoise: the most that a lost worker costs.")
     ] = Field(CHECKPOINT_S, ge=0, allow_inf_nan=False, description="a number of seconds of at least 0")
@@ -220,7 +252,7 @@ class BatchSpec(BaseModel):
         bool | None,
         Help("Take the seeds of the clips that the output folder has, or derive all. [default: as its last run did]"),
     ] = Field(None, description="true or false: clips keep the seeds that they have in the output folder")
-    priority: Annotated[int, Help("Order among the jobs that wait in a Slurm queue.")] = Field(
+    priority: Annotated[int, Help("Share of a Ray cluster beside other jobs, and order in a Slurm queue.")] = Field(
         0,
         ge=-MAX_PRIORITY,
         le=MAX_PRIORITY,
@@ -252,18 +284,20 @@ class BatchSpec(BaseModel):
         return SamplingParams(**{name: getattr(self, name) for name in PARAM_FIELDS})
 
     @property
-    def weights(self) -> WeightFormat:
-        """How the transformer's weights are stored."""
+    def weight_format(self) -> WeightFormat:
+        """How the transformer's weights are stored; of `auto`, the dtype until `ovi_ray.preparation` has decided."""
         if self.fp8:
             return WeightFormat.FP8
-        return WeightFormat.QINT8 if self.qint8 else WeightFormat.DTYPE
+        if self.qint8:
+            return WeightFormat.QINT8
+        return WeightFormat.DTYPE if self.weights is Weights.AUTO else WeightFormat(self.weights)
 
     @property
     def numerics(self) -> str:
         """Everything about the computation that changes pixels, such as "bfloat16+qint8": part of a clip's id and row."""
         parts = [str(self.dtype)]
-        if self.weights is not WeightFormat.DTYPE:
-            parts.append(str(self.weights))
+        if self.weight_format is not WeightFormat.DTYPE:
+            parts.append(str(self.weight_format))
         if self.allow_inexact or self.attention is AttentionBackend.SAGE:
             parts.append("inexact_attention")
         if self.compile:
@@ -322,6 +356,17 @@ class BatchSpec(BaseModel):
             )
         return value
 
+    @field_validator("elastic")
+    @classmethod
+    def _check_elastic(cls, value: bool, info: ValidationInfo) -> bool:
+        is_counted = info.data.get("workers") is not None and info.data.get("device") is not DeviceKind.AUTO
+        if value and not is_counted and info.data.get("cluster") is None:
+            raise ValueError(
+                "workers, the most that the job asks for, and device, gpu or cpu, beside it, or a cluster profile:"
+                " what is there at the start does not tell what may be added"
+            )
+        return value
+
     @field_validator("fp8")
     @classmethod
     def _check_fp8(cls, value: bool, info: ValidationInfo) -> bool:
@@ -334,6 +379,18 @@ class BatchSpec(BaseModel):
     def _check_qint8(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("fp8"):
             raise ValueError("false beside fp8: weights are stored in one form")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _check_weights(cls, value: Weights, info: ValidationInfo) -> Weights:
+        flag = next((name for name in ("fp8", "qint8") if info.data.get(name)), None)
+        if flag is not None and value not in (Weights.DTYPE, flag):
+            raise ValueError(f"{flag} beside {flag}: true, or no {flag}")
+        if value is Weights.FP8 and info.data.get("model_name") != FP8_MODEL:
+            raise ValueError(
+                f"another form: only model {FP8_MODEL} is published in fp8; qint8 stores any model in 8 bits"
+            )
         return value
 
     @field_validator("mode", mode="before")

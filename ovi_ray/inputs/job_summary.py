@@ -94,11 +94,11 @@ def _kind(clip: dict[str, Any]) -> str:
 
 
 def _needs(job: BatchSpec, name: str, clips: Iterable[dict[str, Any]]) -> ModelNeeds:
-    spec = in_format(model_spec(name), job.weights)
+    spec = in_format(model_spec(name), job.weight_format)
     itemsize = _ITEMSIZE[job.dtype]
-    sizes = _SIZES[job.weights]
+    sizes = _SIZES[job.weight_format]
     components = {part: int(1e9 * sizes.of(part)) for part in Component}
-    if job.weights is WeightFormat.DTYPE:
+    if job.weight_format is WeightFormat.DTYPE:
         components = {part: size * itemsize // 2 for part, size in components.items()}
     frames = {(clip["height"], clip["width"]) for clip in clips if clip["model_name"] == name}
     peaks = [activations(Architecture(), spec, *frame, itemsize) for frame in frames]

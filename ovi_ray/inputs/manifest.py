@@ -137,13 +137,14 @@ def build_manifest(
     the dtype. Both are part of every clip's id. Texts that are longer than `limit` are noted. `prompts` replaces the job's own
     list. `kept` is the table of a manifest, whose seeds are taken over by clips that are otherwise alike.
     """
-    is_list = prompts is not None or job.prompts is not None
     prompts = read_prompts(job) if prompts is None else prompts
     if job.sweep is not None:
         prompts = swept(prompts, job.sweep)
     rows = resolve_rows(prompts, job, arch)
     columns = _repeat(rows, prompts, job)
-    columns["seed"] = derived_seeds(columns, job.seed, times=job.each_example_n_times, is_list=is_list, kept=kept)
+    columns["seed"] = derived_seeds(
+        columns, job.seed, times=job.each_example_n_times, is_list=prompts.may_grow, kept=kept
+    )
     check_seeds(columns["seed"], prompts, rows.columns["seed"], job.seed)
     columns["clip_id"] = _clip_ids(columns, rows.cleaned, weights, numerics)
     fields = [*MANIFEST_SCHEMA, *(pa.field(name, pa.string()) for name in columns if is_meta(name))]
@@ -163,7 +164,9 @@ def read_prompts(job: BatchSpec) -> PromptList:
     if job.prompts is not None:
         return read_prompt_list(job.prompts, ListOptions(delimiter=job.delimiter, sheet=job.sheet))
     columns = {PROMPT_COLUMN: [job.text_prompt]}
-    return PromptList(file="the job's prompt", folder=to_location(Path.cwd()), columns=columns, rows=range(1, 2))
+    return PromptList(
+        file="the job's prompt", folder=to_location(Path.cwd()), columns=columns, rows=range(1, 2), may_grow=False
+    )
 
 
 def _current_form(table: pa.Table) -> pa.Table:

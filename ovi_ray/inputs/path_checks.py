@@ -11,7 +11,7 @@ from pathlib import Path
 from ovi.files import dangling_link
 from ovi_ray.errors import show, show_path
 from ovi_ray.inputs.first_frames import ImageRefusal, inspect_image
-from ovi_ray.inputs.lists.tables import PARQUET, names_of_parts
+from ovi_ray.inputs.lists.tables import PARQUET, folders_with_parts, names_of_parts
 from ovi_ray.inputs.prompt_lists import READERS, is_folder_of_tables
 from ovi_ray.inputs.text_files import MISSING, readable_problem
 from ovi_ray.storage.diagnostics import plain_reason
@@ -47,8 +47,8 @@ def prompt_list_file(path: Location) -> tuple[str, str] | None:
     if found is None:
         return None
     if is_folder:
-        inside = _files_in(path, *READERS)[:_MAX_NEIGHBOURS]
-        meant = f"; it holds {', '.join(map(show, inside))}" if inside else ""
+        inside = [*map(show, _files_in(path, *READERS)), *folders_with_parts(path)][:_MAX_NEIGHBOURS]
+        meant = f"; it holds {', '.join(inside)}" if inside else ""
     elif found == MISSING:
         meant = neighbours(path)
     else:

@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ovi.config import Architecture
+from ovi.files import is_file
 from ovi.prompt_tags import SOUND_TAGS, SPEECH_TAGS
 from ovi.weights.layout import TOKENIZER
 from ovi.weights.tokenizer import count_long, kept_part, load_tokenizer, most_tokens
@@ -32,7 +33,7 @@ class TextLimit:
 def text_limit(ckpt_dir: Location | None, model_name: str) -> TextLimit:
     """The limit of the text encoder in a folder on this machine that has a tokenizer, or the published one uncounted."""
     folder = None if ckpt_dir is None else ckpt_dir.local_path
-    if folder is None or not (folder / TOKENIZER).is_file():
+    if folder is None or not is_file(folder / TOKENIZER):
         return TextLimit(tokens=Architecture().text_encoder.text_len, tokenizer=None)
     return TextLimit(
         tokens=Architecture.read(folder).text_encoder.text_len,

@@ -6,9 +6,10 @@ together with those of the cells; a file that cannot be read as a list at all ra
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from ovi_ray.errors import InputError
-from ovi_ray.inputs.columns import PROMPT_COLUMN
+from ovi_ray.errors import InputError, show_path
+from ovi_ray.inputs.columns import PROMPT_COLUMN, in_words
 from ovi_ray.inputs.lists.delimited import read_delimited
 from ovi_ray.inputs.lists.json_lines import read_json_lines
 from ovi_ray.inputs.lists.plain_text import read_text
@@ -63,6 +64,8 @@ def read_prompt_list(path: Location, options: ListOptions = ListOptions()) -> Pr
     """
     if is_folder_of_tables(path):
         prompts = read_folder(path)
+        if others := [name for name in sorted(entry.name for entry in path.files()) if _is_other_list(name)]:
+            prompts.notes.append(f"of a folder only the Parquet files are read, not {in_words(map(show_path, others))}")
     elif path.suffix.lower() in READERS:
         prompts = READERS[path.suffix.lower()](path, options)
     else:
@@ -71,6 +74,11 @@ def read_prompt_list(path: Location, options: ListOptions = ListOptions()) -> Pr
     if not len(prompts) and not prompts.problems:
         raise InputError([file_problem(path, "no rows", "at least one prompt")])
     return prompts
+
+
+def _is_other_list(name: str) -> bool:
+    suffix = Path(name).suffix.lower()
+    return suffix in READERS and suffix != PARQUET and not name.startswith((".", "_"))
 
 
 def is_folder_of_tables(path: Location) -> bool:

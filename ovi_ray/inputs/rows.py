@@ -18,6 +18,7 @@ from ovi_ray.inputs.columns import (
     PROMPT_COLUMN,
     SIDE_COLUMNS,
     SIZE_COLUMN,
+    clean_name,
     is_meta,
 )
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
@@ -177,8 +178,10 @@ def _parse_text(cell: Any) -> str:
 
 
 def _parse_prompt(cell: Any) -> str:
-    if not clean(_parse_text(cell)):
-        raise ValueError("a prompt with text in it: this one is empty after HTML entities and spaces are cleaned")
+    if not any(map(clean_name, clean(_parse_text(cell)))):
+        raise ValueError(
+            "a prompt with text in it: this one is empty without HTML entities, spaces and invisible characters"
+        )
     return str(cell)
 
 

@@ -81,6 +81,16 @@ class ClipTask:
     meta: Mapping[str, str | None]
     """The user's own columns, by name."""
 
+    @property
+    def varied(self) -> str:
+        """The parameters that the job sweeps, with their values, in words; "" without a sweep."""
+        names = self.varies.split(",") if self.varies else ()
+        return ", ".join(f"{name} {self._value(name)}" for name in names)
+
+    def _value(self, name: str) -> str:
+        value = self.model_name if name == "model_name" else getattr(self.params, name)
+        return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
     def items(self, item: WorkItem) -> tuple[int, ...]:
         """The items of a sort that it needs; of texts, its prompt comes first."""
         match item:
@@ -131,6 +141,11 @@ class TaskTable:
             WorkItem.CLIP: len(self),
         }
         return {stage: items[spec.item] for stage, spec in STAGES.items()}
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether the job sweeps parameters."""
+        return self.clips.column("varies").null_count < len(self)
 
     def clip(self, index: int) -> ClipTask:
         """The clip at `index`, from 0. Raises IndexError."""

@@ -1,5 +1,6 @@
 """Checks for YAML that is valid, and useless as settings: on the stream of events, before anything is built."""
 
+import re
 from dataclasses import dataclass, field
 
 import yaml
@@ -9,6 +10,10 @@ from ovi_ray.errors import InputError, Problem, show
 MAX_DEPTH = 20
 MAX_VALUES = 10_000
 """Values of a file once its aliases are replaced by what they stand for: a few lines of aliases can mean billions."""
+
+_OTHER_NOTATION = re.compile(
+    r"[-+]?0[\w]|[-+]?\w*[_:]"
+)  # octal, hexadecimal and binary numbers, 1_000, and 1:30 for 90
 
 
 @dataclass(slots=True)
@@ -27,8 +32,8 @@ class _Collection:
 
 
 def check_yaml(file: str, text: str) -> None:
-    """Raises InputError for keys given twice, values that do not exist (such as the 31st of June), nesting or aliases
-    without an end; and yaml.YAMLError for text that is not YAML.
+    """Raises InputError for keys given twice, values that do not exist (such as the 31st of June), numbers that are
+    not what they look like (010 is 8), nesting or aliases without an end; and yaml.YAMLError for text that is not YAML.
     """
     reader = _Reader(file)
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -71,9 +76,9 @@ class _Reader:
                 found = f"given again, after line {inside.lines[event.value]}"
                 self._note(line, ".".join([*self._sections(), event.value]), found, "each key once")
             inside.lines.setdefault(event.value, line)
-        elif reason := self._why_no_value(event):
+        elif problem := self._problem_with(event):
             key = inside.key if inside is not None else None
-            self._note(line, key, show(event.value), f"a value that exists ({reason}); text needs quotes")
+            self._note(line, key, show(event.value), problem)
         self._name(event.anchor, 1)
         self._add(1, line, event.value)
 
@@ -100,17 +105,19 @@ class _Reader:
         if inside.size > MAX_VALUES:
             self._refuse(line, f"more than {MAX_VALUES:,} values", "fewer values, and fewer aliases of many")
 
-    def _why_no_value(self, event: yaml.ScalarEvent) -> str:
-        """Why a scalar that has the form of a number or a date is none; "" for any other."""
+    def _problem_with(self, event: yaml.ScalarEvent) -> str:
+        """What would be right where a scalar has the form of a number or a date and is none, or another; "" for any other."""
         tag = event.tag
         if tag is None or event.implicit[0]:
             tag = str(self._builder.resolve(yaml.ScalarNode, event.value, event.implicit))  # type: ignore[no-untyped-call]
         try:
-            self._builder.construct_object(yaml.ScalarNode(tag, event.value))
+            value = self._builder.construct_object(yaml.ScalarNode(tag, event.value))
         except ValueError as error:
-            return str(error)
+            return f"a value that exists ({error}); text needs quotes"
         except yaml.YAMLError:  # told when the document is built
-            pass
+            return ""
+        if type(value) in (int, float) and _OTHER_NOTATION.match(event.value):
+            return f"a number in decimal notation (YAML takes this one for {value}); text needs quotes"
         return ""
 
     def _name(self, anchor: str | None, size: int | None) -> None:

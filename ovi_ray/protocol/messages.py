@@ -149,3 +149,5 @@ class WorkerInfo:
     """GB of each component's weights once loaded."""
     declared: DeviceProfile | None = None
     """The device's entry in the cluster profile, if the job has one."""
+    node_id: str = ""
+    """The id of its Ray node; empty outside Ray."""

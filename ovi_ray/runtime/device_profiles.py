@@ -4,14 +4,14 @@ import dataclasses
 
 from ovi.stages import STAGES
 from ovi_ray.protocol.messages import WorkerInfo
+from ovi_ray.scheduling.assumed_speeds import assumed_rates
 from ovi_ray.scheduling.device_profile import BF16_SIZES, COMPONENTS, ComponentSizes, DeviceProfile, StageRates
-
-_CPU_TFLOPS = 0.05  # assumed, until tasks are measured
-_GPU_TFLOPS = 150.0
 
 
 def device_profile(info: WorkerInfo, dtype: str) -> DeviceProfile:
-    """The profile of a worker's device: as the cluster profile declares it, or else assumed; measurements correct its rates.
+    """The profile of a worker's device: as the cluster profile declares it, or else as its published peak lets expect.
+
+    Measurements correct the rates.
 
     The scheduler counts the operations of the published model. A smaller model needs fewer for the same clip, so the rates are
     scaled up by the ratio of their weights.
@@ -28,11 +28,10 @@ def device_profile(info: WorkerInfo, dtype: str) -> DeviceProfile:
 
 
 def _assumed(info: WorkerInfo) -> DeviceProfile:
-    rate = _CPU_TFLOPS if info.vendor == "cpu" else _GPU_TFLOPS
     return DeviceProfile(
         name=info.device,
         vendor=info.vendor,
         architecture=info.architecture,
         memory_gb=info.memory_gb,
-        rates=StageRates(**{stage.value: rate for stage in STAGES}),
+        rates=assumed_rates(info.device, info.vendor, info.architecture),
     )

@@ -22,6 +22,7 @@ from ovi_ray.runtime.device_profiles import device_profile
 from ovi_ray.runtime.executor import (
     Executor,
     ExecutorEvent,
+    NodeRefused,
     TaskEnded,
     WorkerReplaced,
     WorkerStarted,
@@ -143,7 +144,10 @@ class Driver:
         replaced, and JobStopped when it was asked to stop.
         """
         clip_ids = self._tasks.clips.column("clip_id").combine_chunks()
-        self._observer.started(RunStarted(workload=self._workload, config=self._config.scheduler, clip_ids=clip_ids))
+        varied = (lambda clip: self._tasks.clip(clip).varied) if self._tasks.is_swept else None
+        self._observer.started(
+            RunStarted(workload=self._workload, config=self._config.scheduler, clip_ids=clip_ids, varied=varied)
+        )
         error: BaseException | None = None
         try:
             with self._stop.watched():
@@ -177,6 +181,7 @@ class Driver:
 
     def _step(self, *, stopping: bool = False) -> None:
         """Wait for events, let the scheduler react, carry out its actions."""
+        self._executor.need(self._scheduler.unfinished)
         self._cycle(self._next_events(), stopping=stopping)
         self._results.flush_if_due(self._now())
         self._reporter.report_if_due(self._now())
@@ -212,8 +217,12 @@ class Driver:
                 return [self._join(worker, slot, info)]
             case WorkerStarting(slot=slot):
                 return [WorkerExpected(slot=slot)]
-            case WorkerReplaced(slot=slot, successor=successor):
+            case NodeRefused():
                 self._observer.message(str(event))
+                return []
+            case WorkerReplaced(slot=slot, successor=successor):
+                if not event.is_told:
+                    self._observer.message(str(event))
                 return [WorkerExpected(slot=slot) if successor else SlotClosed(slot=slot)]
             case WorkerLost(worker=worker):
                 self._workers.lost(worker, self._now())

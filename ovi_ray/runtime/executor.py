@@ -57,10 +57,28 @@ class WorkerReplaced:
     """Continues a sentence that starts with the worker's name: "died during denoise"."""
     successor: str
     """The next worker of the slot; empty when the slot is given up."""
+    is_told: bool = False
+    """Another event has told the user already."""
+    waits: bool = False
+    """The successor is started when there is room for it again."""
 
     def __str__(self) -> str:
         outcome = f"{self.successor} replaces it" if self.successor else "its slot is given up"
+        if self.waits:
+            outcome = f"{self.successor} follows when there is room"
         return f"{self.worker} {self.reason}: {outcome}"
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class NodeRefused:
+    """A node does not fit the job: no worker is started there any more."""
+
+    node: str
+    """Host name, or the address where that is not known."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"node {self.node} takes no work: {self.reason}"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -72,7 +90,7 @@ class TaskEnded:
     """None when the worker never ran the task."""
 
 
-ExecutorEvent = WorkerStarting | WorkerStarted | WorkerReplaced | TaskEnded | WorkerLost | DataLost
+ExecutorEvent = WorkerStarting | WorkerStarted | WorkerReplaced | NodeRefused | TaskEnded | WorkerLost | DataLost
 
 
 class Executor(Protocol):
@@ -81,7 +99,9 @@ class Executor(Protocol):
     Each submission is answered once: by its TaskEnded, or by the WorkerLost of its worker. A failure that ends its worker
     (`Failure.ends_worker`) is answered by a TaskEnded, which the worker's WorkerLost follows. A WorkerLost is followed by a
     WorkerReplaced for the same worker, and where that names a successor, by the successor's WorkerStarted. An executor may say
-    with WorkerStarting which workers it starts at first, so that the job waits for them.
+    with WorkerStarting which workers it starts at first, and later on nodes that join, so that the job waits for them.
+
+    A worker whose node is about to leave is lost as soon as its task has ended: a denoise is asked to save and end.
     """
 
     @property
@@ -100,6 +120,10 @@ class Executor(Protocol):
 
     def stop(self, worker: str, task: Task, *, save: bool = False) -> None:
         """Ask a worker to stop a task; with `save` an unfinished denoise is checkpointed. Ignored if it is not running."""
+        ...
+
+    def need(self, workers: int) -> None:
+        """How many workers the rest of the job can keep busy: where nodes come and go, more are not asked for."""
         ...
 
     def holds(self, key: DataKey) -> bool:

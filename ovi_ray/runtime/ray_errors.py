@@ -1,8 +1,11 @@
-"""Classifies Ray's exceptions: a crashed process, a lost machine, or an object that is gone."""
+"""Classifies Ray's exceptions: a crashed process, a lost or unfit machine, or an object that is gone."""
+
+import re
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
+_UNFIT = re.compile(r"(?:ovi_ray\.errors\.NodeUnfit|ModuleNotFoundError|ImportError): (.+)")
 _NODE_DEATHS = ("its node has died", "actor's node was terminated")  # Ray has no error code for it
 
 
@@ -14,6 +17,12 @@ def is_crash(error: RayError) -> bool:
 def is_node_loss(error: RayError) -> bool:
     """Whether an actor went down with its node, or was preempted."""
     return isinstance(error, ActorDiedError) and (error.preempted or any(words in str(error) for words in _NODE_DEATHS))
+
+
+def unfit_reason(error: RayError) -> str:
+    """Why the node of an actor that did not start cannot serve the job; empty if it is not the node's fault."""
+    found = _UNFIT.fullmatch(last_line(error)) if isinstance(error, ActorDiedError) else None
+    return found[1] if found else ""
 
 
 def can_be_fetched(ref: ray.ObjectRef, timeout_s: float) -> bool:

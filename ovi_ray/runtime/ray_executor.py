@@ -1,16 +1,22 @@
 """The executor on Ray: one actor per slot. This is the only module that waits for Ray during a job.
 
 A worker that dies is reported lost and replaced under a new name, until its slot has failed too often without finishing
-anything. Task outputs (embeddings, latents) stay in Ray's object store; the executor holds the references, so they outlive
-the worker that made them. Logs of worker processes go to Ray's own session folder (`/tmp/ray/session_latest/logs`).
+anything. In a cluster that was joined, nodes may come and go (`changing_cluster`): what runs on a node that is about to leave
+is saved, nodes that join get workers, and a node that does not fit the job gets none. Workers that are more than the job's
+share make way for other jobs. Task outputs (embeddings, latents) stay in Ray's object store; the executor holds the
+references, so they outlive the worker that made them. Logs of worker processes go to Ray's own session folder
+(`/tmp/ray/session_latest/logs`).
 """
 
+import dataclasses
 import itertools
 import logging
+import math
 import os
 import signal
 import socket
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,12 +24,18 @@ from typing import Any
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError
+from ray.experimental.locations import get_local_object_locations
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
+from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.protocol.messages import Activity, TaskReport, TaskRequest, WorkerInfo
+from ovi_ray.runtime.changing_cluster import ChangingCluster, joined_cluster
+from ovi_ray.runtime.cluster_watch import UNREACHABLE, host_of, node_of
 from ovi_ray.runtime.executor import (
     Executor,
     ExecutorEvent,
+    NodeRefused,
     Submission,
     TaskEnded,
     WorkerReplaced,
@@ -32,9 +44,10 @@ from ovi_ray.runtime.executor import (
 )
 from ovi_ray.runtime.heartbeats import Heartbeats
 from ovi_ray.runtime.placement import Placement, placements
-from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line
+from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line, unfit_reason
 from ovi_ray.runtime.ray_session import ray_session
 from ovi_ray.runtime.slot_history import SlotHistory, causes_of
+from ovi_ray.runtime.slots import PausedSlot, Slot, least_useful, spare
 from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 from ovi_ray.workers.actor import CONTROL, Worker
@@ -53,10 +66,16 @@ class ExecutorConfig:
     max_consecutive_failures: int = 5
     """Failed starts, and different tasks that killed their worker, after which a slot that finished nothing is given up."""
     fetch_timeout_s: float = 10.0
-    """Seconds to find out whether an object is still in the object store."""
+    """Seconds to find out whether an object is still in the object store, or to copy those of a node that leaves."""
+    cluster_interval_s: float = 0.5
+    """Seconds between two looks at the nodes of a cluster that was joined."""
+    idle_release_s: float = 10.0
+    """Seconds without a task after which a worker that is not needed is ended, where nodes are added for the job."""
+    turn_after_s: float = 60.0
+    """Seconds in which nothing runs, after which a slot that gave way to another job takes the place of one that idles."""
 
     def __post_init__(self) -> None:
-        for name in ("heartbeat_interval_s", "unresponsive_after_s", "max_consecutive_failures", "fetch_timeout_s"):
+        for name in self.__dataclass_fields__:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected more than 0")
 
@@ -66,31 +85,20 @@ def ray_executor(
     job: JobSpec,
     config: ExecutorConfig | None = None,
     *,
-    place: Callable[[JobSpec], Sequence[Placement]] = placements,
+    place: Callable[..., Sequence[Placement]] = placements,
 ) -> Iterator[Executor]:
     """Ray and the workers of a job, for the time of the block. `place` chooses a placement for each worker.
 
     Raises ClusterError, and InputError for a bad cluster profile.
     """
+    config = config or ExecutorConfig()
     with ray_session(job):
-        executor = RayExecutor(place(job), config=config)
+        cluster = joined_cluster(job, place, interval_s=config.cluster_interval_s)
+        executor = RayExecutor(place(job), config=config, cluster=cluster)
         try:
             yield executor
         finally:
             executor.shutdown()
-
-
-@dataclass(kw_only=True, slots=True)
-class _Slot:
-    """A slot and the worker that occupies it."""
-
-    name: str
-    placement: Placement
-    worker: str
-    actor: Any
-    info: WorkerInfo | None = None
-    """None until the worker answers."""
-    history: SlotHistory
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -105,9 +113,23 @@ class _Running:
 class RayExecutor:
     """Runs tasks on Ray actors. Requires `ray.init`."""
 
-    def __init__(self, placements: Sequence[Placement], *, config: ExecutorConfig | None = None) -> None:
+    def __init__(
+        self,
+        placements: Sequence[Placement],
+        *,
+        config: ExecutorConfig | None = None,
+        cluster: ChangingCluster | None = None,
+    ) -> None:
+        """Without `cluster` the nodes stay as they are."""
         self._config = config or ExecutorConfig()
-        self._slots: dict[str, _Slot] = {}  # by the name of their worker
+        self._cluster = cluster
+        self._unfit: set[str] = set()
+        """Ids of nodes that get no workers."""
+        self._broken: Counter[Hashable] = Counter()
+        """Kind of placement -> slots that were given up."""
+        self._needed = math.inf
+        self._paused: deque[PausedSlot] = deque()
+        self._slots: dict[str, Slot] = {}  # by the name of their worker
         self._starting: dict[ray.ObjectRef, str] = {}
         self._running: dict[ray.ObjectRef, _Running] = {}
         self._data: dict[DataKey, ray.ObjectRef] = {}
@@ -117,14 +139,13 @@ class RayExecutor:
         )
         self._last_death = ""
         self._news: list[ExecutorEvent] = []  # for the next poll
-        for index, placement in enumerate(placements):
-            self._launch(f"w{index}", f"w{index}", placement, SlotHistory())
-            self._news.append(WorkerStarting(worker=f"w{index}", slot=f"w{index}"))
+        self._slot_numbers = itertools.count()
+        self._news += [self._open_slot(placement) for placement in placements]
 
     @property
     def is_empty(self) -> bool:
-        """Whether no worker is alive or being started."""
-        return not self._slots
+        """Whether no worker is alive, being started, or waiting for room."""
+        return not self._slots and not self._paused
 
     @property
     def last_death(self) -> str:
@@ -157,6 +178,10 @@ class RayExecutor:
             if running.worker == worker and running.task == task:
                 self._slots[worker].actor.stop.remote(running.number, save)
 
+    def need(self, workers: int) -> None:
+        """See Executor."""
+        self._needed = workers
+
     def holds(self, key: DataKey) -> bool:
         """Whether the output of an earlier task is in the object store."""
         return key in self._data
@@ -172,6 +197,10 @@ class RayExecutor:
         if self._news:
             news, self._news = self._news, []
             return news
+        return [*self._wait(timeout_s), *self._replace_unresponsive(), *self._follow_cluster()]
+
+    def _wait(self, timeout_s: float) -> list[ExecutorEvent]:
+        """The starts and tasks that ended."""
         waiting = [*self._starting, *self._running]
         if not waiting:
             time.sleep(timeout_s)  # every worker is idle
@@ -183,7 +212,7 @@ class RayExecutor:
             ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
             for ref in ready:
                 events += self._collect(ref)
-        return events + self._replace_unresponsive()
+        return events
 
     def activities(self) -> dict[str, Activity]:
         """Progress of busy workers, as last reported."""
@@ -199,6 +228,9 @@ class RayExecutor:
         self._starting.clear()
         self._running.clear()
         self._data.clear()
+        self._paused.clear()
+        if self._cluster is not None:
+            self._cluster.leave()
 
     def _busy(self) -> dict[str, Any]:
         return {running.worker: self._slots[running.worker].actor for running in self._running.values()}
@@ -210,17 +242,27 @@ class RayExecutor:
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
+    def _open_slot(self, placement: Placement) -> WorkerStarting:
+        name = f"w{next(self._slot_numbers)}"
+        self._launch(name, name, placement, SlotHistory())
+        return WorkerStarting(worker=name, slot=name)
+
     def _launch(self, slot_name: str, worker: str, placement: Placement, history: SlotHistory) -> None:
         actor_class = ray.remote(concurrency_groups={CONTROL: 1})(Worker).options(
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,
-            label_selector=placement.labels or None,
+            label_selector=self._selector(placement) or None,
+            scheduling_strategy="DEFAULT" if placement.num_gpus else "SPREAD",
             runtime_env={"env_vars": placement.environment} if placement.environment else None,
             max_restarts=0,  # Ray would restart it silently, and the scheduler would not know of the loss
         )
-        actor = actor_class.remote(placement.config)
-        self._slots[worker] = _Slot(name=slot_name, placement=placement, worker=worker, actor=actor, history=history)
+        actor = actor_class.remote(placement.config, self._cluster.requires if self._cluster else None)
+        self._slots[worker] = Slot(name=slot_name, placement=placement, worker=worker, actor=actor, history=history)
         self._starting[actor.describe.remote()] = worker
+
+    def _selector(self, placement: Placement) -> dict[str, str]:
+        unfit = {NODE_ID_LABEL_KEY: f"!in({','.join(sorted(self._unfit))})"} if self._unfit else {}
+        return {**placement.labels, **unfit}
 
     def _collect_start(self, ref: ray.ObjectRef) -> list[ExecutorEvent]:
         worker = self._starting.pop(ref)
@@ -229,8 +271,14 @@ class RayExecutor:
             slot.info = ray.get(ref)
         except RayError as error:
             self._last_death = str(error)
+            if self._cluster and (reason := unfit_reason(error)) and (node := node_of(slot.actor)):
+                return self._refuse(worker, node, reason)
             causes = set() if is_node_loss(error) else {slot.history.workers}
             return [self._replace(worker, f"cannot be started ({last_line(error)})", causes)]
+        slot.idle_since = time.monotonic()
+        if self._cluster and self._cluster.watch.is_leaving(slot.info.node_id):
+            ray.kill(slot.actor, no_restart=True)
+            return [self._replace(worker, _leaves(slot.info), set())]
         return [WorkerStarted(worker=worker, slot=slot.name, info=slot.info)]
 
     def _lose(self, worker: str, reason: str, causes: Set[Hashable] | None) -> list[ExecutorEvent]:
@@ -241,13 +289,19 @@ class RayExecutor:
         return [WorkerLost(worker=worker, crashed=causes is not None), self._replace(worker, reason, causes or set())]
 
     def _replace(self, worker: str, reason: str, causes: Set[Hashable]) -> WorkerReplaced:
-        slot = self._slots.pop(worker)
+        slot = self._slots[worker]
         history = slot.history.failed_at(causes)
-        successor = ""
-        if not history.is_broken(self._config.max_consecutive_failures):
-            successor = f"{slot.name}.{slot.history.workers}"
-            self._launch(slot.name, successor, slot.placement, history)
+        if history.is_broken(self._config.max_consecutive_failures):
+            self._broken[slot.placement.kind] += 1
+            return self._close_slot(worker, reason)
+        del self._slots[worker]
+        successor = f"{slot.name}.{slot.history.workers}"
+        self._launch(slot.name, successor, slot.placement, history)
         return WorkerReplaced(worker=worker, slot=slot.name, reason=reason, successor=successor)
+
+    def _close_slot(self, worker: str, reason: str) -> WorkerReplaced:
+        slot = self._slots.pop(worker)
+        return WorkerReplaced(worker=worker, slot=slot.name, reason=reason, successor="")
 
     def _replace_unresponsive(self) -> list[ExecutorEvent]:
         events: list[ExecutorEvent] = []
@@ -258,6 +312,167 @@ class RayExecutor:
             causes = causes_of(running.task for running in self._running.values() if running.worker == worker)
             events += self._lose(worker, reason, causes)
         return events
+
+    # -- nodes that come and go --------------------------------------------------------------------------------------
+
+    def _follow_cluster(self) -> list[ExecutorEvent]:
+        changes = self._cluster.watch.look() if self._cluster else None
+        if changes is None:
+            return []
+        events = [event for node in changes.leaving for event in self._evacuate(node)]
+        return [*events, *(self._grow() if changes.joined else ()), *self._scale(), *self._make_way()]
+
+    def _evacuate(self, node: str) -> list[ExecutorEvent]:
+        """Have saved what runs on a node that is about to leave, and end its workers, each when its task has ended."""
+        leaving = [slot for slot in self._slots.values() if slot.info is not None and slot.info.node_id == node]
+        for slot in leaving:
+            slot.leaves = True
+        for running in self._running.values():
+            if self._slots[running.worker].leaves:
+                self._slots[running.worker].actor.stop.remote(running.number, True)
+        return [event for slot in leaving for event in self._leave_if_due(slot.worker)]
+
+    def _leave_if_due(self, worker: str) -> list[ExecutorEvent]:
+        """End an idle worker whose node is about to leave, or whose device goes to another job."""
+        slot = self._slots.get(worker)
+        if slot is None or worker in self._busy():
+            return []
+        if slot.pauses:
+            return self._pause(slot)
+        if slot.info is None or not slot.leaves:
+            return []
+        # A node without workers goes at once.
+        self._copy_data_of(slot.info.node_id)
+        return self._lose(worker, _leaves(slot.info), None)
+
+    def _copy_data_of(self, node: str) -> None:
+        """Copy to the driver's node what only this one has."""
+        where = get_local_object_locations(list(self._data.values()))
+        refs = [ref for ref, place in where.items() if set(place["node_ids"]) <= {node}]
+        if refs:
+            ray.wait(refs, num_returns=len(refs), timeout=self._config.fetch_timeout_s, fetch_local=True)
+
+    def _room(self) -> Counter[Hashable]:
+        """Kind of placement -> workers that the cluster has room for, those that are there included."""
+        try:
+            return Counter(placement.kind for placement in self._placed())
+        except ClusterError:  # nodes have left as well
+            return Counter()
+
+    def _placed(self) -> Sequence[Placement]:
+        return self._cluster.place(self._unfit) if self._cluster else ()
+
+    def _grow(self) -> list[ExecutorEvent]:
+        """Open slots for what the nodes have room for beyond the slots that there are."""
+        try:
+            wanted = self._placed()
+        except ClusterError:
+            return []
+        taken = self._broken + Counter(placement.kind for placement in self._open_placements())
+        events: list[ExecutorEvent] = []
+        for placement in wanted:
+            if taken[placement.kind] > 0:
+                taken[placement.kind] -= 1
+            else:
+                events.append(self._open_slot(placement))
+        return events
+
+    def _refuse(self, worker: str, node: str, reason: str) -> list[ExecutorEvent]:
+        """Start no worker any more on a node that does not fit; this one's slot stays where others have room for it."""
+        refused = [] if node in self._unfit else [NodeRefused(node=host_of(node), reason=reason)]
+        self._unfit.add(node)
+        slot = self._slots[worker]
+        slots = sum(other.placement.kind == slot.placement.kind for other in self._slots.values())
+        has_room = self._room()[slot.placement.kind] >= slots
+        replaced = self._replace(worker, reason, set()) if has_room else self._close_slot(worker, reason)
+        return [*refused, dataclasses.replace(replaced, is_told=True)]
+
+    def _scale(self) -> list[ExecutorEvent]:
+        """Where nodes are added for the job: have room for the workers that it needs, and let others go."""
+        if self._cluster is None or self._cluster.autoscaling is None:
+            return []
+        events = [event for slot in self._spare() for event in self._let_go(slot)]
+        with suppress(*UNREACHABLE):  # it is asked again at the next look
+            self._cluster.autoscaling.request([slot.placement for slot in self._slots.values()])
+        return events
+
+    def _spare(self) -> list[Slot]:
+        return spare(
+            list(self._slots.values()),
+            needed=self._needed,
+            busy=self._busy().keys(),
+            idle_before=time.monotonic() - self._config.idle_release_s,
+        )
+
+    def _let_go(self, slot: Slot) -> list[ExecutorEvent]:
+        ray.kill(slot.actor, no_restart=True)
+        self._starting = {ref: worker for ref, worker in self._starting.items() if worker != slot.worker}
+        lost = [] if slot.info is None else [WorkerLost(worker=slot.worker, crashed=False)]
+        return [*lost, self._close_slot(slot.worker, "is not needed any more")]
+
+    # -- other jobs ------------------------------------------------------------------------------------------------
+
+    def _make_way(self) -> list[ExecutorEvent]:
+        """Give up workers that are more than the job's share, and start those again that it has room for."""
+        if self._cluster is None or self._cluster.share is None:
+            return []
+        slots = Counter(placement.occupies for placement in self._open_placements())
+        useful = slots - Counter(slot.placement.occupies for slot in self._spare())
+        allowed = self._cluster.share.allowed({kind: useful[kind] for kind in slots})
+        if allowed is None:
+            return []
+        events: list[ExecutorEvent] = []
+        for kind, count in allowed.items():
+            held = [slot for slot in self._slots.values() if slot.placement.occupies == kind and not slot.pauses]
+            room = int(min(count, slots[kind])) - len(held)
+            for slot in least_useful(held, busy=self._busy().keys())[: max(0, -room)]:
+                events += self._begin_to_pause(slot)
+            self._resume(kind, room)
+        return events + self._take_turns()
+
+    def _open_placements(self) -> list[Placement]:
+        """Of the slots that have a worker, or are to have one."""
+        return [slot.placement for slot in self._slots.values()] + [paused.placement for paused in self._paused]
+
+    def _begin_to_pause(self, slot: Slot) -> list[ExecutorEvent]:
+        """End a worker once what it runs is saved or finished."""
+        slot.pauses = True
+        for running in self._running.values():
+            if running.worker == slot.worker:
+                slot.actor.stop.remote(running.number, True)
+        return self._leave_if_due(slot.worker)
+
+    def _pause(self, slot: Slot) -> list[ExecutorEvent]:
+        ray.kill(slot.actor, no_restart=True)
+        self._starting = {ref: worker for ref, worker in self._starting.items() if worker != slot.worker}
+        self._heartbeats.forget(slot.worker)
+        del self._slots[slot.worker]
+        successor = f"{slot.name}.{slot.history.workers}"
+        history = slot.history.failed_at(set())
+        self._paused.append(PausedSlot(name=slot.name, placement=slot.placement, worker=successor, history=history))
+        lost = [] if slot.info is None else [WorkerLost(worker=slot.worker, crashed=False)]
+        reason = "makes way for another job"
+        return [
+            *lost,
+            WorkerReplaced(worker=slot.worker, slot=slot.name, reason=reason, successor=successor, waits=True),
+        ]
+
+    def _resume(self, kind: str, count: int) -> None:
+        """Start workers again in slots that paused longest."""
+        for paused in [paused for paused in self._paused if paused.placement.occupies == kind][: max(0, count)]:
+            self._paused.remove(paused)
+            self._launch(paused.name, paused.worker, paused.placement, paused.history)
+
+    def _take_turns(self) -> list[ExecutorEvent]:
+        """Where nothing runs, only a device that pauses may be able to go on: one that idles makes way for it."""
+        idle_before = time.monotonic() - self._config.turn_after_s
+        for paused in list(self._paused):
+            same = [slot for slot in self._slots.values() if slot.placement.occupies == paused.placement.occupies]
+            if not self._running and same and all(slot.idle_since <= idle_before for slot in same):
+                events = self._begin_to_pause(min(same, key=lambda slot: slot.idle_since))
+                self._resume(paused.placement.occupies, 1)
+                return events
+        return []
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -272,8 +487,9 @@ class RayExecutor:
                 return self._lose(running.worker, f"died during {running.task.stage}", causes_of([running.task]))
             return self._lose(running.worker, "was lost with its node, or is unreachable", None)
         except RayError as error:
-            return self._not_run(running, error)
-        return [self._ended(running, report), *self._replace_broken(running, report)]
+            return [*self._not_run(running, error), *self._leave_if_due(running.worker)]
+        ended = self._ended(running, report)
+        return [ended, *self._replace_broken(running, report), *self._leave_if_due(running.worker)]
 
     def _replace_broken(self, running: _Running, report: TaskReport) -> list[ExecutorEvent]:
         """End and replace a worker whose device failed it: its process would fail every later task too."""
@@ -286,6 +502,7 @@ class RayExecutor:
 
     def _ended(self, running: _Running, report: TaskReport) -> TaskEnded:
         worker, task, failure = running.worker, running.task, report.failure
+        self._slots[worker].idle_since = time.monotonic()
         if failure is not None:
             failed = TaskFailed(worker=worker, task=task, kind=failure.kind, message=failure.message)
             return TaskEnded(event=failed, report=report)
@@ -307,7 +524,11 @@ class RayExecutor:
         return [*(DataLost(key=key) for key in lost), TaskEnded(event=failed)]
 
 
-def _kill(slot: _Slot) -> None:
+def _leaves(info: WorkerInfo) -> str:
+    return f"is ended, because its node {info.node} leaves the cluster"
+
+
+def _kill(slot: Slot) -> None:
     """End an actor. A frozen process does not react to Ray, so a local one is also killed by its pid."""
     ray.kill(slot.actor, no_restart=True)
     if slot.info is not None and slot.info.node == socket.gethostname():

@@ -13,11 +13,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ovi_ray.devices.doctor import examine_node
 from ovi_ray.devices.node_report import NodeReport
-from ovi_ray.devices.probe import vendor_environment
+from ovi_ray.devices.probe import DeviceEdge, TorchEdge, faults_of_versions, gpu_environment, node_labels, probe
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.runtime.cluster_probe import check_cluster
 from ovi_ray.runtime.session_folder import session_folder
+from ovi_ray.runtime.visible_devices import choose_as_ray_does
 
 logger = logging.getLogger(__name__)
 _START_ERRORS = (OSError, RuntimeError, ValueError, RayError)
@@ -29,10 +30,23 @@ def ray_session(job: JobSpec) -> Iterator[None]:
 
     Raises ClusterError when Ray cannot be started or joined.
     """
+    choose_as_ray_does(rocm=TorchEdge().is_rocm())
     environment = {"runtime_env": {"env_vars": job.environment}} if job.environment else {}
-    num_cpus = max(os.cpu_count() or 1, job.workers or 1)
-    with _joined(job.address, **environment) if job.address else _started(num_cpus, **environment):
+    with _joined(job.address, **environment) if job.address else _started(**node_options(job), **environment):
         yield
+
+
+def node_options(job: JobSpec, edge: DeviceEdge | None = None) -> dict[str, Any]:
+    """What Ray is told of this machine: its CPUs, the GPUs that torch can use, and the labels that workers are placed by.
+
+    Ray's own count would miss AMD GPUs without the package amdsmi, and has GPUs that this build of torch cannot use.
+    """
+    probed = probe(edge)
+    for fault in faults_of_versions(probed):
+        logger.warning("%s", fault)
+    gpus = probed.gpus
+    num_cpus = max(os.cpu_count() or 1, job.workers or 1)
+    return {"num_cpus": num_cpus, "num_gpus": len(gpus), "labels": node_labels(gpus[0]) if gpus else {}}
 
 
 @contextmanager
@@ -55,7 +69,7 @@ def _joined(address: str, **options: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _started(num_cpus: int, **options: Any) -> Iterator[None]:
+def _started(**options: Any) -> Iterator[None]:
     if named := os.environ.get("RAY_ADDRESS"):
         logger.warning(
             "starting a local Ray; the cluster at %s, which RAY_ADDRESS names, is joined with --address auto", named
@@ -66,7 +80,7 @@ def _started(num_cpus: int, **options: Any) -> Iterator[None]:
         try:
             with _hang_up_held():
                 # "local" never joins a cluster that happens to run on this machine
-                _init(address="local", num_cpus=num_cpus, _temp_dir=folder, **options)
+                _init(address="local", _temp_dir=folder, **options)
         except _START_ERRORS as error:
             raise ClusterError(f"a local Ray cannot be started: {error}") from error
         try:
@@ -101,7 +115,7 @@ def examine_cluster(address: str, ckpt_dir: str, model_name: str, *, allow_inexa
                 num_cpus=0,
                 num_gpus=node["Resources"].get("GPU", 0),  # all of the node's, since it sees no others
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-                runtime_env={"env_vars": vendor_environment(node["Labels"].get("vendor", ""))},
+                runtime_env={"env_vars": _environment_of(node)},
             )
             .remote(ckpt_dir, model_name, allow_inexact=allow_inexact)
             for node in ray.nodes()
@@ -109,3 +123,7 @@ def examine_cluster(address: str, ckpt_dir: str, model_name: str, *, allow_inexa
         ]
         reports: list[NodeReport] = ray.get(tasks)
     return reports
+
+
+def _environment_of(node: dict[str, Any]) -> dict[str, str]:
+    return gpu_environment(node["Labels"].get("vendor", "")) if node["Resources"].get("GPU") else {}

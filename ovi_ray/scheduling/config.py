@@ -53,17 +53,19 @@ class CircuitBreakerConfig:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class SpeculationConfig:
-    """When an idle worker runs a copy of a denoise that is late."""
+    """When an idle worker runs a copy of a denoise."""
 
-    enabled: bool = False
-    """Off by default: a copy costs device time that may be billed."""
-    speedup: float = 1.5
+    enabled: bool = True
+    """Only workers that have nothing else to do run copies, until the job ends or the first result is there."""
+    speedup: float = 1.15
     """A task is copied when its remaining time is this many times what the copy would take."""
-    late_share: float = 0.25
-    """A task is copied when it is late by this share of its expected time."""
+    late_share: float = 0.1
+    """A task that is late by this share of its expected time may take for ever: it is copied at once."""
+    max_copies: int = 2
+    """Copies of one task at a time while nothing is known of the end of any of them."""
 
     def __post_init__(self) -> None:
-        _require_minimum(self, 1, "speedup")
+        _require_minimum(self, 1, "speedup", "max_copies")
         _require_minimum(self, 0, "late_share")
 
 
@@ -115,6 +117,8 @@ class CostModelConfig:
     """Of one measurement: runs of one clip differ by about 5%."""
     outlier_deviations: float = 3.0
     """Standard deviations beyond which a measurement is clipped."""
+    unmeasured_doubt: float = 3.0
+    """How many times slower than expected a device may be at a stage that it has not been measured at."""
     load_weight: float = 0.3
     """Weight of each measured load after the first, which replaces the prior."""
     max_load_ratio: float = 4.0
@@ -122,7 +126,7 @@ class CostModelConfig:
 
     def __post_init__(self) -> None:
         _require_minimum(self, 0, "measurement_variance", "outlier_deviations", "load_weight")
-        _require_minimum(self, 1, "max_load_ratio")
+        _require_minimum(self, 1, "max_load_ratio", "unmeasured_doubt")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -130,12 +134,18 @@ class SchedulerConfig:
     """Tunables of a scheduler."""
 
     max_latents: int | None = None
-    """Clips denoised or being denoised that may wait for decode; None for 2 per worker and 8 more."""
+    """Clips denoised or being denoised that may wait for decode; None for as many as the memory for latents holds."""
+    latents_gb: float = 8.0
+    """GB of latents that may wait for decode: 1,400 clips of 5 s, or 400 of 10 s at 960x960."""
+    latents_gb_per_worker: float = 0.05
+    """GB added to `latents_gb` for each worker."""
     text_batch: int = 32
     """Items of one batched task at most."""
+    text_batch_s: float = 5.0
+    """Seconds of one batched task: a slow device gets smaller batches, and at least one item."""
     patience_s: float = 0.0
     """Seconds to wait for a device that can run what no present one can, before its clips are given up."""
-    replan_share: float = 0.02
+    replan_share: float = 0.05
     """A new allocation is made when this share of the remaining clips' worth of tasks has started or ended."""
     look_ahead: int = 16
     """Queued items, or interchangeable workers, tried to pair an item with a worker that it may run on."""
@@ -151,4 +161,8 @@ class SchedulerConfig:
 
     def __post_init__(self) -> None:
         _require_minimum(self, 1, "max_latents", "text_batch", "look_ahead")
-        _require_minimum(self, 0, "patience_s", "replan_share", "min_recheck_s", "recheck_share")
+        _require(self, self.text_batch_s > 0, "text_batch_s", "more than 0")
+        _require(self, self.latents_gb > 0, "latents_gb", "more than 0")
+        _require_minimum(
+            self, 0, "latents_gb_per_worker", "patience_s", "replan_share", "min_recheck_s", "recheck_share"
+        )

@@ -16,20 +16,24 @@ from ovi_ray.scheduling.config import CorrectionConfig, CostModelConfig
 from ovi_ray.scheduling.device_profile import ALL_STAGES, COMPONENTS, DeviceProfile
 from ovi_ray.scheduling.workload import ClipKind
 
+_AS_EXPECTED = 1.2  # times longer or shorter than expected that is no surprise
+
 
 class _Correction:
     """Log of measured over expected seconds, with its variance: a scalar Kalman filter."""
 
-    __slots__ = ("drift", "factor", "mean", "variance")
+    __slots__ = ("drift", "factor", "is_measured", "mean", "variance")
 
     def __init__(self, config: CorrectionConfig) -> None:
         self.mean = 0.0
         self.factor = 1.0  # exp(mean)
+        self.is_measured = False
         self.variance = config.variance
         self.drift = config.drift
 
     def update(self, residual: float, total_variance: float) -> None:
         """Absorb the part of a residual that its share of the variance explains."""
+        self.is_measured = True
         gain = self.variance / total_variance
         self.mean += gain * residual
         self.factor = math.exp(self.mean)
@@ -57,6 +61,7 @@ class CostModel:
         self._kind_corrections: dict[tuple[int, Stage, int], _Correction] = {}
         self._worker_corrections: dict[int, _Correction] = {}
         self._outlier_signs: dict[int, int] = {}  # worker -> direction of its last measurement if that was clipped
+        self._measured_stages: set[Stage] = set()
         self._load_factor: list[float] = []
         self._loads_measured: set[int] = set()
         self._load_priors: dict[tuple[int, frozenset[Component]], float] = {}
@@ -114,6 +119,24 @@ class CostModel:
             self._load_priors[device_class, components] = seconds
         return self._load_factor[device_class] * seconds
 
+    def is_measured(self, device_class: int, stage: Stage) -> bool:
+        """Whether a task of a stage has ended on a device of a class."""
+        return self._stage_corrections[self._learns_as[device_class]][stage].is_measured
+
+    def doubt(self, device_class: int, stage: Stage) -> float:
+        """How many times longer than expected a task may take that cannot be copied when it is late.
+
+        Doubts are relative: there are none while no class has been measured. A class whose other stages took as long as
+        expected is believed; one that was slower there may be so at this stage too.
+        """
+        if STAGES[stage].output is not None or stage not in self._measured_stages:
+            return 1.0
+        corrections = self._stage_corrections[self._learns_as[device_class]]
+        factors = [correction.factor for correction in corrections.values() if correction.is_measured]
+        if corrections[stage].is_measured or (factors and max(max(f, 1 / f) for f in factors) < _AS_EXPECTED):
+            return 1.0
+        return self.config.unmeasured_doubt * max([1.0, *factors])
+
     # --- learning
 
     def observe_load(self, device_class: int, expected: float, seconds: float) -> None:
@@ -138,6 +161,7 @@ class CostModel:
         expected = self.task_seconds(device_class, worker, stage, kind, units)
         if not self.config.learn or seconds <= 0 or expected <= 0:
             return
+        self._measured_stages.add(stage)
         corrections = self._corrections(device_class, worker, stage, 0 if STAGES[stage].batched else kind)
         for correction in corrections:
             correction.variance += correction.drift

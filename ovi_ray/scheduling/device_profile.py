@@ -19,11 +19,11 @@ COMPONENTS = tuple(Component)
 class ComponentSizes:
     """GB of each component's weights on the device. The defaults are those of the published model in bf16."""
 
-    text_encoder: float = 11.4
-    transformer: float = 23.3
-    video_vae: float = 1.4
-    audio_vae: float = 0.2
-    vocoder: float = 0.2
+    text_encoder: float = 11.36
+    transformer: float = 23.32
+    video_vae: float = 1.41
+    audio_vae: float = 0.69
+    vocoder: float = 0.45
 
     def of(self, component: Component) -> float:
         """Of one component."""
@@ -31,7 +31,8 @@ class ComponentSizes:
 
 
 BF16_SIZES = ComponentSizes()
-INT8_SIZES = ComponentSizes(text_encoder=6.7, transformer=11.7)
+INT8_SIZES = ComponentSizes(transformer=12.38)
+"""With 8-bit weights, which the transformer alone has."""
 
 
 @with_numbers({stage.value: spec.assumed_tflops for stage, spec in STAGES.items()})
@@ -51,7 +52,7 @@ class ActivationSizes(Declared):
         """For a stage of a kind of clip; None where there is no clip (texts, preloads)."""
         activations = STAGES[stage if kind is not None else Stage.ENCODE_TEXT].activations
         units = 1.0 if kind is None else activations.units(kind)
-        return float(getattr(self, activations.key) * units)
+        return float(activations.base_gb + getattr(self, activations.key) * units)
 
 
 ALL_STAGES = frozenset(Stage)

@@ -4,11 +4,8 @@ Idle workers that are interchangeable form a group that is looked at once, and c
 the same for ten clips and for a million.
 """
 
-import numpy as np
-
 from ovi.stages import STAGES, Stage
 from ovi_ray.scheduling.actions import Action, RunTask, WakeAt
-from ovi_ray.scheduling.allocation_lp import FloatArray
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.idle_workers import GroupKey, IdleWorkers
 from ovi_ray.scheduling.job_state import JobState
@@ -21,6 +18,8 @@ from ovi_ray.scheduling.states import ClipState
 from ovi_ray.scheduling.task import Reason, Task
 from ovi_ray.scheduling.worker_pool import WorkerPool, WorkerState
 
+_EARLIER = 0.99
+"""Share of a task's seconds by which another device must have ended it to count as earlier."""
 _Blocked = set[tuple[GroupKey, Stage, int]]
 """Groups and tasks of which no pair may run, because the items failed there before."""
 
@@ -126,8 +125,8 @@ class Dispatcher:
         return actions
 
     def _recheck_later(self, reason: Reason, now: float) -> list[Action]:
-        """The faster device may never become free: ask for a Tick, which makes a new allocation."""
-        if reason is not Reason.FASTER_DEVICE_SOON or self._recheck_at > now:
+        """What the worker waits for may never come: ask for a Tick, which makes a new allocation."""
+        if reason not in (Reason.FASTER_DEVICE_SOON, Reason.BETTER_WORK_SOON) or self._recheck_at > now:
             return []
         eta = self._replanner.eta(now) or 0.0
         self._recheck_at = now + max(self._config.min_recheck_s, self._config.recheck_share * eta)
@@ -137,14 +136,14 @@ class Dispatcher:
         snapshot = Snapshot(
             since_plan_s=now - self._replanner.planned_at,
             candidates=candidates,
-            latents_fill=self._job.undecoded_latents / max(1.0, self._ready.max_latents / 4),
-            end_times=lambda stage, kind: self._end_times(stage, kind, now),
+            latents_fill=self._job.undecoded_latents / self._replanner.latents_scale,
+            others_end=lambda candidate: self._others_end(candidate, now),
         )
         return self._policy.choose(snapshot, self._replanner.allocation)
 
-    def _end_times(self, stage: Stage, kind: int, now: float) -> FloatArray:
-        ends = self._pool.end_times(stage, kind, now)
-        return np.sort(ends[np.isfinite(ends)])
+    def _others_end(self, c: Candidate, now: float) -> int:
+        before_s = (c.swap_s + c.work_s * c.doubt) * _EARLIER
+        return self._pool.tasks_by(before_s, c.stage, c.kind, now, c.units, but=c.worker)
 
     def _candidates(self, blocked: _Blocked) -> list[Candidate]:
         """One for each pair of a group of idle workers and tasks that it can run."""
@@ -163,10 +162,24 @@ class Dispatcher:
         return found
 
     def _candidate(self, worker: WorkerState, task: ReadyTasks) -> Candidate:
-        stage, kind, waiting, units, urgent, _ = task
+        stage, kind = task.stage, task.kind
+        waiting, units = self._ready.tasks_and_units(worker, task)
         work_s = self._pool.work_seconds(worker, stage, kind, units)
         swap_s = self._pool.swap_seconds(worker, stage, kind)
-        return Candidate(worker.number, worker.device_class, stage, kind, waiting, work_s, swap_s, urgent)
+        doubt = self._pool.costs.doubt(worker.device_class, stage)
+        return Candidate(
+            worker.number,
+            worker.device_class,
+            stage,
+            kind,
+            waiting,
+            units,
+            work_s,
+            swap_s,
+            task.urgent,
+            task.begun,
+            doubt,
+        )
 
     # --- starting a task
 
@@ -215,7 +228,7 @@ class Dispatcher:
 
     def _preload_one(self, kind: int, expected: int, now: float) -> RunTask | None:
         name = self._job.workload.kinds[kind].model_name
-        task = ReadyTasks(Stage.DENOISE, kind, expected, 1.0, False, False)
+        task = ReadyTasks(Stage.DENOISE, kind, expected)
         candidates = tuple(
             self._candidate(worker, task)
             for key, worker in self._idle.first_of_each()
@@ -240,9 +253,11 @@ class Dispatcher:
     def _copy(self, original: WorkerState, worker: WorkerState, now: float) -> RunTask:
         assert original.running is not None
         task = original.running.task
-        self._speculation.started((task.stage, task.items[0]), original, worker)
-        copy = self._task(task.stage, task.items, attempt=task.attempt + 1)
-        return self._run(worker, copy, self._job.kind_of(task.items[0]), Reason.SPECULATIVE_COPY, now)
+        runners = self._speculation.started((task.stage, task.items[0]), original, worker)
+        copy = self._task(task.stage, task.items, attempt=task.attempt + runners)
+        run = self._run(worker, copy, self._job.kind_of(task.items[0]), Reason.SPECULATIVE_COPY, now)
+        self._speculation.expect_first_end(worker)
+        return run
 
     # --- for display
 
@@ -261,15 +276,20 @@ class Dispatcher:
             return self._wait_reason if declined else Reason.FAILED_HERE_BEFORE
         if any(self._job.is_queued(stage) for stage in worker.health.open_stages):
             return Reason.QUARANTINED
-        if any(
-            q and self._pool.fits(worker, Stage.DENOISE, k) for k, q in enumerate(self._job.clip_queues[Stage.DENOISE])
-        ):
+        left = self._clips_to_denoise()
+        if any(placeable and self._pool.fits(worker, Stage.DENOISE, kind) for kind, placeable in left.items()):
             return Reason.LATENTS_FULL
         if any(table.queued and self._pool.fits(worker, stage, 0) for stage, table in self._job.inputs.items()):
             return Reason.ENOUGH_AHEAD
         if any(self._job.queue(stage, kind) for stage, kind in self._pool.capabilities.limits):
             return Reason.TOO_LITTLE_MEMORY
-        return Reason.NOTHING_READY
+        return Reason.NOTHING_READY if all(left.values()) else Reason.UNPLACEABLE
+
+    def _clips_to_denoise(self) -> dict[int, bool]:
+        """Kinds with clips that wait for their denoise -> whether the present workers can render them."""
+        job, placeable = self._job, self._replanner.placeable
+        waiting = {kind: can for kind, can in enumerate(placeable) if job.clip_queues[Stage.DENOISE][kind]}
+        return waiting | {kind: False for kind, can in enumerate(placeable) if not can and job.pending(kind)}
 
 
 def _soonest(candidate: Candidate) -> tuple[float, int, Stage, int]:

@@ -47,6 +47,11 @@ class InputTable:
         """Items that could be encoded now."""
         return sum(map(len, self.queues))
 
+    @property
+    def share_begun(self) -> float:
+        """Share of all items that are encoded or being encoded."""
+        return (self.encoded + self.running) / max(1, len(self))
+
     def queue(self, kind: int) -> deque[int]:
         """Items of a kind that could be encoded now."""
         return self.queues[0] if self._kinds is None else self.queues[kind]

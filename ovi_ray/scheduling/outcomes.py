@@ -148,7 +148,8 @@ class TaskOutcomes:
                 again = again or self._quarantine.may_have_too_little_memory(worker, key)
                 is_hopeless = self._retries.tries(key, worker.slot) > 1 and self._ran_out_everywhere(stage, worker)
                 again = again and not is_hopeless  # a worker that gets an item again tries its last resort
-        if again:
+        may_be_done = event.kind is not FailureKind.BAD_INPUT and self._speculation.runs_elsewhere(stage, item)
+        if again or may_be_done:
             return self._retry(stage, item, worker.kind)
         return self._give_up(stage, item, event.message or f"{stage} failed: {event.kind}")
 

@@ -3,6 +3,8 @@
 from collections import deque
 from typing import NamedTuple
 
+import numpy as np
+
 from ovi.stages import CLIP_STAGES, INPUT_STAGES, STAGES, Stage
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.job_state import JobState
@@ -22,13 +24,13 @@ class ReadyTasks(NamedTuple):
     stage: Stage
     kind: int
     waiting: int
-    """How many."""
-    units: float
-    """Expected tokens of each when the stage is batched, else 1."""
-    urgent: bool
+    """How many items."""
+    urgent: bool = False
     """Workers that denoise will soon wait for the result."""
-    optional: bool
+    optional: bool = False
     """Enough is encoded ahead: not worth a swap on a device that can denoise."""
+    begun: float = 0.0
+    """Share of the job's items of this stage that are encoded or being encoded."""
 
 
 class ReadyWork:
@@ -43,6 +45,8 @@ class ReadyWork:
         self._replanner = replanner
         self._config = config
         self._kinds = range(len(job.workload.kinds))
+        of_kind = np.array([kind.latents_gb for kind in job.workload.kinds])
+        self._mean_latents_gb = float(of_kind[job.workload.clip_kind].mean()) if job.workload.clips else 1.0
 
     # --- queries
 
@@ -55,21 +59,35 @@ class ReadyWork:
             for stage in _SINGLE_INPUTS:
                 if waiting := len(self._job.queue(stage, kind)):
                     urgent = self._is_urgent(stage)
-                    found.append(ReadyTasks(stage, kind, waiting, 1.0, urgent, not urgent))
+                    found.append(
+                        ReadyTasks(stage, kind, waiting, urgent, not urgent, self._job.inputs[stage].share_begun)
+                    )
             if may_denoise and self._replanner.placeable[kind] and (waiting := len(ready[kind])):
-                found.append(ReadyTasks(Stage.DENOISE, kind, waiting, 1.0, False, False))
+                found.append(ReadyTasks(Stage.DENOISE, kind, waiting))
             if waiting := len(denoised[kind]):
-                found.append(ReadyTasks(Stage.DECODE, kind, waiting, 1.0, False, False))
+                found.append(ReadyTasks(Stage.DECODE, kind, waiting))
         return found
 
     def _batches(self, stage: Stage) -> list[ReadyTasks]:
         """Full batches at any time; a partial one only when its result is urgent."""
-        waiting, largest = self._job.inputs[stage].queued, self._config.text_batch
+        waiting = self._job.inputs[stage].queued
         urgent = waiting > 0 and self._is_urgent(stage)
-        if not urgent and waiting < largest:
+        if not urgent and waiting < self._config.text_batch:
             return []
-        units = min(waiting, largest) * self._replanner.mean_tokens
-        return [ReadyTasks(stage, self._replanner.kind_of_texts, -(-waiting // largest), units, urgent, not urgent)]
+        begun = self._job.inputs[stage].share_begun
+        return [ReadyTasks(stage, self._replanner.kind_of_texts, waiting, urgent, not urgent, begun)]
+
+    def batch(self, worker: WorkerState, stage: Stage, kind: int) -> int:
+        """Items of a batched task on a worker: a slow one gets few, because all of its results come at its end."""
+        each_s = self._pool.work_seconds(worker, stage, kind, self._replanner.mean_tokens)
+        return max(1, min(self._config.text_batch, int(self._config.text_batch_s / each_s)))
+
+    def tasks_and_units(self, worker: WorkerState, task: ReadyTasks) -> tuple[int, float]:
+        """How many tasks the waiting items are to a worker, and the expected tokens of each (1 when it is not batched)."""
+        if not STAGES[task.stage].batched:
+            return task.waiting, 1.0
+        items = min(task.waiting, self.batch(worker, task.stage, task.kind))
+        return -(-task.waiting // items), items * self._replanner.mean_tokens
 
     def _is_urgent(self, stage: Stage) -> bool:
         on_the_way = self._job.totals[ClipState.READY] + self._job.inputs[stage].running
@@ -78,7 +96,9 @@ class ReadyWork:
     @property
     def max_latents(self) -> int:
         """Clips denoised or being denoised that may wait for decode."""
-        return self._config.max_latents or 2 * len(self._pool.workers) + 8
+        config, workers = self._config, len(self._pool.workers)
+        gb = config.latents_gb + config.latents_gb_per_worker * workers
+        return config.max_latents or max(workers + 1, int(gb / self._mean_latents_gb))
 
     def _has_room_for_latents(self) -> bool:
         waiting = self._job.new_latents - self._last_clips()
@@ -187,7 +207,8 @@ class ReadyWork:
             return ()
         queue, items, has_failed = self._job.queue(stage, kind), [first], self._retries.has_failed
         alone = has_failed((stage, first))
-        while queue and not alone and len(items) < self._config.text_batch and not has_failed((stage, queue[0])):
+        most = 1 if alone else self.batch(worker, stage, kind)
+        while queue and len(items) < most and not has_failed((stage, queue[0])):
             item = queue.popleft()
             if not self._discard_if_unneeded(stage, item):
                 items.append(item)

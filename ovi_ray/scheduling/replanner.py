@@ -1,5 +1,6 @@
 """When a new allocation is made, and the view of the remaining work that it is made from."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,8 +8,8 @@ import numpy as np
 from ovi.stages import CLIP_STAGES, INPUT_STAGES, STAGES, Stage, stages_of
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.job_state import JobState
-from ovi_ray.scheduling.policies.base import Allocation, Cluster, Policy
-from ovi_ray.scheduling.states import CLIP_STAGE_STATES
+from ovi_ray.scheduling.policies.base import Allocation, Cluster, Policy, Preferences
+from ovi_ray.scheduling.states import CLIP_STAGE_STATES, ClipState
 from ovi_ray.scheduling.worker_pool import WorkerPool
 
 
@@ -73,8 +74,13 @@ class Replanner:
             self._due = True
         left = self._job.workload.clips - self._job.ended
         if self._due or self._changes > self._config.replan_share * left:
-            self.allocation = self._policy.allocate(self._cluster(now))
+            self.allocation = self._policy.allocate(self._cluster(now), None if self._due else self._preferences(now))
             self.planned_at, self._due, self._changes = now, False, 0
+
+    def _preferences(self, now: float) -> Preferences:
+        """Those in force, with the target as seen from now."""
+        old = self.allocation.preferences
+        return dataclasses.replace(old, target_s=self.planned_at + old.target_s - now)
 
     # --- queries
 
@@ -106,7 +112,29 @@ class Replanner:
             factors=arrays.factors(),
             available_s=arrays.available(now),
             load_s=pool.transformer_loads(),
+            holdings=pool.holdings(),
+            running=pool.running_kinds(),
+            swap=pool.swap_of,
+            inputs_s=self._inputs_s(now),
+            doubt=costs.doubt,
+            latents_scale=self.latents_scale,
         )
+
+    @property
+    def latents_scale(self) -> float:
+        """Waiting latents at which their queue is worth draining: half of one for each worker, and two more."""
+        return 0.5 * len(self._pool.workers) + 2
+
+    def _inputs_s(self, now: float) -> float:
+        """Seconds until a clip has its inputs; 0 when one has them, or none is left to denoise."""
+        job, totals = self._job, self._job.totals
+        if totals[ClipState.READY] or not totals[ClipState.PENDING] + totals[ClipState.WAITING]:
+            return 0.0
+        if job.inputs_running:
+            return self._pool.first_input_s(now)
+        waiting = [(stage, self.mean_tokens) for stage in INPUT_STAGES if STAGES[stage].batched]
+        ends = [self._pool.end_times(stage, self.kind_of_texts, now, units).min() for stage, units in waiting]
+        return float(max((end for end in ends if math.isfinite(end)), default=0.0))
 
     def _work_left(self) -> list[tuple[Stage, int, int, float]]:
         """(stage, kind, tasks, units per task) left to start. An item of a batched stage counts as a task here."""

@@ -83,7 +83,7 @@ class Scheduler:
         self._replanner = Replanner(self.job, self.pool, policy, config)
         self._admission = Admission(self.job, self.pool, self._replanner, config.admission)
         ready = ReadyWork(self.job, self.pool, self.retries, self._replanner, config)
-        speculation = SpeculativeExecution(self.job, self.pool, config.speculation)
+        speculation = SpeculativeExecution(self.job, self.pool, self.retries, config.speculation)
         self._dispatcher = self.dispatcher_type(
             job=self.job,
             pool=self.pool,
@@ -210,7 +210,12 @@ class Scheduler:
     @property
     def done(self) -> bool:
         """Every clip has ended. Workers may still be busy with copies or preloads."""
-        return self.job.ended == self.workload.clips
+        return not self.unfinished
+
+    @property
+    def unfinished(self) -> int:
+        """Clips that have not ended."""
+        return self.workload.clips - self.job.ended
 
     def progress(self) -> Progress:
         """How far the job is."""

@@ -22,9 +22,11 @@ class Reason(StrEnum):
     # reasons to be idle
     NOTHING_READY = "no task that it can run is ready"
     FASTER_DEVICE_SOON = "a faster device will be free soon and finish earlier"
+    BETTER_WORK_SOON = "work that the device is better at will be ready soon"
     NOT_WORTH_A_SWAP = "too little work to justify swapping components"
     ENOUGH_AHEAD = "enough texts are encoded ahead"
     LATENTS_FULL = "the latents waiting for decode have reached their limit"
+    UNPLACEABLE = "a stage of the clips that are left fits on no present device"
     FAILED_HERE_BEFORE = "the ready tasks failed before: they wait for another device, or until all others have started"
     QUARANTINED = "its device failed repeatedly at the stage of the ready tasks and is in cooldown"
     TOO_LITTLE_MEMORY = "several devices with no less memory ran out of it at the ready tasks"

@@ -1,12 +1,13 @@
 """The workers: what each holds and runs, where it stands, and what a task would cost on it."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ovi.config import Component
-from ovi.stages import STAGES, Stage, stages_of
+from ovi.stages import INPUT_STAGES, STAGES, Stage, stages_of
 from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.allocation_lp import FloatArray
 from ovi_ray.scheduling.capabilities import Capabilities, Swap
@@ -16,10 +17,11 @@ from ovi_ray.scheduling.cost_model import CostModel
 from ovi_ray.scheduling.device_profile import COMPONENTS, DeviceProfile
 from ovi_ray.scheduling.events import WorkerJoined
 from ovi_ray.scheduling.memory_limits import MemoryLimits
-from ovi_ray.scheduling.policies.base import IdleWorker
+from ovi_ray.scheduling.policies.base import Holding, IdleWorker
 from ovi_ray.scheduling.states import WORKER_TRANSITIONS, WorkerStatus, check_transition
 from ovi_ray.scheduling.worker_arrays import WorkerArrays
 
+_SURPRISE = 0.05  # change of an expected time, as a share of it
 _TRANSFORMER = frozenset({Component.TRANSFORMER})
 
 
@@ -54,6 +56,10 @@ class WorkerState:
     """Expected seconds of the running task's work."""
     load_s: float = 0.0
     """Expected seconds of the loads before it."""
+    is_copy: bool = False
+    """Another worker began its task before."""
+    superseded_s: float = math.inf
+    """When another worker that runs the same task should end it."""
     preload_failed: bool = False
     """Its last task was a preload that failed: it is not tried again until another task has ended."""
 
@@ -156,6 +162,7 @@ class WorkerPool:
         task = run.task
         worker.move(WorkerStatus.BUSY)
         worker.running, worker.kind, worker.units, worker.started_s = run, kind, units, now
+        worker.is_copy, worker.superseded_s = False, math.inf
         worker.work_s = self.work_seconds(worker, task.stage, kind, units) if task.items else 0.0
         worker.load_s = self.capabilities.swap_seconds(worker.device_class, swap)
         if swap.components != worker.resident:
@@ -164,7 +171,7 @@ class WorkerPool:
         if not task.items:
             self.preloading[kind] = self.preloading.get(kind, 0) + 1
         self.busy += 1
-        self.arrays.set_task(worker.position, worker.expected_end_s, worker.load_s + worker.work_s)
+        self._set_task(worker)
 
     def end(self, worker: WorkerState) -> None:
         """A busy worker's task has succeeded, failed or been lost."""
@@ -175,10 +182,26 @@ class WorkerPool:
         self.busy -= 1
         self.arrays.set_idle(worker.position)
 
+    def supersede(self, worker: WorkerState, end_s: float, *, is_copy: bool) -> None:
+        """Another worker runs the same task, and should end it at `end_s`."""
+        worker.is_copy, worker.superseded_s = is_copy, end_s
+        self._set_task(worker)
+
+    def _set_task(self, worker: WorkerState) -> None:
+        end_s = min(worker.expected_end_s, worker.superseded_s)
+        self.arrays.set_task(worker.position, end_s, worker.load_s + worker.work_s)
+
     def learn(self, worker: WorkerState, stage: Stage, seconds: float) -> None:
-        """The worker's last task took `seconds`."""
-        self.costs.observe(worker.device_class, worker.number, stage, worker.kind, worker.units, seconds)
-        self.arrays.set_factor(worker.position, self.costs.worker_factor(worker.number))
+        """The worker's last task took `seconds`. If that is a surprise, running tasks of its class are expected anew."""
+        costs = self.costs
+        before = costs.seconds(worker.device_class, stage, worker.kind)
+        costs.observe(worker.device_class, worker.number, stage, worker.kind, worker.units, seconds)
+        self.arrays.set_factor(worker.position, costs.worker_factor(worker.number))
+        if abs(costs.seconds(worker.device_class, stage, worker.kind) / before - 1) > _SURPRISE:
+            for other in self.workers.values():
+                if other.runs(stage) and other.running is not None and other.running.task.items:
+                    other.work_s = self.work_seconds(other, stage, other.kind, other.units)
+                    self._set_task(other)
 
     # --- what fits
 
@@ -258,11 +281,55 @@ class WorkerPool:
             total += by_class[classes] * self.arrays.lacks(component)
         return total
 
-    def end_times(self, stage: Stage, kind: int, now: float) -> FloatArray:
-        """[workers] seconds in which each, after its task, would end one of a stage and kind; infinite where it cannot."""
+    def holdings(self) -> list[Holding]:
+        """[workers] what is resident on each after its task."""
+        return [Holding(w.resident, w.model_name) for w in self._in_order()]
+
+    def running_kinds(self) -> list[tuple[Stage, int] | None]:
+        """[workers] stage and kind of the task of each; None when it is idle, or its task has no result of its own."""
+        return [
+            (w.running.task.stage, w.kind) if w.running and w.running.task.items and not w.is_copy else None
+            for w in self._in_order()
+        ]
+
+    def _in_order(self) -> list[WorkerState]:
+        return [self.workers[number] for number in self.arrays.numbers().tolist()]
+
+    def first_input_s(self, now: float) -> float:
+        """Seconds until the first input that is being encoded should be ready; 0 when there is none."""
+        runs = [(w.running, w.expected_end_s) for w in self.workers.values()]
+        ends = [end for run, end in runs if run and run.task.items and run.task.stage in INPUT_STAGES]
+        return max(0.0, min(ends, default=now) - now)
+
+    def swap_of(self, device_class: int, holding: Holding, stage: Stage, kind: int) -> tuple[float, Holding]:
+        """Seconds of the swap before a task on a device that holds so much, and what it holds afterwards."""
+        swap = self.capabilities.swap(device_class, holding.components, holding.model_name, stage, kind)
+        return self.capabilities.swap_seconds(device_class, swap), Holding(swap.components, swap.model_name)
+
+    def end_times(self, stage: Stage, kind: int, now: float, units: float = 1.0) -> FloatArray:
+        """[workers] seconds in which each, after its task, would end one of a stage and kind; infinite where it cannot.
+
+        `units` are tokens when the stage is batched.
+        """
+        return self._starts(stage, now) + self._works(stage, kind, units)
+
+    def tasks_by(self, seconds: float, stage: Stage, kind: int, now: float, units: float, but: int) -> int:
+        """How many tasks of a stage and kind all workers but one, given by its number, could end within `seconds`."""
+        left = seconds - self._starts(stage, now)
+        doubts = np.array([self.costs.doubt(c, stage) for c in self.capabilities.classes])[self.arrays.classes()]
+        tasks = np.floor(left / np.maximum(self._works(stage, kind, units) * doubts, 1e-9))
+        return int(np.maximum(tasks, 0)[self.arrays.numbers() != but].sum())
+
+    def _starts(self, stage: Stage, now: float) -> FloatArray:
+        """[workers] seconds until each could begin a task of a stage."""
+        return self.arrays.available(now) + self._load_seconds(STAGES[stage].components)
+
+    def _works(self, stage: Stage, kind: int, units: float) -> FloatArray:
+        """[workers] seconds of work of a task on each, infinite where it cannot."""
         fits, seconds = self.capabilities.fits, self.costs.seconds
         by_class = np.array(
-            [seconds(c, stage, kind) if fits(c, stage, kind) else np.inf for c in self.capabilities.classes]
+            [seconds(c, stage, kind) * units if fits(c, stage, kind) else np.inf for c in self.capabilities.classes]
         )
-        work = by_class[self.arrays.classes()] * self.arrays.factors()
-        return self.arrays.available(now) + self._load_seconds(STAGES[stage].components) + work
+        if STAGES[stage].batched:
+            by_class += [profile.task_overhead_s for profile in self.costs.profiles]
+        return by_class[self.arrays.classes()] * self.arrays.factors()

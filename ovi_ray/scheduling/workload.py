@@ -21,6 +21,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 NO_FRAME = -1
 TEXTS_PER_CLIP = 3  # prompt, video negative, audio negative
+_TOKEN_LATENTS_GB = 4 * 48 * 2 / 1e9  # 4 latents of 48 channels in bf16; audio adds a thousandth
 _TOKEN_PIXELS = 32  # side of a video token: 16 pixels per latent of the VAE, 2 latents per patch
 
 
@@ -48,6 +49,11 @@ class ClipKind:
     def video_tokens(self) -> int:
         """Video tokens of the clip."""
         return self.video_latent_length * self.frame_tokens
+
+    @property
+    def latents_gb(self) -> float:
+        """GB of the clip's latents in the object store."""
+        return self.video_tokens * _TOKEN_LATENTS_GB
 
     def __str__(self) -> str:
         image = ", first frame" if self.has_image else ""

@@ -1,9 +1,9 @@
 """Lower bound on the makespan of a job on a cluster, whatever the scheduler.
 
-`makespan_bound` is a linear program for a given end T, with T found by a search. Device-seconds until T are limited
-for each group of alike devices; loads are paid once on each device for each component that it uses; no denoise begins
-before the first texts can be encoded, and the last one leaves time for a decode. Joins, departures and slowdowns are
-known in advance; random variation is not, and counts with its mean.
+`makespan_bound` is a linear program for a given end T, with T found by a search, or the longest clip alone if that takes
+longer. Device-seconds until T are limited for each group of alike devices; loads are paid once on each device for each
+component that it uses; no denoise begins before the first texts can be encoded, and the last one leaves time for a decode.
+Joins, departures and slowdowns are known in advance; random variation is not, and counts with its mean.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from ovi.config import Component
-from ovi.stages import CLIP_STAGES, STAGES, STAGES_WITH_LATENTS, Stage
+from ovi.stages import CLIP_STAGES, INPUT_STAGES, STAGES, STAGES_WITH_LATENTS, Stage
 from ovi_ray.scheduling.allocation_lp import FloatArray
 from ovi_ray.scheduling.workload import NO_FRAME, ClipKind, Workload
 from ovi_ray.simulation.virtual_cluster import VirtualDevice
@@ -88,6 +88,8 @@ class BoundProblem:
     """No denoise can start before."""
     first_latents_s: float
     """No decode can start before."""
+    denoise_s: float
+    """The fastest denoise, which follows every input."""
     decode_s: float
     """The fastest decode, which follows every denoise."""
 
@@ -109,6 +111,7 @@ def bound_problem(workload: Workload, devices: Sequence[VirtualDevice]) -> Bound
         seconds=seconds,
         first_denoise_s=first_denoise,
         first_latents_s=first_denoise + _fastest(seconds, types, Stage.DENOISE) if fresh else 0.0,
+        denoise_s=_fastest(seconds, types, Stage.DENOISE),
         decode_s=_fastest(seconds, types, Stage.DECODE),
     )
 
@@ -176,8 +179,28 @@ def makespan_bound(workload: Workload, devices: Sequence[VirtualDevice], *, tole
     problem = bound_problem(workload, devices)
     if not problem.work:
         return 0.0
+    chain = _longest_chain(problem, workload)
     guess = float(problem.seconds.min(axis=0) @ [work_type.amount for work_type in problem.work]) / len(devices)
-    return _first_end(lambda end: _fraction_done_by(problem, end), guess + problem.first_latents_s, tolerance)
+    fluid = _first_end(lambda end: _fraction_done_by(problem, end), guess + problem.first_latents_s, tolerance)
+    return max(fluid, chain)
+
+
+def _longest_chain(problem: BoundProblem, workload: Workload) -> float:
+    """Seconds in which the longest clip, alone, can be denoised and decoded at best."""
+    longest = 0.0
+    for kind in range(len(workload.kinds)):
+        ends = 0.0
+        for stage in CLIP_STAGES:  # in order
+            columns = [j for j, work in enumerate(problem.work) if work.stage is stage and work.kind == kind]
+            for j in columns:
+                begins = problem.first_denoise_s if stage is Stage.DENOISE else 0.0
+                ends = min(
+                    max(ends, begins, group.device.joins_at_s + group.load_seconds(problem.work[j].needs))
+                    + problem.seconds[i, j] * min([1.0, *(factor for _, factor in group.device.slowdowns)])
+                    for i, group in enumerate(problem.groups)
+                )
+        longest = max(longest, float(ends))
+    return longest
 
 
 def _first_end(fraction: Callable[[float], float], guess: float, tolerance: float) -> float:
@@ -276,7 +299,7 @@ class _Program:
 def _windows(
     problem: BoundProblem, group: _Group, used: tuple[str, ...], end: float
 ) -> list[tuple[frozenset[Stage], float]]:
-    """Seconds at first speed that a device has: for all its work, for denoise alone and for decode alone."""
+    """Seconds at first speed that a device has: for all its work, and for single stages alone."""
     joins = group.device.joins_at_s
     loads = sum(group.load_seconds(n) for n in used)
     windows = [(frozenset(Stage), max(0.0, group.effective(end) - loads))]
@@ -285,6 +308,12 @@ def _windows(
         begin = max(problem.first_denoise_s, joins + min(group.load_seconds(n) for n in models))
         last = end - problem.decode_s
         windows.append((frozenset({Stage.DENOISE}), max(0.0, group.effective(last) - group.effective(begin))))
+    inputs = {STAGES[stage].main_component.value: stage for stage in INPUT_STAGES}
+    for component, stage in inputs.items():
+        if component in used:
+            last = end - problem.decode_s - problem.denoise_s
+            begin = joins + group.load_seconds(component)
+            windows.append((frozenset({stage}), max(0.0, group.effective(last) - group.effective(begin))))
     if STAGES[Stage.DECODE].main_component in used:
         begin = max(problem.first_latents_s, joins)
         windows.append((frozenset({Stage.DECODE}), max(0.0, group.effective(end) - group.effective(begin))))

@@ -1,5 +1,6 @@
 """Files on a local or mounted disk."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -33,11 +34,16 @@ class LocalStore:
     def kind(self, key: str) -> FileKind:
         """See Store."""
         path = Path(key)
-        if path.is_file():
-            return FileKind.FILE
-        if path.is_dir():
-            return FileKind.FOLDER
-        return FileKind.OTHER if path.exists() else FileKind.MISSING
+        try:
+            if path.is_file():
+                return FileKind.FILE
+            if path.is_dir():
+                return FileKind.FOLDER
+            return FileKind.OTHER if path.exists() else FileKind.MISSING
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # there can be no such file
+                raise
+            return FileKind.MISSING
 
     def stat(self, key: str) -> FileStat:
         """See Store."""

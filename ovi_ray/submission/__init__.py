@@ -8,6 +8,7 @@ targets.py    what a target is, and how a name becomes one
 bundle.py     what is shipped
 ray_jobs.py   Ray clusters, through the Jobs REST API
 slurm.py      Slurm, through its commands; slurm_job.sh.j2 is the batch script
+kubernetes.py Kubernetes, through KubeRay: kubernetes_manifest.py builds what kuberay.py checks, kubernetes_client.py calls
 journal.py    which jobs were submitted from here, and where to
 folder.py     the state of a job whose output folder is known
 """

@@ -18,8 +18,9 @@ import yaml
 
 from ovi.weights.layout import ARCHITECTURE
 from ovi_ray.errors import InputError, Problem
+from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.columns import is_meta
-from ovi_ray.inputs.job_spec import Mode, PortableJob
+from ovi_ray.inputs.job_spec import DeviceKind, Mode, PortableJob
 from ovi_ray.inputs.job_summary import manifest_of, summarise
 from ovi_ray.inputs.manifest import read_prompts
 from ovi_ray.inputs.prompt_lists import PromptList
@@ -60,6 +61,16 @@ class Bundle:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(map(len, self.files.values()))
+
+    def devices_by_vendor(self) -> dict[str, int]:
+        """GPUs by vendor in the job's cluster profile; empty without one, and for a job on CPUs. Raises InputError."""
+        if self.job.cluster is None or self.job.device is DeviceKind.CPU:
+            return {}
+        counts: dict[str, int] = {}
+        for devices in read_profile(self.job.cluster).devices.values():
+            if devices.vendor != "cpu":
+                counts[devices.vendor] = counts.get(devices.vendor, 0) + devices.count
+        return counts
 
     def write(self, folder: Path) -> None:
         """Write the files into a folder."""

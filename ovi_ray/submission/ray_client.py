@@ -5,6 +5,7 @@ with /api/v0/logs, which passes any bytes, because /api/jobs/ID/logs answers 500
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from ovi_ray.errors import ClusterError
 
 TIMEOUT_S = (5.0, 20.0)  # to connect, and between two pieces of an answer
 _LINES_OF_ALL = -1
+_NO_AGENT = "No available agent"  # the head's own agent, which starts jobs, comes up after the dashboard
+_LOOK_S = 1.0
 _WHERE_TOKENS_ARE = (
     "Ray looks for it in RAY_AUTH_TOKEN, then in the file that RAY_AUTH_TOKEN_PATH names, then in ~/.ray/auth_token:"
     " copy the token of the cluster's head there"
@@ -24,13 +27,14 @@ _WHERE_TOKENS_ARE = (
 class RayClient:
     """Calls to one head. Raises ClusterError when it cannot be reached or refuses."""
 
-    def __init__(self, address: str, *, token_path: Path | None = None) -> None:
+    def __init__(self, address: str, *, token_path: Path | None = None, agent_wait_s: float = 20.0) -> None:
         self.address = (address if "://" in address else f"http://{address}").rstrip("/")
         self._session = requests.Session()
         self._session.trust_env = (
             "://" in address
         )  # a proxy would not know the hosts of a cluster that is named without http://
         self._token_path = token_path
+        self._agent_wait_s = agent_wait_s
         self._is_open = False
 
     # -- the cluster -----------------------------------------------------------------------------------------------
@@ -53,8 +57,12 @@ class RayClient:
             self._call("PUT", path, data=content)
 
     def submit(self, job: Mapping[str, Any]) -> bool:
-        """Start a job; false where its `submission_id` is used already."""
-        answer = self._call("POST", "/api/jobs/", json=job, accept=(200, 500))
+        """Start a job; false where its `submission_id` is used already. A head that has just started is waited for."""
+        asked_at = time.monotonic()
+        while _NO_AGENT in (answer := self._call("POST", "/api/jobs/", json=job, accept=(200, 500))).text:
+            if time.monotonic() - asked_at > self._agent_wait_s:
+                break
+            time.sleep(_LOOK_S)
         if answer.status_code == 200:
             return True
         if "already exists" in answer.text:

@@ -62,7 +62,9 @@ class RayTarget:
         version = self._client.version()
         notes = [f"Ray {version} at {self._client.address}", *self._device_notes(bundle)]
         if bundle.job.priority:
-            notes.append("priority is not used: jobs of a Ray cluster share it as they come")
+            notes.append(
+                f"priority {bundle.job.priority}: the jobs of a Ray cluster share it, 100 more are twice the share"
+            )
         self._packed(bundle)
         return notes
 
@@ -129,6 +131,8 @@ class RayTarget:
         gpus, cpus = (sum(int(node["resources_total"].get(kind, 0)) for node in nodes) for kind in ("GPU", "CPU"))
         there = f"{len(nodes)} node{'s'[: len(nodes) != 1]} with {gpus} GPUs and {cpus} CPUs"
         job = bundle.job
+        if job.elastic:
+            return [f"{there} now, and those that its autoscaler adds"]
         if job.device is DeviceKind.GPU and not gpus:
             raise ClusterError(
                 f"the job needs GPUs, and {self._name} has {there}: start its nodes with --num-gpus, or set resources.device"

@@ -25,7 +25,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from ovi_ray.errors import ClusterError, InputError, Problem
-from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import DeviceKind
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.submission.bundle import Bundle
@@ -232,7 +231,7 @@ class SlurmTarget:
         if config.shards > 1 and len(config.partitions) > 1:
             expected = "1 for a job on several kinds of nodes, which Slurm does not make an array of"
             raise InputError([self._problem("shards", str(config.shards), expected)])
-        wanted = _devices_by_vendor(bundle)
+        wanted = bundle.devices_by_vendor()
         if not config.partitions:
             count = sum(wanted.values()) if wanted else bundle.job.workers
             return [self._component("", config, count, bundle, there)]
@@ -376,17 +375,6 @@ def _step(component: Component) -> str:
     """The part of srun's command line for one component. srun does not take the number of CPUs from sbatch."""
     cpus = f"--cpus-per-task={component.cpus_per_node} " if component.cpus_per_node else ""
     return f'{cpus}bash "$job_dir/batch.sh" node {shlex.quote(component.vendor)}'
-
-
-def _devices_by_vendor(bundle: Bundle) -> dict[str, int]:
-    """GPUs by vendor that the job's cluster profile declares; empty without one, and for a job on CPUs."""
-    if bundle.job.cluster is None or bundle.job.device is DeviceKind.CPU:
-        return {}
-    counts: dict[str, int] = {}
-    for devices in read_profile(bundle.job.cluster).devices.values():
-        if devices.vendor != "cpu":
-            counts[devices.vendor] = counts.get(devices.vendor, 0) + devices.count
-    return counts
 
 
 def _fair_share(found: _Partition, gpus: int) -> int:

@@ -11,6 +11,10 @@ A target is named by an entry of `targets.yaml`, by its kind where that needs no
       account: video
       partitions:
         nvidia: {partition: gpu, gpus_per_node: 8}
+    farm:
+      kind: kubernetes
+      image: registry.example/ovi-ray:0.1.0-cuda
+      volumes: [{claim: shared, mount_path: /shared}]
 """
 
 import re
@@ -27,6 +31,8 @@ from ovi_ray.inputs.job_file import Given, load, read_options, read_yaml
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.storage.paths import to_location
 from ovi_ray.submission.bundle import Bundle
+from ovi_ray.submission.kubernetes import KubernetesTarget
+from ovi_ray.submission.kubernetes_manifest import KubernetesConfig
 from ovi_ray.submission.ray_jobs import RayConfig, RayTarget
 from ovi_ray.submission.slurm import SlurmConfig, SlurmTarget
 from ovi_ray.submission.states import JobStatus
@@ -76,6 +82,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "ray": Kind(config=RayConfig, open=RayTarget, needs_address=True),
     "slurm": Kind(config=SlurmConfig, open=SlurmTarget, needs_address=False),
+    "kubernetes": Kind(config=KubernetesConfig, open=KubernetesTarget, needs_address=False),
 }
 
 

@@ -5,13 +5,12 @@
         Ovi/.model.safetensors.source    its size and time of change in the store when it was fetched
 
 A file whose size or time of change differs in the store is fetched again. While the store does not answer, a model that was
-fetched before is used.
+fetched before is used. Where a file has no room, others that no process uses go (`eviction`).
 """
 
 import fcntl
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,13 +23,12 @@ from ovi.weights.formats import WeightFormat, in_format
 from ovi.weights.layout import ARCHITECTURE, model_files
 from ovi_ray.errors import InputError, Problem, StorageUnavailable
 from ovi_ray.storage.paths import Location, PathOrUri, remove_unfinished, to_location
+from ovi_ray.weights.eviction import FREE_BYTES, LOCK, FilesInUse, NoRoom, Room, cache_bound, record_of
 
 _HASH_DIGITS = 16
-_GB = 1e9
 
 Tell = Callable[[str], None]
-FREE_BYTES = 1 << 30
-"""Bytes that a download leaves free on the disk, by default."""
+_IN_USE = FilesInUse()  # by this process: the locks are its own, and end with it
 
 
 def local_checkpoint(
@@ -43,7 +41,8 @@ def local_checkpoint(
 ) -> Path:
     """A folder on this machine with the files of a checkpoint folder that some models need, and its `architecture.json`.
 
-    A file that is missing in the store is missing there too. `free_bytes` are left free on the disk of the cache.
+    A file that is missing in the store is missing there too. `free_bytes` are left free on the disk of the cache. Its
+    files stay until this process asks for those of another model, or ends.
 
     Raises StorageUnavailable where the store fails, InputError where the files do not fit on the disk, InvalidRequest for a
     model that does not exist or not in that format, and CheckpointMismatch for an unusable `architecture.json`.
@@ -52,11 +51,14 @@ def local_checkpoint(
     if (local := source.local_path) is not None:
         return local
     folder = cache_folder(source)
-    cache = _Cache(source=source, folder=folder, free_bytes=free_bytes, tell=tell)
+    room = Room(folder=folder, max_bytes=cache_bound(), free_bytes=free_bytes)
+    cache = _Cache(source=source, folder=folder, room=room, tell=tell)
     with _exclusive(folder):
         cache.update([ARCHITECTURE])
         files = dict.fromkeys(file for name in model_names for file in _files(source, folder, name, weights))
-        cache.update(list(files))
+        if files:
+            cache.update(list(files))
+            _IN_USE.replace([folder / file for file in (ARCHITECTURE, *files)])
     return folder
 
 
@@ -80,7 +82,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
     """Let one process at a time work on a cache folder. The lock ends with its process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("wb")
+        lock = (folder / LOCK).open("wb")
     except OSError as error:
         found = f"a folder that cannot be written ({error.strerror})"
         expected = "a cache folder for weights from a store: set XDG_CACHE_HOME to one that can be written"
@@ -96,7 +98,7 @@ class _Cache:
 
     source: Location
     folder: Path
-    free_bytes: int
+    room: Room
     tell: Tell
 
     def update(self, files: list[str]) -> None:
@@ -110,30 +112,27 @@ class _Cache:
             return
         for file in stale:
             (self.folder / file).unlink(missing_ok=True)
-            _record_of(self.folder / file).unlink(missing_ok=True)
-        self._fetch_all({file: facts for file, facts in stale.items() if facts})
+            record_of(self.folder / file).unlink(missing_ok=True)
+        self._fetch_all({file: facts for file, facts in stale.items() if facts}, keep=files)
 
-    def _fetch_all(self, files: dict[str, dict[str, float]]) -> None:
+    def _fetch_all(self, files: dict[str, dict[str, float]], *, keep: list[str]) -> None:
         for parent in {(self.folder / file).parent for file in files}:
             parent.mkdir(parents=True, exist_ok=True)
             remove_unfinished(to_location(parent))
-        self._check_room(sum(facts["size"] for facts in files.values()))
+        try:
+            kept = {self.folder / file for file in (ARCHITECTURE, *keep)}
+            self.room.make(sum(facts["size"] for facts in files.values()), keep=kept, in_use=_IN_USE)
+        except NoRoom as error:
+            raise InputError([Problem(file=str(self.source), value=error.found, expected=error.expected)]) from error
         for file, facts in files.items():
             self.tell(f"fetching {self.source / file} ({facts['size'] / 1e6:,.0f} MB)")
             _fetch(self.source / file, self.folder / file, facts)
-
-    def _check_room(self, needed: float) -> None:
-        free = shutil.disk_usage(self.folder).free
-        if needed and needed + self.free_bytes > free:
-            found = f"{needed / _GB:.1f} GB of weights to fetch, and {free / _GB:.1f} GB are free in {self.folder}"
-            expected = "room for them: set XDG_CACHE_HOME to a folder on a larger disk"
-            raise InputError([Problem(file=str(self.source), value=found, expected=expected)])
 
     def _recorded(self, file: str) -> dict[str, float]:
         """The facts of the file in the store when it was fetched; empty where it is not cached completely."""
         local = self.folder / file
         try:
-            facts = json.loads(_record_of(local).read_text(encoding="utf-8"))
+            facts = json.loads(record_of(local).read_text(encoding="utf-8"))
             return facts if local.stat().st_size == facts["size"] else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
@@ -148,13 +147,9 @@ def _facts(source: Location) -> dict[str, float]:
     return {"size": status.st_size, "mtime": status.st_mtime}
 
 
-def _record_of(local: Path) -> Path:
-    return local.with_name(f".{local.name}.source")
-
-
 def _fetch(source: Location, local: Path, facts: dict[str, float]) -> None:
     # The record comes first: a file without one would stay when it is removed from the store.
-    with atomic_writer(_record_of(local)) as record:
+    with atomic_writer(record_of(local)) as record:
         record.write_text(json.dumps(facts), encoding="utf-8")
     with suppress(FileNotFoundError), atomic_writer(local) as target:  # removed from the store just now: it is missing
         source.download(target)

@@ -2,11 +2,11 @@
 
 from ovi.errors import CheckpointError, InvalidRequest
 from ovi.weights.formats import WeightFormat
-from ovi.weights.loading import check_model
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location
 from ovi_ray.weights.cache import Tell, local_checkpoint, missing_files
+from ovi_ray.weights.checked_models import check_model_once
 
 
 def checkpoint_problems(
@@ -21,14 +21,14 @@ def checkpoint_problems(
         if not ckpt_dir.is_local and (missing := missing_file_problems(ckpt_dir, model_name, weights)):
             return missing
         folder = local_checkpoint(ckpt_dir, [model_name], weights, tell=tell)
-        statuses = check_model(folder, model_name, weights)
+        found = check_model_once(folder, model_name, weights)
     except InvalidRequest as error:
         return [Problem(file=str(ckpt_dir), field="weights", value=str(weights), expected=str(error))]
     except OSError as error:  # the store failed, or the disk is full
         return [store_problem(error, ckpt_dir)]
     except InputError as error:
         return list(error.problems)
-    return [checkpoint_problem(status.error, ckpt_dir / status.path) for status in statuses if status.error is not None]
+    return [checkpoint_problem(error, ckpt_dir / path) for path, error in found]
 
 
 def missing_file_problems(ckpt_dir: Location, model_name: str, weights: WeightFormat) -> list[Problem]:

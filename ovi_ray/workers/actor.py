@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from ovi import OviPipeline
 from ovi.attention import AttentionBackend
 from ovi.config import Component, SamplingParams
+from ovi.device_errors import is_out_of_memory
 from ovi.errors import CheckpointError, DenoiseStopped, MediaError
 from ovi.media.flatness import Flatness
 from ovi.media.video import VideoWriter, frames_to_uint8, write_poster
+from ovi.memory.limit import limit_memory
 from ovi.memory.plan import MemoryMode
 from ovi.memory.release import release_memory, try_to_release_memory
 from ovi.sampling.denoise import DenoiseState
@@ -27,8 +29,8 @@ from ovi.types import Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat
 from ovi.weights.layout import ARCHITECTURE
 from ovi_ray.devices.memory import component_sizes, plan_device
-from ovi_ray.devices.probe import describe_device
-from ovi_ray.errors import InputAway, StorageUnavailable
+from ovi_ray.devices.probe import GB, describe_device
+from ovi_ray.errors import InputAway, InputError, NodeUnfit, StorageUnavailable
 from ovi_ray.protocol.messages import (
     Activity,
     Decode,
@@ -46,9 +48,10 @@ from ovi_ray.storage.paths import staged_file, to_location
 from ovi_ray.storage.scratch import remove_old_scratch
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
-from ovi_ray.workers.failures import failure_of, is_out_of_memory, output_errors
+from ovi_ray.workers.failures import failure_of, output_errors
 from ovi_ray.workers.first_frame import first_frame_file
 from ovi_ray.workers.oom_fallback import DENOISE_STEPS, FULL, FallbackStep, decode_steps, run_with_fallback
+from ovi_ray.workers.requirements import NodeRequirements, check_device, check_versions, check_weights
 from ovi_ray.workers.tensor_files import load_tensors
 from ovi_ray.workers.tensor_transport import Packed, pack, unpack
 
@@ -99,10 +102,15 @@ class _Result:
 class Worker:
     """Runs one task at a time; `stop` and `activity` answer meanwhile, on a thread of their own."""
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, requires: NodeRequirements | None = None) -> None:
+        """Raises NodeUnfit where this node does not meet `requires`, and otherwise what opening the model raises."""
         remove_old_scratch()
         torch.set_num_threads(config.num_threads)
         self._config = config
+        self._requires = requires
+        if requires is not None:
+            check_versions(requires)
+            check_device(config.device)
         self._pipeline = OviPipeline.from_pretrained(
             self._checkpoint(config.model_name),
             config.model_name,
@@ -114,7 +122,11 @@ class Worker:
             compile_blocks=config.compile,
         )
         self._plan = plan_device(self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb)
-        self._offloads = config.cpu_offload or self._plan.mode is MemoryMode.OFFLOADED
+        device = describe_device(self._pipeline.device)
+        asked = config.cpu_offload and not device.shares_host_memory
+        self._offloads = asked or self._plan.mode is MemoryMode.OFFLOADED
+        if config.memory_gb is not None:
+            limit_memory(self._pipeline.device, int(config.memory_gb * GB))
         self._failed_decodes: set[str] = set()  # paths of videos whose decode ran out of memory on this worker
         self._stopped_number = 0  # of the request that was asked to stop
         self._saves_on_stop = False
@@ -133,9 +145,10 @@ class Worker:
             device=device.name,
             vendor=device.vendor,
             architecture=device.architecture,
-            memory_gb=self._config.memory_gb or device.usable_gb,
+            memory_gb=self._plan.budget / GB,
             component_gb=component_sizes(self._pipeline.ckpt_dir, self._pipeline.dtype, self._config.weights),
             declared=self._config.declared,
+            node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
         )
 
     @ray.method(concurrency_group=CONTROL)
@@ -193,11 +206,20 @@ class Worker:
         self._pipeline.load(request.components)
 
     def _checkpoint(self, model_name: str) -> Path:
-        """The checkpoint folder with the files of a model: the given one, or the local copy of one in an object store."""
+        """The checkpoint folder with the files of a model: the given one, or the local copy of one in an object store.
+
+        Raises NodeUnfit where they are not the files that this node is required to have, or do not fit on its disk.
+        """
+        location, weights = to_location(self._config.ckpt_dir), self._config.weights
         try:
-            return local_checkpoint(to_location(self._config.ckpt_dir), [model_name], self._config.weights)
+            folder = local_checkpoint(location, [model_name], weights)
         except StorageUnavailable as error:
             raise InputAway(self._config.ckpt_dir, str(error)) from error
+        except InputError as error:
+            raise NodeUnfit("; ".join(map(str, error.problems))) from error
+        if self._requires is not None and not away_reason(location / ARCHITECTURE):
+            check_weights(self._requires, folder, model_name, weights)
+        return folder
 
     def _put_away(self, components: frozenset[Component]) -> None:
         if self._offloads:
@@ -335,7 +357,12 @@ class Worker:
         with output_errors(), staged_file(to_location(work.video_path)) as path:
             notes = self._write_video(work, path, audio, pipeline.decode_video(latents.video, step.tiling), flatness)
             size = path.stat().st_size
-        facts: Facts = {"num_frames": work.num_frames, "num_samples": len(audio), "video_bytes": size}
+        facts: Facts = {
+            "num_frames": work.num_frames,
+            "num_samples": len(audio),
+            "video_bytes": size,
+            "convolutions": str(pipeline.convolution_path()),
+        }
         return facts, [*flatness.notes, *notes]
 
     def _write_video(

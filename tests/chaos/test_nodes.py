@@ -1,9 +1,7 @@
 """Jobs on a cluster whose machines and storage fail."""
 
-import contextlib
 import os
 import signal
-import subprocess
 
 import pytest
 
@@ -14,34 +12,6 @@ from tests.support.waiting import under_load
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 POISON = 1  # seed of the clip that kills its workers
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """An output folder on a disk of 4 MB."""
-    (tmp_path / "out").mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path / "out")]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield tmp_path / "out"
-    subprocess.run(["umount", "--lazy", str(tmp_path / "out")], check=True)
-
-
-def test_a_full_disk_pauses_the_job_and_costs_nothing(small_disk, nodes, make_job):
-    job = make_job(clips=3, address=nodes.address)
-    job.hold("Decode")
-    job.start()
-    job.let_go(job.wait_for_held("Decode"))
-    job.wait_until(job.output.videos)
-    with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
-        while True:
-            filler.write(bytes(4096))
-    job.release("Decode")
-    job.wait_until(lambda: "paused" in job.said)
-    (small_disk / "filler").unlink()
-    assert job.finish() == 0, job.said
-    assert "resumed" in job.said
-    assert_all_is_there(job, steps_repeated=0)
 
 
 def run_until(job, *, ends, drivers=8):

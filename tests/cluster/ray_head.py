@@ -6,19 +6,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ovi_ray.errors import ClusterError
+from ovi_ray.submission.ray_client import RayClient
 from tests.support.cli import ROOT
 from tests.support.s3 import free_port
 from tests.support.waiting import wait_until
 
 DASHBOARD = ("aiohttp", "aiohttp_cors", "opencensus")
 """Packages that ray[default] brings."""
+PATIENT_RAY = (
+    "from tests.support.ray_start import be_patient; be_patient(); from ray.scripts.scripts import main; main()"
+)
+"""The command `ray`, on a machine that is busy."""
 
 
 def why_not() -> str:
@@ -70,7 +74,7 @@ def running_head(folder: Path, *, cpus: int = 2) -> Iterator[RayHead]:
         environment = {**os.environ, **access, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         with (folder / "head.log").open("w") as log:
             head = subprocess.Popen(
-                [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *flat],
+                [sys.executable, "-c", PATIENT_RAY, "start", "--head", "--block", *flat],
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -78,7 +82,7 @@ def running_head(folder: Path, *, cpus: int = 2) -> Iterator[RayHead]:
             )
         try:
             wait_until(
-                lambda: _answers(dashboard),
+                lambda: _has_nodes(dashboard, token),
                 give_up=lambda: "" if head.poll() is None else (folder / "head.log").read_text(),
                 every_s=0.5,
             )
@@ -92,9 +96,9 @@ def running_head(folder: Path, *, cpus: int = 2) -> Iterator[RayHead]:
                 head.wait()
 
 
-def _answers(port: int) -> bool:
+def _has_nodes(dashboard: int, token: Path) -> bool:
+    """Whether the head answers, and its own node has joined."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/gcs_healthz", timeout=2) as answer:
-            return answer.status == 200
-    except (OSError, urllib.error.URLError):
+        return bool(RayClient(f"127.0.0.1:{dashboard}", token_path=token).nodes())
+    except ClusterError:
         return False

@@ -72,7 +72,13 @@ class Slurm:
     def run(self, *command: str) -> str:
         """The output of one of Slurm's commands."""
         done = subprocess.run(
-            command, capture_output=True, text=True, check=True, env={**os.environ, **self.environment}, timeout=60
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **self.environment},
+            timeout=60,
+            cwd=self.folder,  # where sbatch leaves a file
         )
         return done.stdout
 

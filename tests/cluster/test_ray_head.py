@@ -34,7 +34,7 @@ def test_a_job_is_submitted_followed_and_waited_for_and_not_run_twice(client):
     followed = client("logs", "-f", submitted["job_id"])
     assert client.wait(submitted["job_id"])["exit_code"] == 0
     assert "3 clips: 3 rendered" in followed
-    assert sorted(row["row"] for row in client.rows()) == [0, 1, 2]
+    assert sorted(row["row"] for row in client.rows()) == [1, 2, 3]
     again = client.submit(job)
     assert (again["native_id"], again["state"]) == (submitted["native_id"], "succeeded")
     assert submitted["job_id"] in client("jobs")

@@ -146,7 +146,7 @@ def test_shards_are_independent_jobs_that_render_every_clip_once_from_weights_st
     assert client.wait(submitted["job_id"])["state"] == "succeeded"
 
     rows = [row for number in range(2) for row in result_rows(client.out / f"shard-{number}")]
-    assert sorted(row["row"] for row in rows) == [0, 1, 2, 3]
+    assert sorted(row["row"] for row in rows) == [1, 2, 3, 4]
     assert len({row["clip_id"] for row in rows}) == 4
     spec = Architecture.read(CKPTS).spec("720x720_5s")
     assert all((stage / file).read_bytes() == (CKPTS / file).read_bytes() for file in model_files(spec))

@@ -1,6 +1,9 @@
 """Whole jobs through the command line, on a real local Ray with the small golden checkpoint."""
 
 import json
+import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +88,21 @@ def test_the_report_shows_every_clip(finished_job):
         assert (out / "posters" / f"{row['clip_id']}.jpg").stat().st_size > 0
 
 
+def test_its_decisions_are_explained_and_come_out_the_same_when_replayed(finished_job):
+    out, _ = finished_job
+    replayed = json.loads(ovi_ray("explain", out, "--verify", "--json").stdout)
+    assert replayed["divergence"] is None
+    assert replayed["actions"] > 9
+    glance = json.loads(ovi_ray("explain", out, "--json").stdout)
+    assert (glance["done"], glance["failed"], glance["was_killed"]) == (10, 0, False)
+    assert {worker["slot"] for worker in glance["workers"]} <= {"w0", "w1"}
+    clip_id = result_rows(out)[0]["clip_id"]
+    life = json.loads(ovi_ray("explain", out, "--clip", clip_id[:10], "--json").stdout)
+    assert [task["stage"] for task in life["tasks"]] == ["encode_text", "denoise", "decode"]
+    assert {task["outcome"] for task in life["tasks"]} == {"done"}
+    assert f"clip {clip_id} done" in (out / "run.log").read_text(encoding="utf-8")
+
+
 def test_the_same_command_again_renders_only_what_is_missing(finished_job, tiny_dir):
     out, _ = finished_job
     before = {path.name: path.stat().st_mtime_ns for path in (out / "videos").iterdir()}
@@ -92,10 +110,13 @@ def test_the_same_command_again_renders_only_what_is_missing(finished_job, tiny_
     (out / lost["video_path"]).unlink()
     result = ovi_ray(
         *("render", out.parents[1] / "prompts.csv", "--ckpt-dir", tiny_dir, "--out", out, "--sample-steps", 2),
-        *("--each-example-n-times", 2, "--dtype", "float32", "--json"),
+        *("--each-example-n-times", 2, "--dtype", "float32", "--workers", 1, "--detach", "--json"),
     )
-    outcome = json.loads(result.stdout)
-    assert (outcome["done"], outcome["finished_before"]) == (1, 9)
+    driver = json.loads(result.stdout)
+    assert os.getsid(driver["pid"]) == driver["pid"] != os.getsid(0)  # no terminal can end it
+    ovi_ray("wait", out)
+    outcome = Path(driver["log"]).read_text(encoding="utf-8")
+    assert re.search(r"\b1 rendered\b.*\b9 finished before\b", outcome), outcome
     after = {path.name: path.stat().st_mtime_ns for path in (out / "videos").iterdir()}
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] != before[name]] == [f"{lost['clip_id']}.mp4"]

@@ -42,6 +42,11 @@ def run(*command, cwd):
     return result.stdout
 
 
+def files_below(folder):
+    """All files, those behind links to folders too."""
+    return (Path(parent) / name for parent, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel, built from a copy of the sources: a build leaves files in its folder."""
@@ -76,7 +81,7 @@ def test_the_wheel_holds_every_module_and_data_file_and_the_license(wheel):
     shipped = {
         str(path.relative_to(SOURCE))
         for package in ("ovi", "ovi_ray")
-        for path in (SOURCE / package).rglob("*")
+        for path in files_below(SOURCE / package)
         if path.is_file() and path.suffix != ".md" and "__pycache__" not in path.parts
     }
     assert shipped - names == set()
@@ -109,9 +114,12 @@ def test_a_small_checkpoint_can_be_written(environment, tmp_path):
 
 
 def test_the_quickstart_renders(environment, tiny_dir, tmp_path):
-    shutil.copytree(SOURCE / "jobs" / "quickstart", tmp_path / "quickstart")
+    run(environment / "ovi-ray", "init", "films", cwd=tmp_path)
+    assert (tmp_path / "films" / "cluster" / "profiles" / "b.yaml").is_file()
     options = ("--ckpt-dir", tiny_dir, "--out", tmp_path / "out", "--sample-steps", 1, "--workers", 1, "--json", "-q")
-    outcome = json.loads(run(environment / "ovi-ray", "render", "quickstart/job.yaml", *options, cwd=tmp_path))
+    outcome = json.loads(
+        run(environment / "ovi-ray", "render", "films/jobs/quickstart/job.yaml", *options, cwd=tmp_path)
+    )
     assert (outcome["clips"], outcome["done"], outcome["failed"]) == (6, 6, 0)
     assert len(list((tmp_path / "out" / "videos").glob("*.mp4"))) == 6
     assert (tmp_path / "out" / "report.html").is_file()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 GIB = 2**30
 H100 = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=80 * GIB, major=9, minor=0)
+RTX_3060 = SimpleNamespace(name="NVIDIA GeForce RTX 3060", total_memory=12 * GIB, major=8, minor=6)
 RTX_4090 = SimpleNamespace(name="NVIDIA GeForce RTX 4090", total_memory=24 * GIB, major=8, minor=9)
 MI300X = SimpleNamespace(
     name="AMD Instinct MI300X", total_memory=192 * GIB, gcnArchName="gfx942:sramecc+:xnack-", major=9, minor=4
@@ -49,5 +50,8 @@ NODES = {
     "gfx1151": FakeEdge(gpus=[STRIX_HALO], rocm=True, present=frozenset({"amd"})),
     "cpu": FakeEdge(),
     "broken driver": FakeEdge(error="NVML: Driver/library version mismatch", present=frozenset({"nvidia"})),
+    "12gb": FakeEdge(gpus=[RTX_3060], present=frozenset({"nvidia"})),
+    "rtx4090 and h100": FakeEdge(gpus=[RTX_4090, H100], present=frozenset({"nvidia"})),
+    "amd without rocm": FakeEdge(present=frozenset({"amd"})),
     "both vendors": FakeEdge(gpus=[MI300X], rocm=True, present=frozenset({"amd", "nvidia"})),
 }

@@ -65,6 +65,7 @@ class FakeExecutor:
         self.max_failures = max_failures  # in a row, after which a slot is given up; None for never
         self.submissions = []
         self.stops = []
+        self.needed = None
         self.data = set()
         self.last_death = ""
         self.slots = {}
@@ -115,6 +116,9 @@ class FakeExecutor:
         self.events.append(WorkerReplaced(worker=worker, slot=slot, reason="died", successor=successor))
         if successor:
             self._start(successor, slot)
+
+    def need(self, workers):
+        self.needed = workers
 
     def holds(self, key):
         return key in self.data

@@ -30,6 +30,8 @@ class FakeHead:
     """The log of a job that `logs` has none for."""
     first_state: tuple[str, int | None] = ("RUNNING", None)
     """Status and exit code of a new job."""
+    starting: int = 0
+    """How many times a job cannot be started yet."""
     refusal: int = 0
     """A status that every call is answered with; 0 for none."""
     stream_bytes: int = 1 << 30
@@ -100,6 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
         match self.path.strip("/").split("/"):
             case ["api", "jobs"] if body["submission_id"] in self.head.jobs:
                 self._answer(500, f"Traceback ...\nValueError: Job {body['submission_id']} already exists.".encode())
+            case ["api", "jobs"] if self.head.starting > 0:
+                self.head.starting -= 1
+                self._answer(
+                    500, b"Traceback ...\nRuntimeError: No available agent to submit job, please try again later."
+                )
             case ["api", "jobs"]:
                 status, code = self.head.first_state
                 job = {"status": status, "driver_exit_code": code, "message": "", "driver_node_id": "n1"}

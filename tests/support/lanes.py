@@ -4,7 +4,7 @@ ray    starts Ray, in this process or in one that it starts; refused without the
 s3     starts the S3 server of `tests.support.s3`; set for every test that uses its fixture
 slow   takes over ten seconds on an idle machine
 gpu    needs a GPU; only in tests/gpu, and left out where there is none
-cluster  needs a real Slurm, or Ray with its dashboard; only in tests/cluster
+cluster  needs a real Slurm, Ray with its dashboard, or to install packages; only in tests/cluster
 """
 
 import os

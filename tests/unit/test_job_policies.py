@@ -10,6 +10,7 @@ from ovi.stages import Stage
 from ovi_ray.errors import InputError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
+from ovi_ray.output.event_log import EVENTS_FILE, recorded_runs
 from ovi_ray.preparation import PreparedJob, prepare, shard_of
 from ovi_ray.protocol.messages import Denoise
 from ovi_ray.rendering import RenderOptions, render
@@ -45,6 +46,19 @@ def test_a_failing_clip_is_tried_again_as_often_as_the_job_says(prepared, retrie
         clock=executor.clock,
     )
     assert (result.failed, len(executor.works(Denoise))) == (1, attempts)
+
+
+@pytest.mark.parametrize("speculation", [True, False])
+def test_a_job_says_whether_idle_devices_run_copies(prepared, tmp_path, speculation):
+    executor = FakeExecutor()
+    render(
+        prepared(sweep=None, speculation=speculation),
+        options=RenderOptions(),
+        open_executor=lambda job, config: contextlib.nullcontext(executor),
+        clock=executor.clock,
+    )
+    (run,) = recorded_runs(tmp_path / "out" / EVENTS_FILE)
+    assert run.config.speculation.enabled is speculation
 
 
 def test_the_environment_of_a_job_is_that_of_its_driver(tiny_dir, tmp_path, monkeypatch):

@@ -2,55 +2,35 @@
 
 import contextlib
 import errno
-import functools
 import itertools
 import json
 import os
+import signal
 from dataclasses import replace
 
 import pyarrow.parquet
 import pytest
 
-from ovi.config import Architecture
 from ovi.files import UNFINISHED_PREFIX
 from ovi.media.probe import probe
 from ovi.stages import Stage
-from ovi.weights.formats import WeightFormat
-from ovi.weights.loading import fingerprint
-from ovi_ray.errors import OutputInUse, OutputOfOtherJob, WorkersLost
+from ovi_ray.errors import JobStopped, OutputInUse, OutputOfOtherJob, WorkersLost
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.output.event_log import recorded_runs
 from ovi_ray.output.lock import output_lock
 from ovi_ray.output.results import Results
-from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.messages import Decode, Denoise
 from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.retry import prepare_retry
+from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import list_files, local_copy, to_location
 from ovi_ray.storage.reading import ReadConfig
-from ovi_ray.weights.digests import cached_file_digest
 from tests.support.fake_executor import DIES, Fails
 from tests.support.files import UNREADABLE
 from tests.support.recording_observer import RecordingObserver
-from tests.support.rendering_executor import RenderingExecutor
+from tests.support.rendered_jobs import RenderingExecutor, unchecked
 from tests.support.stores import overridden
-
-
-def unchecked(job, ckpt_dir):
-    """The result of `prepare`, without its check of every weight."""
-    return PreparedJob(
-        job=job,
-        manifest=build_manifest(
-            job, Architecture.read(ckpt_dir), weights=lambda name: weights_digest(ckpt_dir, name), numerics=job.numerics
-        ),
-    )
-
-
-@functools.cache
-def weights_digest(ckpt_dir, model_name):
-    return fingerprint(ckpt_dir, model_name, cached_file_digest, WeightFormat.DTYPE)
 
 
 @pytest.fixture
@@ -478,6 +458,29 @@ def test_retry_of_a_job_that_was_cut_off_renders_what_is_missing(start, out):
     assert (result.done, start(prompts)[0].finished_before) == (3, 3)
 
 
+# -- sweeps --------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_sweep_varies_is_in_rows_log_lines_tags_and_cards(start, out, tiny_dir):
+    job = JobSpec.from_options(
+        text_prompt="A fox", ckpt_dir=tiny_dir, output_dir=out, dtype="float32", sweep={"shift": [3, 5], "seed": [7]}
+    )
+    start(prepared=unchecked(job, tiny_dir))
+    found = rows(out)
+    assert [(row["varies"], row["seed"], row["shift"]) for row in found] == [
+        ("seed,shift", 7, 3.0),
+        ("seed,shift", 7, 5.0),
+    ]
+    log = (out / "run.log").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text()
+    for row in found:
+        with local_copy(out / row["video_path"]) as video:
+            parameters = probe(video).parameters
+        assert [parameters[name] for name in parameters["varies"].split(",")] == [7, row["shift"]]
+        assert f"{row['clip_id']}, seed 7, shift {row['shift']}, done" in log
+        assert f"<span>shift {row['shift']}</span>" in page
+
+
 # -- what is carried along -----------------------------------------------------------------------------------------
 
 
@@ -501,3 +504,19 @@ def test_row_line_and_own_columns_are_in_messages_results_report_failures_and_vi
     assert "row 2 (line 5)" in page
     assert "&lt;b&gt;1&lt;/b&gt;" in page
     assert "<b>1</b>" not in page
+
+
+def test_sigterm_while_ray_starts_stops_the_job_as_it_does_later(tiny_dir, tmp_path):
+    """Ray's own handler, which ends the process, is in place until the driver watches for signals."""
+    job = JobSpec.from_options(prompt="a fox", ckpt_dir=tiny_dir, output_dir=tmp_path / "out", dtype="float32")
+    stop = StopRequest()
+
+    @contextlib.contextmanager
+    def terminated(job, config):
+        raise SystemExit(signal.SIGTERM)
+        yield
+
+    with pytest.raises(JobStopped):
+        render(unchecked(job, tiny_dir), stop=stop, open_executor=terminated)
+    assert stop.reason == "SIGTERM"
+    assert list((tmp_path / "out" / "videos").iterdir()) == []

@@ -97,5 +97,6 @@ def _records(path: Location, lines: Iterator[str], delimiter: str, *, start: int
                 yield line, record
             line = reader.line_num + start
     except csv.Error as error:
-        expected = 'a closing quote for every opening one, and quotes inside a quoted cell doubled ("")'
+        most = f"; cells of at most {csv.field_size_limit():,} characters" if "field limit" in str(error) else ""
+        expected = f'a closing quote for every opening one, and quotes inside a quoted cell doubled (""){most}'
         yield line, Problem(file=str(path), line=line, value=f"a row that cannot be read ({error})", expected=expected)

@@ -1,9 +1,11 @@
 """Spreadsheets: .xlsx and .ods, read by calamine, the one kept library that reads both."""
 
 import datetime
+import itertools
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,10 +16,13 @@ from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.inputs.columns import PROMPT_COLUMN, clean_name
 from ovi_ray.inputs.lists.grid import are_blank, grid_list
 from ovi_ray.inputs.lists.prompt_list import PromptList, file_problem
+from ovi_ray.inputs.lists.tables import iso_duration
+from ovi_ray.inputs.notes import name_rows
 from ovi_ray.inputs.text_files import readable
 from ovi_ray.storage.paths import Location
 
 _LARGEST_EXACT_FLOAT = 2**53
+_MOST_REPEATED = 100_000  # rows that a file repeats; more of them are the empty rest of a sheet
 _CELL = re.compile(r"([A-Z]+)(\d+)")
 _EXPECTED = "a spreadsheet (.xlsx or .ods) without a password"
 
@@ -26,24 +31,25 @@ def read_spreadsheet(path: Location, sheet: str | None = None) -> PromptList:
     """Read a sheet, by default the first visible one. Raises InputError.
 
     `lines` are the sheet's own row numbers. Whole numbers become int, dates and times ISO text. A cell whose formula
-    failed becomes a problem that names it, such as B7.
+    failed, or was never computed, becomes a problem that names it, such as B7.
     """
     with readable(path, _EXPECTED) as local:
         try:
             book = load_workbook(str(local))
             name, notes = _choose(path, book, sheet)
             content = book.get_sheet_by_name(name).to_python(skip_empty_area=False)
-            errors = dict(_formula_errors(local, name))
+            findings = _look_into(local, name)
         except (CalamineError, zipfile.BadZipFile, ElementTree.ParseError, KeyError, OSError) as error:
             raise InputError([file_problem(path, f"unreadable ({error})", _EXPECTED)]) from None
     numbered = ((line, list(map(_cell, cells))) for line, cells in enumerate(content, start=1))
     header = next(((line, cells) for line, cells in numbered if not are_blank(cells)), None)
     if header is None:
-        expected = f"a header row with a column {PROMPT_COLUMN}"
+        expected = f"a header row with a column {PROMPT_COLUMN}{''.join(f'; {note}' for note in notes)}"
         raise InputError([file_problem(path, f"the empty sheet {show(name)}", expected)])
     prompts = grid_list(path, (header[0], ["" if cell is None else str(cell) for cell in header[1]]), numbered)
     prompts.notes[:0] = notes
-    prompts.problems += _error_problems(path, errors, header)
+    prompts.notes += _hidden_note(prompts, findings.hidden)
+    prompts.problems += _cell_problems(path, findings, header)
     return prompts
 
 
@@ -70,27 +76,48 @@ def _cell(cell: Any) -> Any:
     if isinstance(cell, datetime.date | datetime.time):
         return cell.isoformat()
     if isinstance(cell, datetime.timedelta):
-        return str(cell)
+        return iso_duration(cell // datetime.timedelta(microseconds=1) * 1000)
     return None if cell == "" else cell
 
 
-# -- formula errors, which calamine takes for empty cells or zeros ---------------------------------------------------
+# -- what calamine does not tell: errors and missing values of formulas, which it takes for empty cells or zeros; hidden rows
 
 
-def _error_problems(
-    path: Location, errors: dict[tuple[int, int], str], header: tuple[int, list[Any]]
-) -> Iterator[Problem]:
+@dataclass(kw_only=True, slots=True)
+class _Findings:
+    """What a sheet has beside its values. Rows and columns are counted from 1."""
+
+    unusable: dict[tuple[int, int], str] = field(default_factory=dict)
+    """Cells without a value that can be used, by row and column, and what is in each."""
+    hidden: list[int] = field(default_factory=list)
+    """Rows that are hidden, by hand or by a filter."""
+
+
+_NO_VALUE = "a formula without a value"
+
+
+def _cell_problems(path: Location, findings: _Findings, header: tuple[int, list[Any]]) -> Iterator[Problem]:
     header_line, names = header
-    for (line, column), text in errors.items():
+    for (line, column), found in findings.unusable.items():
         name = names[column - 1] if column <= len(names) else None
+        computed = "; a spreadsheet program computes it when it opens and saves the file" if found == _NO_VALUE else ""
         yield Problem(
             file=str(path),
             row=line - header_line if line > header_line else None,
             line=line,
             field=clean_name(str(name)) if name is not None else None,
-            value=f"the error {text} in cell {_letters(column)}{line}",
-            expected="a value, or a formula that has one",
+            value=f"{found} in cell {_letters(column)}{line}",
+            expected=f"a value, or a formula that has one{computed}",
         )
+
+
+def _hidden_note(prompts: PromptList, hidden: Iterable[int]) -> list[str]:
+    row_of = dict(zip(prompts.lines or (), prompts.rows, strict=True))
+    rows = [row_of[line] for line in hidden if line in row_of]
+    if not rows:
+        return []
+    are, them = ("are", "them") if len(rows) > 1 else ("is", "it")
+    return [f"{name_rows(rows)} {are} hidden in the sheet, by hand or by a filter; this job renders {them} too"]
 
 
 def _letters(column: int) -> str:
@@ -102,20 +129,35 @@ def _letters(column: int) -> str:
     return letters
 
 
-def _formula_errors(path: Path, sheet: str) -> Iterator[tuple[tuple[int, int], str]]:
-    """Row and column, from 1, of each cell of a sheet that holds an error, and the error's text."""
+def _look_into(path: Path, sheet: str) -> _Findings:
+    findings = _Findings()
     with zipfile.ZipFile(path) as archive:
         if path.suffix.lower() == ".ods":
-            yield from _ods_errors(archive, sheet)
+            _look_into_ods(findings, archive, sheet)
         else:
-            yield from _xlsx_errors(archive, sheet)
+            _look_into_xlsx(findings, archive.read(_xlsx_part(archive, sheet)))
+    return findings
 
 
-def _xlsx_errors(archive: zipfile.ZipFile, sheet: str) -> Iterator[tuple[tuple[int, int], str]]:
-    for element in _elements(archive, _xlsx_part(archive, sheet), "c", marked_by=b't="e"'):
-        if element.get("t") == "e" and (place := _CELL.fullmatch(element.get("r", ""))):
-            text = next((child.text for child in element if _local(child) == "v"), None)
-            yield (int(place[2]), _column(place[1])), text or "of a formula"
+def _look_into_xlsx(findings: _Findings, content: bytes) -> None:
+    if not _has_any(content, b't="e"', b"<f", b"hidden="):
+        return
+    for element in _parsed(content).iter():
+        match _local(element):
+            case "row" if element.get("hidden") in ("1", "true"):
+                findings.hidden.append(int(element.get("r", "0")))
+            case "c" if (found := _unusable_in_xlsx(element)) and (place := _CELL.fullmatch(element.get("r", ""))):
+                findings.unusable[int(place[2]), _column(place[1])] = found
+
+
+def _unusable_in_xlsx(cell: ElementTree.Element) -> str:
+    content = {_local(child): child.text or "" for child in cell}
+    if cell.get("t") == "e":
+        return f"the error {content.get('v') or 'of a formula'}"
+    has_no_value = (
+        "f" in content and not content.get("v") and cell.get("t") != "str"
+    )  # "str" is text, which may be empty
+    return _NO_VALUE if has_no_value else ""
 
 
 def _xlsx_part(archive: zipfile.ZipFile, sheet: str) -> str:
@@ -133,29 +175,37 @@ def _xlsx_part(archive: zipfile.ZipFile, sheet: str) -> str:
     return target.lstrip("/") if target.startswith("/") else f"xl/{target}"
 
 
-def _ods_errors(archive: zipfile.ZipFile, sheet: str) -> Iterator[tuple[tuple[int, int], str]]:
-    for table in _elements(archive, "content.xml", "table", marked_by=b'"error"'):
+def _look_into_ods(findings: _Findings, archive: zipfile.ZipFile, sheet: str) -> None:
+    content = archive.read("content.xml")
+    if not _has_any(content, b'"error"', b":formula=", b":visibility="):
+        return
+    for table in (element for element in _parsed(content).iter() if _local(element) == "table"):
         if _attribute(table, "name") != sheet:
             continue
         line = 1
         for row in (element for element in table.iter() if _local(element) == "table-row"):
             rows, column = int(_attribute(row, "number-rows-repeated") or 1), 1
+            if _attribute(row, "visibility") in ("collapse", "filter") and rows <= _MOST_REPEATED:
+                findings.hidden += range(line, line + rows)
             for cell in row:
                 columns = int(_attribute(cell, "number-columns-repeated") or 1)
-                if _attribute(cell, "value-type", "calcext") == "error":
-                    text = "".join(cell.itertext()) or "of a formula"
-                    yield from (
-                        ((line + down, column + right), text) for down in range(rows) for right in range(columns)
-                    )
+                if found := _unusable_in_ods(cell):
+                    for down, right in itertools.product(range(rows), range(columns)):
+                        findings.unusable[line + down, column + right] = found
                 column += columns
             line += rows
 
 
-def _elements(archive: zipfile.ZipFile, part: str, name: str, marked_by: bytes) -> Iterator[ElementTree.Element]:
-    """The elements of a name in a file of the archive; none if the file does not have the mark in it."""
-    content = archive.read(part)
-    if marked_by in content:
-        yield from (element for element in _parsed(content).iter() if _local(element) == name)
+def _unusable_in_ods(cell: ElementTree.Element) -> str:
+    if _attribute(cell, "value-type", "calcext") == "error":
+        return f"the error {''.join(cell.itertext()) or 'of a formula'}"
+    has_no_value = _attribute(cell, "formula") is not None and _attribute(cell, "value-type") is None
+    return _NO_VALUE if has_no_value else ""
+
+
+def _has_any(content: bytes, *marks: bytes) -> bool:
+    """Whether one of the marks is in a file: parsing a sheet takes as long as reading it."""
+    return any(mark in content for mark in marks)
 
 
 def _parsed(content: bytes) -> ElementTree.Element:

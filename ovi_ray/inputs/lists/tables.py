@@ -1,5 +1,6 @@
 """Arrow and Parquet: files of typed columns, and folders of Parquet files."""
 
+import itertools
 import math
 import os
 import re
@@ -14,9 +15,10 @@ import pyarrow.parquet
 import pyarrow.types as types
 
 from ovi_ray.errors import InputError, Problem, show, show_path
-from ovi_ray.inputs.columns import clean_names, is_meta
+from ovi_ray.inputs.columns import PROMPT_COLUMN, clean_names, in_words, is_known, is_meta
 from ovi_ray.inputs.lists.prompt_list import PromptList, check_names, file_problem
-from ovi_ray.inputs.text_files import readable
+from ovi_ray.inputs.params import NEGATIVE_PROMPTS
+from ovi_ray.inputs.text_files import readable, readable_problem
 from ovi_ray.printing import is_utf8
 from ovi_ray.storage.paths import Location
 
@@ -27,7 +29,20 @@ _SIZE_COLUMN = "video_frame_height_width"
 _MAX_PARTS_TOLD = 5
 _FRACTION = re.compile(r"\.\d+")
 _ZONE = re.compile(r"([+-]\d\d)(\d\d)$")
+_LIST_CHECKS = (
+    types.is_list,
+    types.is_large_list,
+    types.is_fixed_size_list,
+    types.is_list_view,
+    types.is_large_list_view,
+)
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
+_TEXT_COLUMNS = (PROMPT_COLUMN, "image_path", *NEGATIVE_PROMPTS)
+"""Columns whose cells are never meant as a date, though its text would pass for a prompt or a path."""
+
+_Refused = tuple[int, str, str]
+"""A cell that is refused: its index, what is in it, and what was expected."""
 
 
 def read_table(path: Location) -> Any:
@@ -77,6 +92,7 @@ def read_folder(folder: Location) -> PromptList:
     unreadable = [
         file_problem(folder, f"a file named {show_path(name)}", "names in UTF-8") for name in files if not is_utf8(name)
     ]
+    unreadable += _parts_that_are_no_files(folder)
     for name in filter(is_utf8, files):
         try:
             lists.append(read_columns(folder / name, first_row=1 + sum(map(len, lists))))
@@ -84,13 +100,42 @@ def read_folder(folder: Location) -> PromptList:
             unreadable += error.problems
     if unreadable:
         raise InputError(unreadable)
-    return _joined(folder, lists)
+    joined = _joined(folder, lists)
+    if deeper := folders_with_parts(folder):
+        joined.notes.append(f"Parquet files in folders inside of the folder are not read: {in_words(deeper)}")
+    return joined
 
 
 def names_of_parts(folder: Location) -> list[str]:
     """Names of the Parquet files directly in a folder, in order; those that Spark and others hide are left out."""
-    names = (entry.name for entry in folder.files())
-    return sorted(name for name in names if name.lower().endswith(PARQUET) and not name.startswith((".", "_")))
+    return sorted(entry.name for entry in folder.files() if _is_part(entry.name))
+
+
+def folders_with_parts(folder: Location) -> list[str]:
+    """The folders in a folder on a disk that have Parquet files directly in them, as text for messages, the first few."""
+    if folder.local_path is None:
+        return []
+    inside = sorted(
+        path for path in folder.local_path.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))
+    )
+    found = (show_path(path.name) for path in inside if any(_is_part(file.name) for file in path.iterdir()))
+    return list(itertools.islice(found, _MAX_PARTS_TOLD))
+
+
+def _parts_that_are_no_files(folder: Location) -> list[Problem]:
+    """Problems with links that lead nowhere and whatever else is named like a Parquet file, on a disk."""
+    if folder.local_path is None:
+        return []
+    paths = [path for path in folder.local_path.iterdir() if _is_part(path.name) and not path.is_file()]
+    return [
+        file_problem(folder / path.name, found, "a Parquet file")
+        for path in sorted(paths)
+        if is_utf8(path.name) and (found := readable_problem(folder / path.name)) is not None
+    ]
+
+
+def _is_part(name: str) -> bool:
+    return name.lower().endswith(PARQUET) and not name.startswith((".", "_"))
 
 
 def _joined(folder: Location, lists: list[PromptList]) -> PromptList:
@@ -99,7 +144,12 @@ def _joined(folder: Location, lists: list[PromptList]) -> PromptList:
     parts = [(part.rows[0], part.file) for part in lists if len(part)]
     starts_at = ", ".join(f"{Path(file).name} from row {start}" for start, file in parts[:_MAX_PARTS_TOLD])
     more = f" and {len(parts) - _MAX_PARTS_TOLD} more" if len(parts) > _MAX_PARTS_TOLD else ""
-    note = f"{len(parts)} Parquet files are read as one list, in the order of their names: {starts_at}{more}"
+    subject = f"{len(parts)} Parquet files are read as one list, in the order of their names"
+    note = (
+        f"{subject}: {starts_at}{more}"
+        if len(parts) > 1
+        else f"the Parquet file {starts_at.partition(' from ')[0]} is read"
+    )
     return PromptList(
         file=str(folder),
         folder=folder,
@@ -134,23 +184,19 @@ def _open_arrow(path: Path) -> Any:
 
 def _add_column(prompts: PromptList, name: str, column: Any) -> None:
     """Add a column's cells as text, int, float, bool or None, with the problems of those that are none of these."""
-    plain = _plain(column)
-    if _is_text(plain.type):
-        prompts.columns[name], refused = _text_cells(plain)
-        prompts.problems += [
-            prompts.problem(index, name, f"{show(found)}, not UTF-8", "text in UTF-8") for index, found in refused
-        ]
-        return
     reason = ""
-    cells = None
+    cells: list[Any] | None = None
+    refused: list[_Refused] = []
     try:
-        cells = _cells(name, plain)
+        cells, refused = _cells(name, _plain(column))
     except (pa.ArrowException, ValueError, OverflowError) as error:
         reason = f" ({str(error).splitlines()[0]})"
-    if cells is None:
-        expected = "a column of text, numbers, dates or times, and nothing nested"
+    if cells is None and is_known(name):  # any other column is refused by its name
+        own = ", dates or times" if is_meta(name) else ""
         found = f"a column of type {column.type}{reason}"
+        expected = f"a column of text or numbers{own}, and nothing nested"
         prompts.problems.append(Problem(file=prompts.file, field=name, value=found, expected=expected))
+    prompts.problems += [prompts.problem(index, name, found, expected) for index, found, expected in refused]
     prompts.columns[name] = [None] * len(column) if cells is None else _without_nan(prompts, name, cells)
 
 
@@ -187,42 +233,57 @@ def _is_text(kind: pa.DataType) -> bool:
     return not isinstance(kind, pa.BaseExtensionType) and any(check(kind) for check in checks)
 
 
-def _text_cells(column: Any) -> tuple[list[str | None], list[tuple[int, bytes]]]:
-    """The cells of a column of text, or of bytes that hold text; and the index and bytes of those that are not UTF-8."""
+def _cells(name: str, column: Any) -> tuple[list[Any] | None, list[_Refused]]:
+    """The cells of a column, None for a type that they cannot have; and the cells that have no value of their type."""
+    kind = column.type
+    if _is_text(kind):
+        return _text_cells(column)
+    if types.is_boolean(kind) or types.is_integer(kind) or types.is_null(kind):
+        return column.to_pylist(), []
+    if types.is_floating(kind):
+        return column.cast(pa.float64()).to_pylist(), []
+    if types.is_decimal(kind):
+        numbers = column.to_pylist()
+        return list(map(_text, numbers)) if is_meta(name) else list(map(_number, numbers)), []
+    if types.is_temporal(kind) and not types.is_interval(kind):
+        return (None, []) if name in _TEXT_COLUMNS else _time_cells(column)
+    if kind == pa.uuid():
+        return list(map(_text, column.to_pylist())), []
+    is_list = any(check(kind) for check in _LIST_CHECKS)
+    return column.to_pylist() if is_list and name == _SIZE_COLUMN else None, []
+
+
+def _text_cells(column: Any) -> tuple[list[str | None], list[_Refused]]:
+    """The cells of a column of text, or of bytes that hold text; those that are not UTF-8 are refused."""
     if types.is_string(column.type) or types.is_large_string(column.type):
         try:
             return column.to_pylist(), []
         except UnicodeDecodeError:
             pass
-    cells, refused = [], []
+    cells: list[str | None] = []
+    refused: list[_Refused] = []
     for index, cell in enumerate(column.cast(pa.large_binary()).to_pylist()):
         try:
             cells.append(None if cell is None else cell.decode())
         except UnicodeDecodeError:
             cells.append(None)
-            refused.append((index, cell))
+            refused.append((index, f"{show(cell)}, not UTF-8", "text in UTF-8"))
     return cells, refused
 
 
-def _cells(name: str, column: Any) -> list[Any] | None:
-    """The cells of a column of any other type; None for a type that no cell can have."""
-    kind = column.type
-    if types.is_boolean(kind) or types.is_integer(kind) or types.is_null(kind):
-        return column.to_pylist()
-    if types.is_floating(kind):
-        return column.cast(pa.float64()).to_pylist()
-    if types.is_decimal(kind):
-        numbers = column.to_pylist()
-        return list(map(_text, numbers)) if is_meta(name) else list(map(_number, numbers))
-    if types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind):
-        return list(map(_iso, column.cast(pa.string()).to_pylist()))
-    if types.is_duration(kind):
-        unit = _NANOSECONDS[kind.unit]
-        return [None if cell is None else _iso_duration(cell * unit) for cell in column.cast(pa.int64()).to_pylist()]
-    if kind == pa.uuid():
-        return list(map(_text, column.to_pylist()))
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return column.to_pylist() if is_list and name == _SIZE_COLUMN else None
+def _time_cells(column: Any) -> tuple[list[str | None], list[_Refused]]:
+    """The cells of a column of dates, times or durations as ISO 8601. Arrow has no date for the largest numbers."""
+    if types.is_duration(column.type):
+        unit = _NANOSECONDS[column.type.unit]
+        spans = column.cast(pa.int64()).to_pylist()
+        return [None if span is None else iso_duration(span * unit) for span in spans], []
+    texts = column.cast(pa.string()).to_pylist()
+    refused = [
+        (index, text, "a date or time of the years -32767 to 32767")
+        for index, text in enumerate(texts)
+        if text is not None and text.startswith("<")
+    ]
+    return [None if text is None or text.startswith("<") else _iso(text) for text in texts], refused
 
 
 def _text(cell: object) -> str | None:
@@ -235,14 +296,13 @@ def _number(cell: Decimal | None) -> int | float | None:
     return int(cell) if cell == cell.to_integral_value() else float(cell)
 
 
-def _iso(text: str | None) -> str | None:
+def _iso(text: str) -> str:
     """Arrow's text for a point in time, as ISO 8601: "2026-01-02 03:04:05.500000+0100" is 2026-01-02T03:04:05.5+01:00."""
-    if text is None:
-        return None
     text = _FRACTION.sub(lambda match: match[0].rstrip("0").rstrip("."), text.replace(" ", "T"))
     return _ZONE.sub(r"\1:\2", text)
 
 
-def _iso_duration(nanoseconds: int) -> str:
+def iso_duration(nanoseconds: int) -> str:
+    """A duration in ISO 8601, such as PT90.5S."""
     seconds = Decimal(nanoseconds).scaleb(-9).normalize()
     return f"PT{seconds:f}S"

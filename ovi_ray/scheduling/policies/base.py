@@ -4,13 +4,14 @@ Shapes: [workers] workers in service, [classes] device classes, [types] work typ
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ovi.config import Component
 from ovi.stages import Stage
 from ovi_ray.scheduling.allocation_lp import FloatArray
 from ovi_ray.scheduling.task import Reason
@@ -28,12 +29,18 @@ class Candidate(NamedTuple):
     """Index of the kind of clip in `Workload.kinds`."""
     waiting: int
     """Tasks of this stage and kind that are ready."""
+    units: float
+    """Tokens of each when the stage is batched, else 1."""
     work_s: float
     """Expected seconds of the work."""
     swap_s: float
     """Expected seconds of unloading and loading before it."""
     urgent: bool
     """Other devices will soon wait for its result."""
+    begun: float = 0.0
+    """Share of the items of an input stage that are encoded or being encoded."""
+    doubt: float = 1.0
+    """How many times longer the work may take, as far as is known."""
 
 
 class IdleWorker(NamedTuple):
@@ -43,6 +50,28 @@ class IdleWorker(NamedTuple):
     """Identifies the worker as long as it is present."""
     factor: float
     """How many times slower than its class."""
+
+
+class Holding(NamedTuple):
+    """What is resident on a worker."""
+
+    components: frozenset[Component] = frozenset()
+    model_name: str = ""
+    """Model whose transformer is resident; empty when none is."""
+
+
+Swap = Callable[[int, Holding, Stage, int], tuple[float, Holding]]
+"""(device class, holding, stage, kind) -> seconds of the swap before such a task, and the holding after it."""
+
+
+def no_swaps(device_class: int, holding: Holding, stage: Stage, kind: int) -> tuple[float, Holding]:
+    """Everything is resident everywhere."""
+    return 0.0, holding
+
+
+def no_doubt(device_class: int, stage: Stage) -> float:
+    """Every device has been measured."""
+    return 1.0
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -65,6 +94,32 @@ class Cluster:
     """[workers] seconds until each is free; 0 when idle."""
     load_s: FloatArray
     """[workers] seconds to load a transformer; 0 when one is resident."""
+    holdings: Sequence[Holding]
+    """[workers] what is resident on each after its task."""
+    running: Sequence[tuple[Stage, int] | None]
+    """[workers] (stage, kind) of the task of each; None when idle."""
+    swap: Swap = no_swaps
+    """What changing components costs."""
+    inputs_s: float = 0.0
+    """Seconds until the first clip has its inputs; 0 when one has, or none needs any."""
+    doubt: Callable[[int, Stage], float] = no_doubt
+    """(device class, stage) -> how many times longer the work may take, as far as is known."""
+    latents_scale: float = 1.0
+    """Waiting latents at which their queue is worth draining."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Preferences:
+    """What the rules of a policy leave open, until the next allocation."""
+
+    target_s: float = math.inf
+    """The end to aim for, in seconds from the time of planning: a task that would end too late for it is left to others."""
+    decode_weight: float = 1.0
+    """Above 1, decodes come earlier than the allocation's prices say; below, later."""
+    longest_first: bool = False
+    """Long clips go before work that the device is better at."""
+    least_use: float = 0.5
+    """A long task with a lower use of the device is not begun while better work for it is to come."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -73,10 +128,15 @@ class Allocation:
 
     makespan_s: float
     """Expected seconds from the time of planning until the end."""
-    advantage: dict[tuple[int, Stage, int], float] = field(default_factory=dict)
+    advantage: Mapping[tuple[int, Stage, int], float] = field(default_factory=dict)
     """(device class, stage, kind) -> value of the task over value of the class's best use, 0 to 1."""
-    denoise_by_s: float = math.inf
-    """A denoise that would end later, in seconds from the time of planning, is left to faster devices."""
+    preferences: Preferences = field(default_factory=Preferences)
+    only_decodes: bool = False
+    """Nothing but decodes is left to start."""
+    wait_s: float = 0.0
+    """Seconds in which work of every stage should be ready."""
+    fastest_s: Mapping[tuple[Stage, int], float] = field(default_factory=dict)
+    """(stage, kind) -> seconds of a task on the fastest device."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -87,9 +147,9 @@ class Snapshot:
     """Age of the allocation in seconds."""
     candidates: tuple[Candidate, ...]
     latents_fill: float
-    """Latents waiting for decode over a quarter of their limit: at 1 their queue is worth draining."""
-    end_times: Callable[[Stage, int], FloatArray]
-    """(stage, kind) -> seconds in which each worker, after its running task, would end one such task; ascending."""
+    """Latents waiting for decode over `Cluster.latents_scale`: at 1 their queue is worth draining."""
+    others_end: Callable[[Candidate], int]
+    """How many tasks like a candidate the other workers could end, after their running ones, before the candidate ends."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -108,8 +168,8 @@ class Policy(Protocol):
         """For reports."""
         ...
 
-    def allocate(self, cluster: Cluster) -> Allocation:
-        """Divide the remaining work."""
+    def allocate(self, cluster: Cluster, previous: Preferences | None = None) -> Allocation:
+        """Divide the remaining work. `previous` are the preferences in force, if little has changed since they were chosen."""
         ...
 
     def choose(self, snapshot: Snapshot, allocation: Allocation) -> Decision:

@@ -1,15 +1,18 @@
-"""The production policy: comparative advantage in bulk, earliest finish in the tail.
+"""The production policy: comparative advantage in bulk, projected ends in the tail.
 
 It follows the dual prices of a linear program over the remaining work (what one more task costs the makespan, what a
-device-second is worth), corrected by how full the queues are. Near the end it asks where a clip ends soonest.
+device-second is worth), corrected by how full the queues are. When few tasks are left, the fractions of the program say
+little: the rest of the job is projected with whole tasks, swaps included, for several targets, and a task that would
+end too late for the best one is left to faster devices.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ovi.stages import STAGES, Stage
+from ovi.stages import CLIP_STAGES, INPUT_STAGES, STAGES, Stage
 from ovi_ray.scheduling.allocation_lp import AllocationSolution, FloatArray, solve_allocation
 from ovi_ray.scheduling.policies.base import (
     Allocation,
@@ -17,81 +20,146 @@ from ovi_ray.scheduling.policies.base import (
     Cluster,
     Decision,
     IdleWorker,
+    Preferences,
     Snapshot,
     device_totals,
 )
+from ovi_ray.scheduling.policies.projection import NO_ADVANTAGE_KNOWN, Projection, Rules, best_preferences, order
 from ovi_ray.scheduling.task import Reason
-
-_NO_ADVANTAGE_KNOWN = 0.5  # for work that the program has no price for
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Production:
-    """Comparative advantage in bulk, earliest finish in the tail."""
+    """Comparative advantage in bulk, projected ends in the tail."""
 
     name: str = "production"
-    swap_batch: int = 8
-    """Tasks over which the cost of a swap is spread at most."""
-    low_latents: float = 0.85
-    """Weight of a decode when no latents wait; below 1, the queue fills before devices leave denoise."""
-    latents_slope: float = 0.8
-    """How fast that weight grows with the queue."""
-    slack: float = 0.01
-    """Share of the makespan by which a clip may end late before it is left to a faster device."""
+    rules: Rules = field(default_factory=Rules)
+    slack: float = 0.003
+    """Share of the target by which a task may end late before it is left to a faster device."""
     groups_per_doubling: int = 4
     """Groups of interchangeable workers for each factor of two in speed."""
+    projected_tasks: int = 400
+    """Tasks of clips below which the end is projected."""
+    projected_per_worker: int = 60
+    """The same, for each worker."""
+    projected_workers: int = 256
+    """Workers up to which the end is projected: a projection takes time for each, and one of many matters little."""
     whole_clips_below: int = 4
-    """Denoises left per worker below which their end is computed with whole clips instead of fractions."""
+    """Denoises left per worker below which, when there are too many to project, their end is computed with whole clips."""
 
     def group(self, worker: IdleWorker) -> int:
         """Workers of a class are interchangeable while their speeds are similar."""
         return round(self.groups_per_doubling * math.log2(worker.factor))
 
-    def allocate(self, cluster: Cluster) -> Allocation:
-        """Advantages from the linear program, and the time by which the last denoise should have ended."""
+    def allocate(self, cluster: Cluster, previous: Preferences | None = None) -> Allocation:
+        """Advantages from the linear program, and the end to aim for."""
         capacity, committed = device_totals(cluster)
         solution = solve_allocation(cluster.seconds, cluster.amounts, capacity, committed)
-        busy = float(cluster.available_s.max(initial=0.0))
-        last = max(solution.makespan_s, busy, _last_denoise(cluster, self.whole_clips_below))
         advantage = _advantages(cluster, capacity, solution)
-        return Allocation(makespan_s=last, advantage=advantage, denoise_by_s=last * (1 + self.slack))
+        fastest = cluster.seconds[cluster.classes].min(axis=0, initial=math.inf)
+        fastest_s = dict(zip(cluster.work_types, fastest.tolist(), strict=True))
+        wait_s = cluster.inputs_s + _longest(Stage.DENOISE, cluster, fastest_s)
+        if self._is_tail(cluster):
+            projection = Projection(cluster, advantage, self.rules, wait_s)
+            preferences, end_s = best_preferences(projection, solution.makespan_s, previous)
+        if not self._is_tail(cluster) or not math.isfinite(end_s):
+            end_s = max(solution.makespan_s + _loads(cluster, solution), _last_denoise(cluster, self.whole_clips_below))
+            preferences = Preferences(target_s=float(max(end_s, cluster.available_s.max(initial=0.0))))
+        return Allocation(
+            makespan_s=float(max(end_s, cluster.available_s.max(initial=0.0))),
+            advantage=advantage,
+            preferences=preferences,
+            only_decodes=_only_decodes(cluster),
+            wait_s=wait_s,
+            fastest_s=fastest_s,
+        )
+
+    def _is_tail(self, cluster: Cluster) -> bool:
+        tasks = sum(
+            n
+            for (stage, _), n in zip(cluster.work_types, cluster.amounts.tolist(), strict=True)
+            if stage in CLIP_STAGES
+        )
+        workers = len(cluster.numbers)
+        most = min(self.projected_tasks, self.projected_per_worker * workers)
+        return workers <= self.projected_workers and 0 < tasks <= most
 
     def choose(self, snapshot: Snapshot, allocation: Allocation) -> Decision:
-        """The best use of a device among the tasks that a faster device would not end earlier."""
-        eligible = [c for c in snapshot.candidates if not self._ends_late(c, snapshot, allocation)]
-        if not eligible:
-            reason = Reason.FASTER_DEVICE_SOON if snapshot.candidates else Reason.NOTHING_READY
-            return Decision(candidate=None, reason=reason)
-        if len(eligible) == 1:
-            return Decision(candidate=eligible[0], reason=_reason(eligible[0], snapshot, Reason.ONLY_WORK))
-        best = min(eligible, key=lambda c: self._rank(c, snapshot, allocation))
-        return Decision(candidate=best, reason=_reason(best, snapshot, Reason.BEST_USE))
+        """The best use of a device among the tasks that other devices would not end earlier."""
+        ranked = sorted(snapshot.candidates, key=lambda c: self._rank(c, snapshot, allocation))
+        reason = Reason.NOTHING_READY
+        for c in ranked:
+            if self._is_poor(c, allocation):
+                reason = Reason.BETTER_WORK_SOON
+            elif self._is_for_others(c, snapshot, allocation):
+                reason = Reason.FASTER_DEVICE_SOON
+            else:
+                return Decision(candidate=c, reason=_reason(c, snapshot, only=len(ranked) == 1))
+        return Decision(candidate=None, reason=reason)
 
-    def _ends_late(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
-        seconds = c.swap_s + c.work_s
-        if c.stage is Stage.DENOISE:
-            return snapshot.since_plan_s + seconds > allocation.denoise_by_s
-        if c.stage is Stage.DECODE and snapshot.since_plan_s + seconds > allocation.makespan_s:
-            ends = snapshot.end_times(c.stage, c.kind)
-            return len(ends) >= c.waiting and seconds > ends[c.waiting - 1] * (1 + self.slack)
-        return False
+    def _is_poor(self, c: Candidate, allocation: Allocation) -> bool:
+        if c.stage in INPUT_STAGES:
+            return False
+        advantage = allocation.advantage.get((c.device_class, c.stage, c.kind), NO_ADVANTAGE_KNOWN)
+        return self.rules.is_poor(advantage, c.work_s, allocation.preferences, allocation.wait_s)
+
+    def _is_for_others(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
+        """Whether a task ends too late here, and other devices would end all such tasks earlier.
+
+        Once nothing but decodes is left, the faster devices have nothing better to do: too late is then later than there.
+        """
+        if c.stage not in INPUT_STAGES and not (allocation.only_decodes and c.stage is Stage.DECODE):
+            target_s = allocation.preferences.target_s * (1 + self.slack)
+            after_s = allocation.fastest_s.get((Stage.DECODE, c.kind), 0.0) if c.stage is Stage.DENOISE else 0.0
+            if snapshot.since_plan_s + c.swap_s + c.work_s * c.doubt + after_s <= target_s:
+                return False
+        return snapshot.others_end(c) >= c.waiting
 
     def _rank(
         self, c: Candidate, snapshot: Snapshot, allocation: Allocation
-    ) -> tuple[bool, float, float, int, int, int]:
-        use = allocation.advantage.get((c.device_class, c.stage, c.kind), _NO_ADVANTAGE_KNOWN)
-        use *= c.work_s / (c.work_s + c.swap_s / min(c.waiting, self.swap_batch))
-        if c.stage is Stage.DECODE:
-            use *= self.low_latents + self.latents_slope * snapshot.latents_fill
-        return not c.urgent, -use, c.swap_s + c.work_s, STAGES[c.stage].order, c.kind, c.worker
+    ) -> tuple[bool, float, float, float, float, int, int, int]:
+        use = self.rules.use(
+            allocation.advantage.get((c.device_class, c.stage, c.kind), NO_ADVANTAGE_KNOWN),
+            c.stage,
+            c.work_s,
+            c.swap_s,
+            c.waiting,
+            min(snapshot.latents_fill, self.rules.most_fill),
+            allocation.preferences.decode_weight,
+        )
+        length_s = allocation.fastest_s.get((c.stage, c.kind), 0.0)
+        by_use = order(allocation.preferences, use, length_s, c.swap_s + c.work_s)
+        scarce = c.begun if c.urgent else 0.0  # a clip needs all of its inputs
+        return not c.urgent, scarce, *by_use, STAGES[c.stage].order, c.kind, c.worker
 
 
-def _reason(best: Candidate, snapshot: Snapshot, otherwise: Reason) -> Reason:
+def _reason(best: Candidate, snapshot: Snapshot, *, only: bool) -> Reason:
     if best.urgent:
         return Reason.FEEDS_DENOISE
     if best.stage is Stage.DECODE and snapshot.latents_fill >= 1:
         return Reason.DRAINS_LATENTS
-    return otherwise
+    return Reason.ONLY_WORK if only else Reason.BEST_USE
+
+
+def _longest(stage: Stage, cluster: Cluster, fastest_s: Mapping[tuple[Stage, int], float]) -> float:
+    """Seconds of the longest task of a stage that is left, on the device that is fastest at it."""
+    left = [w for w, n in zip(cluster.work_types, cluster.amounts.tolist(), strict=True) if n > 0 and w[0] is stage]
+    return max((fastest_s[work] for work in left if math.isfinite(fastest_s[work])), default=0.0)
+
+
+def _only_decodes(cluster: Cluster) -> bool:
+    return not any(
+        amount and stage is not Stage.DECODE
+        for (stage, _), amount in zip(cluster.work_types, cluster.amounts.tolist(), strict=True)
+    )
+
+
+def _loads(cluster: Cluster, solution: AllocationSolution) -> float:
+    """Mean seconds that the workers of the classes that denoise spend on loading a transformer."""
+    columns = [j for j, (stage, _) in enumerate(cluster.work_types) if stage is Stage.DENOISE]
+    denoises = solution.share[:, columns].sum(axis=1) > 0
+    loads = cluster.load_s[denoises[cluster.classes]]
+    return float(loads.mean()) if len(loads) else 0.0
 
 
 def _advantages(
@@ -102,8 +170,8 @@ def _advantages(
         for j, (stage, kind) in enumerate(cluster.work_types):
             seconds = cluster.seconds[device_class, j]
             if math.isfinite(seconds):
-                worth = solution.values[device_class] * seconds
-                use = min(1.0, solution.prices[j] / worth) if worth > 0 else _NO_ADVANTAGE_KNOWN
+                worth = float(solution.values[device_class] * seconds)
+                use = min(1.0, float(solution.prices[j]) / worth) if worth > 0 else NO_ADVANTAGE_KNOWN
                 advantage[device_class, stage, kind] = use
     return advantage
 

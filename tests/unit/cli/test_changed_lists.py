@@ -13,7 +13,7 @@ from ovi_ray.rendering import render
 from tests.support.cli import ROOT
 from tests.support.files import snapshot
 from tests.support.jobs import result_rows, write_prompts
-from tests.support.rendering_executor import PlaceholderExecutor
+from tests.support.rendered_jobs import PlaceholderExecutor
 
 
 class Commands:

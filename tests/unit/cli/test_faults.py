@@ -187,3 +187,36 @@ def test_the_codes_are_those_of_shells_and_sysexits():
     assert ExitCode.FAULT == os.EX_SOFTWARE
     assert ExitCode.HUNG_UP == 128 + signal.SIGHUP
     assert ExitCode.BROKEN_PIPE == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("command", "field"),
+    [
+        (("render", "nowhere.csv", "--out", "out", "--ckpt-dir", "none"), "PROMPTS"),
+        (("plan", "p.csv", "--cluster", "nowhere.yaml"), "--cluster"),
+        (("explain", "nowhere"), None),
+        (("export", "nowhere", "files"), None),
+        (("status", "nobody"), "ID"),
+        (("stop", "nobody"), "ID"),
+        (("wait", "nobody"), "ID"),
+        (("doctor", "--ckpt-dir", "foo://x"), "--ckpt-dir"),
+        (("job", "show", "nowhere.yaml"), None),
+    ],
+)
+def test_with_json_wrong_input_is_json_with_every_problem(planned_job, monkeypatch, command, field):
+    monkeypatch.chdir(planned_job)
+    result = CliRunner().invoke(app, [*command, "--json"], env={"COLUMNS": "200"})
+    assert result.exit_code == ExitCode.BAD_INPUT
+    error = json.loads(result.stdout)["error"]
+    assert (error["kind"], error["type"]) == ("bad_input", "InputError")
+    assert error["message"] in result.stderr
+    assert {"file", "row", "line", "field", "value", "expected"} == set(error["problems"][0])
+    assert field in {problem["field"] for problem in error["problems"]}
+
+
+def test_with_json_options_that_cannot_be_read_are_json_too():
+    result = CliRunner().invoke(app, ["plan", "--no-such-option", "--json"])
+    assert result.exit_code == ExitCode.BAD_INPUT
+    error = json.loads(result.stdout)["error"]
+    assert (error["kind"], error["type"]) == ("bad_input", "UsageError")
+    assert "--no-such-option" in error["message"]

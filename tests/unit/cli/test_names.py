@@ -145,3 +145,14 @@ def test_pointers_and_links_that_lead_nowhere_are_named_in_a_checkpoint_folder(t
         "a link to gone, which does not exist",
     ):
         assert words in message
+
+
+# -- names that are too long -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["retry"], ["weights", "check"], ["render", "LIST", "--out", "OUT", "--ckpt-dir"]])
+def test_a_name_that_is_too_long_for_any_file_is_a_file_that_is_not_there(command, prompts, tmp_path):
+    places = {"LIST": prompts, "OUT": tmp_path / "out"}
+    words = [str(places.get(word, word)) for word in command]
+    result = CliRunner().invoke(app, [*words, "x" * 300], env={"COLUMNS": "80"})
+    assert result.exit_code == 2, result.output

@@ -1,6 +1,7 @@
 """Options that are generated from the fields of a job, and those that every command has."""
 
 import logging
+import re
 from importlib import import_module
 
 import pytest
@@ -150,3 +151,13 @@ def test_render_is_quiet_only_when_asked_to_be(rendered, tiny_dir, tmp_path, opt
 def test_every_command_sets_the_log_level(levels, command, options, level):
     invoke(*command, *options)
     assert levels == [level]
+
+
+def test_the_help_of_render_tells_the_default_of_every_option():
+    text = CliRunner().invoke(app, ["render", "--help"], env={"COLUMNS": "400"}).stdout
+    lines = [
+        line for line in text.splitlines() if re.match(r"│ \*?\s+--(?!help)", line) or re.match(r"│ --(?!help)", line)
+    ]
+    assert len(lines) > 40
+    undecided = [line.split()[1] for line in lines if "[default: " not in line]
+    assert undecided == []

@@ -37,6 +37,8 @@ def test_every_profile_in_the_repository_can_be_planned_on(prompts, name):
     assert (planned["clips"], planned["texts"]) == (12, 5)
     assert planned["eta_s"] >= planned["bound_s"] > 0
     assert planned["cost"] > 0
+    assert planned["comparison"]["placement_saves"] == 1 - planned["eta_s"] / planned["comparison"]["whole_clips_s"]
+    assert (planned["comparison"]["helpers"] == ["nvidia-12gb"]) is (name in "bd")
     assert sum(part["device_hours"] for part in planned["classes"]) > 0
 
 
@@ -44,6 +46,7 @@ def test_the_plan_is_printed_as_text(prompts):
     text = plan(prompts, "--cluster", PROFILES / "c.yaml").stdout
     assert "3 clips, 5 distinct texts" in text
     assert "nvidia-24gb" in text
+    assert "a queue of whole clips, each device pulling the next" in text
     assert "bottleneck: denoise on nvidia-24gb; twice as fast would end it" in text
 
 

@@ -1,6 +1,8 @@
 """The program as a whole: version, `python -m`, colours, and what it leaves on disk."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,6 +14,8 @@ from typer.testing import CliRunner
 import ovi_ray
 from ovi_ray.cli import app
 from tests.support.files import snapshot
+from tests.support.rendered_jobs import render_job
+from tests.support.waiting import PATIENCE_S, wait_until
 
 PROFILE = (
     "name: x\ndevices:\n  gpu:\n    count: 1\n    vendor: nvidia\n    memory_gb: 80\n    load_gb_per_s: 2\n"
@@ -59,6 +63,52 @@ def test_the_version_and_the_help_load_neither_torch_nor_ray():
         )
         output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert output.splitlines()[-1] == "[]"
+
+
+def test_a_job_with_nothing_to_do_loads_neither_torch_nor_ray_and_says_what_it_does(tiny_dir, tmp_path):
+    (tmp_path / "p.csv").write_text("text_prompt\na fox\na dog\n", encoding="utf-8")
+    render_job(tmp_path / "p.csv", tiny_dir, tmp_path / "out")
+    command = ("render", tmp_path / "p.csv", "--ckpt-dir", tiny_dir, "--out", tmp_path / "out", "--dtype", "float32")
+    assert invoke(*command).exit_code == 0  # the weights were checked before
+    code = (
+        f"import sys; sys.argv = ['ovi-ray', *{[*map(str, command)]!r}]\nfrom ovi_ray.cli import main\n"
+        "try: main()\nexcept SystemExit as end:\n"
+        "    print(end.code, [name for name in ('torch', 'ray') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "0 []"
+    assert result.stderr.splitlines()[0] == "checking 2 rows"
+    assert "2 clips: 0 rendered, 2 finished before" in result.stderr
+    detached = invoke(*command, "--detach", "--json")
+    assert detached.exit_code == 0
+    log = tmp_path / "out" / "driver.log"
+    assert json.loads(detached.stdout)["log"] == str(log)
+    wait_until(lambda: "2 clips: 0 rendered, 2 finished before" in log.read_text(encoding="utf-8"))
+
+
+def test_a_job_that_is_refused_is_not_detached(folder, tiny_dir):
+    before = snapshot(folder)
+    command = ("render", folder / "bad.csv", "--ckpt-dir", tiny_dir, "--out", folder / "out", "--detach")
+    assert invoke(*command).exit_code == 2
+    assert snapshot(folder) == before
+
+
+def test_ctrl_c_while_the_program_is_imported_ends_it_quietly(tmp_path):
+    (tmp_path / "typer.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(600)\n", encoding="utf-8"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ovi_ray", "--help"],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=PATIENCE_S) == ("", "")
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize(("environment", "is_red"), [({}, True), ({"NO_COLOR": "1"}, False)])

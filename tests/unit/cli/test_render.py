@@ -278,6 +278,27 @@ def test_check_of_a_folder_without_a_usable_model_is_bad_input(tmp_path):
     assert "models that can run: none" in table
 
 
+def test_check_of_one_model_tells_of_no_other(tiny_dir):
+    code, _, text = call("weights", "check", tiny_dir, "--model-name", "720x720_5s", "--json")
+    assert (code, json.loads(text)["models"]) == (0, ["720x720_5s"])
+    assert "Ovi/model_960x960.safetensors" not in json.loads(text)["files"]
+    assert call("weights", "check", tiny_dir, "--model-name", "960x960_10s")[0] == 2
+    assert "did you mean '720x720_5s'?" in refused("weights", "check", tiny_dir, "--model-name", "720x720")
+
+
+@pytest.mark.parametrize(("options", "is_usable"), [((), False), (("--quick",), True)])
+def test_check_reads_files_to_their_end(tiny_dir, tmp_path, options, is_usable):
+    folder, file = shutil.copytree(tiny_dir, tmp_path / "ckpts"), "Ovi/model.safetensors"
+    weights = load_file(folder / file)
+    name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
+    weights[name].view(-1)[0] = float("nan")
+    save_file(weights, folder / file)
+    code, _, text = call("weights", "check", folder, "--model-name", "720x720_5s", "--json", *options)
+    assert code == (0 if is_usable else 2)
+    found = json.loads(text)["files"][file]
+    assert found is None if is_usable else f"NaN or infinity in {name}" in found
+
+
 def test_tiny_writes_a_folder_that_passes_the_check(tmp_path):
     assert call("weights", "tiny", tmp_path / "ckpts")[0] == 0
     code, _, table = call("weights", "check", tmp_path / "ckpts")

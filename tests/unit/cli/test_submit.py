@@ -1,12 +1,14 @@
-"""`ovi-ray submit`, `jobs`, `status`, `logs`, `stop` and `wait`, against a fake Ray head."""
+"""`ovi-ray submit`, `jobs`, `status`, `logs`, `stop` and `wait`, against a fake Ray head and a fake Kubernetes."""
 
 import json
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from ovi_ray.cli import app
 from tests.support.fake_head import FakeHead, running_head
+from tests.support.fake_kubernetes import FakeKubernetes, running_kubernetes
 from tests.support.jobs import write_prompts
 
 
@@ -101,3 +103,55 @@ def test_the_script_is_printed_and_nothing_submitted(head, job):
 )
 def test_what_cannot_be_submitted_ends_with_its_exit_code(head, job, arguments, code, words):
     assert words in invoke("submit", job, *arguments, code=code).stderr
+
+
+@pytest.fixture
+def kubernetes(monkeypatch, tmp_path):
+    """A cluster with KubeRay, and the options for a job that needs a volume of it."""
+    for name in ("CONFIG", "STATE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
+    config = tmp_path / "CONFIG" / "ovi-ray"
+    config.mkdir(parents=True)
+    volumes = "[{claim: shared, mount_path: /shared}, {claim: shared, mount_path: /models}]"
+    (config / "targets.yaml").write_text(f"farm: {{kind: kubernetes, image: 'ovi-ray:1.2.3', volumes: {volumes}}}\n")
+    with running_kubernetes(FakeKubernetes()) as running:
+        monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig(tmp_path)))
+        yield running
+
+
+def test_a_job_on_kubernetes_is_looked_after_in_the_same_words(kubernetes, job):
+    job_id = invoke("submit", job, "--to", "farm").stdout.strip()
+    assert list(kubernetes.ray_jobs) == [job_id]
+    assert json.loads(invoke("status", "/shared/out", "--json").stdout)["job_id"] == job_id
+    assert [found["job_id"] for found in json.loads(invoke("jobs", "--json").stdout)] == [job_id]
+    assert invoke("logs", job_id).stdout_bytes == b"inputs checked: 1 clips\n"
+    assert json.loads(invoke("stop", job_id, "--json").stdout)["asked_to_stop"] is True
+    kubernetes.report(job_id, "Suspended")
+    invoke("wait", job_id, code=143)
+    assert json.loads(invoke("submit", job, "--to", "farm", "--json").stdout)["restarts"] == 1
+    kubernetes.run(job_id, b"")
+    kubernetes.end(job_id, 1)
+    invoke("wait", job_id, code=1)
+
+
+def test_manifests_are_printed_without_a_cluster(kubernetes, job, monkeypatch, tmp_path):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    printed = list(yaml.safe_load_all(invoke("submit", job, "--to", "farm", "--nodes", 3, "--print").stdout))
+    assert [document["kind"] for document in printed] == ["ConfigMap", "RayJob"]
+    assert printed[1]["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 3
+    assert "no cluster is set up" in invoke("submit", job, "--to", "farm", code=3).stderr
+    assert kubernetes.requests == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "image is missing"),
+        (("--image", "a:1"), "on no volume"),
+        (("--image", "a b"), "--image"),
+        (("--time", "1"), "--time"),
+    ],
+)
+def test_a_job_that_kubernetes_would_not_run_is_refused(kubernetes, job, options, words):
+    assert words in invoke("submit", job, "--to", "kubernetes", *options, code=2).stderr
+    assert kubernetes.ray_jobs == {}

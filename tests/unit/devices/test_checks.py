@@ -1,8 +1,10 @@
 """A job that its devices cannot run is refused before anything starts."""
 
+from pathlib import Path
+
 import pytest
 
-from ovi_ray.devices.checks import device_problems
+from ovi_ray.devices.checks import chosen_weights, device_problems
 from ovi_ray.errors import InputError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.preparation import prepare
@@ -12,7 +14,8 @@ from tests.support.fake_devices import NODES
 @pytest.fixture
 def job(tiny_dir, tmp_path):
     def make(**options):
-        return JobSpec.from_options(text_prompt="a fox", ckpt_dir=tiny_dir, output_dir=tmp_path / "out", **options)
+        given = {"text_prompt": "a fox", "ckpt_dir": tiny_dir, "output_dir": tmp_path / "out", **options}
+        return JobSpec.from_options(**given)
 
     return make
 
@@ -42,6 +45,86 @@ def test_a_job_that_the_device_can_run_has_no_problems(job, options):
 
 def test_a_job_for_a_cluster_is_not_checked_against_this_machine(job):
     assert device_problems(job(attention="flash_attn_3", address="auto")) == []
+
+
+@pytest.mark.parametrize("node", ["broken driver", "amd without rocm"])
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_a_cpu_never_stands_in_for_a_gpu_that_cannot_be_used(job, node, device):
+    (problem,) = device_problems(job(device=device), NODES[node])
+    assert (problem.field, problem.value) == ("device", device)
+    assert "GPU" in problem.expected
+    assert device_problems(job(device="cpu"), NODES[node]) == []
+
+
+def test_a_machine_without_a_gpu_renders_on_its_cpu(job):
+    assert device_problems(job(), NODES["cpu"]) == []
+
+
+@pytest.fixture
+def published(job, tmp_path):
+    """A job with the published model's sizes, of which no file is there."""
+
+    def make(**options):
+        (tmp_path / "published").mkdir(exist_ok=True)
+        return job(**{"ckpt_dir": tmp_path / "published", **options})
+
+    return make
+
+
+def weight_problems(job, node):
+    return [problem for problem in device_problems(job, NODES[node]) if problem.field == "weights"]
+
+
+def test_a_24_gb_card_is_told_before_anything_loads_which_option_makes_the_model_fit(published):
+    (problem,) = weight_problems(published(), "rtx4090")
+    assert all(option in problem.expected for option in ("--qint8", "--weights auto", "--fp8"))
+    (other_model,) = weight_problems(published(model_name="960x960_5s"), "rtx4090")
+    assert "--fp8" not in other_model.expected
+    assert weight_problems(published(qint8=True), "rtx4090") == []
+    assert weight_problems(published(device="cpu"), "rtx4090") == []
+    assert weight_problems(published(), "h100") == []
+
+
+def test_a_card_too_small_for_every_form_is_told_so(published):
+    (problem,) = weight_problems(published(model_name="960x960_10s"), "12gb")
+    assert "--qint8" not in problem.expected
+    assert "larger GPU" in problem.expected
+
+
+@pytest.mark.parametrize(
+    ("node", "options", "chosen"),
+    [
+        ("rtx4090", {}, "qint8"),
+        ("h100", {}, "dtype"),
+        ("12gb", {}, "dtype"),  # neither fits: what changes pixels must help
+        ("rtx4090 and h100", {}, "qint8"),
+        ("h100", {"memory_gb": 20.0}, "qint8"),
+    ],
+)
+def test_the_form_of_the_weights_is_chosen_by_the_devices_where_the_user_leaves_it_open(
+    published, node, options, chosen
+):
+    assert chosen_weights(published(weights="auto", **options), NODES[node]) == chosen
+
+
+def test_the_form_of_the_weights_follows_the_cluster_profile(published):
+    profiles = Path(__file__).parents[3] / "cluster" / "profiles"
+    assert chosen_weights(published(weights="auto", cluster=profiles / "a.yaml")) == "dtype"
+    assert chosen_weights(published(weights="auto", cluster=profiles / "c.yaml")) == "qint8"
+
+
+def test_the_form_of_the_weights_cannot_be_chosen_for_devices_that_are_not_known(published):
+    with pytest.raises(InputError) as raised:
+        chosen_weights(published(weights="auto", address="auto"))
+    (problem,) = raised.value.problems
+    assert (problem.field, problem.value) == ("weights", "auto")
+
+
+def test_a_prepared_job_has_its_form_of_the_weights(job):
+    told = []
+    prepared = prepare(job(weights="auto", device="cpu"), on_message=told.append)
+    assert (prepared.job.weights, prepared.job.numerics) == ("dtype", "bfloat16")
+    assert any("weights: dtype" in line for line in told)
 
 
 def test_a_memory_budget_too_small_is_refused_with_the_smallest_sufficient_one(job):

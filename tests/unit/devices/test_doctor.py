@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 from ovi.attention import AttentionBackend, Site
 from ovi.attention.backends import BACKENDS
 from ovi.attention.benchmark import Trial
+from ovi.attention.target import AOTRITON_EXPERIMENTAL
+from ovi.convolution.probe import ConvolutionTrial
 from ovi.stages import Stage
 from ovi_ray.cli import app
 from ovi_ray.devices.doctor import Benchmarks, examine_node
@@ -30,6 +32,10 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+def convolve(path, device, shapes):
+    return ConvolutionTrial(path=path, seconds=0.01, error=3e-3)
+
+
 @pytest.fixture
 def examine(tmp_path):
     """Examine a fake node, with the published model's sizes."""
@@ -38,7 +44,7 @@ def examine(tmp_path):
         return [Trial(backend=backend, seconds=TIMES[backend], error=2e-3) for backend, _ in jobs]
 
     def run(node, **options):
-        benchmarks = Benchmarks(attention=measure, matmul_rate=lambda target, dim: 3e14)
+        benchmarks = Benchmarks(attention=measure, convolution=convolve, matmul_rate=lambda target, dim: 3e14)
         return examine_node(tmp_path, "720x720_5s", probed=probe(NODES[node]), benchmarks=benchmarks, **options)
 
     return run
@@ -71,16 +77,27 @@ def test_a_24_gb_card_is_advised_to_use_qint8(examine):
     assert any("--qint8" in line for line in report.advice)
 
 
-def test_gfx1151_is_advised_to_set_the_variable(examine, monkeypatch):
-    monkeypatch.delenv("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", raising=False)
-    (report,) = examine("gfx1151").devices
-    (line,) = [line for line in report.advice if "AOTRITON" in line]
-    assert "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1" in line
-    assert "1,920 times faster" in line
+def test_a_gpu_on_which_torch_wants_a_variable_for_aotriton_is_advised_to_set_it(tmp_path):
+    wants = "RuntimeError: No available kernel; Flash attention is experimental. Enable it with {}=1."
+
+    def measure(target, jobs):
+        reasons = {AttentionBackend.SDPA_AOTRITON: wants.format(AOTRITON_EXPERIMENTAL)}
+        slow = Trial(backend=AttentionBackend.SDPA_MATH, seconds=11.5, error=2e-3)
+        return [
+            slow if name is slow.backend else Trial(backend=name, reason=reasons.get(name, "no kernel"))
+            for name, _ in jobs
+        ]
+
+    (report,) = examine_node(
+        tmp_path,
+        "720x720_5s",
+        probed=probe(NODES["gfx1151"]),
+        benchmarks=Benchmarks(attention=measure, convolution=convolve, matmul_rate=lambda target, dim: 1e14),
+    ).devices
+    assert any(f"{AOTRITON_EXPERIMENTAL}=1" in line for line in report.advice)
 
 
-def test_with_the_variable_gfx1151_runs_aotriton(examine, monkeypatch):
-    monkeypatch.setenv("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
+def test_gfx1151_runs_aotriton_where_torch_does(examine):
     (report,) = examine("gfx1151").devices
     assert report.attention[Site.VIDEO_SELF].chosen == "sdpa_aotriton"
     assert not any("AOTRITON" in line for line in report.advice)
@@ -95,7 +112,7 @@ def test_if_no_attention_works_the_reasons_are_reported(tmp_path):
     def broken(target, jobs):
         return [Trial(backend=backend, reason="it hung") for backend, _ in jobs]
 
-    benchmarks = Benchmarks(attention=broken, matmul_rate=lambda target, dim: 1e14)
+    benchmarks = Benchmarks(attention=broken, convolution=convolve, matmul_rate=lambda target, dim: 1e14)
     report = examine_node(tmp_path, "720x720_5s", probed=probe(NODES["h100"]), benchmarks=benchmarks)
     assert "sdpa_flash: it hung" in report.devices[0].attention_error
     assert report.devices[0].clip_s is None
@@ -104,9 +121,15 @@ def test_if_no_attention_works_the_reasons_are_reported(tmp_path):
 @pytest.mark.parametrize("node", sorted(NODES))
 def test_every_report_can_be_written_as_json(examine, node):
     report = json.loads(json.dumps(examine(node).as_json()))
-    (device,) = report["devices"]
+    device = report["devices"][0]
     assert {"vendor", "architecture", "memory_gb", "attention", "stages", "denoise_clip_s", "advice"} <= set(device)
     assert set(device["attention"]["video_self"]["backends"]) == set(BACKENDS) - {"sdpa", "sage"}
+
+
+def test_what_is_assumed_of_a_device_follows_from_its_published_peak(examine):
+    (fast,), (card,), (unified,) = (examine(node).as_json()["devices"] for node in ("h100", "rtx4090", "gfx1151"))
+    for stage in Stage:
+        assert fast["assumed_tflops"][stage] > 3 * card["assumed_tflops"][stage] > 3 * unified["assumed_tflops"][stage]
 
 
 def test_the_command_prints_a_table_or_json_of_this_machine(tiny_dir):

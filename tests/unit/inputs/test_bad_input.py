@@ -69,6 +69,18 @@ def test_every_bad_cell_of_every_row_is_reported_with_row_line_value_and_what_is
     assert [problem.row for problem in problems] == sorted(problem.row for problem in problems)
 
 
+@pytest.mark.parametrize("prompt", ["\u200b", "&#8203;", "\ufeff \u2060", "&nbsp;"])
+def test_a_prompt_that_shows_nothing_is_refused(problems_of, prompt):
+    (problem,) = problems_of([{"text_prompt": prompt}])
+    assert (problem.row, problem.field) == (1, "text_prompt")
+
+
+def test_a_cell_that_is_too_long_is_told_with_the_limit(problems_of):
+    (problem,) = problems_of(f"text_prompt,seed\n{'A fox ' * 30_000},1\n")
+    assert (problem.row, problem.line) == (1, 2)
+    assert "at most 131,072 characters" in problem.expected
+
+
 # -- columns -------------------------------------------------------------------------------------------------------
 
 

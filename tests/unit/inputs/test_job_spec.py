@@ -240,6 +240,8 @@ def test_by_default_attention_is_measured_and_nothing_changes_pixels(write_job):
     [
         ("qint8: true\n", "bfloat16+qint8"),
         ("fp8: true\n", "bfloat16+fp8"),
+        ("weights: qint8\n", "bfloat16+qint8"),
+        ("weights: fp8\nfp8: true\n", "bfloat16+fp8"),
         ("dtype: float32\nqint8: true\nallow_inexact: true\n", "float32+qint8+inexact_attention"),
         ("attention: sage\n", "bfloat16+inexact_attention"),
         ("compile: true\n", "bfloat16+compiled"),
@@ -249,6 +251,20 @@ def test_by_default_attention_is_measured_and_nothing_changes_pixels(write_job):
 )
 def test_whatever_changes_pixels_is_part_of_the_numerics(write_job, text, numerics):
     assert JobSpec.from_yaml(write_job(text)).numerics == numerics
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "weights: int4\n",
+        "weights: auto\nqint8: true\n",
+        "weights: qint8\nfp8: true\n",
+        "weights: fp8\nmodel_name: 960x960_5s\n",
+    ],
+)
+def test_weights_in_two_forms_or_in_one_that_is_not_published_are_refused(write_job, text):
+    (problem,) = problems_in(write_job(text))
+    assert problem.field == "weights"
 
 
 def test_an_unknown_attention_backend_is_refused_with_the_known_ones(write_job):
@@ -269,3 +285,11 @@ def test_weights_and_memory_that_cannot_be_are_refused(write_job, text, field, e
     (problem,) = problems_in(write_job(text))
     assert problem.field == field
     assert expected in problem.expected
+
+
+def test_a_job_that_nodes_are_added_for_says_how_many_workers_it_wants_at_most_and_on_what(write_job):
+    for given in ("", ", workers: 3", ", device: gpu"):
+        (problem,) = problems_in(write_job(f"resources: {{elastic: true{given}}}\n"))
+        assert problem.field == "resources.elastic"
+    job = JobSpec.from_yaml(write_job("resources: {elastic: true, workers: 3, device: gpu}\n"))
+    assert (job.elastic, job.workers) == (True, 3)

@@ -77,6 +77,22 @@ def test_formulas_that_failed_in_libreoffice_are_told_by_cell(tmp_path):
     assert "Err:502 in cell C2" in problem.value
 
 
+def test_formulas_that_were_never_computed_are_told_by_cell(xlsx):
+    (problem,) = problems_of(xlsx(S=[HEADER, ["A", "=1+2", None], ["B", 1, None]]))
+    assert (problem.row, problem.line, problem.field) == (1, 2, "seed")
+    assert "without a value in cell B2" in problem.value
+
+
+def test_rows_that_are_hidden_are_rendered_and_told(xlsx):
+    path = xlsx(S=[HEADER, ["A", 1, None], ["B", 2, None], ["C", 3, None]])
+    book = openpyxl.load_workbook(path)
+    book["S"].row_dimensions[3].hidden = True
+    book.save(path)
+    manifest = manifest_of(path)
+    assert [row["seed"] for row in rows_of(manifest, "seed")] == [1, 2, 3]
+    assert [note for note in manifest.notes if note.startswith("row 2 is hidden")]
+
+
 def test_the_first_visible_sheet_is_read_unless_another_is_named(xlsx):
     sheets = {name: [["text_prompt"], [name]] for name in ("hidden", "Shots", "Other takes")}
     path = xlsx(**sheets)

@@ -138,6 +138,26 @@ def test_a_column_that_holds_no_cells_is_refused_by_name_and_type(write, cells, 
     assert re.match(r"[a-z_]+", str(cells.type))[0] in problem.value
 
 
+def test_a_date_that_does_not_exist_is_refused_by_row(write):
+    (problem,) = problems_of(write(text_prompt=PROMPTS, meta_x=pa.array([2**31 - 1, 1], pa.date32())))
+    assert (problem.row, problem.field) == (1, "meta_x")
+
+
+@pytest.mark.parametrize("name", ["text_prompt", "image_path", "video_negative_prompt"])
+def test_dates_are_no_text(write, name):
+    (problem,) = problems_of(write(**{"text_prompt": PROMPTS, name: pa.array([NOON, NOON], pa.timestamp("s"))}))
+    assert (problem.row, problem.field) == (None, name)
+
+
+def test_runs_that_arrow_cannot_decode_are_refused_by_name_and_type(tmp_path):
+    runs = pa.RunEndEncodedArray.from_arrays([2], pa.array(["a"]).dictionary_encode())
+    table = pa.table({"text_prompt": PROMPTS, "meta_x": runs})
+    with pa.OSFile(str(tmp_path / "p.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    (problem,) = problems_of(tmp_path / "p.arrow")
+    assert (problem.row, problem.field) == (None, "meta_x")
+
+
 def test_the_size_of_the_frames_may_be_a_list_of_two(write):
     sizes = pa.array([[704, 1280], None], pa.list_(pa.int32(), 2))
     manifest = manifest_of(write(text_prompt=PROMPTS, video_frame_height_width=sizes))
@@ -222,6 +242,21 @@ def test_every_file_of_a_folder_that_cannot_be_read_is_named(folder):
     assert [problem.file for problem in problems_of(folder)] == [
         str(folder / name) for name in ("part-0.parquet", "part-1.parquet")
     ]
+
+
+def test_a_part_of_a_folder_that_is_a_link_that_leads_nowhere_is_named(folder):
+    (folder / "part-7.parquet").symlink_to("gone")
+    (problem,) = problems_of(folder)
+    assert (problem.file, problem.value) == (str(folder / "part-7.parquet"), "a link to gone, which does not exist")
+
+
+def test_lists_that_a_folder_has_besides_are_told(folder):
+    (folder / "day=2").mkdir()
+    (folder / "day=2" / "part-0.parquet").touch()
+    (folder / "more.csv").touch()
+    notes = manifest_of(folder).notes
+    assert [note for note in notes if "'day=2'" in note]
+    assert [note for note in notes if "'more.csv'" in note]
 
 
 def test_a_folder_without_a_parquet_file_is_refused(tmp_path):

@@ -53,6 +53,24 @@ def test_settings_that_mean_something_pass(text):
     check_yaml("job.yaml", text)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("010", 8), ("0x10", 16), ("0b10", 2), ("1_0", 10), ("1:30", 90), ("-1:30.5", -90.5)]
+)
+def test_a_number_that_yaml_takes_for_another_is_refused_with_what_it_would_be(text, value):
+    with pytest.raises(InputError) as caught:
+        check_yaml("job.yaml", f"seed: {text}")
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.field) == (1, "seed")
+    assert f" {value})" in problem.expected
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-0", "0.5", "10", "1.5", "1e3", ".5", "'010'", "0-19", "704x1280", "2026-01-02", "a:b"]
+)
+def test_plain_numbers_and_texts_pass(text):
+    check_yaml("job.yaml", f"seed: {text}")
+
+
 def test_text_that_is_not_yaml_is_left_to_the_parser():
     with pytest.raises(yaml.YAMLError):
         check_yaml("job.yaml", "a: *nowhere: {")

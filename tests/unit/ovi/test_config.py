@@ -17,6 +17,21 @@ def test_a_folder_without_architecture_has_the_published_sizes(tmp_path):
     assert Architecture.read(tmp_path) == Architecture()
 
 
+@pytest.mark.parametrize("in_its_place", ["folder", "loop", "nesting"])
+def test_an_architecture_that_cannot_be_read_is_never_taken_for_the_published_one(tmp_path, in_its_place):
+    path = tmp_path / "architecture.json"
+    match in_its_place:
+        case "folder":
+            path.mkdir()
+        case "loop":
+            path.symlink_to(path.name)
+        case "nesting":
+            path.write_text("[" * 100_000)
+    with pytest.raises(CheckpointMismatch) as raised:
+        Architecture.read(tmp_path)
+    assert raised.value.path == str(path)
+
+
 def test_a_folder_may_change_sizes_and_keeps_the_rest(tmp_path):
     folder = write_architecture(
         tmp_path, video={"dim": 40, "qk_norm": True}, models={"960x960_5s": {"video_area": 4096}}
@@ -34,6 +49,10 @@ def test_a_folder_may_change_sizes_and_keeps_the_rest(tmp_path):
         ({"models": {"480p": {}}}, "'480p' is unknown; expected one of 720x720_5s"),
         ({"models": {"720x720_5s": {"frames": 3}}}, "frames"),
         ({"video": 3}, "int"),
+        ({"video": {"num_layers": "x"}}, "num_layers is 'x'"),
+        ({"video": {"num_layers": -3}}, "num_layers is -3"),
+        ({"vocoder": {"num_mels": None}}, "num_mels is None"),
+        ({"models": {"720x720_5s": {"video_area": 1.5}}}, "video_area is 1.5"),
     ],
 )
 def test_an_invalid_architecture_is_refused_with_its_file(tmp_path, parts, message):

@@ -1,5 +1,6 @@
 """The pipeline as a user calls it, and its stages alone."""
 
+import re
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ovi import OviPipeline
 from ovi.config import Architecture, Component, SamplingParams
-from ovi.errors import CheckpointNotFound, DenoiseStopped, InvalidImage, InvalidRequest
+from ovi.errors import CheckpointNotFound, DenoiseStopped, DeviceUnavailable, InvalidImage, InvalidRequest
 from ovi.media.video import frames_to_uint8
 from ovi.models.fusion import FusionTransformer
 from ovi.models.text_encoder import TextEncoder
@@ -311,3 +312,21 @@ def test_tf32_is_refused_to_a_program_that_allows_it_in_the_newer_form_of_the_se
     finally:
         for setting, precision in zip(settings, before, strict=True):
             setting.fp32_precision = precision
+
+
+# -- opening a checkpoint folder ---------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_folder_that_does_not_exist_is_told_when_it_is_opened(tmp_path, tiny_dir):
+    for folder in (tmp_path / "none", tiny_dir / "architecture.json"):
+        with pytest.raises(CheckpointNotFound) as raised:
+            open_pipeline(folder)
+        assert raised.value.path == str(folder)
+        assert "ovi-ray weights download --model-name 720x720_5s" in raised.value.expected
+
+
+@pytest.mark.parametrize("device", ["cuda:999", "no-such-device", "hpu", "cuda:x"])
+def test_a_device_that_is_not_there_is_told_with_those_that_are(tiny_dir, device):
+    with pytest.raises(DeviceUnavailable, match=re.escape(repr(device))) as raised:
+        OviPipeline.from_pretrained(tiny_dir, device=device)
+    assert "cpu" in raised.value.usable

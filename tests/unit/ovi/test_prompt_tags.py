@@ -91,6 +91,7 @@ def test_the_soundtrack_of_the_other_form_is_rewritten_and_nothing_else(form, te
         ("He says <s>hello</s> and leaves.", "He says <S>hello<E> and leaves.", {FaultKind.MISSPELT}),
         ("He says &lt;s&gt;hello&lt;/s&gt;.", "He says <S>hello<E>.", {FaultKind.MISSPELT}),
         ("He says [S]hello[E].", "He says <S>hello<E>.", {FaultKind.MISSPELT}),
+        ("He says <S\u200b>hello<\u2060E>.", "He says <S>hello<E>.", {FaultKind.MISSPELT}),
         ("He says <speech>hello</speech>.", "He says <S>hello<E>.", {FaultKind.MISSPELT}),
         ("He says <S>hello<END>.", "He says <S>hello<E>.", {FaultKind.MISSPELT}),
         ("He says <S>hello and leaves.", "He says <S>hello and leaves.<E>", {FaultKind.UNCLOSED}),

@@ -205,6 +205,12 @@ def test_a_device_is_expected_to_be_faster_at_a_smaller_model():
     assert real.sizes.vocoder == pytest.approx(0.2)
 
 
+def test_a_device_that_no_profile_declares_is_expected_to_be_as_fast_as_its_published_peak_says():
+    fast = device_profile(info(device="NVIDIA H100 80GB HBM3", vendor="nvidia", architecture="sm90"), "bfloat16")
+    slow = device_profile(info(device="NVIDIA L4", vendor="nvidia", architecture="sm89"), "bfloat16")
+    assert fast.rates.denoise > 5 * slow.rates.denoise
+
+
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 

@@ -3,16 +3,30 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import ray
+import torch
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError
 
 from ovi.config import Component, SamplingParams
 from ovi.stages import DataKind, Stage
+from ovi.weights.formats import WeightFormat
 from ovi_ray.protocol.messages import Denoise, EncodeTexts, Preload
-from ovi_ray.runtime.executor import Submission, TaskEnded, WorkerReplaced, WorkerStarted, WorkerStarting
+from ovi_ray.runtime.autoscaling import Autoscaling
+from ovi_ray.runtime.changing_cluster import ChangingCluster
+from ovi_ray.runtime.cluster_watch import Changes, ClusterWatch
+from ovi_ray.runtime.executor import (
+    NodeRefused,
+    Submission,
+    TaskEnded,
+    WorkerReplaced,
+    WorkerStarted,
+    WorkerStarting,
+)
+from ovi_ray.runtime.fair_share import FairShare
 from ovi_ray.runtime.placement import Placement
 from ovi_ray.runtime.ray_errors import is_crash
 from ovi_ray.runtime.ray_executor import ExecutorConfig, RayExecutor
@@ -20,7 +34,9 @@ from ovi_ray.runtime.slot_history import SlotHistory
 from ovi_ray.scheduling.events import DataLost, TaskDone, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 from ovi_ray.workers.actor import WorkerConfig
-from tests.support.waiting import PATIENCE_S
+from ovi_ray.workers.requirements import requirements_here
+from tests.support.fake_table import FakeTable
+from tests.support.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -43,12 +59,12 @@ def start_executor(local_ray):
     """Starts executors with one worker, and stops them."""
     started = []
 
-    def start(ckpt_dir, **config):
+    def start(ckpt_dir, *, workers=1, cluster=None, **config):
         worker = WorkerConfig(
             ckpt_dir=str(ckpt_dir), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1
         )
         placement = Placement(config=worker, num_cpus=1, num_gpus=0)
-        started.append(RayExecutor([placement], config=ExecutorConfig(**config)))
+        started.append(RayExecutor([placement] * workers, config=ExecutorConfig(**config), cluster=cluster))
         return started[-1]
 
     yield start
@@ -82,9 +98,9 @@ def submit(executor, task, work, components, inputs=(), outputs=(), worker="w0")
     )
 
 
-def encode_texts(executor):
+def encode_texts(executor, worker="w0"):
     task = Task(stage=Stage.ENCODE_TEXT, items=(0, 1, 2))
-    submit(executor, task, EncodeTexts(texts=("a fox", "blur", "noise")), TEXT, outputs=TEXT_KEYS)
+    submit(executor, task, EncodeTexts(texts=("a fox", "blur", "noise")), TEXT, outputs=TEXT_KEYS, worker=worker)
     wait_for(executor, TaskDone)
 
 
@@ -158,6 +174,100 @@ def test_a_worker_that_cannot_start_is_given_up_with_the_reason(start_executor, 
     ]
     assert "architecture.json" in replaced[0].reason
     assert "architecture.json" in executor.last_death
+
+
+class FakeNodes:
+    """The nodes that a cluster says it has, whatever Ray has."""
+
+    def __init__(self):
+        self.alive = set()
+        self.draining = set()
+        self.requested = []
+
+    def cluster(self, *, room, requires=None, asks=None, share=None):
+        """`room` are the placements that there is room for, given the nodes to leave out."""
+        watch = ClusterWatch(interval_s=0.01, alive=lambda: self.alive, draining=lambda: self.draining)
+        autoscaling = None if asks is None else Autoscaling(ask=asks)
+        return ChangingCluster(watch=watch, place=room, requires=requires, autoscaling=autoscaling, share=share)
+
+
+@pytest.mark.ray
+def test_workers_make_way_for_another_job_and_go_when_they_are_not_needed_and_save_when_their_node_leaves(
+    start_executor, tiny_dir, tmp_path
+):
+    nodes, asked, table = FakeNodes(), [], FakeTable()
+    share = FairShare(priority=0, table=table, devices=lambda: {"CPU": 2}, interval_s=0.01)
+    cluster = nodes.cluster(room=lambda unfit: [], asks=lambda bundles, selectors: asked.append(bundles), share=share)
+    executor = start_executor(tiny_dir, workers=2, cluster=cluster, idle_release_s=0.01)
+    executor.need(2)
+    first, second = (wait_for(executor, WorkerStarted)[0] for _ in range(2))
+
+    table.put("another", '{"priority": 0, "workers": {"CPU": 2}, "beat": 1}')
+    lost_worker, replaced = wait_for(executor, WorkerLost, WorkerReplaced)
+    assert (lost_worker.worker, replaced.slot, replaced.waits) == ("w1", "w1", True)
+    table.remove("another")
+    (again,) = wait_for(executor, WorkerStarted)
+    assert (again.worker, again.slot) == (replaced.successor, "w1")
+
+    first, second = (first, again) if first.slot == "w0" else (second, again)
+    asked.clear()
+    executor.need(1)
+    lost_worker, replaced = wait_for(executor, WorkerLost, WorkerReplaced)
+    assert (lost_worker.crashed, replaced.successor) == (False, "")
+    assert asked[-1:] == [[{"CPU": 1}]]
+    (kept,) = [started for started in (first, second) if started.worker != lost_worker.worker]
+
+    encode_texts(executor, kept.worker)
+    work = Denoise(params=SLOW, clip_id="c", checkpoint_path=str(tmp_path / "c.safetensors"), checkpoint_s=1e9)
+    task = Task(stage=Stage.DENOISE, items=(0,))
+    submit(executor, task, work, TRANSFORMER, inputs=TEXT_KEYS, outputs=(LATENTS,), worker=kept.worker)
+    wait_until(lambda: executor.activities())
+    nodes.draining = {kept.info.node_id}
+    events = []
+    wait_until(lambda: events.extend(executor.poll(1.0)) or len(events) >= 3)
+    nodes.draining = set()
+    ended, lost_worker, replaced = events[:3]
+    assert (ended.event.kind, ended.report.failure.kind) == (FailureKind.CANCELLED,) * 2
+    assert lost_worker == WorkerLost(worker=kept.worker, crashed=False)
+    assert replaced.successor
+    assert (tmp_path / "c.safetensors").exists()
+    assert all(executor.holds(key) for key in TEXT_KEYS)
+    executor.shutdown()
+    assert asked[-1] == []
+    assert not table.records
+
+
+@pytest.mark.ray
+def test_a_node_that_does_not_fit_says_why_once_and_gets_no_workers_until_one_joins_that_does(start_executor, tiny_dir):
+    nodes = FakeNodes()
+    requires = replace(requirements_here(tiny_dir, WeightFormat.DTYPE), torch="1.0.0")
+    rooms = []
+    executor = start_executor(
+        tiny_dir, workers=2, cluster=nodes.cluster(room=lambda unfit: rooms.append(set(unfit)) or [], requires=requires)
+    )
+    events = []
+    wait_until(lambda: events.extend(executor.poll(1.0)) or executor.is_empty)
+    (refused,) = [event for event in events if isinstance(event, NodeRefused)]
+    assert refused.reason == f"torch {torch.__version__.partition('+')[0]}, where the driver has 1.0.0"
+    replaced = [event for event in events if isinstance(event, WorkerReplaced)]
+    assert [(event.successor, event.is_told) for event in replaced] == [("", True)] * 2
+    assert rooms[-1] == {ray.get_runtime_context().get_node_id()}
+
+
+def test_nodes_that_join_or_are_about_to_leave_are_seen_once():
+    nodes = FakeNodes()
+    nodes.alive = {"a"}
+    now = [0.0]
+    watch = ClusterWatch(
+        interval_s=1.0, alive=lambda: set(nodes.alive), draining=lambda: set(nodes.draining), clock=lambda: now[0]
+    )
+    nodes.alive, nodes.draining = {"a", "b"}, {"a"}
+    assert watch.look() is None  # not due yet
+    now[0] = 1.0
+    assert watch.look() == Changes(joined={"b"}, leaving={"a"})
+    now[0] = 2.0
+    assert watch.look() == Changes()
+    assert watch.is_leaving("a")
 
 
 def died(message):

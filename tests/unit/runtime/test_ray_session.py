@@ -7,7 +7,8 @@ import pytest
 
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.runtime.ray_session import ray_session
+from ovi_ray.runtime.ray_session import node_options, ray_session
+from tests.support.fake_devices import NODES
 
 
 @pytest.mark.ray
@@ -33,3 +34,13 @@ def test_the_address_of_the_environment_is_used_for_auto_and_told(monkeypatch, c
     ):
         pass
     assert "RAY_ADDRESS" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("node", "gpus", "vendor"),
+    [("h100", 1, "nvidia"), ("gfx1151", 1, "amd"), ("cpu", 0, None), ("broken driver", 0, None)],
+)
+def test_ray_is_told_the_gpus_that_torch_can_use_and_their_labels(tiny_dir, tmp_path, node, gpus, vendor):
+    job = JobSpec.from_options(text_prompt="a fox", ckpt_dir=tiny_dir, output_dir=tmp_path / "out")
+    options = node_options(job, NODES[node])
+    assert (options["num_gpus"], options["labels"].get("vendor")) == (gpus, vendor)

@@ -144,6 +144,20 @@ def test_clips_wait_for_a_worker_that_was_lost_while_others_can_do_nothing_for_t
     assert not failed(cluster)
 
 
+@pytest.mark.parametrize("decodes_first", [True, False])
+def test_workers_say_that_a_stage_fits_nowhere_when_no_decoder_is_there(decodes_first):
+    denoiser = dataclasses.replace(BIG, name="denoiser", stages=frozenset(Stage) - {Stage.DECODE})
+    cluster = cluster_of(small_workload(5), denoiser=denoiser, config=SchedulerConfig(patience_s=60.0))
+    if decodes_first:
+        cluster.send(*joins(decoder=BIG))
+        run_stage(cluster, Stage.DENOISE, "denoiser")
+        cluster.send(WorkerLost(worker="decoder", crashed=False), SlotClosed(slot="decoder"))
+        end(cluster, cluster.running["denoiser"])
+    assert cluster.scheduler.idle_reasons() == {"denoiser": Reason.UNPLACEABLE}
+    cluster.send(Tick(), after=61.0)
+    assert len(failed(cluster)) == 5
+
+
 def test_clips_wait_for_a_device_that_joins_an_hour_later():
     text_host = VirtualDevice(name="text", profile=dataclasses.replace(ENCODER, name="text"))
     outcome = simulate(make_workload(10), [text_host, VirtualDevice(name="late", profile=GPU, joins_at_s=3600.0)])

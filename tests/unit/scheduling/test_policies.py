@@ -1,5 +1,6 @@
 """Scheduling policies: the allocation by linear programming, comparative advantage in bulk, and the tail."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,18 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yardsticks.baseline_policies import MeanSpeed, StaticStriding
 
+from ovi.config import Component
 from ovi.stages import Stage
 from ovi_ray.scheduling.allocation_lp import solve_allocation
-from ovi_ray.scheduling.policies.base import Allocation, Candidate, Cluster, Snapshot
+from ovi_ray.scheduling.policies.base import Allocation, Candidate, Cluster, Holding, Preferences, Snapshot
 from ovi_ray.scheduling.policies.production import Production
 from ovi_ray.scheduling.task import Reason, Task
 
 WORK_TYPES = ((Stage.DENOISE, 0), (Stage.DECODE, 0))
 
 
+HAS_TRANSFORMER = Holding(frozenset({Component.TRANSFORMER}), "m")
+
+
 def make_cluster(seconds, workers, clips=100.0, available=None, load=None) -> Cluster:
-    """`seconds`: [classes, (denoise, decode)]; `workers`: the class of each."""
+    """`seconds`: [classes, (denoise, decode)]; `workers`: the class of each; `load`: seconds to load a transformer on each."""
     count = len(workers)
+
+    def swap(device_class, holding, stage, kind):
+        if stage is Stage.DENOISE and holding != HAS_TRANSFORMER:
+            return max(load), HAS_TRANSFORMER
+        return 0.0, holding
+
     return Cluster(
         work_types=WORK_TYPES,
         amounts=np.array([clips, clips]),
@@ -29,6 +40,9 @@ def make_cluster(seconds, workers, clips=100.0, available=None, load=None) -> Cl
         factors=np.ones(count),
         available_s=np.zeros(count) if available is None else np.array(available, dtype=float),
         load_s=np.zeros(count) if load is None else np.array(load, dtype=float),
+        holdings=[Holding() if load and load[i] else HAS_TRANSFORMER for i in range(count)],
+        running=[None] * count,
+        swap=swap,
     )
 
 
@@ -39,6 +53,7 @@ def make_candidate(**changes: object) -> Candidate:
         "stage": Stage.DENOISE,
         "kind": 0,
         "waiting": 5,
+        "units": 1.0,
         "work_s": 100.0,
         "swap_s": 0.0,
         "urgent": False,
@@ -46,12 +61,13 @@ def make_candidate(**changes: object) -> Candidate:
     return Candidate(**(fields | changes))  # type: ignore[arg-type]
 
 
-def make_snapshot(*candidates: Candidate, fill: float = 0.0, others=(), since: float = 0.0) -> Snapshot:
+def make_snapshot(*candidates: Candidate, fill: float = 0.0, others: int = 0, since: float = 0.0) -> Snapshot:
+    """`others`: tasks that other workers could end before any candidate does."""
     return Snapshot(
         since_plan_s=since,
         candidates=candidates,
         latents_fill=fill,
-        end_times=lambda stage, kind: np.array(others, dtype=float),
+        others_end=lambda candidate: others,
     )
 
 
@@ -121,7 +137,7 @@ def test_a_device_takes_what_it_is_relatively_best_at():
 
 
 def test_full_queues_bring_in_devices_that_would_rather_denoise():
-    policy = Production()
+    policy = Production(projected_workers=0)  # in bulk
     plan = policy.allocate(make_cluster([[80.0, 10.0], [320.0, 20.0]], [0] * 4 + [1]))
     choices = [make_candidate(work_s=80.0), make_candidate(stage=Stage.DECODE, work_s=10.0)]
     assert policy.choose(make_snapshot(*choices, fill=3.0), plan).candidate.stage is Stage.DECODE
@@ -147,7 +163,8 @@ def test_a_slow_device_leaves_the_last_clip_to_a_fast_one_that_is_free_soon():
     policy = Production()
     cluster = make_cluster([[80.0, 10.0], [800.0, 100.0]], [0, 1], clips=1.0, available=[30.0, 0.0])
     plan = policy.allocate(cluster)
-    decision = policy.choose(make_snapshot(make_candidate(device_class=1, worker=1, work_s=800.0)), plan)
+    slow = make_candidate(device_class=1, worker=1, work_s=800.0, waiting=1)
+    decision = policy.choose(make_snapshot(slow, others=1), plan)
     assert decision.candidate is None
     assert decision.reason is Reason.FASTER_DEVICE_SOON
 
@@ -160,23 +177,52 @@ def test_a_slow_device_takes_a_clip_while_there_is_time():
     )
 
 
-def test_a_decode_that_would_end_last_waits_for_a_faster_device():
+def test_a_decode_that_would_end_last_waits_for_faster_devices_that_would_end_all_of_them():
     policy = Production()
     slow = make_candidate(stage=Stage.DECODE, work_s=200.0, waiting=1)
-    plan = Allocation(makespan_s=50.0, denoise_by_s=50.0)
-    assert policy.choose(make_snapshot(slow, others=[20.0, 200.0]), plan).candidate is None
-    assert policy.choose(make_snapshot(slow._replace(waiting=2), others=[20.0, 200.0]), plan).candidate is not None
+    plan = Allocation(makespan_s=50.0, preferences=Preferences(target_s=50.0))
+    assert policy.choose(make_snapshot(slow, others=1), plan).candidate is None
+    assert policy.choose(make_snapshot(slow._replace(waiting=2), others=1), plan).candidate is not None
 
 
-def test_whole_clips_decide_when_the_last_denoise_should_end():
+def test_a_decode_in_time_is_taken_while_faster_devices_have_denoises_to_do():
+    policy = Production()
+    slow = make_candidate(stage=Stage.DECODE, work_s=40.0, waiting=1)
+    plan = Allocation(makespan_s=50.0, preferences=Preferences(target_s=50.0))
+    assert policy.choose(make_snapshot(slow, others=1), plan).candidate is slow
+    only = dataclasses.replace(plan, only_decodes=True)
+    assert policy.choose(make_snapshot(slow, others=1), only).candidate is None
+
+
+def test_a_device_that_was_never_measured_gets_no_decode_that_might_end_last():
+    policy = Production()
+    plan = Allocation(makespan_s=50.0, preferences=Preferences(target_s=50.0))
+    unknown = make_candidate(stage=Stage.DECODE, work_s=40.0, waiting=1, doubt=3.0)
+    assert policy.choose(make_snapshot(unknown, others=1), plan).candidate is None
+
+
+def test_inputs_are_encoded_where_they_end_first():
+    policy = Production()
+    slow = make_candidate(stage=Stage.ENCODE_TEXT, work_s=20.0, waiting=1, urgent=True)
+    assert policy.choose(make_snapshot(slow, others=1), Allocation(makespan_s=1e6)).candidate is None
+    assert policy.choose(make_snapshot(slow, others=0), Allocation(makespan_s=1e6)).candidate is slow
+
+
+def test_whole_clips_decide_when_the_job_should_end():
     """Three clips on two equal devices take two rounds, whatever the fraction says."""
     plan = Production().allocate(make_cluster([[100.0, 0.001]], [0, 0], clips=3.0))
-    assert plan.denoise_by_s == pytest.approx(200.0, rel=0.02)
+    assert plan.preferences.target_s == pytest.approx(200.0, rel=0.02)
 
 
 def test_loads_count_in_the_tail():
     plan = Production().allocate(make_cluster([[100.0, 0.001]], [0, 0], clips=2.0, load=[30.0, 30.0]))
-    assert plan.denoise_by_s == pytest.approx(130.0, rel=0.02)
+    assert plan.preferences.target_s == pytest.approx(130.0, rel=0.02)
+
+
+@pytest.mark.parametrize("policy", [Production(), Production(projected_workers=0)])
+def test_loads_count_with_many_clips_for_each_device(policy):
+    plan = policy.allocate(make_cluster([[10.0, 0.001]], [0, 0], clips=20.0, load=[300.0, 300.0]))
+    assert plan.preferences.target_s == pytest.approx(400.0, rel=0.02)
 
 
 def test_without_candidates_the_reason_is_that_nothing_is_ready():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ovi_ray.errors import ClusterError, InputError
+from ovi_ray.submission.ray_client import RayClient
 from ovi_ray.submission.ray_jobs import STOP_WAIT_S, RayConfig, RayTarget
 from ovi_ray.submission.states import JobState
 from tests.support.fake_head import FakeHead, running_head
@@ -75,6 +76,14 @@ def test_two_that_submit_the_same_job_at_the_same_time_start_it_once(head, targe
     for thread in threads:
         thread.join()
     assert (len(head.jobs), len(states)) == (1, 6)
+
+
+def test_a_head_that_has_just_started_is_waited_for_but_not_for_ever(head, make_bundle):
+    head.starting = 1
+    assert RayTarget("rack", RayConfig(address=head.address)).submit(make_bundle()).state is JobState.RUNNING
+    head.starting = 1
+    with pytest.raises(ClusterError, match="No available agent"):
+        RayClient(head.address, agent_wait_s=0).submit({"submission_id": "x"})
 
 
 def test_a_deleted_job_whose_id_is_used_up_is_told(head, target, make_bundle):
@@ -157,13 +166,18 @@ def test_more_workers_than_cpus_are_refused(target, make_bundle):
         target.check(make_bundle(workers=5))
 
 
-def test_a_priority_that_ray_cannot_honour_is_noted(target, make_bundle, tmp_path):
+def test_a_job_that_nodes_are_added_for_needs_none_now(target, make_bundle):
+    bundle = make_bundle(device="gpu", workers=5, elastic=True)
+    assert any("its autoscaler adds" in note for note in target.check(bundle))
+
+
+def test_a_priority_is_told_with_what_it_does(target, make_bundle, tmp_path):
     (tmp_path / "j.yaml").write_text("text_prompt: A fox\npriority: -5\nckpt_dir: /a\noutput_dir: /b\n")
     from ovi_ray.inputs.job_spec import PortableJob
     from ovi_ray.submission.bundle import bundle_of
 
     bundle = bundle_of(PortableJob.from_yaml(tmp_path / "j.yaml"), name="x", version="1")
-    assert any(note.startswith("priority is not used") for note in target.check(bundle))
+    assert any(note.startswith("priority -5: ") for note in target.check(bundle))
 
 
 def test_an_unknown_job_is_told(target):

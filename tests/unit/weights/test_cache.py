@@ -18,6 +18,7 @@ from ovi_ray.protocol.messages import EncodeFirstFrame, Preload, TaskRequest
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import to_location
 from ovi_ray.weights.cache import cache_folder, local_checkpoint, missing_files
+from ovi_ray.weights.eviction import VARIABLE
 from ovi_ray.workers.actor import Worker, WorkerConfig
 from tests.support.stores import overridden
 
@@ -161,6 +162,47 @@ def test_weights_that_do_not_fit_on_the_disk_are_told_before_they_are_fetched(ck
     assert problem.value.startswith("0.0 GB of weights to fetch, and ")
     assert problem.value.endswith(f" GB are free in {cache_folder(ckpts)}")
     assert told == []
+
+
+OTHER = "960x960_5s"
+OTHER_TRANSFORMER = "Ovi/model_960x960.safetensors"
+
+
+def bound_to(monkeypatch, *files):
+    """Let the cache hold so many bytes as these files have, and no more."""
+    monkeypatch.setenv(VARIABLE, repr((sum(path.stat().st_size for path in files) + 1) / 1e9))
+
+
+def test_a_cache_that_is_full_gives_up_what_was_not_used_for_longest(ckpts, tiny_dir, monkeypatch):
+    folder = local_checkpoint(ckpts, [MODEL])
+    shared = [path for path in folder.rglob("[!.]*") if path.is_file() and path != folder / TRANSFORMER]
+    bound_to(monkeypatch, *shared, tiny_dir / OTHER_TRANSFORMER)
+    assert fetched(ckpts, OTHER) == [OTHER_TRANSFORMER]
+    assert not (folder / TRANSFORMER).exists()
+    assert fetched(ckpts, OTHER) == []
+    assert fetched(ckpts, MODEL) == [TRANSFORMER]
+    assert not (folder / OTHER_TRANSFORMER).exists()
+
+
+def test_what_another_process_uses_is_not_given_up_and_what_none_uses_is(ckpts, monkeypatch):
+    hold = FETCH + f"local_checkpoint(to_location({str(ckpts)!r}), [{MODEL!r}]); print('ready', flush=True); input()"
+    user = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert user.stdout.readline() == "ready\n"
+    folder = cache_folder(ckpts)
+    bound_to(monkeypatch, *(path for path in folder.rglob("[!.]*") if path.is_file()))
+    (problem,) = problems_of(lambda: local_checkpoint(ckpts, [OTHER]))
+    assert VARIABLE in problem
+    assert (folder / TRANSFORMER).exists()
+    user.communicate("\n")
+    assert fetched(ckpts, OTHER) == [OTHER_TRANSFORMER]
+    assert not (folder / TRANSFORMER).exists()
+
+
+@pytest.mark.parametrize("bound", ["0", "-1", "much", "nan", "inf"])
+def test_a_bound_that_is_no_number_of_gigabytes_is_refused(ckpts, monkeypatch, bound):
+    monkeypatch.setenv(VARIABLE, bound)
+    (problem,) = problems_of(lambda: local_checkpoint(ckpts))
+    assert problem == f"environment: {VARIABLE} is {bound!r}; expected a positive number of GB for the cache of weights"
 
 
 def test_a_cache_that_cannot_be_written_is_told(ckpts, cache):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ovi.config import Component, SamplingParams, SolverName
+from ovi.device_errors import device_failed
 from ovi.errors import DenoiseStopped, InvalidImage, NonFiniteError
 from ovi.media.probe import probe
 from ovi.pipeline import OviPipeline
@@ -18,7 +19,7 @@ from ovi_ray.protocol.messages import Decode, Denoise, EncodeFirstFrame, EncodeT
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.workers.actor import Worker, WorkerConfig
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
-from ovi_ray.workers.failures import device_failed, failure_kind
+from ovi_ray.workers.failures import failure_kind
 from ovi_ray.workers.tensor_transport import pack, unpack
 from tests.support.files import UNREADABLE
 

@@ -1,7 +1,10 @@
 """`auto`: backends are benchmarked, checked and cached; a plan is what runs."""
 
 import dataclasses
+import itertools
+import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -13,8 +16,10 @@ from ovi.attention.backends import BACKENDS, SdpaFlash
 from ovi.attention.benchmark import EXACT_ERROR, Trial, measure
 from ovi.attention.subprocess_trial import measure_in_subprocess
 from ovi.attention.target import AttentionTarget
-from ovi.config import SamplingParams
+from ovi.attention.types import attention_shapes
+from ovi.config import Architecture, SamplingParams
 from ovi.errors import AttentionUnavailable
+from ovi.geometry import latent_grid, snap_size
 from ovi.types import PromptEmbeds
 
 FLASH, MATH, SAGE = AttentionBackend.SDPA_FLASH, AttentionBackend.SDPA_MATH, AttentionBackend.SAGE
@@ -105,6 +110,62 @@ def test_bf16_is_checked_against_float32():
     assert trial.seconds is not None
 
 
+def last_row(value):
+    def fault(out):
+        out[:, -1] = value
+        return out
+
+    return fault
+
+
+@pytest.mark.parametrize("length", [300, 1000, 1023])
+def test_a_backend_that_is_wrong_in_the_last_row_alone_is_unusable(monkeypatch, length):
+    replace_backend(monkeypatch, last_row(0.5))
+    trial = measure(FLASH, CPU, dataclasses.replace(SHAPE, query_length=length))
+    assert trial.seconds is None
+    assert not trial.transient
+
+
+def test_a_result_that_is_not_finite_is_found_in_every_row(monkeypatch):
+    def fault(out):
+        out[:, 7] = float("inf")
+        return out
+
+    replace_backend(monkeypatch, fault)
+    trial = measure(FLASH, CPU, dataclasses.replace(SHAPE, query_length=1000))
+    assert trial.seconds is None
+    assert "32 of its 32000 results" in trial.reason
+
+
+@pytest.mark.parametrize(
+    ("message", "transient", "spoilt"),
+    [
+        ("CUDA out of memory. Tried to allocate 43 GB", True, False),
+        ("CUDNN_STATUS_ALLOC_FAILED", True, False),
+        ("CUDA error: an illegal memory access was encountered", True, True),
+        ("HIP error: all CUDA-capable devices are busy or unavailable", True, True),
+        ("CUDA error: no kernel image is available for execution on the device", False, True),
+        ("No available kernel. Aborting execution.", False, False),
+    ],
+)
+def test_a_failure_that_may_pass_is_told_from_one_that_will_hold(monkeypatch, message, transient, spoilt):
+    replace_backend(monkeypatch, raises(message))
+    trial = measure(FLASH, CPU, SHAPE)
+    assert (trial.transient, trial.spoilt) == (transient, spoilt)
+
+
+def test_what_torch_warns_of_is_part_of_the_reason(monkeypatch):
+    def fault(out):
+        warnings.warn(
+            "Flash attention on this GPU is experimental. Set X=1. (Triggered internally at a.cpp:1.)", stacklevel=1
+        )
+        raise RuntimeError("No available kernel")
+
+    replace_backend(monkeypatch, fault)
+    reason = measure(FLASH, CPU, SHAPE).reason
+    assert reason == "RuntimeError: No available kernel; Flash attention on this GPU is experimental. Set X=1."
+
+
 @pytest.mark.parametrize("fault", [lambda out: out * 1.01, lambda out: out * float("nan")])
 def test_an_inaccurate_backend_is_unusable_and_its_error_is_kept(monkeypatch, fault):
     replace_backend(monkeypatch, fault)
@@ -192,6 +253,106 @@ def test_a_site_without_a_usable_backend_is_an_error_with_every_reason(cache):
         choose(CPU, SHAPES, cache=cache, run=runner({FLASH: "broken", MATH: "broken too"}))
 
 
+# -- what is remembered, and what is tried again -----------------------------------------------------------------------
+
+GPU = AttentionTarget(
+    device="cuda",
+    dtype=torch.bfloat16,
+    vendor="nvidia",
+    architecture="sm89",
+    memory_bytes=24 * 10**9,
+    name="NVIDIA GeForce RTX 4090",
+)
+TORCH = (AttentionBackend.SDPA_FLASH, AttentionBackend.SDPA_CUDNN, AttentionBackend.SDPA_EFFICIENT)
+
+
+def failing(*names, reason="CUDA out of memory", transient=True, calls=None):
+    """A fake `run` in which the named backends fail, and every other takes a second."""
+
+    def run(target, jobs):
+        if calls is not None:
+            calls.extend(jobs)
+        return [
+            Trial(backend=name, reason=reason, transient=transient)
+            if name in names
+            else Trial(backend=name, seconds=1.0, error=0.0)
+            for name, _ in jobs
+        ]
+
+    return run
+
+
+def test_a_failure_that_may_pass_is_tried_again_by_the_next_process_and_not_by_this_one(cache):
+    calls = []
+    for _ in range(2):
+        choose(GPU, SHAPES, cache=cache, run=failing(FLASH, calls=calls))
+    assert [name for name, _ in calls].count(FLASH) == 2  # once for each of two shapes
+    later = choose(GPU, SHAPES, cache=TrialCache(cache.path), run=failing(calls=calls))
+    assert [name for name, _ in calls].count(FLASH) == 4
+    assert {trial.reason for trial in later[Site.VIDEO_SELF].trials if trial.backend is FLASH} == {""}
+
+
+def test_a_refusal_that_holds_is_not_tried_again_by_another_process(cache):
+    choose(GPU, SHAPES, cache=cache, run=failing(FLASH, reason="no kernel image", transient=False))
+    calls = []
+    choose(GPU, SHAPES, cache=TrialCache(cache.path), run=failing(calls=calls))
+    assert calls == []
+
+
+def test_another_version_of_cudnn_is_measured_again(cache, monkeypatch):
+    choose(GPU, SHAPES, cache=cache, run=failing())
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91_501)
+    calls = []
+    choose(GPU, SHAPES, cache=cache, run=failing(calls=calls))
+    assert {name for name, _ in calls} == set(TORCH)
+
+
+def test_where_only_this_process_can_use_the_gpu_torchs_kernels_are_tried_in_it(cache):
+    here = []
+    choices = choose(
+        GPU, SHAPES, cache=cache, run=failing(*TORCH, MATH, reason="busy or unavailable"), run_here=failing(calls=here)
+    )
+    assert {choice.chosen for choice in choices.values()} <= set(TORCH)
+    assert {name for name, _ in here} == set(TORCH)
+
+
+def test_a_refusal_that_holds_is_not_tried_in_this_process(cache):
+    here = []
+    run = failing(*TORCH, reason="no kernel image", transient=False)
+    choices = choose(GPU, SHAPES, cache=cache, run=run, run_here=failing(calls=here))
+    assert {choice.chosen for choice in choices.values()} == {MATH}
+    assert here == []
+
+
+def test_unfused_attention_is_tried_on_a_gpu_only_where_nothing_else_works(cache):
+    calls = []
+    choice = choose(GPU, SHAPES, cache=cache, run=failing(calls=calls))[Site.VIDEO_SELF]
+    assert MATH not in {name for name, _ in calls}
+    assert next(trial for trial in choice.trials if trial.backend is MATH).reason
+    choose(GPU, SHAPES, cache=TrialCache(cache.path.with_name("other")), run=failing(*TORCH, calls=calls))
+    assert MATH in {name for name, _ in calls}
+
+
+def test_twenty_sizes_of_clips_cost_one_measurement(cache):
+    arch, calls = Architecture(), []
+    frames = [snap_size(height, width, 720 * 720) for height, width in itertools.product((9, 10, 12, 16), repeat=2)]
+    frames += [snap_size(height, 10, 720 * 720) for height in (13, 14, 15, 17, 18, 19, 20)]
+    counts = []
+    for size in frames:
+        shapes = attention_shapes(arch.video, arch.audio, (48, 31, *latent_grid(*size)), 157)
+        choose(GPU, shapes, cache=cache, run=failing(calls=calls))
+        counts.append(len(calls))
+    assert len(set(frames)) >= 12
+    assert counts[0] > 0
+    assert set(counts) == {counts[0]}
+
+
+def test_a_bucket_is_measured_with_a_ragged_length():
+    shape = dataclasses.replace(SHAPE, query_length=15_004, key_length=512)
+    assert (shape.bucket.query_length, shape.bucket.key_length) == (16_383, 512)
+    assert shape.bucket.bucket == shape.bucket
+
+
 # -- requested backends ------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +413,37 @@ def test_a_backend_that_hangs_or_crashes_is_unusable_and_the_others_are_tried(tm
     assert [trial.backend for trial in trials] == [MATH, FLASH, SAGE]
     assert [trial.seconds is None for trial in trials] == [False, True, False]
     assert reason in trials[1].reason
+
+
+def test_a_backend_that_crashes_is_not_tried_at_its_other_shapes_and_its_last_words_are_kept(tmp_path):
+    crash = "backend == 'sdpa_flash' and (print('what(): bad tile', file=sys.stderr, flush=True), os.abort())"
+    shapes = [dataclasses.replace(SHAPE, query_length=length) for length in (10, 20, 30)]
+    jobs = [(backend, shape) for shape in shapes for backend in (FLASH, MATH)]
+    trials = measure_in_subprocess(CPU, jobs, command=fake_child(tmp_path, crash))
+    assert [trial.seconds is None for trial in trials] == [True, False] * 3
+    assert all("what(): bad tile" in trial.reason and trial.transient for trial in trials[::2])
+
+
+@pytest.mark.parametrize("noise", ["[aiter] import", "{}", '{"backend": "sage"}', "1", "null", "[]", ""])
+def test_what_a_backend_prints_does_not_break_the_protocol(tmp_path, noise):
+    trials = measure_in_subprocess(
+        CPU, [(FLASH, SHAPE), (MATH, SHAPE)], command=fake_child(tmp_path, f"print({noise!r})")
+    )
+    assert [trial.seconds for trial in trials] == [1.0, 1.0]
+
+
+def test_the_standard_output_of_a_child_is_for_its_answers_alone(tmp_path):
+    script = (
+        "import os, sys\n"
+        "from ovi.trials import private_output\n"
+        "answers = private_output()\n"
+        "print('a library'); os.write(1, b'a kernel')\n"
+        "answers.write('an answer'); answers.flush()\n"
+    )
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert child.stdout == "an answer"
+    assert "a library" in child.stderr
+    assert "a kernel" in child.stderr
 
 
 def test_a_trial_in_a_subprocess_is_like_one_in_this_process():

@@ -1,11 +1,13 @@
 """The attention backends against unfused softmax, and the devices that each supports."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from ovi.attention import AttentionBackend, AttentionPlan, AttentionShape, Site
 from ovi.attention.backends import BACKENDS, FlashAttn3, attention, reference_attention, selected_kernel
-from ovi.attention.target import AOTRITON_EXPERIMENTAL, AttentionTarget
+from ovi.attention.target import AttentionTarget
 from ovi.attention.types import attention_shapes
 from ovi.config import Architecture
 
@@ -14,14 +16,13 @@ OVI = AttentionShape(query_length=15_004, key_length=15_004, num_heads=24, head_
 ON_CPU = [AttentionBackend.SDPA, AttentionBackend.SDPA_FLASH, AttentionBackend.SDPA_MATH]
 
 
-def target(architecture="sm90", *, dtype=torch.bfloat16, vendor=None, memory_gb=80, aotriton_experimental=False):
+def target(architecture="sm90", *, dtype=torch.bfloat16, vendor=None, memory_gb=80):
     return AttentionTarget(
         device="cuda",
         dtype=dtype,
         vendor=vendor or ("amd" if architecture.startswith("gfx") else "nvidia"),
         architecture=architecture,
         memory_bytes=int(memory_gb * 1e9),
-        aotriton_experimental=aotriton_experimental,
     )
 
 
@@ -53,8 +54,7 @@ def test_only_sage_is_inexact():
         (target("sm75"), {"sdpa_efficient"}),
         (target("sm90", dtype=torch.float32), {"sdpa_efficient"}),
         (target("gfx942", memory_gb=192), {"flash_attn_2", "sdpa_aotriton", "sdpa_efficient"}),
-        (target("gfx1151"), {"flash_attn_2"}),
-        (target("gfx1151", aotriton_experimental=True), {"flash_attn_2", "sdpa_aotriton", "sdpa_efficient"}),
+        (target("gfx1151"), {"flash_attn_2", "sdpa_aotriton", "sdpa_efficient"}),  # whether it runs, torch tells
         (CPU, {"sdpa_flash"}),
     ],
 )
@@ -63,15 +63,18 @@ def test_a_device_supports_the_backends_that_are_built_for_it(device, supported)
     assert found - {"sdpa", "sdpa_math"} == supported
 
 
-def test_the_reason_on_gfx1151_names_the_variable_to_set():
-    reason = BACKENDS[AttentionBackend.SDPA_AOTRITON].unsupported_reason(target("gfx1151"), OVI)
-    assert f"{AOTRITON_EXPERIMENTAL}=1" in reason
-
-
 def test_math_is_unsupported_where_its_scores_do_not_fit():
     math = BACKENDS[AttentionBackend.SDPA_MATH]
     assert "43 GB of the device's 80 GB" in math.unsupported_reason(target(memory_gb=80), OVI)
     assert math.unsupported_reason(target(memory_gb=192), OVI) == ""
+
+
+def test_math_is_unsupported_where_its_scores_do_not_fit_beside_the_model():
+    math = BACKENDS[AttentionBackend.SDPA_MATH]
+    card = target(memory_gb=90)
+    assert math.unsupported_reason(card, OVI) == ""
+    held = dataclasses.replace(card, model_bytes=50 * 10**9)
+    assert "43 GB of the device's 90 GB beside the model's 50 GB" in math.unsupported_reason(held, OVI)
 
 
 def test_a_package_that_is_not_installed_is_named():

@@ -1,10 +1,12 @@
 """The transformer with 8-bit weights: quantized once, cached and reloaded; and the published 8-bit floats."""
 
+import functools
 import os
 import shutil
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,7 +17,13 @@ from ovi.config import Architecture, SamplingParams
 from ovi.errors import CheckpointMismatch, CheckpointNotFound, InvalidRequest
 from ovi.types import PromptEmbeds
 from ovi.weights.formats import FP8_FILE, WeightFormat
-from ovi.weights.quantization import load_transformer, quantize_to_file, quantized_path, transformer_bytes
+from ovi.weights.quantization import (
+    conversion_lock,
+    load_transformer,
+    quantize_to_file,
+    quantized_path,
+    transformer_bytes,
+)
 
 CPU, MODEL = torch.device("cpu"), "720x720_5s"
 DTYPE, QINT8, FP8 = WeightFormat.DTYPE, WeightFormat.QINT8, WeightFormat.FP8
@@ -59,6 +67,21 @@ def test_weights_are_quantized_once_and_then_read_from_the_cache(ckpts):
     written = path.stat()
     assert torch.equal(latents(ckpts, QINT8), first)
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+
+def test_workers_that_start_at_once_wait_for_one_conversion(ckpts):
+    path = quantized_path(ckpts / Architecture.read(ckpts).spec("720x720_5s").checkpoint, torch.bfloat16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    load = functools.partial(
+        load_transformer, ckpts, "720x720_5s", torch.device("cpu"), torch.bfloat16, WeightFormat.QINT8
+    )
+    with ThreadPoolExecutor() as threads:
+        with conversion_lock(path):  # of a worker that converts
+            waiting = threads.submit(load)
+            quantize_to_file(ckpts, "720x720_5s", torch.bfloat16, path)
+            made = path.stat().st_mtime_ns
+        waiting.result()
+    assert path.stat().st_mtime_ns == made
 
 
 def test_another_checkpoint_or_dtype_is_quantized_again(ckpts):

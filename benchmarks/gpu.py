@@ -1,0 +1,295 @@
+"""What a GPU does with the model at full size: a step, a decode, their memory against the plan, each backend, and a job.
+
+The weights are random, so no checkpoint is needed. A step is timed in plain eager torch, with the attention that was chosen by
+trying, and with compiled blocks, side by side in one run and by class of kernel. The job is a small one with the small
+built-in model: it shows how long the GPU waits between tasks. Without a GPU, nothing is measured.
+
+    python benchmarks/gpu.py                                # the first GPU: ten minutes or more
+    python benchmarks/gpu.py --sizes 720x720_5s --json
+    python benchmarks/gpu.py --device cpu --model tiny      # whether it runs, not how fast
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from ovi.attention import AttentionBackend, AttentionPlan, Site
+from ovi.attention.autotune import choose
+from ovi.attention.target import AttentionTarget
+from ovi.attention.types import attention_shapes
+from ovi.config import MODEL_SPECS, Architecture, ModelSpec
+from ovi.convolution.choice import choose_path
+from ovi.convolution.paths import ConvolutionPath, convolving
+from ovi.convolution.probe import decoder_shapes
+from ovi.geometry import latent_grid, snap_size
+from ovi.memory.plan import activations
+from ovi.models.fusion import FusionTransformer
+from ovi.models.video_vae import VideoVAE
+from ovi.sampling.guidance import Guidance, embed_texts, guided_velocity
+from ovi.stages import Stage
+from ovi.timing import seconds_per_call
+from ovi.types import PromptEmbeds
+from ovi.weights.tiny import tiny_architecture, write_tiny_checkpoint
+from ovi_ray.devices.probe import GB, TorchEdge, faults_of_versions, probe
+
+PATHS = ("eager", "chosen", "compiled")
+DTYPE = torch.bfloat16
+TEXT_ROWS, NEGATIVE_ROWS = 150, 12
+STEP_CALLS = 3
+JOB_CLIPS = 6
+CLASSES = {
+    "attention": ("attention", "fmha", "flash", "sdpa", "attn"),
+    "convolutions": ("conv", "winograd", "miopen", "im2col", "vol2col"),
+    "products": ("gemm", "cutlass", "nvjet", "cijk", "addmm", "::mm", "::bmm", "matmul", "wgmma"),
+    "copies": ("memcpy", "memset", "copy", "::cat", "catarray"),
+}
+"""Words in the names of kernels, by class; the first class that has one counts. All others are elementwise."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Measured:
+    """Seconds and memory of a part of a clip in one way of computing it."""
+
+    size: str
+    part: str
+    path: str
+    """How it was computed: eager, chosen, compiled, or a way of running convolutions."""
+    seconds: float
+    kernel_seconds: Mapping[str, float]
+    """By class of kernel."""
+    peak_gb: float | None
+    """Measured, with the part's own weights; None on a CPU."""
+    planned_gb: float
+
+
+def kernel_class(name: str) -> str:
+    """The class of a kernel, or of a CPU's operation, by its name."""
+    lower = name.lower()
+    return next((kind for kind, words in CLASSES.items() if any(word in lower for word in words)), "elementwise")
+
+
+def kernel_seconds(work: Callable[[], object], device: torch.device) -> dict[str, float]:
+    """Seconds of one call by class of kernel."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities) as profiled:
+        work()
+    totals = dict.fromkeys([*CLASSES, "elementwise"], 0.0)
+    for event in profiled.key_averages():
+        if device.type == "cuda" and event.device_type.name == "CUDA":
+            totals[kernel_class(event.key)] += event.self_device_time_total / 1e6
+        elif device.type != "cuda":
+            totals[kernel_class(event.key)] += event.self_cpu_time_total / 1e6
+    return {kind: round(seconds, 4) for kind, seconds in totals.items()}
+
+
+def random_weights(module: nn.Module, device: torch.device) -> None:
+    """Fill a module of the meta device with small numbers on a device."""
+    module.to_empty(device=device).requires_grad_(False).eval()
+    for parameter in module.parameters():
+        parameter.normal_(0, 0.02)
+
+
+def measure(call: Callable[[], object], device: torch.device, calls: int = STEP_CALLS) -> tuple[float, float | None]:
+    """Seconds of a call after one that warms up, and the peak of its memory in GB."""
+    call()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = seconds_per_call(call, device, max_calls=calls, budget_s=60.0)
+    return seconds, torch.cuda.max_memory_allocated(device) / GB if device.type == "cuda" else None
+
+
+def latent_shape(arch: Architecture, spec: ModelSpec) -> tuple[int, int, int, int]:
+    """[48, F, h, w] of a square clip."""
+    rows, columns = latent_grid(*snap_size(1, 1, spec.video_area))
+    return arch.video.in_dim, spec.video_latent_length, rows, columns
+
+
+@torch.inference_mode()
+def steps(
+    arch: Architecture, spec: ModelSpec, device: torch.device, plan: AttentionPlan, paths: Sequence[str]
+) -> Iterator[Measured]:
+    """One guided step, two passes, in each path."""
+    with torch.device("meta"):
+        transformer = FusionTransformer(arch.video, arch.audio).to(DTYPE)
+    random_weights(transformer, device)
+    weights = sum(parameter.nbytes for parameter in transformer.parameters())
+    height, width = snap_size(1, 1, spec.video_area)
+    planned = weights + activations(arch, spec, height, width, DTYPE.itemsize)[Stage.DENOISE]
+    shape = latent_shape(arch, spec)
+    video = torch.randn(shape, device=device)
+    audio = torch.randn(spec.audio_latent_length, arch.audio.in_dim, device=device)
+    rows = torch.randn(min(TEXT_ROWS, arch.video.text_len), arch.video.text_dim, device=device, dtype=DTYPE)
+    negative = rows[:NEGATIVE_ROWS]
+    embeds = PromptEmbeds(positive=rows, video_negative=negative, audio_negative=negative)
+    for path in paths:
+        if path == "compiled":
+            transformer.compile_blocks()
+        positive, other = embed_texts(transformer, embeds)
+        guidance = Guidance(
+            positive=positive,
+            negative=other,
+            grid=transformer.embed_grid(video.shape, len(audio), device),
+            first_frame_is_clean=False,
+            video_scale=4.0,
+            audio_scale=3.0,
+            skip_layer=min(11, arch.video.num_layers - 1),
+            attention=AttentionPlan.uniform(AttentionBackend.SDPA) if path == "eager" else plan,
+        )
+
+        def step(guidance: Guidance = guidance) -> tuple[Tensor, Tensor]:
+            return guided_velocity(transformer, video=video, audio=audio, t=500.0, guidance=guidance)
+
+        seconds, peak = measure(step, device)
+        yield Measured(
+            size=spec.name,
+            part="step",
+            path=path,
+            seconds=seconds,
+            kernel_seconds=kernel_seconds(step, device),
+            peak_gb=peak,
+            planned_gb=planned / GB,
+        )
+
+
+@torch.inference_mode()
+def decodes(arch: Architecture, spec: ModelSpec, device: torch.device, chosen: ConvolutionPath) -> Iterator[Measured]:
+    """A whole clip's frames, with torch's own convolutions and with the chosen ones."""
+    with torch.device("meta"):
+        vae = VideoVAE(arch.video_vae).to(DTYPE)
+    random_weights(vae, device)
+    weights = sum(parameter.nbytes for parameter in vae.parameters())
+    height, width = snap_size(1, 1, spec.video_area)
+    planned = weights + activations(arch, spec, height, width, DTYPE.itemsize)[Stage.DECODE]
+    latents = torch.randn(latent_shape(arch, spec), device=device)[None]
+    for path in dict.fromkeys((ConvolutionPath.DEFAULT, chosen)):
+
+        def decode() -> None:
+            for _ in vae.decode_stream(latents):
+                pass
+
+        with convolving(path):
+            seconds, peak = measure(decode, device, calls=1)
+            kernels = kernel_seconds(decode, device)
+        yield Measured(
+            size=spec.name,
+            part="decode",
+            path=path,
+            seconds=seconds,
+            kernel_seconds=kernels,
+            peak_gb=peak,
+            planned_gb=planned / GB,
+        )
+
+
+def job(device: torch.device) -> dict[str, float]:
+    """A job of some clips with the small model on one worker: its clips and the share of the time that the device waited."""
+    import pyarrow.parquet
+
+    from ovi_ray import JobSpec, prepare, render
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_tiny_checkpoint(root / "ckpts")
+        (root / "prompts.txt").write_text("".join(f"clip {number}\n" for number in range(JOB_CLIPS)), encoding="utf-8")
+        spec = JobSpec.from_options(
+            prompts=root / "prompts.txt",
+            ckpt_dir=root / "ckpts",
+            output_dir=root / "out",
+            device="cpu" if device.type == "cpu" else "gpu",
+            workers=1,
+        )
+        result = render(prepare(spec))
+        rows = pyarrow.parquet.read_table(root / "out" / "results").to_pylist()
+    busy = sum((row["encode_s"] or 0) + (row["denoise_s"] or 0) + (row["decode_s"] or 0) for row in rows)
+    ended = sorted(row["finished_at"] for row in rows)
+    span = (ended[-1] - ended[0]).total_seconds()
+    later = busy * (len(rows) - 1) / len(rows)  # the first clip pays for what is loaded
+    idle = max(0.0, 1 - later / span) if span else 0.0
+    return {
+        "clips": result.done,
+        "seconds": round(result.seconds, 2),
+        "idle_share_after_the_first_clip": round(idle, 3),
+    }
+
+
+def report(device: torch.device, sizes: Sequence[str], arch: Architecture, paths: Sequence[str]) -> dict[str, object]:
+    """Everything that is measured, as plain values."""
+    target = AttentionTarget.of(device, DTYPE)
+    probed = probe()
+    measured: list[Measured] = []
+    attention: dict[str, object] = {}
+    for name in sizes:
+        spec = arch.spec(name)
+        choices = choose(
+            target, attention_shapes(arch.video, arch.audio, latent_shape(arch, spec), spec.audio_latent_length)
+        )
+        trials = choices[Site.VIDEO_SELF].trials
+        attention[name] = {
+            "video_self": [{**asdict(trial), "seconds": trial.seconds} for trial in trials],
+            "chosen": {str(site): str(choice.chosen) for site, choice in choices.items()},
+        }
+        plan = AttentionPlan.of({site: choice.chosen for site, choice in choices.items()})
+        measured += steps(arch, spec, device, plan, paths)
+        convolutions = choose_path(target, decoder_shapes(arch, spec, DTYPE))
+        measured += decodes(arch, spec, device, convolutions.path)
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": target.name,
+        "architecture": target.architecture,
+        "torch": TorchEdge().torch_build(),
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": target.driver,
+        "faults": list(faults_of_versions(probed)),
+        "attention": attention,
+        "measured": [asdict(each) for each in measured],
+        "job": job(device),
+    }
+
+
+def show(found: dict[str, object]) -> None:
+    """Print a report as text."""
+    for key in ("date", "device", "architecture", "torch", "cudnn", "driver", "faults", "job"):
+        print(f"{key:14}{found[key]}")
+    print(f"{'size':14}{'part':8}{'path':14}{'seconds':>9}{'peak GB':>9}{'planned':>9}  seconds by class of kernel")
+    for row in found["measured"]:  # type: ignore[attr-defined]
+        peak = "-" if row["peak_gb"] is None else f"{row['peak_gb']:.2f}"
+        print(
+            f"{row['size']:14}{row['part']:8}{row['path']:14}{row['seconds']:9.3f}{peak:>9}{row['planned_gb']:9.2f}  "
+            + ", ".join(f"{kind} {seconds:g}" for kind, seconds in row["kernel_seconds"].items())
+        )
+    for size, attention in found["attention"].items():  # type: ignore[attr-defined]
+        for trial in attention["video_self"]:
+            result = trial["reason"] or f"{1000 * trial['seconds']:.3g} ms, error {trial['error']:.1e}"
+            print(f"{size:14}{trial['backend']:16}{result}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--model", default="published", choices=("published", "tiny"), help="default: published")
+    parser.add_argument("--sizes", nargs="+", default=list(MODEL_SPECS), choices=list(MODEL_SPECS), metavar="SIZE")
+    parser.add_argument("--paths", nargs="+", choices=PATHS, help="default: all on a GPU; all but compiled on a CPU")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        notes = "".join(f"; {note}" for note in probe().notes)
+        print(f"no GPU that this torch can use: nothing was measured{notes}", file=sys.stderr)
+        return 0
+    arch = Architecture() if arguments.model == "published" else tiny_architecture()
+    found = report(device, arguments.sizes, arch, arguments.paths or (PATHS if device.type == "cuda" else PATHS[:2]))
+    print(json.dumps(found, indent=1)) if arguments.json else show(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

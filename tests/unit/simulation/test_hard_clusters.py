@@ -1,0 +1,78 @@
+"""Clusters on which placement is hard: how near the production scheduler comes to the bound on each."""
+
+import itertools
+
+import pytest
+from yardsticks.baseline_policies import dynamic_queue
+from yardsticks.clusters import (
+    CPU,
+    GPU_80GB,
+    devices,
+    misdeclared,
+    mixed_lengths,
+    one_fast,
+    slow_encoders,
+    slow_loading,
+    specialists,
+    steps,
+    unbalanced,
+    undeclared,
+)
+from yardsticks.scenarios import Scenario, make_workload, measure
+
+from ovi.stages import Stage
+from ovi_ray.simulation.virtual_cluster import simulate
+
+HARD = [
+    *((scenario, 1.15) for scenario in undeclared((10, 20))),
+    *((scenario, 1.2) for scenario in misdeclared((1, 4, 8))),
+    *((scenario, 1.05) for scenario in slow_encoders((60,))),
+    *((scenario, 1.05) for scenario in specialists(((30, 24),), clips=120)),
+    *((scenario, 1.1) for scenario in slow_loading()[:3]),
+    *((scenario, 1.1) for scenario in one_fast((2, 5, 10))),
+    *((scenario, 1.1) for scenario in one_fast((7,), slow=12, times=8)),
+    *((scenario, 1.1) for scenario in mixed_lengths(((8, 60), (16, 30), (4, 40)))),
+    *((scenario, 1.15) for scenario in unbalanced()[:4]),
+]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "most"), HARD, ids=lambda value: value.name if isinstance(value, Scenario) else ""
+)
+def test_production_is_near_the_bound_where_placement_is_hard(scenario, most):
+    found = measure(scenario)
+    assert found.outcome.failed == 0
+    assert found.ratio < most
+
+
+def test_helpers_that_are_too_slow_to_help_cost_nothing():
+    job = make_workload(60, kinds=[steps(4)])
+    alone = simulate(job, devices((GPU_80GB, 4))).makespan_s
+    for count in (1, 4, 16):
+        assert simulate(job, devices((GPU_80GB, 4), (CPU, count))).makespan_s < 1.03 * alone
+
+
+def test_texts_and_first_frames_are_encoded_in_turn():
+    """Not all of one before the other: the first clip could not be denoised until then."""
+    job = unbalanced()[4].workload
+    outcome = simulate(job, devices((GPU_80GB, 8)), keep_spans=True)
+    first = {stage: min(s.start_s for s in outcome.spans if s.task.stage is stage and s.task.items) for stage in Stage}
+    frames_before = [
+        s for s in outcome.spans if s.task.stage is Stage.ENCODE_FIRST_FRAME and s.end_s <= first[Stage.ENCODE_TEXT]
+    ]
+    assert len(frames_before) < 16
+    assert first[Stage.DENOISE] < 20
+
+
+def test_latents_wait_in_memory_while_specialists_denoise_ahead():
+    (scenario,) = specialists(((10, 10),), clips=120)
+    outcome = simulate(scenario.workload, scenario.devices, keep_spans=True)
+    decoded_on = {s.device for s in outcome.spans if s.task.stage is Stage.DECODE}
+    assert decoded_on == {"decoder"}
+
+
+@pytest.mark.parametrize(("clips", "count"), [*itertools.product((8, 40), (2, 4))])
+def test_production_is_never_far_behind_a_queue_of_whole_clips(clips, count):
+    job, here = make_workload(clips), devices((GPU_80GB, count))
+    queue = simulate(job, here, scheduler=dynamic_queue(job)).makespan_s
+    assert simulate(job, here).makespan_s < 1.02 * queue
