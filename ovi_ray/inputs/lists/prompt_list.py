@@ -25,6 +25,8 @@ class PromptList:
     """Number of each row, from 1."""
     lines: Sequence[int] | None = None
     """Line of the file, or row of the sheet, where each row starts, from 1; None for files without lines."""
+    may_grow: bool = True
+    """Whether other rows may be added to it; False for the one prompt of a job without a list."""
     has_types: bool = False
     """Whether the format distinguishes empty text from an absent cell."""
     problems: list[Problem] = field(default_factory=list)
