@@ -8,6 +8,7 @@ import typer
 
 from ovi_ray.cli.common import ExitCode, command_console, read_job
 from ovi_ray.cli.detach import OPTION, start_detached
+from ovi_ray.cli.dry_run import print_bad_rows, show_dry_run
 from ovi_ray.cli.faults import given_arguments
 from ovi_ray.cli.options import (
     DISPLAY_PANEL,
@@ -23,6 +24,7 @@ from ovi_ray.cli.options import (
 )
 from ovi_ray.cli.run import run_job
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.printing import Console, counted, shell_command
 
 KEPT_PANEL = "What an earlier run left"
@@ -64,6 +66,27 @@ Verify = Annotated[
         rich_help_panel=KEPT_PANEL,
     ),
 ]
+DryRunFlag = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only say what there is to do, with time and cost by device class given --cluster. [default: off]",
+    ),
+]
+SkipBadRows = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad-rows",
+        help="Render the rows without problems; the others go to rejected.csv in the folder. [default: off]",
+    ),
+]
+Rows = Annotated[
+    str | None,
+    typer.Option(
+        "--rows", metavar="ROWS", help="Render the clips of these rows only, such as 37,40-60. [default: all]"
+    ),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Render at most so many clips. [default: all]")]
 Explain = Annotated[
     bool,
     typer.Option(
@@ -113,6 +136,10 @@ def render(
     prompts: Prompts = None,
     prompt: OnePrompt = None,
     shard: Shard = None,
+    rows: Rows = None,
+    limit: Limit = None,
+    skip_bad_rows: SkipBadRows = False,
+    dry_run: DryRunFlag = False,
     overwrite: Overwrite = False,
     verify: Verify = False,
     explain: Explain = False,
@@ -135,30 +162,42 @@ def render(
 
         ovi-ray render prompts.csv --ckpt-dir ckpts --out out --sweep video_guidance_scale=3,4,5 --sweep seed=0-19
 
+        ovi-ray render prompts.csv --ckpt-dir ckpts --out out --skip-bad-rows --dry-run
+
+        ovi-ray render prompts.csv --ckpt-dir ckpts --out out --rows 37,40-60 --limit 5
+
         ovi-ray render job.yaml --detach && ovi-ray status out
 
         ovi-ray render --prompt "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out
     """
-    keeping = {"overwrite": overwrite, "verify": verify}
     with command_console(display) as console:
+        ranges = None if rows is None else RowRanges.parse(rows)
         job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
         from ovi_ray.preparation import prepare, shard_of
 
         def print_message(text: str) -> None:
             console.print(text, soft_wrap=True)
 
-        prepared = prepare(job, on_message=print_message)
+        prepared = prepare(job, skip_bad_rows=skip_bad_rows or dry_run, on_message=print_message)
         if shard is not None:
             prepared = shard_of(prepared, shard)
+        if ranges is not None:
+            ranges.check(prepared.manifest.table.column("row"))
+        if dry_run:
+            choice = {"rows": ranges, "limit": limit, "overwrite": overwrite}
+            would = show_dry_run(prepared, console, as_json=as_json, **choice)
+            raise typer.Exit(ExitCode.BAD_INPUT if would.bad_rows and not skip_bad_rows else ExitCode.OK)
         print_message(f"inputs checked: {counted(len(prepared.manifest), 'clip')}")
+        print_bad_rows(prepared.bad_rows, console)
         if detach:
             _detach(job, console, as_json=as_json)
+        options = {"overwrite": overwrite, "verify": verify, "rows": ranges, "limit": limit}
         result = run_job(
             prepared,
             console,
             explain=explain,
             quiet=display.quiet,
-            options=keeping,
+            options=options,
             metrics=metrics,
             notify=notify,
         )

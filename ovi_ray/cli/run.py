@@ -10,6 +10,7 @@ from ovi_ray.cli.common import ExitCode
 from ovi_ray.cli.faults import faults_of_job
 from ovi_ray.errors import JobStopped
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.output.job_files import REJECTED
 from ovi_ray.printing import Console, counted, shell_command
 from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
 
@@ -80,12 +81,18 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
     parts = [f"{result.done} rendered"]
     if result.finished_before:
         parts.append(f"{result.finished_before} finished before")
+    if result.left:
+        parts.append(f"{result.left} left")
     if result.failed:
         parts.append(f"{result.failed} failed")
     if result.noted:
         parts.append(f"{result.noted} with notes")
     if result.unreadable:
         parts.append(f"{result.unreadable} with a video that cannot be read")
+    if result.superseded:
+        parts.append(f"{result.superseded} superseded")
+    if result.bad_rows:
+        parts.append(f"{counted(result.bad_rows, 'bad row')} in {REJECTED}")
     line = f"{counted(result.clips, 'clip')}: {', '.join(parts)}, in {result.seconds:.0f} s"
     console.print(line, style="bold red" if result.failed or result.unreadable else "bold green")
     console.print(f"videos {job.output_dir / 'videos'}  report {job.output_dir / 'report.html'}", soft_wrap=True)

@@ -1,6 +1,6 @@
 """The interface through which a running job can be watched: by the terminal, the decision printer, the run's record, a test."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -21,6 +21,8 @@ class RunStarted:
     config: SchedulerConfig
     clip_ids: pa.Array
     """[clips] id of each clip of the workload."""
+    varied: Callable[[int], str] | None = None
+    """What varies of a clip of the workload, in words; None where nothing does."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -52,7 +52,7 @@ class ClipEnded:
 
     clip_id: str
     place: str
-    """The clip's row of the prompt list, such as "row 3"."""
+    """The clip's row of the prompt list, and what varies of it: "row 3", or "row 3, seed 7" in a sweep."""
     status: ClipStatus
     error: str
     """Empty for a finished clip."""

@@ -146,7 +146,10 @@ class Driver:
         replaced, and JobStopped when it was asked to stop.
         """
         clip_ids = self._tasks.clips.column("clip_id").combine_chunks()
-        self._observer.started(RunStarted(workload=self._workload, config=self._config.scheduler, clip_ids=clip_ids))
+        varied = (lambda clip: self._tasks.clip(clip).varied) if self._tasks.is_swept else None
+        self._observer.started(
+            RunStarted(workload=self._workload, config=self._config.scheduler, clip_ids=clip_ids, varied=varied)
+        )
         error: BaseException | None = None
         try:
             with self._stop.watched():

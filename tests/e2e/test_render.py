@@ -53,12 +53,8 @@ def test_every_clip_is_a_playable_video_with_sound(finished_job):
 def test_prompts_with_the_same_beginning_do_not_collide_and_seeds_differ(finished_job):
     rows = result_rows(finished_job[0])
     assert len({row["clip_id"] for row in rows}) == 10
-    assert [(row["row"], row["repeat"], row["seed"]) for row in rows][-4:] == [
-        (4, 0, 3_000_100),
-        (4, 1, 3_000_101),
-        (5, 0, 77),
-        (5, 1, 78),
-    ]
+    assert len({row["seed"] for row in rows}) == 10
+    assert [(row["row"], row["repeat"], row["seed"]) for row in rows][-2:] == [(5, 0, 77), (5, 1, 78)]
 
 
 def test_the_row_says_what_ran_where(finished_job):
