@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -33,11 +32,13 @@ from ovi_ray.output.job_files import (
     end_overwrite,
     only_failed,
     read_failed,
+    read_token,
     write_failed,
     write_job,
     write_rejected,
 )
 from ovi_ray.output.lock import output_lock
+from ovi_ray.output.progress_file import JobProgress, write_progress
 from ovi_ray.output.record_files import RecordConfig
 from ovi_ray.output.recovery import VideoCheck, VideoState, check_videos, recover_rows
 from ovi_ray.output.result_row import result_row
@@ -45,11 +46,13 @@ from ovi_ray.output.results import Results, ResumeState
 from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.observer import JobObserver, Observers, RunEnded, RunStarted
 from ovi_ray.protocol.progress import WorkerTime
-from ovi_ray.report.html import ReportSummary, write_report
 from ovi_ray.report.result_queries import count_noted
+from ovi_ray.runtime.background_writer import WriteInterval
 from ovi_ray.runtime.clock import Clock
 from ovi_ray.runtime.driver import Driver, DriverConfig
 from ovi_ray.runtime.executor import Executor
+from ovi_ray.runtime.job_report import JobReport
+from ovi_ray.runtime.progress_writer import JobCounts, ProgressWriter
 from ovi_ray.runtime.run_record import run_record
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.config import RetryConfig
@@ -87,6 +90,10 @@ class RenderOptions:
     """When a worker counts as dead; None for the usual limits."""
     driver: DriverConfig = field(default_factory=DriverConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+    progress: WriteInterval = field(default_factory=lambda: WriteInterval(seconds=3.0))
+    """How often `progress.json` is written."""
+    report: WriteInterval = field(default_factory=lambda: WriteInterval(seconds=30.0, share=0.02))
+    """How often the report is written while the job runs."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -186,6 +193,7 @@ class _Run:
         self._is_gone = False
         """Another folder may have the place of the output now."""
         self._workers: tuple[WorkerTime, ...] = ()
+        self._job_report: JobReport | None = None
 
     def to_the_end(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
         """Find the missing clips, render them, write the report."""
@@ -224,17 +232,18 @@ class _Run:
             missing = self._without_damaged(missing)
         finished_before = len(self._manifest) - len(missing) - len(self._unreadable) - self._failed - self._left
         try:
-            if len(missing):
-                self._render(TaskTable.of(missing), open_executor, clock, token)
-            else:
-                self._record_nothing_to_do(TaskTable.of(missing))
+            with self._watchable(finished_before, token, has_work=len(missing) > 0):
+                if len(missing):
+                    self._render(TaskTable.of(missing), open_executor, clock, token)
+                else:
+                    self._record_nothing_to_do(TaskTable.of(missing))
             with suppress(OSError):  # the next `--overwrite` finds every clip replaced, and goes on from there
                 end_overwrite(self._job.output_dir)
         except OutputGone:
             self._is_gone = True
             raise
         finally:
-            self._try_to_report(finished_before)
+            self._try_to_report()
         return JobResult(
             clips=len(self._manifest),
             done=self._done,
@@ -247,6 +256,36 @@ class _Run:
             bad_rows=len(self._bad_rows),
             unreadable=len(self._unreadable),
         )
+
+    @contextmanager
+    def _watchable(self, finished_before: int, token: str, *, has_work: bool) -> Iterator[None]:
+        """Tell whoever watches from elsewhere how far the run is, for the time of the block."""
+        output_dir = self._job.output_dir
+
+        def write(progress: JobProgress) -> None:
+            if read_token(output_dir) == token:  # else another folder has the place of the output now
+                write_progress(output_dir, progress)
+
+        counts = JobCounts(clips=len(self._manifest), done=finished_before, failed=self._failed)
+        tell = self._observer.message
+        with _usable(output_dir):
+            report = self._job_report = JobReport(
+                self._job,
+                self._manifest.table,
+                started_at=self._started_at,
+                finished_before=finished_before,
+                token=token,
+                interval=self._options.report,
+                message=tell,
+            )
+        with ProgressWriter(write, counts, self._options.progress, tell) as writer:
+            self._observer = Observers([self._observer, writer, report])
+            if has_work:
+                report.begin()
+            try:
+                yield
+            finally:
+                report.stop()
 
     # -- earlier runs ----------------------------------------------------------------------------------------------
 
@@ -398,14 +437,14 @@ class _Run:
         self._observer.started(RunStarted(workload=workload_of(tasks), config=scheduler, clip_ids=ids))
         self._observer.ended(RunEnded(now=0.0, done=0, failed=0, error=""))
 
-    def _try_to_report(self, finished_before: int) -> None:
+    def _try_to_report(self) -> None:
         if self._is_gone:
             return
         # What workers that were killed left half written: no worker lives any more.
         self._try("what is half written cannot be removed", self._results.remove_unfinished)
         self._try("what is half written cannot be removed", self._intermediates.remove_unfinished)
         self._try("the failed clips cannot be listed", self._list_failed)
-        self._try("the report cannot be written", lambda: self._report(finished_before))
+        self._try("the report cannot be written", self._report)
 
     def _try(self, complaint: str, write: Callable[[], None]) -> None:
         """Do something at the end of the run, where a failing storage must not hide how the job ended."""
@@ -427,23 +466,14 @@ class _Run:
         not_ended = before.filter(pc.invert(pc.is_in(before.column("clip_id"), value_set=ended)))
         write_failed(self._job.output_dir, self._manifest, [*not_ended.to_batches(), *rows])
 
-    def _report(self, finished_before: int) -> None:
-        summary = ReportSummary(
-            clips=len(self._manifest),
-            finished_before=finished_before,
-            started_at=self._started_at,
-            seconds=self._seconds,
-            workers=self._workers,
-        )
+    def _report(self) -> None:
         self._noted = count_noted(self._results.current)
-        write_report(
-            self._job.output_dir,
-            self._results.current,
-            title=_title(self._job),
-            summary=summary,
-            meta_columns=self._results.meta_columns,
-            superseded=partial(self._results.batches, current=False),
-        )
+        if self._job_report is None:
+            return
+        if self._done or self._failed or self._workers:
+            self._job_report.write_end(self._seconds, self._workers)
+        else:
+            self._job_report.write_again()
 
 
 def _with_policies(config: DriverConfig, job: JobSpec) -> DriverConfig:
@@ -455,7 +485,3 @@ def _with_policies(config: DriverConfig, job: JobSpec) -> DriverConfig:
     if not job.speculation:
         scheduler = replace(scheduler, speculation=replace(scheduler.speculation, enabled=False))
     return replace(config, scheduler=scheduler)
-
-
-def _title(job: JobSpec) -> str:
-    return job.prompts.stem if job.prompts is not None else "one prompt"

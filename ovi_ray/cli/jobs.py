@@ -59,26 +59,35 @@ def jobs(
 
 
 @with_display_options
-def status(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = False) -> None:
-    """Show the state of a job.
+def status(
+    job: JobId,
+    display: DisplayOptions,
+    to: To = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until the job ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the state of a job, and how far it is: from any shell or machine that reaches its output folder.
+
+    With --watch, --json prints one line for each change.
 
     Examples:
 
         ovi-ray status quickstart-3f9a0c2d71
 
         ovi-ray status demo/out --json
+
+        ovi-ray status s3://bucket/out --watch
     """
+    from ovi_ray.cli.status_view import show_status, watch_status
     from ovi_ray.submission.handles import find_job
     from ovi_ray.submission.journal import Journal
 
-    with command_console(display):
-        found = find_job(job, to=to, journal=Journal()).status()
-    if as_json:
-        typer.echo(json.dumps(asdict(found)))
-    else:
-        for name, value in asdict(found).items():
-            if value not in (None, "", 0) or (name == "exit_code" and value == 0):
-                typer.echo(f"{name:13} {value}")
+    with command_console(display) as console:
+        handle = find_job(job, to=to, journal=Journal())
+        if watch:
+            watch_status(handle, console, as_json=as_json)
+        else:
+            show_status(handle, console, as_json=as_json)
 
 
 @with_display_options

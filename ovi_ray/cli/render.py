@@ -104,6 +104,22 @@ Detach = Annotated[
         rich_help_panel="Where and how it runs",
     ),
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[HOST:]PORT",
+        help="Metrics for Prometheus at this address while the job runs; a port alone is on loopback. [default: off]",
+        rich_help_panel=DISPLAY_PANEL,
+    ),
+]
+Notify = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Post JSON to this URL when the job pauses, ends or fails. [default: off]",
+        rich_help_panel=DISPLAY_PANEL,
+    ),
+]
 AsJson = Annotated[
     bool,
     typer.Option(
@@ -127,6 +143,8 @@ def render(
     overwrite: Overwrite = False,
     verify: Verify = False,
     explain: Explain = False,
+    metrics: Metrics = None,
+    notify: Notify = None,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
@@ -173,7 +191,15 @@ def render(
         if detach:
             _detach(job, console, as_json=as_json)
         options = {"overwrite": overwrite, "verify": verify, "rows": ranges, "limit": limit}
-        result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=options)
+        result = run_job(
+            prepared,
+            console,
+            explain=explain,
+            quiet=display.quiet,
+            options=options,
+            metrics=metrics,
+            notify=notify,
+        )
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)

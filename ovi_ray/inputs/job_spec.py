@@ -178,7 +178,7 @@ class BatchSpec(BaseModel):
     )
     address: Annotated[
         str | None, Help("Ray cluster to join, such as auto. [default: Ray is started on this machine]")
-    ] = Field(None, description="the address of a Ray cluster, such as auto")
+    ] = Field(None, pattern=r"\S", description="the address of a Ray cluster, such as auto")
     cluster: Annotated[
         FilePath | None,
         Help(

@@ -129,10 +129,13 @@ class ParquetLog:
         """The rows that `keep` marks, at most `BATCH_ROWS` at a time.
 
         `keep` has a value for each row that `read` returned, and `counts` are those of `read`. The rest of a file whose content
-        is damaged is left out. Raises what `read` does, and ValueError where the number of files has changed since.
+        is damaged is left out, and so are rows that were added since. Raises what `read` does, and ValueError for files that
+        are gone.
         """
-        lengths = zip(self.paths(), counts, strict=True)
-        with_rows = {path: count for path, count in lengths if count}  # a file without may be damaged
+        paths = self.paths()[: len(counts)]  # files that were added since sort after all others
+        with_rows = {
+            path: count for path, count in zip(paths, counts, strict=True) if count
+        }  # one without may be damaged
         start = 0
         for path, source in _sources(list(with_rows)):
             try:

@@ -67,6 +67,12 @@ class JobObserver:
     def message(self, text: str) -> None:
         """Something the user should know."""
 
+    def paused(self, reason: str) -> None:
+        """Storage is away, and the job waits for it; `message` tells the user."""
+
+    def resumed(self) -> None:
+        """The storage is back."""
+
     def ended(self, run: RunEnded) -> None:
         """The driver ends, for whatever reason; called once."""
 
@@ -101,6 +107,16 @@ class Observers(JobObserver):
         """See JobObserver."""
         for observer in self._observers:
             observer.message(text)
+
+    def paused(self, reason: str) -> None:
+        """See JobObserver."""
+        for observer in self._observers:
+            observer.paused(reason)
+
+    def resumed(self) -> None:
+        """See JobObserver."""
+        for observer in self._observers:
+            observer.resumed()
 
     def ended(self, run: RunEnded) -> None:
         """See JobObserver."""

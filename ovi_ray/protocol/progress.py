@@ -61,6 +61,15 @@ class ClipEnded:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class RemainingTime:
+    """Seconds until the end of a job: expected, and the range that it falls into four times out of five."""
+
+    expected_s: float
+    low_s: float
+    high_s: float
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class JobSnapshot:
     """Progress of a job at one moment."""
 
@@ -75,3 +84,7 @@ class JobSnapshot:
     """Clips that ended since the last snapshot."""
     idle: dict[str, Reason] = field(default_factory=dict)
     """Worker -> why the scheduler gives it no task now."""
+    remaining: RemainingTime | None = None
+    """None while nothing is known."""
+    clips_per_hour: float | None = None
+    """The rate of the last clips; None until a few have ended."""

@@ -108,6 +108,8 @@ class Driver:
             self._config.storage,
             token=token,
             write_rows=lambda: write_rows(results),
+            on_begin=self._observer.paused,
+            on_end=self._observer.resumed,
         )
         self._outcomes = TaskOutcomes(
             clips=self._clips,
@@ -249,7 +251,7 @@ class Driver:
             case Drop(key=key):
                 self._executor.drop(key)
             case Finish():
-                self._reporter.clip_ended(self._results.finish(action, self._now()))
+                self._reporter.clip_ended(self._results.finish(action, self._now()), self._now())
             case WakeAt(time=time):
                 self._wake_ups.add(time)
             case BreakerChange():

@@ -72,7 +72,8 @@ def check_names(path: Location, names: Mapping[int, str], line: int | None = Non
         elif not is_utf8(name) or "\0" in name:
             problems.append(file_problem(path, f"the column name {name!a}", "a name in UTF-8", line))
         elif name in seen:
-            problems.append(file_problem(path, f"two columns are named {show(name)}", "each name once", line))
+            named = show(name) if name.isprintable() else ascii(name)
+            problems.append(file_problem(path, f"two columns are named {named}", "each name once", line))
         seen.add(name)
     if problems:
         raise InputError(problems)

@@ -14,6 +14,7 @@ from ovi.stages import Stage
 from ovi_ray.cli import app
 from ovi_ray.devices.doctor import Benchmarks, examine_node
 from ovi_ray.devices.probe import probe
+from ovi_ray.scheduling.assumed_speeds import assumed_rates
 from tests.support.fake_devices import NODES
 
 TIMES = {
@@ -124,12 +125,8 @@ def test_every_report_can_be_written_as_json(examine, node):
     device = report["devices"][0]
     assert {"vendor", "architecture", "memory_gb", "attention", "stages", "denoise_clip_s", "advice"} <= set(device)
     assert set(device["attention"]["video_self"]["backends"]) == set(BACKENDS) - {"sdpa", "sage"}
-
-
-def test_what_is_assumed_of_a_device_follows_from_its_published_peak(examine):
-    (fast,), (card,), (unified,) = (examine(node).as_json()["devices"] for node in ("h100", "rtx4090", "gfx1151"))
-    for stage in Stage:
-        assert fast["assumed_tflops"][stage] > 3 * card["assumed_tflops"][stage] > 3 * unified["assumed_tflops"][stage]
+    assumed = assumed_rates(device["name"], device["vendor"], device["architecture"])
+    assert device["assumed_tflops"] == {stage: round(assumed.of(stage), 2) for stage in Stage}
 
 
 def test_the_command_prints_a_table_or_json_of_this_machine(tiny_dir):

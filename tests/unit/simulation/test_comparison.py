@@ -31,9 +31,9 @@ def test_devices_of_different_speeds_gain_a_lot():
 
 
 def test_helpers_are_worth_the_time_that_they_save():
-    found = compared(64, BIG, *[SMALL_CARD] * 4)
+    found = compared(32, BIG, *[SMALL_CARD] * 4)
     assert found.helpers == ("12gb",)
-    assert found.without_helpers_s == pytest.approx(simulate(make_workload(64), devices(BIG)).makespan_s)
+    assert found.without_helpers_s == pytest.approx(simulate(make_workload(32), devices(BIG)).makespan_s)
     assert 0.02 < found.helpers_save < 0.2
 
 

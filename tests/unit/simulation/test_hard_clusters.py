@@ -25,7 +25,7 @@ from ovi_ray.simulation.virtual_cluster import simulate
 
 HARD = [
     *((scenario, 1.15) for scenario in undeclared((10, 20))),
-    *((scenario, 1.2) for scenario in misdeclared((1, 4, 8))),
+    *((scenario, 1.2) for scenario in misdeclared((1, 4))),
     *((scenario, 1.05) for scenario in slow_encoders((60,))),
     *((scenario, 1.05) for scenario in specialists(((30, 24),), clips=120)),
     *((scenario, 1.1) for scenario in slow_loading()[:3]),
@@ -46,9 +46,9 @@ def test_production_is_near_the_bound_where_placement_is_hard(scenario, most):
 
 
 def test_helpers_that_are_too_slow_to_help_cost_nothing():
-    job = make_workload(60, kinds=[steps(4)])
+    job = make_workload(30, kinds=[steps(4)])
     alone = simulate(job, devices((GPU_80GB, 4))).makespan_s
-    for count in (1, 4, 16):
+    for count in (1, 16):
         assert simulate(job, devices((GPU_80GB, 4), (CPU, count))).makespan_s < 1.03 * alone
 
 
@@ -65,13 +65,13 @@ def test_texts_and_first_frames_are_encoded_in_turn():
 
 
 def test_latents_wait_in_memory_while_specialists_denoise_ahead():
-    (scenario,) = specialists(((10, 10),), clips=120)
+    (scenario,) = specialists(((10, 10),), clips=60)
     outcome = simulate(scenario.workload, scenario.devices, keep_spans=True)
     decoded_on = {s.device for s in outcome.spans if s.task.stage is Stage.DECODE}
     assert decoded_on == {"decoder"}
 
 
-@pytest.mark.parametrize(("clips", "count"), [*itertools.product((8, 40), (2, 4))])
+@pytest.mark.parametrize(("clips", "count"), [*itertools.product((8, 20), (2, 4))])
 def test_production_is_never_far_behind_a_queue_of_whole_clips(clips, count):
     job, here = make_workload(clips), devices((GPU_80GB, count))
     queue = simulate(job, here, scheduler=dynamic_queue(job)).makespan_s
