@@ -39,8 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS = (init, render, retry, prune, plan, submit, jobs, status, logs, stop, wait, serve, explain, export, doctor)
-for command in COMMANDS:
+for command in (
+    *(init, render, retry, prune, plan, submit, jobs, status, logs, stop, wait, serve, explain, export, doctor),
+):
     app.command(epilog=EXIT_CODE_HELP)(command)
 app.add_typer(job, name="job")
 app.add_typer(weights, name="weights")

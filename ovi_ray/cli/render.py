@@ -165,6 +165,7 @@ def render(
         ovi-ray render prompts.csv --ckpt-dir ckpts --out out --skip-bad-rows --dry-run
 
         ovi-ray render prompts.csv --ckpt-dir ckpts --out out --rows 37,40-60 --limit 5
+
         ovi-ray render job.yaml --detach && ovi-ray status out
 
         ovi-ray render --prompt "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out

@@ -99,6 +99,7 @@ def test_nodes_are_added_for_a_job_and_go_one_by_one_when_it_needs_them_no_more(
         clips=2,
         address=f"{host.address}:{PORT}",
         resources={"device": "cpu", "workers": 2, "elastic": True},
+        policies={"speculation": False},
         environment=hooks,
     )
     hold = host.folder / "log" / "hold.Denoise"
