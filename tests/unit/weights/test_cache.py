@@ -9,7 +9,7 @@ import pytest
 
 from ovi.config import MODEL_SPECS, Component
 from ovi.errors import CheckpointMismatch
-from ovi.weights import loading as checkpoints
+from ovi.weights.digest import fingerprint
 from ovi.weights.layout import ARCHITECTURE, TOKENIZER, model_files
 from ovi_ray.errors import InputError, StorageUnavailable
 from ovi_ray.inputs.job_spec import JobSpec
@@ -60,6 +60,10 @@ def job(ckpts, tmp_path, **options):
     return JobSpec.from_options(**given | options)
 
 
+def fetches(told):
+    return [line for line in told if line.startswith("fetching")]
+
+
 def test_a_folder_on_a_disk_is_used_where_it_is(tiny_dir, cache):
     assert local_checkpoint(to_location(tiny_dir), [MODEL]) == tiny_dir
     assert not cache.exists()
@@ -69,7 +73,7 @@ def test_what_a_model_needs_is_fetched_and_nothing_else(ckpts, tiny_dir):
     folder = local_checkpoint(ckpts, [MODEL])
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file()}
     assert files == {*model_files(MODEL_SPECS[MODEL]), ARCHITECTURE}
-    assert checkpoints.fingerprint(folder, MODEL) == checkpoints.fingerprint(tiny_dir, MODEL)
+    assert fingerprint(folder, MODEL) == fingerprint(tiny_dir, MODEL)
 
 
 def test_the_sizes_alone_need_no_weights(ckpts):
@@ -272,7 +276,7 @@ def test_a_clip_has_the_same_id_whether_its_weights_lie_in_a_store_or_on_a_disk(
     here = prepare(job(tiny_dir, tmp_path))
     assert there.manifest == here.manifest
     assert there.job.ckpt_dir == ckpts
-    assert len(told) == 6  # all but what is read for the sizes
+    assert len(fetches(told)) == 6  # all but what is read for the sizes
 
 
 def test_missing_weights_are_named_where_they_should_be_and_no_others_are_fetched(ckpts, tmp_path):
@@ -283,7 +287,7 @@ def test_missing_weights_are_named_where_they_should_be_and_no_others_are_fetche
         f"{ckpts}/{TRANSFORMER}: no such file; expected a file of model {MODEL}, at the path that `ovi-ray weights"
         " download` gives it on a disk"
     ]
-    assert told == []
+    assert fetches(told) == []
 
 
 def test_broken_weights_are_named_by_their_uri(ckpts, tmp_path):
@@ -298,7 +302,7 @@ def test_a_bad_row_is_told_before_anything_large_is_fetched(ckpts, tmp_path):
     options = {"text_prompt": None, "prompts": tmp_path / "p.csv"}
     (problem,) = problems_of(lambda: prepare(job(ckpts, tmp_path, **options), on_message=told.append))
     assert "row 1" in problem
-    assert told == []
+    assert fetches(told) == []
 
 
 def test_a_broken_architecture_is_named_by_its_uri(ckpts, tmp_path):
