@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from ovi.config import MODEL_SPECS, Component
 from ovi.errors import CheckpointMismatch, CheckpointNotFound
+from ovi.weights.digest import fingerprint
 from ovi.weights.layout import TOKENIZER, component_file
-from ovi.weights.loading import check_model, fingerprint, load_component
+from ovi.weights.loading import check_model, load_component
 from ovi.weights.tokenizer import load_tokenizer
 
 MODEL = "720x720_5s"
