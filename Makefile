@@ -7,7 +7,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 NOT_PURE := ovi workers devices cli export test_retry.py
 PARALLEL := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo test-fast test test-cluster gpu chaos chaos-s3 lint format benchmark clean
+.PHONY: help install demo test-fast test test-cluster test-browser gpu chaos chaos-s3 lint format benchmark clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,13 +27,19 @@ test-fast: install ## Run the pure unit tests: no model, Ray or S3 server; under
 	$(PYTEST) $(PARALLEL) tests/unit $(addprefix --ignore=tests/unit/,$(NOT_PURE)) -m "not ray and not s3 and not slow"
 
 test: install ## Run every test that needs no GPU; about eleven minutes
-	$(PYTEST) $(PARALLEL) -m "not gpu and not cluster"
+	$(PYTEST) $(PARALLEL) -m "not gpu and not cluster and not browser"
 
 test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); under twenty minutes
 	@command -v slurmctld >/dev/null || [ "$$(id -u)" -ne 0 ] || { apt-get -qq update && \
 		apt-get -qq install -y --no-install-recommends slurmctld slurmd slurm-client; } || echo "Slurm cannot be installed here"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
 	$(PYTEST) tests/cluster
+
+test-browser: install ## Run the tests of the report in a real Chromium, which it installs (as root); a few minutes
+	@command -v chromium >/dev/null || [ "$$(id -u)" -ne 0 ] || { apt-get -qq update && \
+		apt-get -qq install -y --no-install-recommends chromium; } || echo "Chromium cannot be installed here"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,browser]'
+	$(PYTEST) -s tests/browser
 
 gpu: install ## Run the tests that need a GPU, and measure the model at full size; without a GPU, only say so
 	@$(PYTEST) tests/gpu; status=$$?; [ $$status -eq 5 ] || [ $$status -eq 0 ] || exit $$status # 5: no tests were left

@@ -27,7 +27,7 @@ from ovi_ray.output.parquet_log import ParquetLog
 from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS
 from ovi_ray.output.results import Results
 from ovi_ray.protocol.progress import WorkerTime
-from ovi_ray.report.html import ReportSummary, write_report
+from ovi_ray.report.html import REPORT, ReportSummary, write_report
 from ovi_ray.storage.paths import to_location
 
 BATCH_ROWS = 64 * 1024
@@ -129,7 +129,7 @@ def report(folder: Path, clips: int) -> None:
     output_dir = to_location(folder)
     results = Results(output_dir)
     write_failed(output_dir, manifest, results.batches(FAILED_COLUMNS))
-    write_report(output_dir, results.batches, title="scale", summary=summary)
+    write_report(output_dir, results.batches, title="scale", summary=summary, manifest=manifest.table)
 
 
 def nothing(folder: Path, clips: int) -> None:
@@ -160,6 +160,7 @@ def measure(clips: int) -> dict[str, float]:
         for name in PHASES:
             command = [sys.executable, __file__, "--clips", str(clips), "--phase", name, "--folder", folder]
             found |= json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        found["page_mib"] = round((Path(folder) / REPORT).stat().st_size / 2**20, 2)
     return found
 
 

@@ -7,7 +7,8 @@
 
 Nobody is stopped by a malformed tag. It is read as follows, and each reading is told as a `TagFault`:
 
-- A tag in lower case, misspelt or in other brackets (`<audcap>`, `</AUDCAP>`, `[AUDCAP]`, `</s>`) is read as the tag meant.
+- A tag in lower case, misspelt, with an attribute or in other brackets (`<audcap>`, `[AUDCAP]`, `<|S|>`, `<S:man>`) is read as
+  the tag meant.
 - A tag that is not closed ends at the next tag, or at the end of the prompt.
 - An end without a beginning is left out. Tags that no model knows (`<b>`) stay in the text.
 """
@@ -174,7 +175,11 @@ _OPEN, _CLOSE = r"<\[{〈《⟨‹【", r">\]}〉》⟩›】"
 _BRACKET = re.compile(rf"[{_OPEN}]")
 _UNSEEN = r"\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"  # characters of no width, which copied text often has
 _GAP = rf"[\s{_UNSEEN}]*"
-_TAG = re.compile(rf"([{_OPEN}]){_GAP}(/?){_GAP}([^\W\d_][\w {_UNSEEN}-]{{0,24}}?){_GAP}/?{_GAP}[{_CLOSE}]")
+_ATTRIBUTE = rf"(?:[:=][\w {_UNSEEN}-]{{1,24}})?"  # <S:narrator>
+_TAG = re.compile(
+    rf"([{_OPEN}])(?:\||[{_OPEN}])?{_GAP}(/?){_GAP}([^\W\d_][\w {_UNSEEN}-]{{0,24}}?)"
+    rf"{_ATTRIBUTE}{_GAP}/?{_GAP}(?:\||[{_CLOSE}])?[{_CLOSE}]"
+)
 _WORD_PAIR = re.compile(r"\w\w")
 _AUDIO = re.compile(r"(?<!\w)Audio:")
 _LOOSE_AUDIO = re.compile(r"(?<!\w)audio\s*:", re.IGNORECASE)
@@ -379,7 +384,8 @@ def _with_audio_prefix(prompt: TaggedPrompt) -> TaggedPrompt:
         if any(_unquoted(_AUDIO, part) for part in prompt.parts if isinstance(part, str)):
             reading = f"read as text, and {_SPELLING[_Kind.SOUND]} as the tag"
             faults.append(TagFault(kind=FaultKind.BOTH_FORMS, tag=AUDIO_PREFIX, reading=reading))
-        return replace(prompt, faults=tuple(faults))
+        parts = tuple(_without_prefix(part, faults) if isinstance(part, Soundtrack) else part for part in prompt.parts)
+        return replace(prompt, parts=parts, faults=tuple(faults))
     found = next(_prefixes(prompt.parts, _AUDIO), None) or next(
         (place for place in _prefixes(prompt.parts, _LOOSE_AUDIO) if _begins_sentence(place[1])), None
     )
@@ -396,6 +402,16 @@ def _with_audio_prefix(prompt: TaggedPrompt) -> TaggedPrompt:
         faults.append(TagFault(kind=FaultKind.SPEECH_IN_SOUND, tag=_SPELLING[_Kind.SPEECH], reading="left there"))
     parts = _joined([*prompt.parts[:place], text[: match.start()], Soundtrack(sound)])
     return TaggedPrompt(parts=parts, form=AudioTag.AUDIO, faults=tuple(faults))
+
+
+def _without_prefix(soundtrack: Soundtrack, faults: list[TagFault]) -> Soundtrack:
+    """The soundtrack without an `Audio:` that its description begins with, which is added to the faults."""
+    first, *others = soundtrack.parts or ("",)
+    match = _LOOSE_AUDIO.match(first.lstrip()) if isinstance(first, str) else None
+    if match is None:
+        return soundtrack
+    faults.append(TagFault(kind=FaultKind.BOTH_FORMS, tag=match[0], reading="left out of the description of the sound"))
+    return Soundtrack(_joined([str(first).lstrip()[match.end() :].lstrip(), *others]))  # type: ignore[arg-type]
 
 
 def _prefixes(parts: Sequence[Part], pattern: re.Pattern[str]) -> Iterator[tuple[int, re.Match[str]]]:

@@ -5,6 +5,7 @@ OviRayError
  ├── OutputError             the output folder cannot be used
  │    ├── OutputInUse        another driver is rendering into it
  │    ├── OutputOfOtherJob   it holds the clips of another job
+ │    ├── SeedsDiffer        an earlier version made its clips with other seeds than they would have now
  │    ├── OutputGone         it, or a folder in it, was removed or replaced while a job rendered into it
  │    ├── ResultsDamaged     a file of results was read, and its content is wrong
  │    └── ResultsTooNew      a newer version of ovi-ray wrote its results
@@ -111,6 +112,10 @@ class OutputInUse(OutputError):
 
 class OutputOfOtherJob(OutputError):
     """The output folder holds clips of another job only."""
+
+
+class SeedsDiffer(OutputError):
+    """An earlier version of ovi-ray made clips of the output folder with other seeds than they would have now."""
 
 
 class OutputGone(OutputError):

@@ -18,11 +18,14 @@ from ovi.weights.layout import ARCHITECTURE
 from ovi.weights.tokenizer import load_tokenizer
 from ovi_ray.devices.kernel_gpus import may_have_gpu
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, StorageUnavailable, show
+from ovi_ray.inputs.bad_rows import BadRow, split_bad_rows
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import JobSpec, Weights
 from ovi_ray.inputs.manifest import Manifest, build_manifest, read_prompts
 from ovi_ray.inputs.prompt_lengths import TextLimit
 from ovi_ray.inputs.prompt_lists import PromptList
+from ovi_ray.output.folder_state import manifest_in
+from ovi_ray.output.job_files import read_job_file
 from ovi_ray.printing import counted
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.weights.checks import checkpoint_problem, checkpoint_problems, missing_file_problems, store_problem
@@ -39,15 +42,24 @@ class PreparedJob:
     manifest: Manifest
     damaged: Mapping[str, str] = field(default_factory=dict)
     """The models with weights that are not finite numbers, and which they are. Their clips cannot be rendered."""
+    keeps_seeds: bool = False
+    """Its clips have seeds of an earlier run, and are to keep them."""
+    bad_rows: tuple[BadRow, ...] = ()
+    """Rows of the list that cannot be rendered, and are left out."""
 
 
 def prepare(
-    job: JobSpec, *, prompts: PromptList | None = None, on_message: Callable[[str], None] = lambda text: None
+    job: JobSpec,
+    *,
+    prompts: PromptList | None = None,
+    skip_bad_rows: bool = False,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> PreparedJob:
     """Check the checkpoint, the cluster profile and every row of the prompt list. Raises InputError with every problem.
 
-    `prompts` replaces the job's own list. Weights in a store are downloaded to this machine once everything else is valid;
-    `on_message` receives a line for each file. The job's environment becomes that of this process: stores read it.
+    `prompts` replaces the job's own list. With `skip_bad_rows`, rows with problems are left out, as long as any row is left.
+    Weights in a store are downloaded to this machine once everything else is valid; `on_message` receives a line for each file.
+    The job's environment becomes that of this process: stores read it.
     """
     os.environ.update(job.environment)
     problems, damaged = _profile_problems(job), dict[str, str]()
@@ -55,22 +67,49 @@ def prepare(
         job, problems = _with_weights(job, on_message)
     arch, found = _check_checkpoint(job)
     problems += found
-    try:
-        prompts = read_prompts(job) if prompts is None else prompts
-        on_message(f"checking {counted(len(prompts), 'row')}")
-        manifest = build_manifest(
+    kept = None if prompts is not None else _kept_seeds(job)
+
+    def build(prompts: PromptList) -> Manifest:
+        return build_manifest(
             job,
             arch,
             weights=lambda name: _fingerprint(job, name, problems, damaged, on_message),
             numerics=job.numerics,
             limit=TextLimit(tokens=arch.text_encoder.text_len, tokenizer=lambda: _tokenizer(job)),
             prompts=prompts,
+            kept=kept,
         )
+
+    bad_rows: list[BadRow] = []
+    try:
+        prompts = read_prompts(job) if prompts is None else prompts
+        on_message(f"checking {counted(len(prompts), 'row')}")
+        if skip_bad_rows:
+            manifest, bad_rows = _of_good_rows(build, prompts)
+        else:
+            manifest = build(prompts)
     except InputError as error:
         problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise InputError(problems)
-    return PreparedJob(job=job, manifest=manifest, damaged=damaged)
+    return PreparedJob(
+        job=job,
+        manifest=manifest,
+        damaged=damaged,
+        keeps_seeds=kept is not None,
+        bad_rows=tuple(bad_rows),
+    )
+
+
+def _of_good_rows(build: Callable[[PromptList], Manifest], prompts: PromptList) -> tuple[Manifest, list[BadRow]]:
+    """The manifest of the rows without problems, and the other rows. Raises InputError for other problems."""
+    bad_rows: list[BadRow] = []
+    while True:  # some problems show only once those of the cells are out of the way
+        try:
+            return build(prompts), sorted(bad_rows, key=lambda bad: bad.row)
+        except InputError as error:
+            prompts, bad = split_bad_rows(prompts, error.problems)
+            bad_rows += bad
 
 
 def shard_of(prepared: PreparedJob, shard: str) -> PreparedJob:
@@ -86,6 +125,22 @@ def shard_of(prepared: PreparedJob, shard: str) -> PreparedJob:
     table = prepared.manifest.table
     clips = table.take(pa.array(range(part, len(table), parts), pa.int64()))
     return replace(prepared, manifest=Manifest(table=clips, notes=prepared.manifest.notes))
+
+
+def _kept_seeds(job: JobSpec) -> pa.Table | None:
+    """The manifest of the output folder, where its clips are to keep their seeds: as the job says, else as its last run did.
+
+    A run with another seed of the job asks for other clips.
+    """
+    try:
+        if job.keep_seeds is None:
+            saved = read_job_file(job.output_dir)
+            keeps = saved.get("keeps_seeds") is True and saved.get("job", {}).get("seed") == job.seed
+        else:
+            keeps = job.keep_seeds
+        return manifest_in(job.output_dir) if keeps else None
+    except OSError:  # `render` tells why the folder cannot be used
+        return None
 
 
 def _with_weights(job: JobSpec, on_message: Callable[[str], None]) -> tuple[JobSpec, list[Problem]]:

@@ -21,20 +21,24 @@ from ovi_ray.errors import MAX_SHOWN, JobStopped, OutputError, OutputGone
 from ovi_ray.inputs.columns import is_meta
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
+from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.broken_files import set_aside
+from ovi_ray.output.folder_state import check_format, check_owner, check_seeds, compare, read_folder
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.job_files import (
     FAILED_COLUMNS,
     begin_overwrite,
-    check_owner,
     end_overwrite,
     only_failed,
     read_failed,
+    read_token,
     write_failed,
     write_job,
+    write_rejected,
 )
 from ovi_ray.output.lock import output_lock
+from ovi_ray.output.progress_file import JobProgress, write_progress
 from ovi_ray.output.record_files import RecordConfig
 from ovi_ray.output.recovery import VideoCheck, VideoState, check_videos, recover_rows
 from ovi_ray.output.result_row import result_row
@@ -42,11 +46,13 @@ from ovi_ray.output.results import Results, ResumeState
 from ovi_ray.preparation import PreparedJob
 from ovi_ray.protocol.observer import JobObserver, Observers, RunEnded, RunStarted
 from ovi_ray.protocol.progress import WorkerTime
-from ovi_ray.report.html import ReportSummary, write_report
 from ovi_ray.report.result_queries import count_noted
+from ovi_ray.runtime.background_writer import WriteInterval
 from ovi_ray.runtime.clock import Clock
 from ovi_ray.runtime.driver import Driver, DriverConfig
 from ovi_ray.runtime.executor import Executor
+from ovi_ray.runtime.job_report import JobReport
+from ovi_ray.runtime.progress_writer import JobCounts, ProgressWriter
 from ovi_ray.runtime.run_record import run_record
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.config import RetryConfig
@@ -72,6 +78,10 @@ class RenderOptions:
     """Render every clip again; an existing video stays until its replacement is complete."""
     verify: bool = False
     """Decode every finished video completely before it counts as finished."""
+    rows: RowRanges | None = None
+    """Rows of the list whose clips are rendered; None for all."""
+    limit: int | None = None
+    """Clips that are rendered at most."""
     replaces: bool = False
     """The clips replace others in the folder, so that none of them needs to be known there (`ovi-ray retry`)."""
     reading: ReadConfig = field(default_factory=ReadConfig)
@@ -80,6 +90,10 @@ class RenderOptions:
     """When a worker counts as dead; None for the usual limits."""
     driver: DriverConfig = field(default_factory=DriverConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+    progress: WriteInterval = field(default_factory=lambda: WriteInterval(seconds=3.0))
+    """How often `progress.json` is written."""
+    report: WriteInterval = field(default_factory=lambda: WriteInterval(seconds=30.0, share=0.02))
+    """How often the report is written while the job runs."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -98,6 +112,12 @@ class JobResult:
     """Of rendering, as in `run.log`, the report and `ovi-ray explain`; starting and stopping Ray are left out."""
     noted: int = 0
     """Finished clips of the folder with a note in their row, such as one colour or silence throughout."""
+    superseded: int = 0
+    """Finished clips of the folder that the list does not ask for; they are kept, and stand apart."""
+    left: int = 0
+    """Not rendered, because the run was to render other rows, or not so many clips."""
+    bad_rows: int = 0
+    """Rows of the list that were left out: they stand in `rejected.csv`."""
     unreadable: int = 0
     """Not rendered, because there is a video that could not be read; it was left as it is, and the next run looks again."""
 
@@ -155,6 +175,7 @@ class _Run:
         self._job = prepared.job
         self._manifest = prepared.manifest
         self._damaged = prepared.damaged
+        self._keeps_seeds = prepared.keeps_seeds
         self._options = options
         self._stop = stop
         self._observer = observer
@@ -166,43 +187,63 @@ class _Run:
         )
         self._started_at = datetime.now(UTC)
         self._seconds = 0.0
-        self._done = self._failed = self._noted = 0
+        self._bad_rows = prepared.bad_rows
+        self._done = self._failed = self._noted = self._superseded = self._left = 0
         self._unreadable: set[str] = set()
         self._is_gone = False
         """Another folder may have the place of the output now."""
         self._workers: tuple[WorkerTime, ...] = ()
+        self._job_report: JobReport | None = None
 
     def to_the_end(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
         """Find the missing clips, render them, write the report."""
         with _usable(self._job.output_dir):
-            if not self._options.replaces:
-                check_owner(self._job.output_dir, self._manifest, self._results.done_ids())
+            notes = self._compared()
         with run_record(self._job.output_dir, self._observer.message, self._options.record) as record:
             self._observer = Observers([self._observer, record])
+            for note in notes:
+                self._observer.message(note)
             return self._recorded(open_executor, clock)
+
+    def _compared(self) -> list[str]:
+        """What the user should know of the clips in the folder before any is rendered.
+
+        Raises OutputOfOtherJob, SeedsDiffer and ResultsTooNew: nothing was changed then.
+        """
+        table, folder = self._manifest.table, read_folder(self._job.output_dir)
+        comparison = compare(table, folder)
+        self._superseded = comparison.superseded
+        check_format(folder)
+        if not self._options.replaces:
+            check_owner(table, folder, comparison)
+            check_seeds(folder, comparison, keep_seeds=self._job.keep_seeds)
+        return list(comparison.notes())
 
     def _recorded(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
         with _usable(self._job.output_dir):
-            missing = self._missing()
+            missing = self._chosen(self._missing())
             self._failed_before = self._failures_of(missing)
-            token = write_job(self._job.output_dir, self._job, self._manifest)
+            token = write_job(self._job.output_dir, self._job, self._manifest, keeps_seeds=self._keeps_seeds)
             # The list keeps the reasons of clips that are rendered again, until they end: their rows are dropped.
             write_failed(self._job.output_dir, self._manifest, self._failed_before.to_batches())
+            if not self._options.replaces:
+                write_rejected(self._job.output_dir, self._bad_rows)
             self._results.drop(missing.table.column("clip_id"))
             missing = self._without_damaged(missing)
-        finished_before = len(self._manifest) - len(missing) - len(self._unreadable) - self._failed
+        finished_before = len(self._manifest) - len(missing) - len(self._unreadable) - self._failed - self._left
         try:
-            if len(missing):
-                self._render(TaskTable.of(missing), open_executor, clock, token)
-            else:
-                self._record_nothing_to_do(TaskTable.of(missing))
+            with self._watchable(finished_before, token, has_work=len(missing) > 0):
+                if len(missing):
+                    self._render(TaskTable.of(missing), open_executor, clock, token)
+                else:
+                    self._record_nothing_to_do(TaskTable.of(missing))
             with suppress(OSError):  # the next `--overwrite` finds every clip replaced, and goes on from there
                 end_overwrite(self._job.output_dir)
         except OutputGone:
             self._is_gone = True
             raise
         finally:
-            self._try_to_report(finished_before)
+            self._try_to_report()
         return JobResult(
             clips=len(self._manifest),
             done=self._done,
@@ -210,8 +251,41 @@ class _Run:
             finished_before=finished_before,
             seconds=self._seconds,
             noted=self._noted,
+            superseded=self._superseded,
+            left=self._left,
+            bad_rows=len(self._bad_rows),
             unreadable=len(self._unreadable),
         )
+
+    @contextmanager
+    def _watchable(self, finished_before: int, token: str, *, has_work: bool) -> Iterator[None]:
+        """Tell whoever watches from elsewhere how far the run is, for the time of the block."""
+        output_dir = self._job.output_dir
+
+        def write(progress: JobProgress) -> None:
+            if read_token(output_dir) == token:  # else another folder has the place of the output now
+                write_progress(output_dir, progress)
+
+        counts = JobCounts(clips=len(self._manifest), done=finished_before, failed=self._failed)
+        tell = self._observer.message
+        with _usable(output_dir):
+            report = self._job_report = JobReport(
+                self._job,
+                self._manifest.table,
+                started_at=self._started_at,
+                finished_before=finished_before,
+                token=token,
+                interval=self._options.report,
+                message=tell,
+            )
+        with ProgressWriter(write, counts, self._options.progress, tell) as writer:
+            self._observer = Observers([self._observer, writer, report])
+            if has_work:
+                report.begin()
+            try:
+                yield
+            finally:
+                report.stop()
 
     # -- earlier runs ----------------------------------------------------------------------------------------------
 
@@ -238,6 +312,15 @@ class _Run:
         parts = [table.filter(pc.invert(pc.or_(done, has_failed))), table.filter(pc.and_not(has_failed, done))]
         return Manifest(table=pa.concat_tables(parts), notes=self._manifest.notes)
 
+    def _chosen(self, missing: Manifest) -> Manifest:
+        """The clips that this run is to render, of those that are missing."""
+        table = missing.table
+        if self._options.rows is not None:
+            table = table.filter(self._options.rows.among(table.column("row")))
+        table = table.slice(0, self._options.limit)
+        self._left = len(missing) - len(table)
+        return Manifest(table=table, notes=missing.notes)
+
     def _resumed(self, newer_than: float) -> ResumeState:
         table = self._manifest.table
         return self._results.resume(
@@ -258,7 +341,7 @@ class _Run:
 
     def _failures_of(self, missing: Manifest) -> pa.Table:
         """Why clips that are rendered now failed before: by their row, else by the list of an earlier run."""
-        rows = only_failed(self._results.batches(FAILED_COLUMNS))
+        rows = only_failed(self._results.current(FAILED_COLUMNS))
         listed = read_failed(self._job.output_dir)
         listed = listed.filter(pc.invert(pc.is_in(listed.column("clip_id"), value_set=rows.column("clip_id"))))
         failures = pa.concat_tables([rows, listed])
@@ -354,14 +437,14 @@ class _Run:
         self._observer.started(RunStarted(workload=workload_of(tasks), config=scheduler, clip_ids=ids))
         self._observer.ended(RunEnded(now=0.0, done=0, failed=0, error=""))
 
-    def _try_to_report(self, finished_before: int) -> None:
+    def _try_to_report(self) -> None:
         if self._is_gone:
             return
         # What workers that were killed left half written: no worker lives any more.
         self._try("what is half written cannot be removed", self._results.remove_unfinished)
         self._try("what is half written cannot be removed", self._intermediates.remove_unfinished)
         self._try("the failed clips cannot be listed", self._list_failed)
-        self._try("the report cannot be written", lambda: self._report(finished_before))
+        self._try("the report cannot be written", self._report)
 
     def _try(self, complaint: str, write: Callable[[], None]) -> None:
         """Do something at the end of the run, where a failing storage must not hide how the job ended."""
@@ -377,28 +460,20 @@ class _Run:
                 break
 
     def _list_failed(self) -> None:
-        rows = list(self._results.batches(FAILED_COLUMNS))
+        rows = list(self._results.current(FAILED_COLUMNS))
         ended = pa.chunked_array([batch.column("clip_id") for batch in rows], pa.string())
         before = self._failed_before
         not_ended = before.filter(pc.invert(pc.is_in(before.column("clip_id"), value_set=ended)))
         write_failed(self._job.output_dir, self._manifest, [*not_ended.to_batches(), *rows])
 
-    def _report(self, finished_before: int) -> None:
-        summary = ReportSummary(
-            clips=len(self._manifest),
-            finished_before=finished_before,
-            started_at=self._started_at,
-            seconds=self._seconds,
-            workers=self._workers,
-        )
-        self._noted = count_noted(self._results.batches)
-        write_report(
-            self._job.output_dir,
-            self._results.batches,
-            title=_title(self._job),
-            summary=summary,
-            meta_columns=self._results.meta_columns,
-        )
+    def _report(self) -> None:
+        self._noted = count_noted(self._results.current)
+        if self._job_report is None:
+            return
+        if self._done or self._failed or self._workers:
+            self._job_report.write_end(self._seconds, self._workers)
+        else:
+            self._job_report.write_again()
 
 
 def _with_policies(config: DriverConfig, job: JobSpec) -> DriverConfig:
@@ -410,7 +485,3 @@ def _with_policies(config: DriverConfig, job: JobSpec) -> DriverConfig:
     if not job.speculation:
         scheduler = replace(scheduler, speculation=replace(scheduler.speculation, enabled=False))
     return replace(config, scheduler=scheduler)
-
-
-def _title(job: JobSpec) -> str:
-    return job.prompts.stem if job.prompts is not None else "one prompt"

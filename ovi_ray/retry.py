@@ -1,4 +1,4 @@
-"""Prepare the failed clips of a job for another attempt, with the same or with changed parameters."""
+"""Prepare clips of an output folder for another attempt, with the same or with changed parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,71 +7,131 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ovi_ray.errors import InputError, Problem
-from ovi_ray.inputs.columns import OVERRIDES, PROMPT_COLUMN, is_meta
-from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
+from ovi_ray.inputs.columns import INPUT_COLUMNS, OVERRIDES, SIDE_COLUMNS, SIZE_COLUMN, is_meta
+from ovi_ray.inputs.job_spec import JobSpec, Mode
 from ovi_ray.inputs.manifest import Manifest
+from ovi_ray.inputs.params import parse_param
 from ovi_ray.inputs.prompt_lists import PromptList
-from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN
-from ovi_ray.output.job_files import ERROR_COLUMN, FAILED, JOB_FILE, MANIFEST, read_job_file
+from ovi_ray.inputs.row_ranges import RowRanges
+from ovi_ray.inputs.seeds import seed_offset
+from ovi_ray.inputs.sweep import DeclaredSweep
+from ovi_ray.output.folder_state import FolderState, check_format, read_folder
+from ovi_ray.output.job_files import JOB_FILE, MANIFEST
 from ovi_ray.preparation import PreparedJob, prepare
 from ovi_ray.storage.paths import Location, PathOrUri, to_location
 
-_ROW_COLUMNS = ("row", "line", "repeat")
+_PLACE_COLUMNS = ("row", "line", "repeat", "varies")
+_OF_ALL_CLIPS = frozenset({"ckpt_dir", "dtype", "weights", "qint8", "fp8", "compile", "attention", "allow_inexact"})
+"""Fields that are part of every clip's id: with other ones, clips that were never begun are other clips too."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Retry:
-    """The job of an output folder, with its failed clips checked again for another attempt."""
+    """The job of an output folder, with some of its clips checked again for another attempt."""
 
-    prepared: PreparedJob
+    prepared: PreparedJob | None
+    """None where there is nothing to render."""
+    total: int
+    """Clips of the job."""
+    finished: int
+    """Clips of the job that are finished."""
     clips: int
-    """Number of clips that failed."""
+    """Clips that are tried again: those that failed, or of the rows that were named."""
+    missing: int
+    """Other clips of the job that were not rendered, and are now."""
 
 
-def prepare_retry(output_dir: PathOrUri, changes: Mapping[str, Any]) -> Retry:
-    """Check the failed clips of an output folder for another attempt. Nothing is written.
+def prepare_retry(
+    output_dir: PathOrUri, changes: Mapping[str, Any], *, rows: RowRanges | None = None, new_seed: bool = False
+) -> Retry:
+    """Check clips of an output folder for another attempt. Nothing is written. Raises InputError, ResultsTooNew and OSError.
 
-    `changes`, by field of the job (None: not given), apply to every failed clip, whatever its row said; the changed clip
-    takes the row of the one that failed. Raises InputError, also where no clip has failed.
+    The clips are those that failed, and with `rows` those of these rows alone; with a change, also finished ones of these rows.
+    `changes`, by field of the job (None: not given), and `new_seed` apply to all of them, whatever their rows said; a changed
+    clip takes the row of the one that it replaces. Clips that were not rendered stay part of the job, and so do all others.
     """
     folder = to_location(output_dir)
     given = {name: value for name, value in changes.items() if value is not None}
-    manifest, failed = _read(folder, MANIFEST), _read(folder, FAILED)
-    saved = _saved_job(folder)
-    job = _retry_job(folder, saved, given)
-    checked = prepare(job, prompts=_prompt_list(folder, failed, given))
-    retried = checked.manifest
-    is_failed = pc.is_in(manifest.column("clip_id"), value_set=failed.column("clip_id"))
-    kept = manifest.filter(pc.invert(is_failed))
-    table = pa.concat_tables([kept, _with_rows_of(failed, retried.table)], promote_options="default")
-    return Retry(
-        prepared=replace(checked, job=_with_source(job, saved), manifest=Manifest(table=table, notes=retried.notes)),
-        clips=failed.num_rows,
+    if new_seed and "seed" in given:
+        problem = Problem(
+            file=COMMAND_LINE, field="--seed", value=show(given["seed"]), expected="either --seed or --new-seed"
+        )
+        raise InputError([problem])
+    manifest = _manifest(folder)
+    state = read_folder(folder)
+    check_format(state)
+    chosen, missing = _choose(manifest, state, rows, given, new_seed)
+    finished = pc.sum(_is_finished(manifest, state)).as_py() or 0
+    counts = {"total": len(manifest), "finished": finished, "clips": len(chosen), "missing": len(missing)}
+    if not len(chosen) and not len(missing):
+        return Retry(prepared=None, **counts)
+    job = _retry_job(folder, _saved_job(state), given)
+    if len(chosen):
+        renewed = chosen
+        checked = _checked(job, chosen, _prompt_list(folder, chosen, given, job, new_seed))
+    else:
+        renewed = missing
+        checked = _checked(job, missing, _prompt_list(folder, missing, {}, job, new_seed=False))
+    kept = manifest.filter(pc.invert(_is_among(manifest, renewed)))
+    clips = _in_place_of(renewed, checked.manifest.table)
+    clips = clips.filter(pc.invert(_is_among(clips, kept)))  # a change may make a clip of another one that is there
+    table = pa.concat_tables([kept, clips], promote_options="default")
+    keeps_seeds = new_seed or "seed" in given or state.job.get("keeps_seeds") is True
+    prepared = replace(
+        checked,
+        job=_with_source(job, _saved_job(state)),
+        manifest=Manifest(table=table, notes=checked.manifest.notes),
+        keeps_seeds=keeps_seeds,
     )
+    return Retry(prepared=prepared, **counts)
 
 
-def _read(output_dir: Location, name: str) -> pa.Table:
-    path = output_dir / name
+def _choose(
+    manifest: pa.Table, state: FolderState, rows: RowRanges | None, given: Mapping[str, Any], new_seed: bool
+) -> tuple[pa.Table, pa.Table]:
+    """The clips that are tried again, and the others that were not rendered."""
+    ids = manifest.column("clip_id")
+    is_open = pc.invert(_is_finished(manifest, state))
+    is_chosen = is_open if given.keys() & _OF_ALL_CLIPS else pc.is_in(ids, value_set=state.failed)
+    if rows is not None:
+        rows.check(manifest.column("row"))
+        among = rows.among(manifest.column("row"))
+        is_changed = new_seed or bool(given.keys() & {*INPUT_COLUMNS, "mode"})
+        is_chosen = among if is_changed else pc.and_(among, is_chosen)
+        is_open = pc.and_(among, is_open)
+    return manifest.filter(is_chosen), manifest.filter(pc.and_not(is_open, is_chosen))
+
+
+def _is_finished(clips: pa.Table, state: FolderState) -> pa.ChunkedArray:
+    return pc.is_in(clips.column("clip_id"), value_set=pa.concat_arrays([state.finished, state.videos]))
+
+
+def _is_among(clips: pa.Table, others: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(clips.column("clip_id"), value_set=others.column("clip_id"))
+
+
+def _manifest(output_dir: Location) -> pa.Table:
+    path = output_dir / MANIFEST
     if not path.exists():
-        expected = "a folder that `ovi-ray render` wrote and in which clips failed"
+        expected = "a folder that `ovi-ray render` wrote"
         raise InputError([Problem(file=str(path), value="missing", expected=expected)])
     return Manifest.read(path).table
 
 
-def _saved_job(output_dir: Location) -> dict[str, Any]:
+def _saved_job(state: FolderState) -> dict[str, Any]:
     """The job as the folder was rendered with, by field."""
-    saved = read_job_file(output_dir).get("job")
+    saved = state.job.get("job")
     if not isinstance(saved, dict):
         expected = "the job that `ovi-ray render` saved when it started"
-        raise InputError([Problem(file=str(output_dir / JOB_FILE), value="without a job", expected=expected)])
+        raise InputError([Problem(file=str(state.output_dir / JOB_FILE), value="without a job", expected=expected)])
     return saved
 
 
 def _retry_job(output_dir: Location, saved: Mapping[str, Any], given: Mapping[str, Any]) -> JobSpec:
-    """The saved job with the failed clips as its prompt list: their rows hold images, repeats and swept values already."""
+    """The saved job with its own clips as the prompt list: their rows hold images, repeats and swept values already."""
     own = {
-        "prompts": output_dir / FAILED,
+        "prompts": output_dir / MANIFEST,
         "text_prompt": None,
         "image_path": None,
         "mode": None,
@@ -84,33 +144,59 @@ def _retry_job(output_dir: Location, saved: Mapping[str, Any], given: Mapping[st
     return JobSpec.from_options(**{**saved, **own, **given})
 
 
-def _prompt_list(output_dir: Location, failed: pa.Table, given: Mapping[str, Any]) -> PromptList:
-    """The failed clips as a prompt list whose rows set everything but the given changes."""
-    inputs = {PROMPT_COLUMN, "image_path", *OVERRIDES} - given.keys()
-    names = [name for name in failed.column_names if name in inputs or (is_meta(name) and name != ERROR_COLUMN)]
-    columns = {name: failed.column(name).to_pylist() for name in names}
+def _prompt_list(
+    output_dir: Location, clips: pa.Table, given: Mapping[str, Any], job: JobSpec, new_seed: bool
+) -> PromptList:
+    """The clips as a prompt list, numbered from 1, whose rows set everything but the given changes."""
+    inputs = set(INPUT_COLUMNS) - given.keys()
+    names = [name for name in clips.column_names if name in inputs or is_meta(name)]
+    columns = {name: clips.column(name).to_pylist() for name in names}
     if SIZE_COLUMN in inputs:
-        columns[SIZE_COLUMN] = list(zip(*(failed.column(name).to_pylist() for name in SIDE_COLUMNS), strict=True))
+        columns[SIZE_COLUMN] = list(zip(*(clips.column(name).to_pylist() for name in SIDE_COLUMNS), strict=True))
+    if new_seed:
+        columns["seed"] = [seed_offset("again", clip_id) for clip_id in clips.column("clip_id").to_pylist()]
+    elif "seed" in given:
+        columns["seed"] = [job.seed + repeat for repeat in clips.column("repeat").to_pylist()]
     return PromptList(
-        file=str(output_dir / FAILED),
+        file=str(output_dir / MANIFEST),
         folder=output_dir,
         columns=columns,
-        rows=range(1, failed.num_rows + 1),
+        rows=range(1, clips.num_rows + 1),
         has_types=True,
     )
 
 
-def _with_rows_of(failed: pa.Table, clips: pa.Table) -> pa.Table:
-    """The clips, numbered by row of the failed list, with the place that the failed clip had in its own list."""
+def _checked(job: JobSpec, clips: pa.Table, prompts: PromptList) -> PreparedJob:
+    """The clips, checked. Problems are told with the rows that the clips have in their own list."""
+    try:
+        return prepare(job, prompts=prompts)
+    except InputError as error:
+        rows, lines = clips.column("row").to_pylist(), clips.column("line").to_pylist()
+        raise InputError(
+            problem
+            if problem.row is None or problem.file != prompts.file
+            else replace(problem, row=rows[problem.row - 1], line=lines[problem.row - 1])
+            for problem in error.problems
+        ) from None
+
+
+def _in_place_of(replaced: pa.Table, clips: pa.Table) -> pa.Table:
+    """The clips, numbered by row of `replaced`, with the place that each of those had in its list."""
     indices = pc.subtract(clips.column("row"), 1)
-    for name in _ROW_COLUMNS:
+    for name in _PLACE_COLUMNS:
         index = clips.schema.get_field_index(name)
-        clips = clips.set_column(index, clips.schema.field(name), failed.column(name).take(indices))
+        clips = clips.set_column(index, clips.schema.field(name), replaced.column(name).take(indices))
     return clips
 
 
 def _with_source(job: JobSpec, saved: Mapping[str, Any]) -> JobSpec:
-    """The job with the prompts that were rendered first, to be shown and saved."""
-    prompts = saved.get("prompts")
-    source = {"prompts": to_location(prompts) if prompts else None, "text_prompt": saved.get("text_prompt")}
+    """The job with the list and the parameters that the folder was rendered with: `retry` changes single clips."""
+    source: dict[str, Any] = {name: parse_param(name, saved[name]) for name in OVERRIDES if name in saved}
+    for name in ("prompts", "image_path"):
+        source[name] = to_location(saved[name]) if saved.get(name) else None
+    for name in ("text_prompt", "delimiter", "sheet"):
+        source[name] = saved.get(name)
+    source["mode"] = Mode(saved.get("mode", Mode.AUTO))
+    source["each_example_n_times"] = saved.get("each_example_n_times", 1)
+    source["sweep"] = DeclaredSweep.model_validate(saved["sweep"]) if saved.get("sweep") else None
     return job.model_copy(update=source)

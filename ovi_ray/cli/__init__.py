@@ -22,8 +22,10 @@ from ovi_ray.cli.init import init
 from ovi_ray.cli.job import job
 from ovi_ray.cli.jobs import jobs, logs, status, stop, wait
 from ovi_ray.cli.plan import plan
+from ovi_ray.cli.prune import prune
 from ovi_ray.cli.render import render
 from ovi_ray.cli.retry import retry
+from ovi_ray.cli.serve import serve
 from ovi_ray.cli.submit import submit
 from ovi_ray.cli.weights import weights
 from ovi_ray.runtime.shutdown import end_process
@@ -37,7 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, render, retry, plan, submit, jobs, status, logs, stop, wait, explain, export, doctor):
+for command in (
+    *(init, render, retry, prune, plan, submit, jobs, status, logs, stop, wait, serve, explain, export, doctor),
+):
     app.command(epilog=EXIT_CODE_HELP)(command)
 app.add_typer(job, name="job")
 app.add_typer(weights, name="weights")

@@ -15,7 +15,7 @@ def message_console() -> Console:
 
 
 class _Forgiving(io.TextIOBase):
-    """Writes to a stream until that fails; from then on nothing is written."""
+    """Writes to a stream until that fails or it is closed; from then on nothing is written."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -27,7 +27,7 @@ class _Forgiving(io.TextIOBase):
 
     def isatty(self) -> bool:
         """See TextIOBase."""
-        return self._stream.isatty()
+        return not self._stream.closed and self._stream.isatty()
 
     def fileno(self) -> int:
         """See TextIOBase."""
@@ -36,7 +36,8 @@ class _Forgiving(io.TextIOBase):
     def write(self, text: str) -> int:
         """See TextIOBase."""
         try:
-            self._stream.write(text)
+            if not self._stream.closed:
+                self._stream.write(text)
         except OSError:
             self._give_up()
         return len(text)
@@ -44,7 +45,8 @@ class _Forgiving(io.TextIOBase):
     def flush(self) -> None:
         """See TextIOBase."""
         try:
-            self._stream.flush()
+            if not self._stream.closed:
+                self._stream.flush()
         except OSError:
             self._give_up()
 

@@ -4,6 +4,8 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated
 
@@ -14,10 +16,14 @@ from ovi_ray.cli.common import command_console
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.cli.submit import exit_code_of
 from ovi_ray.errors import ClusterError, InputError
+from ovi_ray.output.progress_file import JobProgress, progress_json, read_progress
 from ovi_ray.printing import Console
-from ovi_ray.submission.states import JobStatus
+from ovi_ray.report.durations import format_remaining
+from ovi_ray.storage.paths import to_location
+from ovi_ray.submission.states import JobState, JobStatus
 
 _LOOK_S = 2.0
+_READERS = 8
 UNREACHABLE_S = 600.0
 """Seconds without an answer after which `wait` gives up."""
 
@@ -37,6 +43,8 @@ def jobs(
 ) -> None:
     """List the jobs of every target that jobs were submitted to, or that targets.yaml names.
 
+    Of jobs that run, and whose output folder can be read from here, also how far they are.
+
     Examples:
 
         ovi-ray jobs
@@ -52,33 +60,44 @@ def jobs(
                 if to is not None:
                     raise
                 console.print(f"{name}: {error}", style="yellow", soft_wrap=True)
+        progress = _progress_of_all(found)
     if as_json:
-        typer.echo(json.dumps([asdict(job) for job in found]))
+        pairs = zip(found, progress, strict=True)
+        typer.echo(json.dumps([{**asdict(job), "progress": progress_json(known)} for job, known in pairs]))
     else:
-        _show(found, Console())
+        _show(found, progress, Console())
 
 
 @with_display_options
-def status(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = False) -> None:
-    """Show the state of a job.
+def status(
+    job: JobId,
+    display: DisplayOptions,
+    to: To = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until the job ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the state of a job, and how far it is: from any shell or machine that reaches its output folder.
+
+    With --watch, --json prints one line for each change.
 
     Examples:
 
         ovi-ray status quickstart-3f9a0c2d71
 
         ovi-ray status demo/out --json
+
+        ovi-ray status s3://bucket/out --watch
     """
+    from ovi_ray.cli.status_view import show_status, watch_status
     from ovi_ray.submission.handles import find_job
     from ovi_ray.submission.journal import Journal
 
-    with command_console(display):
-        found = find_job(job, to=to, journal=Journal()).status()
-    if as_json:
-        typer.echo(json.dumps(asdict(found)))
-    else:
-        for name, value in asdict(found).items():
-            if value not in (None, "", 0) or (name == "exit_code" and value == 0):
-                typer.echo(f"{name:13} {value}")
+    with command_console(display) as console:
+        handle = find_job(job, to=to, journal=Journal())
+        if watch:
+            watch_status(handle, console, as_json=as_json)
+        else:
+            show_status(handle, console, as_json=as_json)
 
 
 @with_display_options
@@ -169,10 +188,27 @@ def _jobs_of(name: str) -> Iterator[JobStatus]:
     yield from find_target(name).jobs()
 
 
-def _show(found: list[JobStatus], console: Console) -> None:
+def _progress_of_all(found: list[JobStatus]) -> list[JobProgress | None]:
+    """How far each job is; None for one that does not run, or whose output folder cannot be read from here."""
+    with ThreadPoolExecutor(_READERS) as pool:  # a store that is away takes half a minute to say so
+        return list(pool.map(_progress_of, found))
+
+
+def _progress_of(job: JobStatus) -> JobProgress | None:
+    if job.state is not JobState.RUNNING or not job.output_dir:
+        return None
+    with suppress(OSError, ValueError):
+        return read_progress(to_location(job.output_dir))
+    return None
+
+
+def _show(found: list[JobStatus], progress: list[JobProgress | None], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in ("id", "state", "target", "submitted", "restarts", "output"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("id", "state"))
-    for job in found:
-        table.add_row(job.job_id, job.state, job.target, job.submitted_at, str(job.restarts), job.output_dir)
+    for name in ("id", "state", "clips", "left", "target", "submitted", "restarts", "output"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("id", "state", "clips"))
+    for job, known in zip(found, progress, strict=True):
+        clips = f"{known.done + known.failed:,}/{known.clips:,}" if known else ""
+        left = format_remaining(known.remaining) if known else ""
+        place = (job.target, job.submitted_at, str(job.restarts), job.output_dir)
+        table.add_row(job.job_id, job.state, clips, left, *place)
     console.print(table)

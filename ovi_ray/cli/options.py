@@ -53,7 +53,7 @@ RUNTIME_FIELDS = (
     "speculation",
 )
 """Options on where and how a job runs, on this machine or another one."""
-KEPT_FIELDS = ("keep_latents", "checkpoint_s")
+KEPT_FIELDS = ("keep_seeds", "keep_latents", "checkpoint_s")
 DISPLAY_PANEL = "What is shown"
 _METAVARS: dict[type, str] = {int: "INTEGER", float: "NUMBER", tuple: "HEIGHTxWIDTH", str: "TEXT"}
 _MAX_METAVAR_CHARS = 30
@@ -175,8 +175,11 @@ def _annotation(name: str, panel: str, *, shows_default: bool) -> Any:
         parts.append(f"One of {', '.join(choices)}.")
     if shows_default and (default := _default(name)):
         parts.append(f"[default: {default}]")
+    declaration = option_name(name)
+    if value_type is bool and JobSpec.model_fields[name].default is None:  # neither is another choice
+        declaration += declaration.replace("--", "/--no-")
     option = typer.Option(
-        option_name(name),
+        declaration,
         help=" ".join(parts),
         metavar=metavar,
         autocompletion=(lambda: list(choices)) if choices else None,
@@ -195,11 +198,11 @@ def _type_and_metavar(name: str, choices: Sequence[str]) -> tuple[Any, str | Non
     if choices:
         metavar = "|".join(choices)
         return str, metavar if len(metavar) <= _MAX_METAVAR_CHARS else _METAVARS[str]
-    if isinstance(field.default, bool):
+    types = get_args(field.annotation) or (field.annotation,)
+    if bool in types:
         return bool, None
     if name in PARAM_FIELDS:
         return str, _METAVARS[type(field.default)]
-    types = get_args(field.annotation) or (field.annotation,)
     numeric = next((numeric for numeric in (int, float) if numeric in types), str)
     return numeric, _METAVARS[numeric]
 

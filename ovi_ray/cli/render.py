@@ -8,6 +8,7 @@ import typer
 
 from ovi_ray.cli.common import ExitCode, command_console, read_job
 from ovi_ray.cli.detach import OPTION, start_detached
+from ovi_ray.cli.dry_run import print_bad_rows, show_dry_run
 from ovi_ray.cli.faults import given_arguments
 from ovi_ray.cli.options import (
     DISPLAY_PANEL,
@@ -23,6 +24,7 @@ from ovi_ray.cli.options import (
 )
 from ovi_ray.cli.run import run_job
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.printing import Console, counted, shell_command
 
 KEPT_PANEL = "What an earlier run left"
@@ -64,6 +66,27 @@ Verify = Annotated[
         rich_help_panel=KEPT_PANEL,
     ),
 ]
+DryRunFlag = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only say what there is to do, with time and cost by device class given --cluster. [default: off]",
+    ),
+]
+SkipBadRows = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad-rows",
+        help="Render the rows without problems; the others go to rejected.csv in the folder. [default: off]",
+    ),
+]
+Rows = Annotated[
+    str | None,
+    typer.Option(
+        "--rows", metavar="ROWS", help="Render the clips of these rows only, such as 37,40-60. [default: all]"
+    ),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Render at most so many clips. [default: all]")]
 Explain = Annotated[
     bool,
     typer.Option(
@@ -79,6 +102,22 @@ Detach = Annotated[
         help="Go on in the background, also when this terminal is closed, once the input is checked; `ovi-ray status OUT` and"
         " `ovi-ray stop OUT` look after it. [default: off]",
         rich_help_panel="Where and how it runs",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[HOST:]PORT",
+        help="Metrics for Prometheus at this address while the job runs; a port alone is on loopback. [default: off]",
+        rich_help_panel=DISPLAY_PANEL,
+    ),
+]
+Notify = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Post JSON to this URL when the job pauses, ends or fails. [default: off]",
+        rich_help_panel=DISPLAY_PANEL,
     ),
 ]
 AsJson = Annotated[
@@ -97,9 +136,15 @@ def render(
     prompts: Prompts = None,
     prompt: OnePrompt = None,
     shard: Shard = None,
+    rows: Rows = None,
+    limit: Limit = None,
+    skip_bad_rows: SkipBadRows = False,
+    dry_run: DryRunFlag = False,
     overwrite: Overwrite = False,
     verify: Verify = False,
     explain: Explain = False,
+    metrics: Metrics = None,
+    notify: Notify = None,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
@@ -117,25 +162,45 @@ def render(
 
         ovi-ray render prompts.csv --ckpt-dir ckpts --out out --sweep video_guidance_scale=3,4,5 --sweep seed=0-19
 
+        ovi-ray render prompts.csv --ckpt-dir ckpts --out out --skip-bad-rows --dry-run
+
+        ovi-ray render prompts.csv --ckpt-dir ckpts --out out --rows 37,40-60 --limit 5
+
         ovi-ray render job.yaml --detach && ovi-ray status out
 
         ovi-ray render --prompt "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out
     """
-    keeping = {"overwrite": overwrite, "verify": verify}
     with command_console(display) as console:
+        ranges = None if rows is None else RowRanges.parse(rows)
         job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
         from ovi_ray.preparation import prepare, shard_of
 
         def print_message(text: str) -> None:
             console.print(text, soft_wrap=True)
 
-        prepared = prepare(job, on_message=print_message)
+        prepared = prepare(job, skip_bad_rows=skip_bad_rows or dry_run, on_message=print_message)
         if shard is not None:
             prepared = shard_of(prepared, shard)
+        if ranges is not None:
+            ranges.check(prepared.manifest.table.column("row"))
+        if dry_run:
+            choice = {"rows": ranges, "limit": limit, "overwrite": overwrite}
+            would = show_dry_run(prepared, console, as_json=as_json, **choice)
+            raise typer.Exit(ExitCode.BAD_INPUT if would.bad_rows and not skip_bad_rows else ExitCode.OK)
         print_message(f"inputs checked: {counted(len(prepared.manifest), 'clip')}")
+        print_bad_rows(prepared.bad_rows, console)
         if detach:
             _detach(job, console, as_json=as_json)
-        result = run_job(prepared, console, explain=explain, quiet=display.quiet, options=keeping)
+        options = {"overwrite": overwrite, "verify": verify, "rows": ranges, "limit": limit}
+        result = run_job(
+            prepared,
+            console,
+            explain=explain,
+            quiet=display.quiet,
+            options=options,
+            metrics=metrics,
+            notify=notify,
+        )
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)

@@ -1,7 +1,7 @@
 """Runs a checked job from the command line: progress display, signals, summary, exit codes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,21 +10,33 @@ from ovi_ray.cli.common import ExitCode
 from ovi_ray.cli.faults import faults_of_job
 from ovi_ray.errors import JobStopped
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.output.job_files import REJECTED
 from ovi_ray.printing import Console, counted, shell_command
 from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
     from ovi_ray.preparation import PreparedJob
+    from ovi_ray.protocol.observer import JobObserver
     from ovi_ray.rendering import JobResult
 
 _STOPPED_BY = {"SIGTERM": ExitCode.TERMINATED, "SIGHUP": ExitCode.HUNG_UP}
 
 
 def run_job(
-    prepared: "PreparedJob", console: Console, *, explain: bool, quiet: bool, options: dict[str, Any]
+    prepared: "PreparedJob",
+    console: Console,
+    *,
+    explain: bool,
+    quiet: bool,
+    options: dict[str, Any],
+    metrics: str | None = None,
+    notify: str | None = None,
 ) -> "JobResult":
-    """Render a checked job; `options` are fields of `RenderOptions`, `explain` prints every decision."""
-    from ovi_ray.protocol.observer import JobObserver, Observers
+    """Render a checked job; `options` are fields of `RenderOptions`, `explain` prints every decision.
+
+    `metrics` is the address of a server for Prometheus, `notify` a URL that is told how the job goes. Raises InputError.
+    """
+    from ovi_ray.protocol.observer import Observers
     from ovi_ray.rendering import RenderOptions, render
     from ovi_ray.report.decisions import DecisionPrinter
     from ovi_ray.report.terminal import ProgressDisplay
@@ -35,25 +47,52 @@ def run_job(
         faults_of_job(output_dir),
         _stoppable(stop, console, prepared.job),
         ProgressDisplay(console, quiet=quiet) as display,
+        _watchers(prepared.job, display.message, metrics=metrics, notify=notify) as watchers,
     ):
         for note in (*prepared.job.notes, *prepared.manifest.notes):
             display.message(f"note: {note}")
-        observers: list[JobObserver] = [display, *([DecisionPrinter(console)] if explain else [])]
+        observers: list[JobObserver] = [display, *([DecisionPrinter(console)] if explain else []), *watchers]
         result = render(prepared, options=RenderOptions(**options), stop=stop, observer=Observers(observers))
     _summarise(result, prepared.job, console)
     return result
+
+
+@contextmanager
+def _watchers(
+    job: JobSpec, message: Callable[[str], None], *, metrics: str | None, notify: str | None
+) -> "Iterator[list[JobObserver]]":
+    """The observers that tell other programs how the job goes. Raises InputError."""
+    with ExitStack() as open_watchers:
+        watchers: list[JobObserver] = []
+        if metrics is not None:
+            from ovi_ray.report.metrics import metrics_server
+
+            watchers.append(open_watchers.enter_context(metrics_server(metrics)))
+        if notify is not None:
+            from ovi_ray.report.notification import Notifier
+
+            title = job.prompts.stem if job.prompts is not None else "one prompt"
+            notifier = Notifier(notify, job=title, output_dir=str(job.output_dir), message=message)
+            watchers.append(open_watchers.enter_context(notifier))
+        yield watchers
 
 
 def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
     parts = [f"{result.done} rendered"]
     if result.finished_before:
         parts.append(f"{result.finished_before} finished before")
+    if result.left:
+        parts.append(f"{result.left} left")
     if result.failed:
         parts.append(f"{result.failed} failed")
     if result.noted:
         parts.append(f"{result.noted} with notes")
     if result.unreadable:
         parts.append(f"{result.unreadable} with a video that cannot be read")
+    if result.superseded:
+        parts.append(f"{result.superseded} superseded")
+    if result.bad_rows:
+        parts.append(f"{counted(result.bad_rows, 'bad row')} in {REJECTED}")
     line = f"{counted(result.clips, 'clip')}: {', '.join(parts)}, in {result.seconds:.0f} s"
     console.print(line, style="bold red" if result.failed or result.unreadable else "bold green")
     console.print(f"videos {job.output_dir / 'videos'}  report {job.output_dir / 'report.html'}", soft_wrap=True)

@@ -8,9 +8,14 @@ from ovi_ray.inputs.params import PARAM_FIELDS
 PROMPT_COLUMN = "text_prompt"
 META_PREFIX = "meta_"
 """Start of the names of the user's own columns, which are carried along as text."""
+KEY_COLUMN, KEY_ALIAS = "key", "id"
+"""Column of names that tell rows apart, whatever becomes of their prompts, and another name for it in prompt lists."""
 OVERRIDES = (*PARAM_FIELDS, "model_name")
 """Columns that override the job's value for their row."""
-INPUT_COLUMNS = (PROMPT_COLUMN, "image_path", *OVERRIDES)
+INPUT_COLUMNS = (PROMPT_COLUMN, "image_path", KEY_COLUMN, *OVERRIDES)
+SIZE_COLUMN = "video_frame_height_width"
+SIDE_COLUMNS = ("video_frame_height", "video_frame_width")
+"""The columns of a manifest that hold the two sides of `SIZE_COLUMN`, so that any tool for tables opens it."""
 _LINE_ENDS = "\t\n\v\f\r\x85"
 
 
@@ -21,7 +26,7 @@ def is_meta(name: str) -> bool:
 
 def is_known(name: str) -> bool:
     """Whether a prompt list may have a column of this name."""
-    return name in INPUT_COLUMNS or is_meta(name)
+    return name in INPUT_COLUMNS or name == KEY_ALIAS or is_meta(name)
 
 
 def clean_name(name: str) -> str:

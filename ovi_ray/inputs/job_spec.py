@@ -117,7 +117,7 @@ class BatchSpec(BaseModel):
     """Keys of a job file that this model has no field for."""
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "resources": ("device", "workers", "memory_gb", "cpu_offload", "cluster", "elastic", "prices"),
-        "policies": ("retries", "speculation", "checkpoint_s", "keep_latents", "allow_inexact"),
+        "policies": ("retries", "speculation", "checkpoint_s", "keep_latents", "keep_seeds", "allow_inexact"),
     }
     """Fields that a job file may group under a key; each may stand at the top level as well."""
 
@@ -178,7 +178,7 @@ class BatchSpec(BaseModel):
     )
     address: Annotated[
         str | None, Help("Ray cluster to join, such as auto. [default: Ray is started on this machine]")
-    ] = Field(None, description="the address of a Ray cluster, such as auto")
+    ] = Field(None, pattern=r"\S", description="the address of a Ray cluster, such as auto")
     cluster: Annotated[
         FilePath | None,
         Help(
@@ -248,6 +248,10 @@ class BatchSpec(BaseModel):
     keep_latents: Annotated[bool, Help("Keep the latents of finished clips.")] = Field(
         False, description="true or false: the latents of finished clips stay in the output folder"
     )
+    keep_seeds: Annotated[
+        bool | None,
+        Help("Take the seeds of the clips that the output folder has, or derive all. [default: as its last run did]"),
+    ] = Field(None, description="true or false: clips keep the seeds that they have in the output folder")
     priority: Annotated[int, Help("Share of a Ray cluster beside other jobs, and order in a Slurm queue.")] = Field(
         0,
         ge=-MAX_PRIORITY,

@@ -16,14 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet
 
-from ovi.config import MAX_SEED, Architecture
-from ovi_ray.errors import InputError, Problem, show
-from ovi_ray.inputs.columns import PROMPT_COLUMN, is_meta
+from ovi.config import Architecture
+from ovi_ray.errors import InputError, Problem
+from ovi_ray.inputs.columns import KEY_COLUMN, PROMPT_COLUMN, SIDE_COLUMNS, SIZE_COLUMN, is_meta
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS, PARAM_FIELDS, arrow_fields
 from ovi_ray.inputs.prompt_lengths import TextLimit, length_notes
 from ovi_ray.inputs.prompt_lists import ListOptions, PromptList, read_prompt_list, read_table
-from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN, Rows, resolve_rows
+from ovi_ray.inputs.rows import Rows, resolve_rows
+from ovi_ray.inputs.seeds import check_seeds, derived_seeds
 from ovi_ray.inputs.sweep import swept
 from ovi_ray.storage.paths import PathOrUri, atomic_write, to_location
 
@@ -42,7 +43,9 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),  # of the prompt list, from 1
         pa.field("line", pa.int64()),  # of the prompt list's file, or row of its sheet, where the row starts, from 1
-        pa.field("repeat", pa.int32(), nullable=False),  # 0 to each_example_n_times - 1
+        pa.field("repeat", pa.int32(), nullable=False),  # from 0, over all combinations of a sweep
+        pa.field(KEY_COLUMN, pa.string()),  # of the row, as the list gives it
+        pa.field("varies", pa.string()),  # names of the swept parameters, separated by commas
         pa.field("text_prompt", pa.string(), nullable=False),  # as given
         pa.field("prompt", pa.string(), nullable=False),  # with the model's form of audio tag: the text that is encoded
         pa.field("image_path", pa.string()),
@@ -57,11 +60,10 @@ MANIFEST_SCHEMA = pa.schema(
 )
 """Columns of a manifest. The list's own `meta_` columns follow them, as text."""
 
-ROW_SEED_STRIDE = 1_000_000  # without a column `seed`, row r and repeat n use the job's seed + (r - 1) * stride + n
 CLIP_ID_DIGITS = 20
 _NOTES = b"ovi_ray.notes"
 _FORMAT_KEY = b"ovi_ray.manifest_format"
-_FORMAT = 2  # 1, which was not written, counted rows from 0 and had the size of the frames in one column
+_FORMAT = 3  # 2 had no keys; 1, which was not written, counted rows from 0 and had the size of the frames in one column
 _HASHED_TEXTS = ("prompt", *NEGATIVE_PROMPTS)
 """Columns that enter the id as they are tokenized."""
 _HASHED = (
@@ -127,20 +129,24 @@ def build_manifest(
     numerics: str,
     limit: TextLimit | None = None,
     prompts: PromptList | None = None,
+    kept: pa.Table | None = None,
 ) -> Manifest:
     """Check the prompts of a job, images included, before any model loads. Raises InputError with every problem.
 
     `weights` maps a model's name to the fingerprint of its weights; `numerics` names the form of the computation, such as
     the dtype. Both are part of every clip's id. Texts that are longer than `limit` are noted. `prompts` replaces the job's own
-    list.
+    list. `kept` is the table of a manifest, whose seeds are taken over by clips that are otherwise alike.
     """
     prompts = read_prompts(job) if prompts is None else prompts
     if job.sweep is not None:
         prompts = swept(prompts, job.sweep)
     rows = resolve_rows(prompts, job, arch)
     columns = _repeat(rows, prompts, job)
+    columns["seed"] = derived_seeds(
+        columns, job.seed, times=job.each_example_n_times, is_list=prompts.may_grow, kept=kept
+    )
+    check_seeds(columns["seed"], prompts, rows.columns["seed"], job.seed)
     columns["clip_id"] = _clip_ids(columns, rows.cleaned, weights, numerics)
-    columns |= {name: [size[side] for size in columns[SIZE_COLUMN]] for side, name in enumerate(SIDE_COLUMNS)}
     fields = [*MANIFEST_SCHEMA, *(pa.field(name, pa.string()) for name in columns if is_meta(name))]
     table = pa.table([columns[field.name] for field in fields], schema=pa.schema(fields))
     notes = [*rows.notes, *_repeated_prompt_note(columns)]
@@ -158,14 +164,27 @@ def read_prompts(job: BatchSpec) -> PromptList:
     if job.prompts is not None:
         return read_prompt_list(job.prompts, ListOptions(delimiter=job.delimiter, sheet=job.sheet))
     columns = {PROMPT_COLUMN: [job.text_prompt]}
-    return PromptList(file="the job's prompt", folder=to_location(Path.cwd()), columns=columns, rows=range(1, 2))
+    return PromptList(
+        file="the job's prompt", folder=to_location(Path.cwd()), columns=columns, rows=range(1, 2), may_grow=False
+    )
 
 
 def _current_form(table: pa.Table) -> pa.Table:
     """A table as `Manifest.write` writes it today, from one of an earlier version; other tables are left as they are."""
     names = table.column_names
-    if _FORMAT_KEY in (table.schema.metadata or {}) or not {"clip_id", "row", SIZE_COLUMN}.issubset(names):
+    if not {"clip_id", "row"}.issubset(names):
         return table
+    if _FORMAT_KEY not in (table.schema.metadata or {}) and SIZE_COLUMN in names:
+        table = _with_rows_from_one(table)
+    place = table.schema.get_field_index("repeat") + 1
+    for name in ("varies", KEY_COLUMN):
+        if name not in table.column_names:
+            table = table.add_column(place, MANIFEST_SCHEMA.field(name), pa.nulls(len(table), pa.string()))
+    return table
+
+
+def _with_rows_from_one(table: pa.Table) -> pa.Table:
+    """A table of format 2, from one of format 1."""
     sizes = table.column(SIZE_COLUMN)
     rows = table.schema.get_field_index("row")
     table = table.set_column(rows, MANIFEST_SCHEMA.field("row"), pc.add(table.column("row"), 1))
@@ -183,31 +202,19 @@ def clip_id(content: dict[str, Any]) -> str:
 
 
 def _repeat(rows: Rows, prompts: PromptList, job: BatchSpec) -> dict[str, list[Any]]:
-    """The columns with each row repeated `each_example_n_times`, and the seed of each repeat.
+    """The manifest's columns, but for the ids, with each row repeated `each_example_n_times`. `seed` is the row's own or None.
 
-    The repeats of a row are numbered over all combinations of a sweep; its seeds begin anew in each of them.
+    The repeats of a row are numbered over all combinations of a sweep.
     """
     times, combinations = job.each_example_n_times, 1 if job.sweep is None else job.sweep.size
     columns = {**rows.columns, "row": list(prompts.rows)}
     columns["line"] = [None] * len(prompts) if prompts.lines is None else list(prompts.lines)
-    columns["seed"] = [
-        job.seed + (row - 1) * ROW_SEED_STRIDE if seed is None else seed
-        for seed, row in zip(columns["seed"], columns["row"], strict=True)
-    ]
-    _check_seeds(columns["seed"], prompts, times)
+    columns["varies"] = [None if job.sweep is None else ",".join(job.sweep.values)] * len(prompts)
+    columns |= {name: [size[side] for size in columns[SIZE_COLUMN]] for side, name in enumerate(SIDE_COLUMNS)}
     if times > 1:
         columns = {name: [value for value in values for _ in range(times)] for name, values in columns.items()}
     columns["repeat"] = list(range(times * combinations)) * (len(prompts) // combinations)
-    columns["seed"] = [seed + repeat % times for seed, repeat in zip(columns["seed"], columns["repeat"], strict=True)]
     return columns
-
-
-def _check_seeds(seeds: list[int], prompts: PromptList, times: int) -> None:
-    largest = MAX_SEED - (times - 1)
-    expected = "a smaller seed: with the row and the repeat added, it would exceed 2**63-1"
-    problems = [prompts.problem(i, "seed", show(seed), expected) for i, seed in enumerate(seeds) if seed > largest]
-    if problems:
-        raise InputError(problems)
 
 
 def _clip_ids(

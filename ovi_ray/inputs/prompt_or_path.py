@@ -37,7 +37,7 @@ _SENTENCE_MARKS = frozenset("。，、！？；：…")  # of scripts that put n
 _BACKSLASH_IN_A_PATH = re.compile(
     r"\w\\(?![nrtu]\b|[nrtu][A-Z])\w"
 )  # but not an escape such as \n, which a shell passes on
-_AROUND = " \t\n\"',;"
+_AROUND = " \t\n\"',;\u200b\u200c\u200d\u2060\ufeff"  # with characters of no width, which copied text often has
 
 
 class Meaning(Enum):

@@ -9,7 +9,18 @@ from ovi.config import Architecture
 from ovi.geometry import image_size, snap_size
 from ovi.prompts import clean
 from ovi_ray.errors import InputError, Problem, show, show_path
-from ovi_ray.inputs.columns import INPUT_COLUMNS, META_PREFIX, OVERRIDES, PROMPT_COLUMN, clean_name, is_meta
+from ovi_ray.inputs.columns import (
+    INPUT_COLUMNS,
+    KEY_ALIAS,
+    KEY_COLUMN,
+    META_PREFIX,
+    OVERRIDES,
+    PROMPT_COLUMN,
+    SIDE_COLUMNS,
+    SIZE_COLUMN,
+    clean_name,
+    is_meta,
+)
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
 from ovi_ray.inputs.job_spec import BatchSpec, Mode
 from ovi_ray.inputs.notes import rows_have
@@ -17,11 +28,9 @@ from ovi_ray.inputs.param_limits import limit_notes
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS, NOT_TEXT, TEXT_EXPECTED, did_you_mean, parse_param
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.inputs.prompt_texts import prepare_texts
+from ovi_ray.inputs.seeds import resolve_keys
 from ovi_ray.storage.paths import Location, resolve_path
 
-SIZE_COLUMN = "video_frame_height_width"
-SIDE_COLUMNS = ("video_frame_height", "video_frame_width")
-"""The columns of a manifest that hold the two sides of `SIZE_COLUMN`, so that any tool for tables opens it."""
 DERIVED_COLUMNS = (
     "clip_id",
     "row",
@@ -34,7 +43,7 @@ DERIVED_COLUMNS = (
     "audio_latent_length",
 )
 """Columns by which a manifest of any version is recognised as a prompt list."""
-MANIFEST_COLUMNS = (*DERIVED_COLUMNS, "line", *SIDE_COLUMNS)
+MANIFEST_COLUMNS = (*DERIVED_COLUMNS, "line", "varies", *SIDE_COLUMNS)
 """Columns that a manifest has beside the input columns; ignored, but for the sides, when it is read as a prompt list."""
 IMAGE_READING = 2
 """Enters the id of a clip whose image is converted: version 1, which ids do not name, took the file's values as they were."""
@@ -59,6 +68,8 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
     for name in (PROMPT_COLUMN, *OVERRIDES):
         columns[name], refused = _resolve(prompts, name, defaults[name], _PARSERS[name])
         problems += refused
+    columns[KEY_COLUMN], refused = resolve_keys(prompts, KEY_ALIAS if KEY_ALIAS in prompts.columns else KEY_COLUMN)
+    problems += refused
     images, refused = _resolve_images(prompts, job)
     problems += refused
     unread = {(problem.row, problem.field) for problem in prompts.problems}  # cells and columns that stand empty now
@@ -85,7 +96,7 @@ def _column_problems(prompts: PromptList) -> list[Problem]:
     if not names and prompts.problems:  # no row could be read: nothing is known of the columns
         return []
     is_manifest = names.issuperset(DERIVED_COLUMNS)
-    known = {*INPUT_COLUMNS, *(MANIFEST_COLUMNS if is_manifest else ())}
+    known = {*INPUT_COLUMNS, KEY_ALIAS, *(MANIFEST_COLUMNS if is_manifest else ())}
     unknown = [name for name in prompts.columns if name not in known and not is_meta(name)]
     problems = [
         Problem(
@@ -97,6 +108,10 @@ def _column_problems(prompts: PromptList) -> list[Problem]:
         )
         for name in unknown
     ]
+    if {KEY_COLUMN, KEY_ALIAS} <= names:
+        found = f"a list with a column {KEY_COLUMN} and a column {KEY_ALIAS}"
+        expected = f"one of them: {KEY_ALIAS} is another name for {KEY_COLUMN}"
+        problems.append(Problem(file=prompts.file, value=found, expected=expected))
     if PROMPT_COLUMN not in names:
         found = f"no column {PROMPT_COLUMN} among {', '.join(map(show, prompts.columns)) or 'none'}"
         problems.append(Problem(file=prompts.file, value=found, expected=f"a column {PROMPT_COLUMN}"))

@@ -161,6 +161,7 @@ def swept(prompts: PromptList, sweep: Sweep) -> PromptList:
         columns={**columns, **values},
         rows=_repeated(prompts.rows, times),
         lines=None if prompts.lines is None else _repeated(prompts.lines, times),
+        may_grow=prompts.may_grow,
         has_types=prompts.has_types,
         problems=prompts.problems,
         notes=prompts.notes,

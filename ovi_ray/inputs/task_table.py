@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 from ovi.config import SamplingParams
 from ovi.prompts import clean
 from ovi.stages import STAGES, Stage, WorkItem
-from ovi_ray.inputs.columns import is_meta
+from ovi_ray.inputs.columns import SIDE_COLUMNS, SIZE_COLUMN, is_meta
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.params import PARAM_FIELDS
-from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN
 from ovi_ray.scheduling.workload import ClipKind, Workload
 
 IntArray = npt.NDArray[np.int32]
@@ -34,6 +33,8 @@ _CLIP_FIELDS = (
     "row",
     "line",
     "repeat",
+    "key",
+    "varies",
     "model_name",
     "text_prompt",
     "prompt",
@@ -57,6 +58,10 @@ class ClipTask:
     line: int | None
     """Line of the list's file, or row of its sheet, where the row starts, from 1; None for files without lines."""
     repeat: int
+    key: str | None
+    """The row's own name in the list."""
+    varies: str | None
+    """Names of the parameters that the job sweeps, separated by commas."""
     model_name: str
     text_prompt: str
     """The prompt as the user gave it."""
@@ -75,6 +80,16 @@ class ClipTask:
     params: SamplingParams
     meta: Mapping[str, str | None]
     """The user's own columns, by name."""
+
+    @property
+    def varied(self) -> str:
+        """The parameters that the job sweeps, with their values, in words; "" without a sweep."""
+        names = self.varies.split(",") if self.varies else ()
+        return ", ".join(f"{name} {self._value(name)}" for name in names)
+
+    def _value(self, name: str) -> str:
+        value = self.model_name if name == "model_name" else getattr(self.params, name)
+        return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
     def items(self, item: WorkItem) -> tuple[int, ...]:
         """The items of a sort that it needs; of texts, its prompt comes first."""
@@ -126,6 +141,11 @@ class TaskTable:
             WorkItem.CLIP: len(self),
         }
         return {stage: items[spec.item] for stage, spec in STAGES.items()}
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether the job sweeps parameters."""
+        return self.clips.column("varies").null_count < len(self)
 
     def clip(self, index: int) -> ClipTask:
         """The clip at `index`, from 0. Raises IndexError."""

@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ovi_ray.inputs.columns import is_meta
-from ovi_ray.output.parquet_log import ParquetLog
-from ovi_ray.output.result_row import RESULTS_SCHEMA, with_rows_from_one
-from ovi_ray.output.results import RESULTS
+from ovi_ray.output.results import read_rows
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location
 
 
 def finished_rows(output_dir: Location, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Clip id -> the named columns of the row that says it is done. Raises ResultsTooNew and OSError."""
-    log = ParquetLog(output_dir / RESULTS, RESULTS_SCHEMA, accepts=is_meta, upgrade=with_rows_from_one)
-    table, _, _ = log.read(["clip_id", "status", *columns])
+    table = read_rows(output_dir, ["clip_id", "status", *columns])
     return {row["clip_id"]: row for row in table.to_pylist() if row["status"] == ClipStatus.DONE}

@@ -1,11 +1,7 @@
-"""Files of an output folder beside the results: the job and its manifest, and the list of failed clips.
-
-A folder belongs to every job that has a clip in common with it, so a list that grew, shrank or changed in part continues. A job
-that has no clip in common with the finished ones in the folder is refused.
-"""
+"""Files of an output folder beside the results: the job and its manifest, and the list of failed clips."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from ovi_ray.errors import InputError, OutputOfOtherJob, ResultsTooNew
+from ovi_ray.errors import InputError
+from ovi_ray.inputs.bad_rows import BadRow, rejected_csv
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.output.parquet_log import FORMAT
@@ -24,38 +21,27 @@ from ovi_ray.storage.paths import Location
 MANIFEST = "manifest.parquet"
 JOB_FILE = "job.json"
 FAILED = "failed.parquet"
+REJECTED = "rejected.csv"
 ERROR_COLUMN = "meta_error"
 OVERWRITE = "overwrite.json"
 FAILED_COLUMNS = ("clip_id", "status", "error")
 _FAILURES = pa.schema([RESULTS_SCHEMA.field(name) for name in FAILED_COLUMNS])
 
 
-def check_owner(output_dir: Location, manifest: Manifest, finished: pa.Array) -> None:
-    """Raises OutputOfOtherJob when the folder has finished clips but none of this manifest, and ResultsTooNew.
+def write_job(output_dir: Location, job: JobSpec, manifest: Manifest, *, keeps_seeds: bool = False) -> str:
+    """Write the manifest and the job file. Returns the folder's token, by which it is known from then on.
 
-    `finished` are the ids of the finished clips.
+    `keeps_seeds` tells later runs to take the seeds of clips from this manifest.
     """
-    job = read_job_file(output_dir)
-    if int(job.get("format", 0)) > FORMAT:
-        raise ResultsTooNew(
-            f"{output_dir / JOB_FILE} has format {job['format']}: update ovi-ray, or give another --out"
-        )
-    if not len(finished):
-        return
-    ids = manifest.table.column("clip_id")
-    known = pa.chunked_array([finished, *_manifest_ids(output_dir)], pa.string())
-    if not pc.any(pc.is_in(ids, value_set=known), min_count=0).as_py():
-        raise OutputOfOtherJob(
-            f"{output_dir} holds {len(finished)} clips of another job{_named(job)}, and none of this one (another list,"
-            " seed, parameter or weight file makes other clips): give another --out, or move that folder away"
-        )
-
-
-def write_job(output_dir: Location, job: JobSpec, manifest: Manifest) -> str:
-    """Write the manifest and the job file. Returns the folder's token, by which it is known from then on."""
     token = read_token(output_dir) or uuid4().hex
     manifest.write(output_dir / MANIFEST)
-    content = {"format": FORMAT, "folder": token, "clips": len(manifest), "job": job.model_dump(mode="json")}
+    content = {
+        "format": FORMAT,
+        "folder": token,
+        "clips": len(manifest),
+        "keeps_seeds": keeps_seeds,
+        "job": job.model_dump(mode="json"),
+    }
     (output_dir / JOB_FILE).write_bytes(json.dumps(content, indent=1).encode())
     return token
 
@@ -97,6 +83,15 @@ def only_failed(results: Iterable[pa.RecordBatch]) -> pa.Table:
     return pa.Table.from_batches(failed, _FAILURES)
 
 
+def write_rejected(output_dir: Location, bad_rows: Sequence[BadRow]) -> None:
+    """Write the rows that were left out, with the reason of each. Without any, the list of an earlier run is removed."""
+    path = output_dir / REJECTED
+    if bad_rows:
+        path.write_bytes(rejected_csv(bad_rows))
+    else:
+        path.unlink(missing_ok=True)
+
+
 def read_failed(output_dir: Location) -> pa.Table:
     """`FAILED_COLUMNS` of the clips in the list of failed ones; none where it is missing or damaged. Raises OSError."""
     path = output_dir / FAILED
@@ -128,17 +123,3 @@ def write_failed(output_dir: Location, manifest: Manifest, results: Iterable[pa.
         table = table.drop_columns([ERROR_COLUMN])
     Manifest(table=table.append_column(ERROR_COLUMN, errors)).write(path)
     return len(table)
-
-
-def _manifest_ids(output_dir: Location) -> list[pa.Array]:
-    """Ids in the manifest of the last run, in chunks; none where it is missing or broken: the finished clips decide then."""
-    try:
-        table = Manifest.read(output_dir / MANIFEST).table
-    except (InputError, OSError, pa.ArrowException):
-        return []
-    return list(table.column("clip_id").chunks)
-
-
-def _named(job: Mapping[str, Any]) -> str:
-    source = job.get("job", {}).get("prompts")
-    return f" ({source})" if source else ""

@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 from uuid import uuid4
@@ -24,12 +25,36 @@ import pyarrow.parquet
 from ovi_ray.errors import ResultsDamaged, ResultsTooNew
 from ovi_ray.storage.paths import BATCH_ROWS, Location, atomic_write, list_files
 
-FORMAT = 3  # of the files; 1 had no number, and up to 2 rows of the prompt list were counted from 0
+FORMAT = (
+    4  # of the files; 1 had no number, up to 2 rows of the prompt list were counted from 0, up to 3 seeds followed rows
+)
 FORMAT_KEY = b"ovi_ray.format"
 _SUFFIX = ".parquet"
 _log = logging.getLogger(__name__)
 _READ_AHEAD = 16  # files of a store that are fetched at a time: most of it is waiting
 _READ_BYTES = 8 << 20
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ColumnChange:
+    """New values of a column, and where they differ from the ones that are written."""
+
+    name: str
+    values: pa.Array
+    differs: pa.BooleanArray
+
+    @property
+    def is_change(self) -> bool:
+        """Whether any value differs."""
+        return bool(pc.any(self.differs, min_count=0).as_py())
+
+    def slice(self, start: int, length: int) -> "ColumnChange":
+        """The values of some rows."""
+        return replace(self, values=self.values.slice(start, length), differs=self.differs.slice(start, length))
+
+    def applied(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows with the new values."""
+        return batch.set_column(batch.schema.get_field_index(self.name), self.name, self.values)
 
 
 class ParquetLog:
@@ -104,10 +129,13 @@ class ParquetLog:
         """The rows that `keep` marks, at most `BATCH_ROWS` at a time.
 
         `keep` has a value for each row that `read` returned, and `counts` are those of `read`. The rest of a file whose content
-        is damaged is left out. Raises what `read` does, and ValueError where the number of files has changed since.
+        is damaged is left out, and so are rows that were added since. Raises what `read` does, and ValueError for files that
+        are gone.
         """
-        lengths = zip(self.paths(), counts, strict=True)
-        with_rows = {path: count for path, count in lengths if count}  # a file without may be damaged
+        paths = self.paths()[: len(counts)]  # files that were added since sort after all others
+        with_rows = {
+            path: count for path, count in zip(paths, counts, strict=True) if count
+        }  # one without may be damaged
         start = 0
         for path, source in _sources(list(with_rows)):
             try:
@@ -118,16 +146,17 @@ class ParquetLog:
 
     # -- when a run starts -----------------------------------------------------------------------------------------
 
-    def retain(self, keep: pa.BooleanArray, counts: Sequence[int]) -> None:
+    def retain(self, keep: pa.BooleanArray, counts: Sequence[int], changes: "ColumnChange | None" = None) -> None:
         """Drop the rows that `keep` does not mark. For `keep` and `counts` see `select`. Raises ResultsDamaged.
 
-        Each file is replaced as a whole, so that a reader sees a dropped row or not, and every other row once.
+        `changes` are new values of a column. Each file is replaced as a whole, so that a reader sees a dropped row or not, and
+        every other row once.
         """
         start = 0
         for path, count in zip(self.paths(), counts, strict=True):
-            marks = keep.slice(start, count)
-            if not pc.all(marks, min_count=0).as_py():
-                self._write(path, self._kept(path, _source(path), marks, None))
+            marks, new = keep.slice(start, count), None if changes is None else changes.slice(start, count)
+            if not pc.all(marks, min_count=0).as_py() or (new is not None and new.is_change):
+                self._write(path, self._kept(path, _source(path), marks, None, new))
             start += count
 
     def merge(self) -> None:
@@ -162,11 +191,18 @@ class ParquetLog:
         return pa.schema([self.schema.field(name) for name in (self.schema.names if columns is None else columns)])
 
     def _kept(
-        self, path: Location, source: "_Source", keep: pa.BooleanArray, columns: Sequence[str] | None
+        self,
+        path: Location,
+        source: "_Source",
+        keep: pa.BooleanArray,
+        columns: Sequence[str] | None,
+        changes: "ColumnChange | None" = None,
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a file that `keep` marks."""
         start = 0
         for batch in self._batches(path, source, columns):
+            if changes is not None:
+                batch = changes.slice(start, len(batch)).applied(batch)
             yield batch.filter(keep.slice(start, len(batch))).cast(self._schema_of(columns))
             start += len(batch)
 

@@ -8,15 +8,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi.stages import TIME_GROUPS
+from ovi_ray.inputs.columns import SIZE_COLUMN
+from ovi_ray.inputs.params import PARAM_FIELDS, arrow_type
 from ovi_ray.inputs.task_table import ClipTask
 from ovi_ray.scheduling.task import ClipStatus
 
+_PARAM_COLUMNS = tuple(name for name in PARAM_FIELDS if name != SIZE_COLUMN)
+_FURTHER_PARAMS = tuple(name for name in _PARAM_COLUMNS if name not in ("seed", "sample_steps", "solver_name"))
 RESULTS_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),  # of the prompt list, from 1
         pa.field("line", pa.int64()),  # of the list's file, or row of its sheet, where the row starts
         pa.field("repeat", pa.int32(), nullable=False),  # from 0, of each_example_n_times
+        pa.field("key", pa.string()),  # of the row, as the list gives it
         pa.field("text_prompt", pa.string(), nullable=False),  # as given
         pa.field("prompt", pa.string(), nullable=False),  # as encoded
         pa.field("image_path", pa.string()),
@@ -24,6 +29,8 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("model_name", pa.string(), nullable=False),
         pa.field("sample_steps", pa.int32(), nullable=False),
         pa.field("solver_name", pa.string(), nullable=False),
+        *(pa.field(name, arrow_type(name)) for name in _FURTHER_PARAMS),
+        pa.field("varies", pa.string()),  # names of the parameters that the job sweeps, separated by commas
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # done or failed
@@ -44,11 +51,13 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("finished_at", pa.timestamp("ms", tz="UTC"), nullable=False),
         pa.field("notes", pa.string()),  # such as one colour or silence throughout; separated by semicolons
         pa.field("traceback", pa.string()),  # of the failure that a failed clip ended with; its last part
+        pa.field("current", pa.bool_()),  # whether the list of the last run asks for it
     ]
 )
 """Columns of every result. The list's own `meta_` columns follow them, as text."""
 VIDEOS = "videos"
 FORMAT_WITH_ROWS_FROM_ONE = 3
+FORMAT_WITH_CURRENT = 4
 RENDERED = "rendered"  # in a video's metadata: how its clip was rendered
 
 _CLIP_COLUMNS = (
@@ -56,6 +65,8 @@ _CLIP_COLUMNS = (
     "row",
     "line",
     "repeat",
+    "key",
+    "varies",
     "text_prompt",
     "prompt",
     "image_path",
@@ -63,15 +74,18 @@ _CLIP_COLUMNS = (
     "height",
     "width",
 )
-_PARAM_COLUMNS = ("seed", "sample_steps", "solver_name")
 
 
-def with_rows_from_one(batch: pa.RecordBatch, version: int) -> pa.RecordBatch:
+def in_current_form(batch: pa.RecordBatch, version: int) -> pa.RecordBatch:
     """Results in the form of today, from those of an older format."""
-    if version >= FORMAT_WITH_ROWS_FROM_ONE or "row" not in batch.schema.names:
-        return batch
-    place = batch.schema.get_field_index("row")
-    return batch.set_column(place, batch.schema.field(place), pc.add(batch.column(place), 1))
+    if version < FORMAT_WITH_ROWS_FROM_ONE and "row" in batch.schema.names:
+        place = batch.schema.get_field_index("row")
+        batch = batch.set_column(place, batch.schema.field(place), pc.add(batch.column(place), 1))
+    if (
+        version < FORMAT_WITH_CURRENT and "current" not in batch.schema.names
+    ):  # until a run has compared them with its list
+        batch = batch.append_column(RESULTS_SCHEMA.field("current"), pa.repeat(True, len(batch)))
+    return batch
 
 
 def result_row(
@@ -85,6 +99,7 @@ def result_row(
         **{name: getattr(clip.params, name) for name in _PARAM_COLUMNS},
         **clip.meta,
         "status": str(status),
+        "current": True,
         "error": error or None,
         "video_path": f"{VIDEOS}/{clip.clip_id}.mp4" if status is ClipStatus.DONE else None,
         "finished_at": finished_at,

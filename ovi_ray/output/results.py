@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 from ovi_ray.errors import ResultsDamaged
 from ovi_ray.inputs.columns import is_meta
 from ovi_ray.output.broken_files import set_aside
-from ovi_ray.output.parquet_log import ParquetLog
-from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS, with_rows_from_one
+from ovi_ray.output.parquet_log import ColumnChange, ParquetLog
+from ovi_ray.output.result_row import RESULTS_SCHEMA, VIDEOS, in_current_form
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location, PathOrUri, list_files, remove_unfinished, to_location
 
@@ -33,7 +33,7 @@ RESULTS = "results"
 POSTERS = "posters"
 UNFINISHED = ".unfinished"
 """Files of rows that are not complete: beside the results, where no pattern for them finds it."""
-_RESUME_COLUMNS = ("clip_id", "status", "video_bytes")
+_RESUME_COLUMNS = ("clip_id", "status", "video_bytes", "current")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -70,6 +70,32 @@ class ResumeState:
     """Messages for the user."""
 
 
+def read_rows(output_dir: Location, columns: Sequence[str]) -> pa.Table:
+    """Columns of all rows on disk, of which a clip may have several. Raises ResultsTooNew and OSError."""
+    log = ParquetLog(output_dir / RESULTS, RESULTS_SCHEMA, accepts=is_meta, upgrade=in_current_form)
+    return log.read(columns)[0]
+
+
+def read_resume_state(output_dir: Location) -> ResumeState:
+    """What `Results.resume` would find for all clips, without changing anything. Raises ResultsTooNew and OSError.
+
+    Rows of damaged files are left out: their videos are among those without a row.
+    """
+    table = read_rows(output_dir, _RESUME_COLUMNS)
+    videos = _videos(output_dir / VIDEOS, None, 0.0)
+    is_done = _is_done(table, videos)
+    ids = table.column("clip_id")
+    counts = _deciding(table, is_done)
+    finished = ids.filter(pc.and_(counts, is_done)).combine_chunks()
+    is_left = pc.invert(pc.is_in(videos.column("clip_id"), value_set=finished))
+    return ResumeState(
+        finished=finished,
+        failed=ids.filter(pc.and_(counts, _says(table, ClipStatus.FAILED))).combine_chunks(),
+        videos=videos.column("clip_id").filter(is_left).combine_chunks(),
+        notes=(),
+    )
+
+
 class Results:
     """A job's results in its output folder. One process writes at a time."""
 
@@ -82,7 +108,7 @@ class Results:
             folder.mkdir()
         self._config = config or ResultsConfig()
         self._log = ParquetLog(
-            self.results, RESULTS_SCHEMA, aside=self._aside(), accepts=is_meta, upgrade=with_rows_from_one
+            self.results, RESULTS_SCHEMA, aside=self._aside(), accepts=is_meta, upgrade=in_current_form
         )
         self._rows: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
@@ -105,18 +131,21 @@ class Results:
         rows = list(self.batches())
         return pa.Table.from_batches(rows, self._log.schema).replace_schema_metadata(None)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str] | None = None, *, current: bool | None = None) -> Iterator[pa.RecordBatch]:
         """Some or all columns of all rows on disk, the one that counts of each clip, at most `BATCH_ROWS` at a time.
 
-        Raises ResultsTooNew and OSError. Rows of a damaged file are left out; the next run sets it aside.
+        `current` chooses the clips that the list of the last run asks for, or the superseded ones; None both. Raises
+        ResultsTooNew and OSError. Rows of a damaged file are left out; the next run sets it aside.
         """
-        table, counts, _ = self._log.read(["clip_id", "status"])
-        yield from self._log.select(_deciding(table, _says(table, ClipStatus.DONE)), counts, columns)
+        table, counts, _ = self._log.read(["clip_id", "status", "current"])
+        chosen = _deciding(table, _says(table, ClipStatus.DONE))
+        if current is not None:
+            chosen = pc.and_(chosen, pc.equal(_is_current(table), current)).combine_chunks()
+        yield from self._log.select(chosen, counts, columns)
 
-    def done_ids(self) -> pa.StringArray:
-        """Ids of the clips with a row that says done. Raises ResultsTooNew and OSError."""
-        table, _, _ = self._log.read(["clip_id", "status"])
-        return pc.unique(table.column("clip_id").filter(_says(table, ClipStatus.DONE)))
+    def current(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """`batches` of the clips that the list of the last run asks for."""
+        return self.batches(columns, current=True)
 
     def resume(
         self,
@@ -129,10 +158,10 @@ class Results:
 
         `own_columns` are the `meta_` columns of this run's list.
 
-        Leaves at most one row for each clip. Rows are dropped that say done where the video is missing, has another size or,
-        for a wanted clip, is not newer than `newer_than`, and that say failed for a clip that is not wanted. A damaged file of
-        rows is set aside, and the videos of its clips are returned as `videos`. Raises ResultsTooNew, and OSError for rows
-        that cannot be read: nothing was changed then.
+        Leaves at most one row for each clip, which says whether the clip is wanted. Rows are dropped that say done where the
+        video is missing, has another size or, for a wanted clip, is not newer than `newer_than`, and that say failed for a
+        clip that is not wanted. A damaged file of rows is set aside, and the videos of its clips are returned as `videos`.
+        Raises ResultsTooNew, and OSError for rows that cannot be read: nothing was changed then.
         """
         self.remove_unfinished()
         self._log.learn(_own_schema(own_columns))
@@ -161,11 +190,11 @@ class Results:
         if len(counts) > self._config.merge_files or not self._log.is_uniform:
             self._log.merge()
             counts = [sum(counts)]
-        videos = self._videos(wanted, newer_than)
+        videos = _videos(self.videos, wanted, newer_than)
         is_done = _is_done(table, videos)
         is_failed = _is_failed(table, wanted)
         keep = pc.and_(_deciding(table, is_done), pc.or_(is_done, is_failed)).combine_chunks()
-        self._log.retain(keep, counts)
+        self._log.retain(keep, counts, _current_marks(table, wanted))
         finished = table.column("clip_id").filter(pc.and_(keep, is_done)).combine_chunks()
         others = pc.invert(pc.is_in(videos.column("clip_id"), value_set=finished))
         return ResumeState(
@@ -224,15 +253,16 @@ class Results:
         is_elsewhere = local and results and local.stat().st_dev != results.stat().st_dev
         return self.results if is_elsewhere else aside
 
-    def _videos(self, wanted: pa.Array | pa.ChunkedArray | None, newer_than: float) -> pa.Table:
-        """Columns clip_id, size and mtime of the videos on disk, those of wanted clips only if they are newer."""
-        files = list_files(self.videos, ".mp4")
-        ids = pc.utf8_slice_codeunits(files.column("name"), 0, -len(".mp4"))
-        videos = files.set_column(0, "clip_id", ids)
-        counts = pc.greater(videos.column("mtime"), newer_than)
-        if wanted is not None:
-            counts = pc.or_(counts, pc.invert(pc.is_in(ids, value_set=wanted)))
-        return videos.filter(counts)
+
+def _videos(folder: Location, wanted: pa.Array | pa.ChunkedArray | None, newer_than: float) -> pa.Table:
+    """Columns clip_id, size and mtime of the videos on disk, those of wanted clips only if they are newer."""
+    files = list_files(folder, ".mp4")
+    ids = pc.utf8_slice_codeunits(files.column("name"), 0, -len(".mp4"))
+    videos = files.set_column(0, "clip_id", ids)
+    counts = pc.greater(videos.column("mtime"), newer_than)
+    if wanted is not None:
+        counts = pc.or_(counts, pc.invert(pc.is_in(ids, value_set=wanted)))
+    return videos.filter(counts)
 
 
 def _own_schema(columns: Iterable[str]) -> pa.Schema:
@@ -251,6 +281,19 @@ def _is_failed(table: pa.Table, wanted: pa.Array | pa.ChunkedArray | None) -> pa
     """Whether each row says failed, for a clip that is wanted."""
     failed = _says(table, ClipStatus.FAILED)
     return failed if wanted is None else pc.and_(failed, pc.is_in(table.column("clip_id"), value_set=wanted))
+
+
+def _current_marks(table: pa.Table, wanted: pa.Array | pa.ChunkedArray | None) -> ColumnChange | None:
+    """Which rows are of wanted clips."""
+    if wanted is None:
+        return None
+    is_wanted = pc.is_in(table.column("clip_id"), value_set=wanted).combine_chunks()
+    differs = pc.not_equal(is_wanted, _is_current(table)).combine_chunks()
+    return ColumnChange(name="current", values=is_wanted, differs=differs)
+
+
+def _is_current(table: pa.Table) -> pa.ChunkedArray:
+    return pc.fill_null(table.column("current"), True)
 
 
 def _says(table: pa.Table, status: ClipStatus) -> pa.ChunkedArray:

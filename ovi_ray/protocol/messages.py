@@ -128,6 +128,10 @@ class Activity:
     done: int
     """Denoising steps or video frames."""
     total: int
+    memory_gb: float | None = None
+    """GB that the worker holds now: on its device, or of the host's memory for a CPU."""
+    attention_backend: str = ""
+    """That the last denoise ran with; empty before it."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

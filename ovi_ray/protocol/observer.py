@@ -1,6 +1,6 @@
 """The interface through which a running job can be watched: by the terminal, the decision printer, the run's record, a test."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -21,6 +21,8 @@ class RunStarted:
     config: SchedulerConfig
     clip_ids: pa.Array
     """[clips] id of each clip of the workload."""
+    varied: Callable[[int], str] | None = None
+    """What varies of a clip of the workload, in words; None where nothing does."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -65,6 +67,12 @@ class JobObserver:
     def message(self, text: str) -> None:
         """Something the user should know."""
 
+    def paused(self, reason: str) -> None:
+        """Storage is away, and the job waits for it; `message` tells the user."""
+
+    def resumed(self) -> None:
+        """The storage is back."""
+
     def ended(self, run: RunEnded) -> None:
         """The driver ends, for whatever reason; called once."""
 
@@ -99,6 +107,16 @@ class Observers(JobObserver):
         """See JobObserver."""
         for observer in self._observers:
             observer.message(text)
+
+    def paused(self, reason: str) -> None:
+        """See JobObserver."""
+        for observer in self._observers:
+            observer.paused(reason)
+
+    def resumed(self) -> None:
+        """See JobObserver."""
+        for observer in self._observers:
+            observer.resumed()
 
     def ended(self, run: RunEnded) -> None:
         """See JobObserver."""

@@ -52,12 +52,21 @@ class ClipEnded:
 
     clip_id: str
     place: str
-    """The clip's row of the prompt list, such as "row 3"."""
+    """The clip's row of the prompt list, and what varies of it: "row 3", or "row 3, seed 7" in a sweep."""
     status: ClipStatus
     error: str
     """Empty for a finished clip."""
     video_path: str | None
     """Relative to the output folder; None for a failed clip."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class RemainingTime:
+    """Seconds until the end of a job: expected, and the range that it falls into four times out of five."""
+
+    expected_s: float
+    low_s: float
+    high_s: float
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -75,3 +84,7 @@ class JobSnapshot:
     """Clips that ended since the last snapshot."""
     idle: dict[str, Reason] = field(default_factory=dict)
     """Worker -> why the scheduler gives it no task now."""
+    remaining: RemainingTime | None = None
+    """None while nothing is known."""
+    clips_per_hour: float | None = None
+    """The rate of the last clips; None until a few have ended."""

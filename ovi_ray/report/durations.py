@@ -2,10 +2,20 @@
 
 from datetime import timedelta
 
+from ovi_ray.protocol.progress import RemainingTime
+
 
 def format_duration(seconds: float) -> str:
     """A clock form, rounded to seconds: "0:03:20", "1 day, 1:00:00"."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def format_remaining(remaining: RemainingTime | None) -> str:
+    """The expected time and its range: "5 h 20 min (4 h 50 min to 6 h 2 min)"."""
+    if remaining is None:
+        return "unknown yet"
+    expected, low, high = map(format_duration_in_words, (remaining.expected_s, remaining.low_s, remaining.high_s))
+    return expected if low == high else f"{expected} ({low} to {high})"
 
 
 def format_duration_in_words(seconds: float) -> str:

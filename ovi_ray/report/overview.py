@@ -42,6 +42,11 @@ class ReportSummary:
     seconds: float
     """Duration of the run."""
     workers: tuple[WorkerTime, ...]
+    is_running: bool = False
+    """The report is written while the run goes on."""
+    cost: float | None = None
+    """Of the devices of the run so far, in `currency`; None where a device has no price."""
+    currency: str = ""
 
     def __post_init__(self) -> None:
         if self.started_at.tzinfo is None:
@@ -57,6 +62,16 @@ class TableLimits:
     reasons: int = 5
     """Reasons in the summary of failures."""
     histogram_bins: int = 40
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ClipCounts:
+    """Clips of a job, of all its runs."""
+
+    done: int
+    failed: int
+    superseded: int = 0
+    """Clips with a row that are not in the list any more; in none of the others."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -147,6 +162,7 @@ class Overview:
     finished_at: datetime
     models: str
     """Models and dtypes of the results, separated by commas."""
+    is_running: bool
     figures: tuple[Figure, ...]
     failures: list[dict[str, Any]]
     """The first failed results, as many as the table has rows."""
@@ -162,8 +178,8 @@ class Overview:
     timings: tuple[StageTiming, ...]
 
     @classmethod
-    def of(cls, results: Batches, summary: ReportSummary, limits: TableLimits) -> Self:
-        """The overview of a run; `results` may be in any order."""
+    def of(cls, results: Batches, summary: ReportSummary, limits: TableLimits, counts: ClipCounts) -> Self:
+        """The overview of a job and its last run; `results` may be in any order."""
         run = finished_since(read_columns(results, _COLUMNS), summary.started_at)
         done, failed = with_status(run, ClipStatus.DONE), count_status(results, ClipStatus.FAILED)
         times = summary.workers
@@ -171,7 +187,8 @@ class Overview:
         return cls(
             finished_at=summary.started_at + timedelta(seconds=summary.seconds),
             models=_models(results),
-            figures=tuple(_figures(summary, len(done), failed, count_noted(results))),
+            is_running=summary.is_running,
+            figures=tuple(_figures(summary, counts, len(done), count_noted(results))),
             failures=first_rows(results, ClipStatus.FAILED, limits.rows).to_pylist(),
             more_failures=max(0, failed - limits.rows),
             reasons=_reasons(results, limits),
@@ -188,21 +205,35 @@ def _models(results: Batches) -> str:
     return ", ".join(sorted(f"{model['model_name']} in {model['dtype']}" for model in models))
 
 
-def _figures(summary: ReportSummary, done: int, failed: int, noted: int) -> Iterator[Figure]:
-    yield Figure(label="Done", value=f"{done:,}", note=f"of {summary.clips:,}")
-    yield Figure(label="Failed", value=f"{failed:,}", is_bad=failed > 0)
+def _figures(summary: ReportSummary, counts: ClipCounts, run_done: int, noted: int) -> Iterator[Figure]:
+    in_run = f", {run_done:,} in {_this_run(summary)}" if counts.done != run_done else ""
+    yield Figure(label="Done", value=f"{counts.done:,}", note=f"of {summary.clips:,}{in_run}")
+    yield Figure(label="Failed", value=f"{counts.failed:,}", is_bad=counts.failed > 0)
     if noted:
         yield Figure(label="With notes", value=f"{noted:,}", note="see their cards", is_bad=True)
-    if summary.finished_before:
-        yield Figure(label="Finished before", value=f"{summary.finished_before:,}", note="by an earlier run")
-    left = summary.clips - summary.finished_before - done - failed
-    if left > 0:
+    if counts.superseded:
+        yield Figure(label="Superseded", value=f"{counts.superseded:,}", note="not in the list any more")
+    left = summary.clips - counts.done - counts.failed
+    if left > 0 and summary.is_running:
+        yield Figure(label="Left", value=f"{left:,}")
+    elif left > 0:
         yield Figure(label="Not rendered", value=f"{left:,}", note="run the same command to continue", is_bad=True)
-    yield Figure(label="Wall time", value=format_duration_in_words(summary.seconds))
+    yield Figure(
+        label="Wall time",
+        value=format_duration_in_words(summary.seconds),
+        note=f"of {_this_run(summary)}" if in_run else "",
+    )
     hours = summary.seconds / 3600
-    yield Figure(label="Clips per hour", value=format_number(done / hours) if hours > 0 else "–")
+    yield Figure(label="Clips per hour", value=format_number(run_done / hours) if hours > 0 else "–")
     if summary.workers:
         yield _device_hours(summary.workers)
+    if summary.cost is not None:
+        note = f"of {_this_run(summary)}" if in_run else ""
+        yield Figure(label="Cost", value=f"{summary.cost:,.2f} {summary.currency}".strip(), note=note)
+
+
+def _this_run(summary: ReportSummary) -> str:
+    return "this run" if summary.is_running else "the last run"
 
 
 def _device_hours(times: tuple[WorkerTime, ...]) -> Figure:

@@ -13,7 +13,7 @@ from ovi.stages import STAGES
 from ovi_ray.printing import Console
 from ovi_ray.protocol.observer import JobObserver
 from ovi_ray.protocol.progress import ClipEnded, JobSnapshot, RunningTask
-from ovi_ray.report.durations import format_duration
+from ovi_ray.report.durations import format_duration, format_remaining
 from ovi_ray.scheduling.progress import Progress
 from ovi_ray.scheduling.task import ClipStatus
 
@@ -72,8 +72,7 @@ def _headline(snapshot: JobSnapshot) -> Text:
     if progress.failed:
         line.append(f", {progress.failed} failed", style="bold red")
     line.append(f"  elapsed {format_duration(snapshot.elapsed_s)}")
-    eta = "unknown yet" if progress.eta_s is None else format_duration(progress.eta_s)
-    return line.append(f"  left {eta}")
+    return line.append(f"  left {format_remaining(snapshot.remaining)}")
 
 
 def _stages(progress: Progress) -> str:

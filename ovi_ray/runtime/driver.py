@@ -108,6 +108,8 @@ class Driver:
             self._config.storage,
             token=token,
             write_rows=lambda: write_rows(results),
+            on_begin=self._observer.paused,
+            on_end=self._observer.resumed,
         )
         self._outcomes = TaskOutcomes(
             clips=self._clips,
@@ -144,7 +146,10 @@ class Driver:
         replaced, and JobStopped when it was asked to stop.
         """
         clip_ids = self._tasks.clips.column("clip_id").combine_chunks()
-        self._observer.started(RunStarted(workload=self._workload, config=self._config.scheduler, clip_ids=clip_ids))
+        varied = (lambda clip: self._tasks.clip(clip).varied) if self._tasks.is_swept else None
+        self._observer.started(
+            RunStarted(workload=self._workload, config=self._config.scheduler, clip_ids=clip_ids, varied=varied)
+        )
         error: BaseException | None = None
         try:
             with self._stop.watched():
@@ -246,7 +251,7 @@ class Driver:
             case Drop(key=key):
                 self._executor.drop(key)
             case Finish():
-                self._reporter.clip_ended(self._results.finish(action, self._now()))
+                self._reporter.clip_ended(self._results.finish(action, self._now()), self._now())
             case WakeAt(time=time):
                 self._wake_ups.add(time)
             case BreakerChange():

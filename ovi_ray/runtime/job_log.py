@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ovi_ray.logs import JOB, MESSAGES
 from ovi_ray.output.event_log import RunIdentity
@@ -21,11 +21,13 @@ class JobLog(JobObserver):
     def __init__(self, identity: RunIdentity) -> None:
         self._identity = identity
         self._clip_ids: Sequence[str] = ()
+        self._varied: Callable[[int], str] | None = None
         self._ended: Counter[ClipStatus] = Counter()
 
     def started(self, run: RunStarted) -> None:
         """See JobObserver."""
         self._clip_ids = run.clip_ids.to_pylist()
+        self._varied = run.varied
         who = self._identity
         logger.info(
             "run started: ovi-ray %s on %s, process %d, %d clips: %s",
@@ -70,7 +72,8 @@ class JobLog(JobObserver):
     def _finished(self, end: Finish) -> None:
         self._ended[end.status] += 1
         count = f"{sum(self._ended.values())} of {len(self._clip_ids)}"
+        clip = self._clip_ids[end.clip] + (f", {self._varied(end.clip)}," if self._varied else "")
         if end.status is ClipStatus.DONE:
-            logger.info("clip %s done (%s)", self._clip_ids[end.clip], count)
+            logger.info("clip %s done (%s)", clip, count)
         else:
-            logger.warning("clip %s failed (%s): %s", self._clip_ids[end.clip], count, end.error)
+            logger.warning("clip %s failed (%s): %s", clip, count, end.error)

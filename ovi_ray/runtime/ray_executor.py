@@ -392,8 +392,10 @@ class RayExecutor:
         if self._cluster is None or self._cluster.autoscaling is None:
             return []
         events = [event for slot in self._spare() for event in self._let_go(slot)]
+        # Workers hold their nodes. A request for them as well could be met by a node that idles, which would never go.
+        wanted = [slot.placement for slot in self._slots.values()] if self._starting else []
         with suppress(*UNREACHABLE):  # it is asked again at the next look
-            self._cluster.autoscaling.request([slot.placement for slot in self._slots.values()])
+            self._cluster.autoscaling.request(wanted)
         return events
 
     def _spare(self) -> list[Slot]:

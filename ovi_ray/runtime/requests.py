@@ -91,6 +91,8 @@ class RequestBuilder:
             "model_name": clip.model_name,
             **{name: getattr(clip.params, name) for name in clip.params.__dataclass_fields__},
             "dtype": self.dtype,
+            **({"key": clip.key} if clip.key else {}),
+            **({"varies": clip.varies} if clip.varies else {}),
             **clip.meta,
             RENDERED: dict(facts),
         }
@@ -100,7 +102,7 @@ class RequestBuilder:
             video_path=str(self.results.video_path(clip.clip_id).absolute()),
             poster_path=str(self.results.poster_path(clip.clip_id).absolute()),
             num_frames=num_frames(clip.video_latent_length),
-            title=clip.text_prompt,
+            title=f"{clip.text_prompt} ({clip.varied})" if clip.varied else clip.text_prompt,
             parameters=parameters,
         )
 

@@ -37,7 +37,7 @@ class ResultWriter:
             self.intermediates.remove_committed(clip.clip_id)
         return ClipEnded(
             clip_id=clip.clip_id,
-            place=place_in_list(clip.row, clip.line),
+            place=", ".join(filter(None, [place_in_list(clip.row, clip.line), clip.varied])),
             status=end.status,
             error=end.error,
             video_path=row["video_path"],

@@ -71,15 +71,20 @@ class StoragePause:
         *,
         token: str = "",
         write_rows: Callable[[], str] = lambda: "",
+        on_begin: Callable[[str], None] = lambda reason: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """`message` receives what the user should know: once when a pause begins, once when it ends.
 
-        `token` is the folder's. `write_rows` writes the rows that wait and returns why that failed, or an empty string.
+        `on_begin` gets the reason when the first storage is away, `on_end` is called when none is. `token` is the folder's.
+        `write_rows` writes the rows that wait and returns why that failed, or an empty string.
         """
         self._output_dir = output_dir
         self._message = message
         self._config = config
         self._write_rows = write_rows
+        self._on_begin = on_begin
+        self._on_end = on_end
         self._watch = FolderWatch(output_dir=output_dir, token=token, probe=config.write_problem)
         self._outages: dict[str, _Outage] = {}
         self._worker_failures: Counter[str] = Counter()  # in a row
@@ -140,18 +145,25 @@ class StoragePause:
             verb = "read" if key else "written"
             self._outages[key] = _Outage(since=now, what=what)
             self._message(f"paused: {what}: {reason}; nothing is lost, and the job goes on when it can be {verb} again")
+            if len(self._outages) == 1:
+                self._on_begin(f"{what}: {reason}")
         return self._outages[key]
 
     def _released(self, key: str, outage: _Outage, now: float) -> list[TaskFailed]:
         if outage.is_given_up:
-            del self._outages[key]
+            self._end(key)
             return [replace(held.event, kind=FailureKind.BAD_INPUT) for held in outage.held]
         due = [self._charged(held.event) for held in outage.held if held.until <= now]
         outage.held = [held for held in outage.held if held.until > now]
         if not outage.held:
-            del self._outages[key]
+            self._end(key)
             self._message(f"resumed after {now - outage.since:.0f} s: {outage.what} works again")
         return due
+
+    def _end(self, key: str) -> None:
+        del self._outages[key]
+        if not self._outages:
+            self._on_end()
 
     def _charged(self, event: TaskFailed) -> TaskFailed:
         """The failure, which is the task's own if it came back again and again while everything else could be written."""

@@ -88,6 +88,16 @@ class HdfsStore:
         """See Store."""
         return b"".join(self._chunks(key))
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """See Store."""
+
+        def read(store: fs.FileSystem, path: str) -> bytes:
+            with store.open_input_file(path) as source:
+                size = source.size()
+                return bytes(source.read_at(min(length, size - start), start)) if start < size else b""
+
+        return self._ask(key, read, self._timeouts.transfer_s(length))
+
     def download(self, key: str, target: Path) -> None:
         """See Store."""
         with target.open("wb") as file:

@@ -65,6 +65,12 @@ class LocalStore:
         """See Store."""
         return Path(key).read_bytes()
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """See Store."""
+        with Path(key).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
     def download(self, key: str, target: Path) -> None:
         """See Store."""
         shutil.copyfile(key, target)

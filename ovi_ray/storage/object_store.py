@@ -102,6 +102,13 @@ class ObjectStore:
                 return bytes(first.bytes())
             return b"".join(content for _, content in self._parts(key, first.meta))
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """See Store."""
+        with self._errors(key):
+            size = obstore.head(self._small, key)["size"]
+            end = min(start + length, size)
+            return bytes(obstore.get_range(self._small, key, start=start, end=end)) if start < end else b""
+
     def download(self, key: str, target: Path) -> None:
         """See Store. As `read`, written to the disk part by part."""
         with target.open("wb", buffering=0) as file, self._errors(key):

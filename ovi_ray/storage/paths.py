@@ -132,6 +132,10 @@ class Location:
         """The content of a text file."""
         return self.read_bytes().decode(encoding)
 
+    def read_range(self, start: int, length: int) -> bytes:
+        """`length` bytes of a file from `start` on; fewer where it ends before that, none at its end."""
+        return self.store.read_range(self.key, start, length)
+
     def write_bytes(self, content: bytes) -> None:
         """Create or replace a file, atomically."""
         self.store.write(self.key, content)

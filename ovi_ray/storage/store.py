@@ -77,6 +77,9 @@ class Store(Protocol):
     def read(self, key: str) -> bytes:
         """The content of a file."""
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes of a file from `start` on; fewer where it ends before that, none at its end."""
+
     def download(self, key: str, target: Path) -> None:
         """Copy a file to a local path. An incomplete `target` may remain when it raises."""
 

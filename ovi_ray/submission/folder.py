@@ -12,6 +12,7 @@ from ovi_ray.logs import RUN_LOG
 from ovi_ray.output.event_log import EVENTS_FILE
 from ovi_ray.output.lease import LeaseConfig, last_owner
 from ovi_ray.output.owner import Owner
+from ovi_ray.output.progress_file import JobProgress, RunState, read_progress
 from ovi_ray.storage.paths import Location
 from ovi_ray.submission.states import JobState, JobStatus
 
@@ -41,6 +42,10 @@ class FolderJob:
             message=message,
             exit_code={JobState.SUCCEEDED: 0, JobState.FAILED: 1}.get(state),
         )
+
+    def progress(self) -> JobProgress | None:
+        """How far its last run is, or was when it ended; None for a job of an older version."""
+        return read_progress(self._folder)
 
     def logs(self, *, follow: bool) -> Iterator[bytes]:
         """The log of its runs; with `follow` until no driver has the folder."""
@@ -77,7 +82,10 @@ class FolderJob:
         return None if is_silent and not owner.is_here else owner
 
     def _last_end(self) -> dict[str, Any] | None:
-        """How the last recorded run ended; None where it did not, or there is none."""
+        """How the last run ended; None where it did not, or there is none."""
+        if (progress := self.progress()) is not None:
+            has_ended = progress.state is RunState.ENDED
+            return {"error": progress.error, "failed": progress.failed} if has_ended else None
         events = self._folder / EVENTS_FILE
         if not events.exists():
             return None

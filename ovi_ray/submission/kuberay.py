@@ -3,7 +3,7 @@
 The operator's schema accepts much that the operator itself refuses later, when nobody looks; what these models accept, it runs.
 A pod template is a mapping: Kubernetes' own schema is the one to check it with.
 
-Source: github.com/ray-project/kuberay 1.7.0, ray-operator/apis/ray/v1 and ray-operator/controllers/ray/utils/validation.go.
+Source: github.com/ray-project/kuberay 1.7.0, ray-operator/controllers/ray/utils/validation.go and common/job.go.
 """
 
 import re

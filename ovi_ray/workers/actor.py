@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +50,7 @@ from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
 from ovi_ray.workers.failures import failure_of, output_errors
 from ovi_ray.workers.first_frame import first_frame_file
+from ovi_ray.workers.memory_use import memory_in_use_gb
 from ovi_ray.workers.oom_fallback import DENOISE_STEPS, FULL, FallbackStep, decode_steps, run_with_fallback
 from ovi_ray.workers.requirements import NodeRequirements, check_device, check_versions, check_weights
 from ovi_ray.workers.tensor_files import load_tensors
@@ -132,6 +133,7 @@ class Worker:
         self._saves_on_stop = False
         self._has_told_of_posters = False
         self._activity = Activity(done=0, total=0)
+        self._attention_backend = ""
 
     # -- control: answered while a task runs -----------------------------------------------------------------------
 
@@ -154,7 +156,8 @@ class Worker:
     @ray.method(concurrency_group=CONTROL)
     def activity(self) -> Activity:
         """Progress within the running task."""
-        return self._activity
+        memory_gb = memory_in_use_gb(self._pipeline.device)
+        return replace(self._activity, memory_gb=memory_gb, attention_backend=self._attention_backend)
 
     @ray.method(concurrency_group=CONTROL)
     def stop(self, number: int, save: bool = False) -> None:
@@ -251,7 +254,8 @@ class Worker:
         if latents is None:
             latents = self._denoise_with_fallback(request, work, inputs, checkpointer)
             attention = self._pipeline.attention_plan(latents.video.shape, latents.audio.shape[0])
-            facts = {"attention_backend": str(attention), "denoise_s": checkpointer.spent_s}
+            self._attention_backend = str(attention)
+            facts = {"attention_backend": self._attention_backend, "denoise_s": checkpointer.spent_s}
             where = {"node": socket.gethostname(), "device": describe_device(self._pipeline.device).name}
             checkpointer.save_latents(latents, facts | where)
         return _Result(

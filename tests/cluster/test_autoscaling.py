@@ -92,17 +92,25 @@ def nodes(host):
     return int(said) if said.isdecimal() else 0
 
 
-def test_nodes_are_added_for_a_job_and_go_one_by_one_when_it_needs_them_no_more(host, tmp_path):
+@pytest.fixture
+def hold(host):
+    """While the file is there, workers wait in each step of a denoise."""
+    hold = host.folder / "log" / "hold.Denoise"
+    hold.touch()
+    yield hold
+    hold.unlink(missing_ok=True)
+
+
+def test_nodes_are_added_for_a_job_and_go_one_by_one_when_it_needs_them_no_more(host, hold, tmp_path):
     client = Client(folder=tmp_path, environment={})
     hooks = hooked_environment(host.folder.parent / "log", wait_for=2)
     job = client.write_job(
         clips=2,
         address=f"{host.address}:{PORT}",
         resources={"device": "cpu", "workers": 2, "elastic": True},
+        policies={"speculation": False},
         environment=hooks,
     )
-    hold = host.folder / "log" / "hold.Denoise"
-    hold.touch()
     driver = host.start(sys.executable, "-m", "ovi_ray", "render", job, log="driver.log")
 
     def why_ended():

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.cli import ROOT, ovi_ray
 from tests.support.jobs import probe_clip, result_rows, write_prompts
+from tests.support.report_pages import clips_of
 from tests.support.worker_hooks import hooked_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -52,12 +53,8 @@ def test_every_clip_is_a_playable_video_with_sound(finished_job):
 def test_prompts_with_the_same_beginning_do_not_collide_and_seeds_differ(finished_job):
     rows = result_rows(finished_job[0])
     assert len({row["clip_id"] for row in rows}) == 10
-    assert [(row["row"], row["repeat"], row["seed"]) for row in rows][-4:] == [
-        (4, 0, 3_000_100),
-        (4, 1, 3_000_101),
-        (5, 0, 77),
-        (5, 1, 78),
-    ]
+    assert len({row["seed"] for row in rows}) == 10
+    assert [(row["row"], row["repeat"], row["seed"]) for row in rows][-2:] == [(5, 0, 77), (5, 1, 78)]
 
 
 def test_the_row_says_what_ran_where(finished_job):
@@ -86,9 +83,11 @@ def test_paths_are_told_as_they_are(finished_job):
 
 def test_the_report_shows_every_clip(finished_job):
     out, _ = finished_job
-    page = (out / "report.html").read_text(encoding="utf-8")
+    shown = {
+        clip["clip_id"]: clip["video_path"] for clip in clips_of((out / "report.html").read_text(encoding="utf-8"))
+    }
     for row in result_rows(out):
-        assert f'src="{row["video_path"]}"' in page
+        assert shown[row["clip_id"]] == row["video_path"]
         assert (out / "posters" / f"{row['clip_id']}.jpg").stat().st_size > 0
 
 

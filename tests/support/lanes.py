@@ -5,6 +5,7 @@ s3     starts the S3 server of `tests.support.s3`; set for every test that uses 
 slow   takes over ten seconds on an idle machine
 gpu    needs a GPU; only in tests/gpu, and left out where there is none
 cluster  needs a real Slurm, Ray with its dashboard, or to install packages; only in tests/cluster
+browser  drives a real Chromium; only in tests/browser
 """
 
 import os
@@ -19,6 +20,8 @@ from tests.support.waiting import PATIENCE_S
 RUNTIME_ENV_HOOK = "RAY_RUNTIME_ENV_HOOK"  # every ray.init calls it, also in processes that inherit the environment
 S3_FIXTURES = {"s3_server", "s3_bucket"}
 LONGEST_FIRST = ("tests/chaos/", "tests/e2e/", "tests/unit/runtime/", "")
+OWN_FOLDER = ("gpu", "cluster", "browser")
+"""Markers of tests that need something special."""
 LEFT_OUT = pytest.StashKey[int]()
 """Tests marked `gpu` that were left out."""
 TIMEOUT_S = 2 * PATIENCE_S
@@ -49,9 +52,9 @@ def check_s3_marker(item: pytest.Item) -> None:
 
 
 def check_folders(items: Iterable[pytest.Item]) -> None:
-    """Raises UsageError for tests marked `gpu` or `cluster` elsewhere than in the folder of that name, and for others there."""
+    """Raises UsageError for tests with a marker of `OWN_FOLDER` outside of the folder of that name, and for others in it."""
     for item in items:
-        for name in ("gpu", "cluster"):
+        for name in OWN_FOLDER:
             if item.nodeid.startswith(f"tests/{name}/") != bool(item.get_closest_marker(name)):
                 raise pytest.UsageError(f"{item.nodeid}: tests marked `{name}` lie in tests/{name}, and no others")
 

@@ -2,10 +2,12 @@
 
 import io
 import logging
+import sys
 
 import pytest
 
 from ovi_ray import logs
+from ovi_ray.cli.console import message_console
 from ovi_ray.logs import JOB, MESSAGES, configure_logging, run_log
 from ovi_ray.printing import Console
 
@@ -76,3 +78,11 @@ def test_a_log_that_cannot_be_written_is_reported_once(tmp_path):
         logger.info("one")
         logger.info("two")
     assert len(problems) == 1
+
+
+def test_records_of_a_console_whose_stream_was_closed_change_nothing(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure_logging(logging.WARNING, message_console())
+    stream.close()
+    logging.getLogger("ovi_ray.anything").warning("nobody reads this")

@@ -14,7 +14,7 @@ import pytest
 from ovi.files import UNFINISHED_PREFIX
 from ovi.media.probe import probe
 from ovi.stages import Stage
-from ovi_ray.errors import InputError, JobStopped, OutputInUse, OutputOfOtherJob, WorkersLost
+from ovi_ray.errors import JobStopped, OutputInUse, OutputOfOtherJob, WorkersLost
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.output.event_log import recorded_runs
 from ovi_ray.output.lock import output_lock
@@ -30,6 +30,7 @@ from tests.support.fake_executor import DIES, Fails
 from tests.support.files import UNREADABLE
 from tests.support.recording_observer import RecordingObserver
 from tests.support.rendered_jobs import RenderingExecutor, unchecked
+from tests.support.report_pages import clips_of
 from tests.support.stores import overridden
 
 
@@ -142,13 +143,33 @@ def test_every_run_is_recorded_in_the_folder(start, out):
     assert (out / "run.log").read_text(encoding="utf-8").count("run ended") == 2
 
 
-def test_a_folder_with_clips_of_another_job_is_refused_with_what_to_do(start, out):
+def test_a_folder_with_clips_of_another_job_is_refused_with_the_columns_that_differ_and_what_to_do(start, out):
     start()
     before = names(out)
-    with pytest.raises(OutputOfOtherJob, match=r"2 clips of another job \(.*prompts.jsonl\).*another --out"):
-        start(steps=5)
+    expected = (
+        r"2 finished clips of another job \(.*prompts.jsonl\).*text_prompt is 'a cat' and 1 more here and 'a .* there"
+    )
+    with pytest.raises(OutputOfOtherJob, match=rf"{expected}.*sample_steps is 5 here and 4 there.*another --out"):
+        start(("a cat", "an owl"), steps=5)
     assert names(out) == before
     assert len(rows(out)) == 2
+
+
+def test_other_parameters_of_the_same_prompts_are_accepted_and_the_earlier_clips_set_apart(start, out):
+    start()
+    result, _, told = start(steps=5)
+    assert (result.done, result.finished_before, result.superseded) == (2, 0, 2)
+    assert told[0] == "2 finished clips have prompts of this list with another sample_steps"
+    assert sorted((row["sample_steps"], row["current"]) for row in rows(out)) == [(4, False)] * 2 + [(5, True)] * 2
+    assert start(steps=4)[0].finished_before == 2  # and back again
+    assert sorted((row["sample_steps"], row["current"]) for row in rows(out)) == [(4, True)] * 2 + [(5, False)] * 2
+
+
+def test_what_the_list_no_longer_asks_for_is_counted_apart_in_the_report(start, out):
+    start()
+    start(("a dog",))
+    assert {row["text_prompt"]: row["current"] for row in rows(out)} == {"a fox": False, "a dog": True}
+    assert "<dt>Superseded</dt><dd>1<" in (out / "report.html").read_text()
 
 
 def test_a_job_in_which_nothing_was_finished_may_be_corrected_in_place(start, out):
@@ -417,10 +438,41 @@ def test_retry_with_changed_parameters_makes_another_clip_in_place_of_the_failed
     ]
 
 
-def test_retry_where_nothing_failed_says_so(start, out):
+def test_retry_where_nothing_failed_has_nothing_to_do(start, out):
     start()
-    with pytest.raises(InputError, match=r"failed.parquet"):
-        prepare_retry(out, {})
+    retry = prepare_retry(out, {})
+    assert (retry.prepared, retry.total, retry.clips, retry.missing) == (None, 2, 0, 0)
+
+
+def test_retry_of_a_job_that_was_cut_off_renders_what_is_missing(start, out):
+    prompts = ("a fox", "a dog", "a cat")
+    with pytest.raises(WorkersLost):
+        start(prompts, script=lambda worker, task, tries: DIES if task.stage is Stage.DECODE else None)
+    retry = prepare_retry(out, {"sample_steps": "9"})  # a change is of clips that failed, of which there are none
+    assert (retry.clips, retry.missing) == (0, 3)
+    result, _, _ = start(prepared=retry.prepared, replaces=True)
+    assert (result.done, start(prompts)[0].finished_before) == (3, 3)
+
+
+# -- sweeps --------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_sweep_varies_is_in_rows_log_lines_and_tags(start, out, tiny_dir):
+    job = JobSpec.from_options(
+        text_prompt="A fox", ckpt_dir=tiny_dir, output_dir=out, dtype="float32", sweep={"shift": [3, 5], "seed": [7]}
+    )
+    start(prepared=unchecked(job, tiny_dir))
+    found = rows(out)
+    assert [(row["varies"], row["seed"], row["shift"]) for row in found] == [
+        ("seed,shift", 7, 3.0),
+        ("seed,shift", 7, 5.0),
+    ]
+    log = (out / "run.log").read_text(encoding="utf-8")
+    for row in found:
+        with local_copy(out / row["video_path"]) as video:
+            parameters = probe(video).parameters
+        assert [parameters[name] for name in parameters["varies"].split(",")] == [7, row["shift"]]
+        assert f"{row['clip_id']}, seed 7, shift {row['shift']}, done" in log
 
 
 # -- what is carried along -----------------------------------------------------------------------------------------
@@ -443,8 +495,10 @@ def test_row_line_and_own_columns_are_in_messages_results_report_failures_and_vi
     with local_copy(out / again[0]["video_path"]) as video:
         assert probe(video).parameters["meta_shot"] == "<b>1</b>"
     page = (out / "report.html").read_text()
-    assert "row 2 (line 5)" in page
-    assert "&lt;b&gt;1&lt;/b&gt;" in page
+    assert [tuple(clip[name] for name in shown) for clip in clips_of(page)] == [
+        (1, 2, "<b>1</b>", "done"),
+        (2, 5, "", "done"),
+    ]
     assert "<b>1</b>" not in page
 
 

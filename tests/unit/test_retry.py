@@ -7,6 +7,7 @@ import pytest
 
 from ovi_ray.errors import InputError
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.output.job_files import FAILED_COLUMNS, write_failed, write_job
 from ovi_ray.output.result_row import RESULTS_SCHEMA
 from ovi_ray.preparation import prepare
@@ -43,7 +44,7 @@ def rows(manifest):
 def test_a_failed_clip_is_the_same_clip_again(output):
     out, prepared = output
     retry = prepare_retry(out, {})
-    assert retry.clips == 1
+    assert (retry.total, retry.finished, retry.clips, retry.missing) == (3, 0, 1, 2)
     assert rows(retry.prepared.manifest) == rows(prepared.manifest)
     assert retry.prepared.job == prepared.job
 
@@ -54,6 +55,45 @@ def test_a_change_applies_to_the_failed_clip_alone_and_makes_another_clip_of_it(
     assert [row["sample_steps"] for row in after] == [4, 9, 4]
     assert [a["clip_id"] == b["clip_id"] for a, b in zip(after, before, strict=True)] == [True, False, True]
     assert {**after[1], "clip_id": "", "sample_steps": 4} == {**before[1], "clip_id": ""}
+
+
+def test_rows_choose_what_is_tried_again_and_a_seed_is_that_of_each_of_their_clips(output):
+    out, prepared = output
+    found = prepare_retry(out, {"seed": "8"}, rows=RowRanges.parse("2-3"))
+    before, after = rows(prepared.manifest), rows(found.prepared.manifest)
+    assert [row["seed"] for row in after] == [7, 8, 8]
+    assert [row["row"] for row in after] == [row["row"] for row in before] == [1, 2, 3]
+    assert found.prepared.job == prepared.job  # the list and its parameters are those of the job
+
+
+def test_a_new_seed_is_another_one_every_time(output):
+    out, prepared = output
+    seeds = {rows(prepared.manifest)[1]["seed"]}
+    for number in (2, 3):
+        found = prepare_retry(out, {}, rows=RowRanges.parse("2"), new_seed=True).prepared
+        seeds.add(rows(found.manifest)[1]["seed"])
+        assert (len(seeds), found.keeps_seeds) == (number, True)
+        write_job(out, found.job, found.manifest)
+
+
+def test_other_weights_or_numbers_make_other_clips_of_all_that_are_not_finished(output):
+    out, prepared = output
+    retry = prepare_retry(out, {"dtype": "bfloat16"})
+    assert (retry.clips, retry.missing) == (3, 0)
+    before, after = rows(prepared.manifest), rows(retry.prepared.manifest)
+    assert {row["clip_id"] for row in before}.isdisjoint(row["clip_id"] for row in after)
+
+
+def test_a_seed_and_a_new_seed_are_refused(output):
+    with pytest.raises(InputError) as caught:
+        prepare_retry(output[0], {"seed": "8"}, new_seed=True)
+    assert [problem.field for problem in caught.value.problems] == ["--seed"]
+
+
+def test_a_problem_of_a_clip_is_told_with_its_row_of_the_list(output):
+    with pytest.raises(InputError) as caught:
+        prepare_retry(output[0], {"mode": "i2v"}, rows=RowRanges.parse("3"))
+    assert [(problem.row, problem.field) for problem in caught.value.problems] == [(3, "image_path")]
 
 
 def test_preparing_a_retry_writes_nothing(output):
@@ -68,7 +108,7 @@ def test_a_bad_change_is_reported(output):
     assert [(problem.field, problem.value) for problem in caught.value.problems] == [("--sample-steps", "'0'")]
 
 
-@pytest.mark.parametrize("name", ["manifest.parquet", "failed.parquet", "job.json"])
+@pytest.mark.parametrize("name", ["manifest.parquet", "job.json"])
 def test_a_folder_without_one_of_its_files_is_refused_by_its_name(output, name):
     (output[0] / name).unlink()
     with pytest.raises(InputError) as caught:

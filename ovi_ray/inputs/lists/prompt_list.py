@@ -25,6 +25,8 @@ class PromptList:
     """Number of each row, from 1."""
     lines: Sequence[int] | None = None
     """Line of the file, or row of the sheet, where each row starts, from 1; None for files without lines."""
+    may_grow: bool = True
+    """Whether other rows may be added to it; False for the one prompt of a job without a list."""
     has_types: bool = False
     """Whether the format distinguishes empty text from an absent cell."""
     problems: list[Problem] = field(default_factory=list)
@@ -70,7 +72,8 @@ def check_names(path: Location, names: Mapping[int, str], line: int | None = Non
         elif not is_utf8(name) or "\0" in name:
             problems.append(file_problem(path, f"the column name {name!a}", "a name in UTF-8", line))
         elif name in seen:
-            problems.append(file_problem(path, f"two columns are named {show(name)}", "each name once", line))
+            named = show(name) if name.isprintable() else ascii(name)
+            problems.append(file_problem(path, f"two columns are named {named}", "each name once", line))
         seen.add(name)
     if problems:
         raise InputError(problems)

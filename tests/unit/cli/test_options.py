@@ -28,8 +28,9 @@ def rendered(monkeypatch):
     """The jobs that `ovi-ray render` would have started, with what it passed on."""
     calls = []
 
-    def run_job(prepared, console, *, explain, quiet, options):
-        calls.append({"job": prepared.job, "quiet": quiet, "explain": explain, "options": options})
+    def run_job(prepared, console, *, explain, quiet, options, metrics, notify):
+        watched = {"metrics": metrics, "notify": notify}
+        calls.append({"job": prepared.job, "quiet": quiet, "explain": explain, "options": options, "watched": watched})
         return RESULT
 
     monkeypatch.setattr(import_module("ovi_ray.cli.render"), "run_job", run_job)
@@ -105,6 +106,13 @@ def test_the_other_options_reach_the_job(rendered, tiny_dir, tmp_path):
     assert (job.mode, job.workers, job.device, job.dtype, job.attention) == ("t2v", 3, "cpu", "float32", "sdpa_math")
     assert (job.allow_inexact, job.cpu_offload, job.memory_gb, job.each_example_n_times) == (True, True, 90, 2)
     assert (job.compile, job.qint8, job.fp8) == (True, False, False)
+    assert rendered[0]["watched"] == {"metrics": None, "notify": None}
+
+
+def test_those_who_watch_are_named_by_options(rendered, tiny_dir, tmp_path):
+    watch = ("--metrics", "9400", "--notify", "https://chat.example/hook")
+    assert invoke("render", "a red fox", "--ckpt-dir", tiny_dir, "--out", tmp_path / "out", *watch).exit_code == 0
+    assert rendered[0]["watched"] == {"metrics": "9400", "notify": "https://chat.example/hook"}
 
 
 def test_a_text_with_spaces_that_is_not_a_file_is_a_prompt(rendered, tiny_dir, tmp_path):

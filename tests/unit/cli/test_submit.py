@@ -7,6 +7,9 @@ import yaml
 from typer.testing import CliRunner
 
 from ovi_ray.cli import app
+from ovi_ray.output.progress_file import JobProgress, RunState, write_progress
+from ovi_ray.protocol.progress import RemainingTime
+from ovi_ray.storage.paths import to_location
 from tests.support.fake_head import FakeHead, running_head
 from tests.support.fake_kubernetes import FakeKubernetes, running_kubernetes
 from tests.support.jobs import write_prompts
@@ -48,6 +51,24 @@ def test_a_job_is_submitted_and_found_again_by_every_command(head, job):
     assert json.loads(invoke("stop", job_id, "--json").stdout)["asked_to_stop"] is True
     assert json.loads(invoke("stop", job_id, "--json").stdout)["asked_to_stop"] is False
     assert json.loads(invoke("wait", job_id, "--json", code=143).stdout)["state"] == "stopped"
+
+
+def test_running_jobs_are_listed_with_how_far_they_are_and_others_without(head, job, tmp_path):
+    job.write_text(job.read_text().replace("/shared/out", str(tmp_path / "out")))
+    (tmp_path / "out").mkdir()
+    job_id = invoke("submit", job, "--to", head.address).stdout.strip()
+    (found,) = json.loads(invoke("jobs", "--json").stdout)
+    assert found["progress"] is None
+    remaining = RemainingTime(expected_s=7200.0, low_s=7200.0, high_s=7200.0)
+    times = {"started_at": "2026-01-01T00:00:00+00:00", "updated_at": "2026-01-01T01:00:00+00:00"}
+    progress = JobProgress(state=RunState.RENDERING, clips=3, done=1, failed=1, remaining=remaining, **times)
+    write_progress(to_location(tmp_path / "out"), progress)
+    (found,) = json.loads(invoke("jobs", "--json").stdout)
+    assert (found["progress"]["done"], found["progress"]["remaining"]["expected_s"]) == (1, 7200.0)
+    assert "2/3" in invoke("jobs").stdout
+    head.end(job_id, "SUCCEEDED", None)
+    (found,) = json.loads(invoke("jobs", "--json").stdout)
+    assert found["progress"] is None
 
 
 def test_the_id_is_all_that_is_printed(head, job):

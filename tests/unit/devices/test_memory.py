@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ovi import OviPipeline
 from ovi.config import MODEL_SPECS, Architecture
 from ovi.geometry import snap_size
 from ovi.memory.limit import free_bytes, limit_memory
@@ -52,14 +51,18 @@ class FakeMemory:
         self.fraction = fraction
 
 
-def pipeline_on(tmp_path, device="cuda", **options):
-    return OviPipeline.from_pretrained(tmp_path, device=device, **options)
+def pipeline_on(ckpt_dir, device):
+    """What is asked of a pipeline, which opens on no device that is not there."""
+    spec = Architecture().spec("720x720_5s")
+    return SimpleNamespace(
+        ckpt_dir=ckpt_dir, spec=spec, dtype=torch.bfloat16, weights=WeightFormat.DTYPE, device=torch.device(device)
+    )
 
 
-def plan(tmp_path, card, *, free_gb, total_gb=80, memory_gb=None, host_gb=500.0, **options):
+def plan(tmp_path, card, *, free_gb, total_gb=80, memory_gb=None, host_gb=500.0):
     memory = FakeMemory(free_gb=free_gb, total_gb=total_gb)
     edge = FakeEdge(gpus=[card], rocm=hasattr(card, "gcnArchName"))
-    return plan_device(pipeline_on(tmp_path, **options), memory_gb=memory_gb, host_gb=host_gb, edge=edge, memory=memory)
+    return plan_device(pipeline_on(tmp_path, "cuda"), memory_gb=memory_gb, host_gb=host_gb, edge=edge, memory=memory)
 
 
 def test_a_budget_starts_from_what_is_free(tmp_path):

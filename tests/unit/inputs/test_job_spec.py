@@ -293,3 +293,9 @@ def test_a_job_that_nodes_are_added_for_says_how_many_workers_it_wants_at_most_a
         assert problem.field == "resources.elastic"
     job = JobSpec.from_yaml(write_job("resources: {elastic: true, workers: 3, device: gpu}\n"))
     assert (job.elastic, job.workers) == (True, 3)
+
+
+@pytest.mark.parametrize("address", ["", " "])
+def test_an_address_that_is_an_unset_variable_starts_no_cluster_of_its_own(write_job, address):
+    (problem,) = problems_in(write_job(), address=address)
+    assert problem.field == "--address"

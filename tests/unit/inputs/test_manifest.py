@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ovi.config import Architecture, SolverName
+from ovi_ray.inputs.columns import SIDE_COLUMNS, SIZE_COLUMN
 from ovi_ray.inputs.first_frames import ImageRefusal, inspect_image, inspect_images
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, ROW_SEED_STRIDE, Manifest, build_manifest, clip_id
+from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, Manifest, build_manifest, clip_id
 from ovi_ray.inputs.params import PARAM_FIELDS
-from ovi_ray.inputs.rows import SIDE_COLUMNS, SIZE_COLUMN
 from ovi_ray.storage.paths import to_location
 from tests.support.lists import write_table
 from tests.support.params import another_value
@@ -60,7 +60,7 @@ def test_a_list_without_overrides_takes_everything_from_the_job(build):
     manifest = build("text_prompt\nA dog\n", sample_steps=7, solver_name="euler", model_name="960x960_5s")
     (row,) = manifest.table.to_pylist()
     assert manifest.table.schema == MANIFEST_SCHEMA
-    assert (row["row"], row["repeat"], row["seed"], row["text_prompt"]) == (1, 0, 100, "A dog")
+    assert (row["row"], row["repeat"], row["text_prompt"]) == (1, 0, "A dog")
     assert (row["sample_steps"], row["solver_name"], row["model_name"]) == (7, "euler", "960x960_5s")
     assert (row["height"], row["width"]) == (row["video_frame_height"], row["video_frame_width"]) == (704, 1280)
     assert (row["video_latent_length"], row["audio_latent_length"]) == (31, 157)
@@ -133,21 +133,6 @@ def test_an_empty_negative_prompt_is_a_value_where_the_file_has_types(build):
 def test_columns_of_the_users_own_are_carried_along_as_text(build):
     manifest = build([{"text_prompt": "a", "meta_shot": 12}, {"text_prompt": "b"}])
     assert column(manifest, "meta_shot") == ["12", None]
-
-
-# -- seeds ---------------------------------------------------------------------------------------------------------
-
-
-def test_seeds_derived_from_the_row_differ_and_begin_at_the_published_one(build):
-    manifest = build("text_prompt\na\nb\n", seed=7, each_example_n_times=2)
-    assert column(manifest, "seed") == [7, 8, 7 + ROW_SEED_STRIDE, 8 + ROW_SEED_STRIDE]
-    assert column(manifest, "repeat") == [0, 1, 0, 1]
-    assert column(manifest, "row") == [1, 1, 2, 2]
-
-
-def test_a_seed_column_is_counted_up_by_repeats(build):
-    manifest = build("text_prompt,seed\na,9223372036854775806\nb,\n", each_example_n_times=2)
-    assert column(manifest, "seed") == [2**63 - 2, 2**63 - 1, 100 + ROW_SEED_STRIDE, 101 + ROW_SEED_STRIDE]
 
 
 # -- images --------------------------------------------------------------------------------------------------------
@@ -230,7 +215,8 @@ def test_mode_t2v_ignores_images_and_notes_it(build):
 @pytest.mark.parametrize("name", PARAM_FIELDS)
 def test_every_sampling_parameter_is_part_of_the_clip_id(build, name):
     row, value = {"text_prompt": "A dog"}, another_value(name)
-    default, of_row, of_job = build([row]), build([row | {name: value}]), build([row], **{name: value})
+    default, of_row = build([row]), build([row | {name: value}])
+    of_job = build([row], **{name: value}) if name != "seed" else of_row  # seeds are derived from the job's
     names = SIDE_COLUMNS if name == SIZE_COLUMN else (name,)
     assert of_row.table.select(names) == of_job.table.select(names) != default.table.select(names)
     assert column(of_row, "clip_id") == column(of_job, "clip_id") != column(default, "clip_id")
@@ -279,7 +265,7 @@ def test_prompts_with_one_beginning_have_different_ids(build):
 
 def test_the_id_of_a_clip_never_changes_between_releases(build):
     manifest = build(
-        "text_prompt\nA dog. Audio: barking\n", solver_name="euler", video_negative_prompt="blur  &amp; noise"
+        "text_prompt,seed\nA dog. Audio: barking,100\n", solver_name="euler", video_negative_prompt="blur  &amp; noise"
     )
     assert column(manifest, "clip_id") == ["9eca724b647f7d7e5a42"]
 

@@ -8,11 +8,11 @@ import pytest
 
 from ovi.config import SamplingParams, param_specs
 from ovi.errors import InvalidRequest
-from ovi_ray.inputs.columns import INPUT_COLUMNS, OVERRIDES
+from ovi_ray.inputs.columns import INPUT_COLUMNS, OVERRIDES, SIZE_COLUMN
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import MANIFEST_SCHEMA
 from ovi_ray.inputs.params import DEFAULT_PARAMS, PARAM_FIELDS, parse_param
-from ovi_ray.inputs.rows import MANIFEST_COLUMNS, SIZE_COLUMN
+from ovi_ray.inputs.rows import MANIFEST_COLUMNS
 from ovi_ray.inputs.task_table import ClipTask
 from ovi_ray.output.result_row import RESULTS_SCHEMA, result_row
 from ovi_ray.scheduling.task import ClipStatus
@@ -34,7 +34,8 @@ def test_every_parameter_is_a_column_of_lists_and_manifests():
 def test_results_show_parameters_as_the_manifest_has_them():
     shared = [name for name in RESULTS_SCHEMA.names if name in PARAM_FIELDS]
     assert shared
-    assert [RESULTS_SCHEMA.field(name) for name in shared] == [MANIFEST_SCHEMA.field(name) for name in shared]
+    assert set(shared) == set(PARAM_FIELDS) - {SIZE_COLUMN}
+    assert [RESULTS_SCHEMA.field(name).type for name in shared] == [MANIFEST_SCHEMA.field(name).type for name in shared]
     params = SamplingParams(**{name: another_value(name) for name in PARAM_FIELDS})
     given = {field.name: 0 for field in dataclasses.fields(ClipTask)} | {"params": params, "clip_id": "a", "meta": {}}
     row = result_row(ClipTask(**given), {}, status=ClipStatus.DONE, finished_at=datetime.now(UTC))

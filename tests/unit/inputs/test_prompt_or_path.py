@@ -18,6 +18,7 @@ PATHS = [
     *(r"C:\x\y", "c:/my lists/x", r"\\host\share\my list", r"lists\a", r"my lists\day one", "my lists\\"),
     *("s3://bucket/list", "s3://bucket/my list", "gs://b/p.csv", "file:///tmp/my list", "https://host/list of mine"),
     *('"prompts.csv"', " prompts.csv ", "prompts.csv\n", "'my prompts.xlsx',", "list.v2", "some.thing", "提示词.csv"),
+    *("prompts.csv\u200b", "\ufeff./lists"),
 ]
 PROMPTS = [
     *("a red fox", "A cat / dog runs.", "a cat/dog runs", "He/she walks", "24/7 radio plays", "AC/DC on a poster"),

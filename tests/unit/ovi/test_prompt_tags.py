@@ -108,6 +108,8 @@ def test_the_soundtrack_of_the_other_form_is_rewritten_and_nothing_else(form, te
         ("A <b>big</b> dog.<extra_id_0>", "A <b>big</b> dog.<extra_id_0>", {FaultKind.UNKNOWN}),
         ("A dog. audio: barking", "A dog. <AUDCAP>barking<ENDAUDCAP>", {FaultKind.MISSPELT}),
         ("He sets the audio: it hums.", "He sets the audio: it hums.", {FaultKind.MISSPELT}),
+        ("<S:man>Hi<E> <|S|>Ho<<E>>", "<S>Hi<E> <S>Ho<E>", {FaultKind.MISSPELT}),
+        ("A dog. <AUDCAP>Audio: rain<ENDAUDCAP>", "A dog. <AUDCAP>rain<ENDAUDCAP>", {FaultKind.BOTH_FORMS}),
         (
             "Audio: on. <AUDCAP>rain<ENDAUDCAP>",
             "Audio: on. <AUDCAP>rain<ENDAUDCAP>",

@@ -57,6 +57,20 @@ def test_a_file_is_read_back_under_any_name(folder, name):
     assert names(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("start", "length", "content"),
+    [(0, 3, b"012"), (7, 3, b"789"), (8, 100, b"89"), (10, 5, b""), (0, 10, b"0123456789")],
+)
+def test_a_part_of_a_file_is_read_up_to_its_end(folder, start, length, content):
+    (folder / "digits").write_bytes(b"0123456789")
+    assert (folder / "digits").read_range(start, length) == content
+
+
+def test_a_part_of_a_missing_file_is_not_found(folder):
+    with pytest.raises(FileNotFoundError):
+        (folder / "missing").read_range(0, 1)
+
+
 def test_an_empty_file_is_a_file(folder):
     (folder / "empty").write_bytes(b"")
     assert (folder / "empty").is_file()
