@@ -127,7 +127,8 @@ class CostModel:
         """How many times longer than expected a task may take that cannot be copied when it is late.
 
         Doubts are relative: there are none while no class has been measured. A class whose other stages took as long as
-        expected is believed; one that was slower there may be so at this stage too.
+        expected is believed; one that was slower there may be so at this stage too, and so may one if the classes that were
+        measured at this stage are slower on average.
         """
         if STAGES[stage].output is not None or stage not in self._measured_stages:
             return 1.0
@@ -135,7 +136,8 @@ class CostModel:
         factors = [correction.factor for correction in corrections.values() if correction.is_measured]
         if corrections[stage].is_measured or (factors and max(max(f, 1 / f) for f in factors) < _AS_EXPECTED):
             return 1.0
-        return self.config.unmeasured_doubt * max([1.0, *factors])
+        means = [by_stage[stage].mean for by_stage in self._stage_corrections if by_stage[stage].is_measured]
+        return self.config.unmeasured_doubt * max([1.0, *factors, math.exp(sum(means) / max(1, len(means)))])
 
     # --- learning
 

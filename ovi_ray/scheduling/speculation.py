@@ -55,6 +55,8 @@ class SpeculativeExecution:
         if not self._config.enabled or totals[ClipState.PENDING] or totals[ClipState.WAITING]:
             return Speculation()
         only_unmeasured = totals[ClipState.READY] > 0
+        if only_unmeasured and any(self._pool.preloading.values()):
+            return Speculation()  # the clips may be for the workers that load their transformer
         fastest: dict[int, tuple[WorkerState | None, float]] = {}
         for ends_s, original in self._originals(now):
             if original.kind not in fastest:

@@ -152,7 +152,8 @@ def test_a_decode_that_fails_costs_no_second_denoise():
 
 
 def test_out_of_memory_is_retried_alone_and_then_on_a_larger_device():
-    cluster = cluster_for(make_workload(1))
+    without_copies = SchedulerConfig(speculation=SpeculationConfig(enabled=False))
+    cluster = cluster_for(make_workload(1), config=without_copies)
     cluster.send(*joins(small=MIDDLE, large=SLOW))
     run = run_stage(cluster, Stage.DENOISE)
     while run.worker == "large":  # whichever is first, in the end the larger one has it
