@@ -89,6 +89,7 @@ def test_one_job_runs_on_both_vendors_each_with_its_own_attention_and_one_that_c
         sample_steps=8,
         slg_layer=1,
         video_frame_height_width="64x64",
+        speculation=False,  # of two copies, one may finish what the other one wrote
     )
     log = tmp_path / "log"
     for name, value in hooked_environment(log, wait_for=2, step_s=0.15, out_of_memory="Decode").items():
