@@ -1,4 +1,4 @@
-"""What a GPU does with the model at full size: a step, a decode, their memory against the plan, each backend, and a job.
+"""Measurements of the model at full size on a GPU: a step, a decode, their memory against the plan, each backend, and a job.
 
 The weights are random, so no checkpoint is needed. A step is timed in plain eager torch, with the attention that was chosen by
 trying, and with compiled blocks, side by side in one run and by class of kernel. The job is a small one with the small

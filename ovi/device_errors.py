@@ -1,4 +1,4 @@
-"""Which errors mean that memory ran out, and which that the process can no longer use its GPU.
+"""Classification of errors: memory ran out, or the process can no longer use its GPU.
 
 Torch has no class for either in every place: libraries below it raise RuntimeError with words of their own.
 """

@@ -1,4 +1,4 @@
-"""What a run of a checked job would do, without starting or writing anything."""
+"""Forecast of a run of a checked job, without starting or writing anything."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class DevicePace:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class DryRun:
-    """What a run would do."""
+    """Counts of clips by what a run would do with them, and its time and cost."""
 
     clips: int
     """Clips of the list."""

@@ -206,7 +206,7 @@ class _Run:
             return self._recorded(open_executor, clock)
 
     def _compared(self) -> list[str]:
-        """What the user should know of the clips in the folder before any is rendered.
+        """Notes on the clips in the folder, for the user to read before any is rendered.
 
         Raises OutputOfOtherJob, SeedsDiffer and ResultsTooNew: nothing was changed then.
         """

@@ -211,7 +211,7 @@ def _materials(
     open_reader: "Callable[[], LatentsReader]",
     tell: Callable[[str], None],
 ) -> "tuple[ExportOptions, LatentsReader | None]":
-    """What decodes kept latents, if they are used. Latents that cannot be decoded here are told: then the MP4 is used."""
+    """The reader of kept latents, if they are used. Latents that cannot be decoded here are told: then the MP4 is used."""
     has_latents = any(clip.latents is not None for clip in selection.clips)
     if not (options.decodes and has_latents) or options.source is Source.VIDEO:
         return options, None

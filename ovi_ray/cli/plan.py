@@ -172,7 +172,7 @@ def _comparison_json(found: "Comparison") -> dict[str, Any]:
 
 
 def _comparison_lines(found: "Comparison") -> list[str]:
-    """What placement brings on this cluster, and what the devices that cannot denoise are worth."""
+    """Lines on the time that placement saves on this cluster, and on the worth of devices that cannot denoise."""
     return [line for line in (_placement_line(found), _helpers_line(found)) if line]
 
 

@@ -88,7 +88,7 @@ def retry(
 
 
 def _what(found: "Retry", rows: RowRanges | None) -> str:
-    """What is rendered now, in words."""
+    """The number of clips that are rendered now and why, in words."""
     parts = [f"trying {_clips(found.clips)} again"] if found.clips else []
     if found.missing:
         parts.append(f"rendering {_clips(found.missing)} that {'was' if found.missing == 1 else 'were'} not rendered")

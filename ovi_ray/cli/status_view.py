@@ -1,4 +1,4 @@
-"""What `ovi-ray status` prints: the state of a job and, as far as its output folder can be read, its progress."""
+"""The output of `ovi-ray status`: the state of a job and, as far as its output folder can be read, its progress."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ _FACTS = ("job_id", "state", "target", "native_id", "submitted_at", "exit_code",
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class _Look:
-    """What one look at a job found."""
+    """State and progress of a job at one moment."""
 
     status: JobStatus
     progress: JobProgress | None

@@ -103,7 +103,7 @@ def check(
 def _file_errors(
     folder: Path, model_name: str, console: Console, *, quick: bool
 ) -> "dict[str, CheckpointError | None]":
-    """What is wrong with each file of a model, by its path in the folder."""
+    """Damage of each file of a model, by its path in the folder."""
     from ovi.errors import CheckpointMismatch
     from ovi.weights.loading import check_model
     from ovi_ray.weights.digests import content_damage, is_read

@@ -39,7 +39,7 @@ class DeviceReport:
 
     @property
     def assumed_rates(self) -> StageRates:
-        """What a job without a cluster profile expects of the device until its tasks are measured."""
+        """Rates that a job without a cluster profile expects of the device until its tasks are measured."""
         return assumed_rates(self.device.name, self.device.vendor, self.device.architecture)
 
 

@@ -130,7 +130,7 @@ def probe(edge: DeviceEdge | None = None) -> ProbeResult:
 
 
 def faults_of_versions(probed: ProbeResult) -> tuple[str, ...]:
-    """What is known to be wrong with the versions of torch and cuDNN in this process, on the GPUs that were found."""
+    """Known faults of the versions of torch and cuDNN in this process, on the GPUs that were found."""
     vendor = probed.gpus[0].vendor if probed.gpus else ""
     return known_faults(vendor=vendor, torch_version=torch.__version__, cudnn=cudnn.version())
 

@@ -1,4 +1,4 @@
-"""What an export writes of each clip."""
+"""Options of an export."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +12,7 @@ EDITING_RATE = 48_000
 
 
 class Source(StrEnum):
-    """What masters are made from."""
+    """Source of masters: kept latents or the MP4."""
 
     AUTO = "auto"
     """Kept latents where they are, else the MP4."""
@@ -22,7 +22,7 @@ class Source(StrEnum):
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ExportOptions:
-    """What is written of each clip."""
+    """Files that are written for each clip, and their form."""
 
     name: str = DEFAULT_NAME
     codec: VideoCodec | None = None

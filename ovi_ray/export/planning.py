@@ -1,4 +1,4 @@
-"""Which files an export writes, and from what. Everything is checked before the first one is written."""
+"""The files of an export and the source of each. Everything is checked before the first one is written."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -34,13 +34,13 @@ class ExportedClip:
 
     planned: PlannedFiles
     source: Source
-    """What frames and sound were made from; VIDEO also for a file that was copied or linked."""
+    """The source of frames and sound; VIDEO also for a file that was copied or linked."""
     is_linked: bool
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ExportResult:
-    """What was written, and what could not be."""
+    """Clips that were exported, and those that failed."""
 
     exported: tuple[ExportedClip, ...]
     failed: tuple[tuple[PlannedFiles, str], ...]

@@ -32,7 +32,7 @@ class RowRanges:
         return cls(ranges=tuple(ranges))
 
     def among(self, rows: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Which of these rows are meant."""
+        """A mask of the rows that lie in the ranges."""
         marks = pc.equal(rows, 0)
         for first, last in self.ranges:
             marks = pc.or_(marks, self._within(rows, first, last))

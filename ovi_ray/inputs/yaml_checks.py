@@ -106,7 +106,7 @@ class _Reader:
             self._refuse(line, f"more than {MAX_VALUES:,} values", "fewer values, and fewer aliases of many")
 
     def _problem_with(self, event: yaml.ScalarEvent) -> str:
-        """What would be right where a scalar has the form of a number or a date and is none, or another; "" for any other."""
+        """The right form where a scalar has the form of a number or a date and is none, or another; "" for any other."""
         tag = event.tag
         if tag is None or event.implicit[0]:
             tag = str(self._builder.resolve(yaml.ScalarNode, event.value, event.implicit))  # type: ignore[no-untyped-call]

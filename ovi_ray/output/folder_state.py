@@ -1,4 +1,4 @@
-"""What an output folder holds, read without changing anything, and how it compares with the clips that a job asks for.
+"""The state of an output folder, read without changing anything, and its comparison with the clips that a job asks for.
 
 A folder belongs to every list that has a prompt or a key in common with it: lists grow, shrink, and are swept again with
 other parameters. Finished clips that the list of the last run does not ask for are *superseded*: they keep their files, and
@@ -93,7 +93,7 @@ class Comparison:
         return self.changed.get(("seed",), 0)
 
     def notes(self) -> Iterator[str]:
-        """What the user should know before anything is rendered."""
+        """Notes for the user, before anything is rendered."""
         for columns, count in self.changed.items():
             if columns == ("seed",):
                 yield f"{_with_other_seeds(count)}; keep {'it' if count == 1 else 'them'} with --keep-seeds"

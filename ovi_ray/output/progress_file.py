@@ -18,7 +18,7 @@ LOADING = "load"
 
 
 class RunState(StrEnum):
-    """What a run does."""
+    """Activity of a run."""
 
     STARTING = "starting"
     """Its workers are being started."""

@@ -77,7 +77,7 @@ def read_rows(output_dir: Location, columns: Sequence[str]) -> pa.Table:
 
 
 def read_resume_state(output_dir: Location) -> ResumeState:
-    """What `Results.resume` would find for all clips, without changing anything. Raises ResultsTooNew and OSError.
+    """The result of `Results.resume` for all clips, without changing anything. Raises ResultsTooNew and OSError.
 
     Rows of damaged files are left out: their videos are among those without a row.
     """
@@ -284,7 +284,7 @@ def _is_failed(table: pa.Table, wanted: pa.Array | pa.ChunkedArray | None) -> pa
 
 
 def _current_marks(table: pa.Table, wanted: pa.Array | pa.ChunkedArray | None) -> ColumnChange | None:
-    """Which rows are of wanted clips."""
+    """A mask of the rows of wanted clips."""
     if wanted is None:
         return None
     is_wanted = pc.is_in(table.column("clip_id"), value_set=wanted).combine_chunks()

@@ -22,7 +22,7 @@ class RunStarted:
     clip_ids: pa.Array
     """[clips] id of each clip of the workload."""
     varied: Callable[[int], str] | None = None
-    """What varies of a clip of the workload, in words; None where nothing does."""
+    """The swept parameters of a clip with their values, in words; None without a sweep."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -17,7 +17,7 @@ from ovi_ray.protocol.observer import JobObserver, RunEnded
 
 
 class JobEvent(StrEnum):
-    """What happened."""
+    """The event that is notified."""
 
     PAUSED = "paused"
     RESUMED = "resumed"
@@ -31,7 +31,7 @@ class JobEvent(StrEnum):
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Notification:
-    """What is posted, as JSON."""
+    """The posted JSON object."""
 
     event: JobEvent
     text: str

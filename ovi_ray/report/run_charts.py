@@ -48,7 +48,7 @@ class StagePlan:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class RunCharts:
-    """What the charts of a run show. Times are seconds since its start."""
+    """Data of the charts of a run. Times are seconds since its start."""
 
     lanes: tuple[Lane, ...] = ()
     finished: tuple[tuple[float, int], ...] = ()

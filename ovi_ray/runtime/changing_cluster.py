@@ -21,11 +21,11 @@ class ChangingCluster:
     place: Callable[[Set[str]], Sequence[Placement]]
     """The workers of the job that the cluster has room for now, without nodes of these ids. Raises ClusterError for too few."""
     requires: NodeRequirements | None = None
-    """What each node must have in common with the driver."""
+    """Versions and weights that each node must share with the driver."""
     autoscaling: Autoscaling | None = None
-    """Where nodes are added for the job, and taken away when it needs them no more."""
+    """Requests to the autoscaler; None where no nodes are added for the job."""
     share: FairShare | None = None
-    """What the job may have beside others."""
+    """The share of the cluster beside other jobs; None where the job takes what is free."""
 
     def leave(self) -> None:
         """Take back what the job has asked of the cluster."""

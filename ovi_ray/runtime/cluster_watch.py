@@ -13,7 +13,7 @@ from ray._private.state import actors, state
 from ray.exceptions import RayError
 
 UNREACHABLE = (RayError, RuntimeError, OSError)
-"""What Ray raises while the head does not answer."""
+"""Errors that Ray raises while the head does not answer."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -47,7 +47,7 @@ class ClusterWatch:
         return node in self._leaving
 
     def look(self) -> Changes | None:
-        """What has changed; None before it is due, and while the head does not answer."""
+        """The changes since the last look; None before the next is due, and while the head does not answer."""
         now = self._clock()
         if now < self._looked_at + self._interval_s:
             return None

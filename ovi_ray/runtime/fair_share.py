@@ -56,7 +56,7 @@ class HeadTable:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Demand:
-    """What a job would use now if it were alone."""
+    """Devices that a job would use now if it were alone."""
 
     priority: int
     workers: Mapping[str, int]

@@ -21,7 +21,7 @@ from ovi_ray.runtime.background_writer import BackgroundWriter, WriteInterval
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Prices:
-    """What a device costs an hour, by device class."""
+    """Price of a device an hour, by device class."""
 
     by_class: dict[str, float | None]
     currency: str

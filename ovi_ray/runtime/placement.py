@@ -1,4 +1,4 @@
-"""Which workers a job gets, and what each must reserve of the Ray cluster."""
+"""The workers of a job, and the resources that each reserves of the Ray cluster."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ class Placement:
 
     @property
     def resources(self) -> dict[str, float]:
-        """What Ray reserves, by Ray's names."""
+        """The reserved resources, by Ray's names."""
         wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus}
         return {name: count for name, count in wanted.items() if count}
 
@@ -83,7 +83,7 @@ def placements(job: JobSpec, without: Set[str] = frozenset()) -> list[Placement]
 
 
 def check_gpus(job: JobSpec, gpus: int, uncounted: Sequence[str]) -> list[str]:
-    """What the user of a job must know about its `gpus`. `uncounted` tells of GPUs that Ray does not count.
+    """Messages to the user about the `gpus` of a job. `uncounted` has a line for each node whose GPUs Ray does not count.
 
     Raises ClusterError where the job would run on CPUs in place of GPUs that were asked for, or that are there.
     """

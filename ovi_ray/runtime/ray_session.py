@@ -37,7 +37,7 @@ def ray_session(job: JobSpec) -> Iterator[None]:
 
 
 def node_options(job: JobSpec, edge: DeviceEdge | None = None) -> dict[str, Any]:
-    """What Ray is told of this machine: its CPUs, the GPUs that torch can use, and the labels that workers are placed by.
+    """The options of `ray.init` for this machine: its CPUs, the GPUs that torch can use, and the labels for placing workers.
 
     Ray's own count would miss AMD GPUs without the package amdsmi, and has GPUs that this build of torch cannot use.
     """

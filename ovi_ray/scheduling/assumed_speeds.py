@@ -1,4 +1,4 @@
-"""What a device is assumed to achieve before it is measured: a share of the peak that its vendor publishes.
+"""Speeds that devices are assumed to have before they are measured: a share of the peak that its vendor publishes.
 
 Right within a factor of two or three, which is enough to begin with: without it, a card of a tenth of the speed gets as many
 clips as the fastest one until it has been measured.
@@ -102,7 +102,7 @@ _AMD_CONVOLUTION_SHARE = 0.25
 
 
 def assumed_rates(device: str, vendor: str, architecture: str) -> StageRates:
-    """What a device with this name ("NVIDIA L40S"), vendor ("nvidia") and architecture ("sm89") may achieve."""
+    """The speed of a device by its name ("NVIDIA L40S"), else by its vendor ("nvidia") and architecture ("sm89")."""
     if vendor == "cpu":
         return StageRates(**{stage.value: _CPU_TFLOPS for stage in STAGES})
     scale = peak_tflops(device, architecture) / _TYPICAL_PEAK_TFLOPS

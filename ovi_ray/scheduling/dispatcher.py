@@ -125,7 +125,7 @@ class Dispatcher:
         return actions
 
     def _recheck_later(self, reason: Reason, now: float) -> list[Action]:
-        """What the worker waits for may never come: ask for a Tick, which makes a new allocation."""
+        """Ask for a Tick, which makes a new allocation, because the work that the worker waits for may never come."""
         if reason not in (Reason.FASTER_DEVICE_SOON, Reason.BETTER_WORK_SOON) or self._recheck_at > now:
             return []
         eta = self._replanner.eta(now) or 0.0

@@ -1,4 +1,4 @@
-"""Who may ask the server: this machine, or who has the token."""
+"""Access to the server: for this machine, or with the token."""
 
 import secrets
 from http.cookies import SimpleCookie

@@ -163,7 +163,7 @@ class _Site:
             await asyncio.sleep(min(self._live.look_s, _CLOSING_LOOK_S))
 
     def _version(self, name: str) -> object:
-        """What changes with a file; None where there is none, or it cannot be read now."""
+        """A value that changes with a file; None where there is none, or it cannot be read now."""
         try:
             stat = (self._output_dir / name).stat()
         except OSError:

@@ -1,4 +1,4 @@
-"""What placement brings on a cluster: a job as it is placed, with a queue of whole clips, and without helpers."""
+"""Comparison of placements on a cluster: a job as it is placed, with a queue of whole clips, and without helpers."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -57,7 +57,7 @@ class SecretKey(_Part):
 
 
 class ValueFrom(_Part):
-    """Where a value is."""
+    """Source of a variable's value: a key of a Secret."""
 
     secret_key_ref: SecretKey
 

@@ -131,7 +131,7 @@ class Group:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Manifests:
-    """What a job consists of there."""
+    """Objects of a job in the cluster."""
 
     job: dict[str, Any]
     """The RayJob."""

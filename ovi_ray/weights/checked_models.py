@@ -1,4 +1,4 @@
-"""Which models were checked and found right: a check builds the networks and needs torch, and the files rarely change."""
+"""A record of models that were checked and found right: a check needs torch and the networks, and the files rarely change."""
 
 import hashlib
 import json

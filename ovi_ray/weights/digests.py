@@ -60,7 +60,7 @@ def is_read(path: Path) -> bool:
 
 
 def content_damage(path: Path) -> str:
-    """What a read of a whole file finds wrong, in words; empty for one that is right. Raises OSError."""
+    """Damage found by reading a whole file, in words; empty for one that is right. Raises OSError."""
     try:
         return file_content(path).damage
     except CheckpointMismatch as error:

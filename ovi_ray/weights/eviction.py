@@ -96,7 +96,7 @@ class Room:
             raise lacking
 
     def _lacking(self, needed: float) -> "NoRoom | None":
-        """What is too small for `needed` more bytes; None if they have room."""
+        """The limit that leaves no room for `needed` more bytes; None if they have room."""
         if not needed:
             return None
         fetching = f"{needed / _GB:.1f} GB of weights to fetch"

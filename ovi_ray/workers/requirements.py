@@ -1,4 +1,4 @@
-"""What a node must have in common with the driver of a job, checked by each worker before it opens its model."""
+"""Versions and weights that a node must share with the driver of a job, checked by each worker before it opens its model."""
 
 import platform
 from collections.abc import Iterator, Mapping

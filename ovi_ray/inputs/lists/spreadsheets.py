@@ -85,7 +85,7 @@ def _cell(cell: Any) -> Any:
 
 @dataclass(kw_only=True, slots=True)
 class _Findings:
-    """What a sheet has beside its values. Rows and columns are counted from 1."""
+    """Hidden rows and formulas without a computed value in a sheet. Rows and columns are counted from 1."""
 
     unusable: dict[tuple[int, int], str] = field(default_factory=dict)
     """Cells without a value that can be used, by row and column, and what is in each."""

@@ -53,7 +53,7 @@ class IdleWorker(NamedTuple):
 
 
 class Holding(NamedTuple):
-    """What is resident on a worker."""
+    """The components resident on a worker."""
 
     components: frozenset[Component] = frozenset()
     model_name: str = ""
@@ -99,7 +99,7 @@ class Cluster:
     running: Sequence[tuple[Stage, int] | None]
     """[workers] (stage, kind) of the task of each; None when idle."""
     swap: Swap = no_swaps
-    """What changing components costs."""
+    """Seconds to change components."""
     inputs_s: float = 0.0
     """Seconds until the first clip has its inputs; 0 when one has, or none needs any."""
     doubt: Callable[[int, Stage], float] = no_doubt
@@ -110,7 +110,7 @@ class Cluster:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Preferences:
-    """What the rules of a policy leave open, until the next allocation."""
+    """Decisions that the rules of a policy leave open, valid until the next allocation."""
 
     target_s: float = math.inf
     """The end to aim for, in seconds from the time of planning: a task that would end too late for it is left to others."""

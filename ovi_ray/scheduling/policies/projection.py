@@ -79,7 +79,7 @@ class _Cost(NamedTuple):
     """Seconds that swap and work may take, as far as is known."""
     advantage: float
     after: Holding
-    """What the worker holds afterwards."""
+    """The components that the worker holds afterwards."""
 
 
 _Key = tuple[int, float, Holding]
@@ -125,7 +125,7 @@ class Projection:
         return _Run(self, preferences).run()
 
     def costs(self, key: _Key) -> tuple[_Cost, ...]:
-        """What each work type costs on a worker."""
+        """Seconds of each work type on a worker."""
         if key not in self._groups:
             self._groups[key] = tuple(self._costs(*key))
         return self._groups[key]
