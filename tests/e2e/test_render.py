@@ -114,7 +114,7 @@ def test_the_same_command_again_renders_only_what_is_missing(finished_job, tiny_
     result = ovi_ray(
         *("render", out.parents[1] / "prompts.csv", "--ckpt-dir", tiny_dir, "--out", out, "--sample-steps", 2),
         *("--each-example-n-times", 2, "--dtype", "float32", "--workers", 1, "--detach", "--json"),
-        environment={"PYTHONPATH": str(ROOT)},  # for Ray's hook in the tests: the detached program leaves the working folder out
+        environment={"PYTHONPATH": str(ROOT)},  # the program is detached from the working folder; Ray's hook is in it
     )
     driver = json.loads(result.stdout)
     assert os.getsid(driver["pid"]) == driver["pid"] != os.getsid(0)  # no terminal can end it
