@@ -172,9 +172,7 @@ def test_served_the_page_plays_seeks_follows_and_saves_stars(show, job):
         until(page, "document.querySelector('#player video').currentTime > 0")
         page.evaluate("document.querySelector('#player video').pause()")
         page.evaluate("document.querySelector('#player video').currentTime = 3")
-        page.wait_for_function(
-            "(v => !v.seeking && Math.abs(v.currentTime - 3) < 0.1)(document.querySelector('#player video'))"
-        )
+        until(page, "(v => !v.seeking && Math.abs(v.currentTime - 3) < 0.1)(document.querySelector('#player video'))")
         assert 206 in {status for url, status in answers if url.endswith(".mp4")}
         page.keyboard.press("Escape")
         page.locator(".clip .star").first.click()
