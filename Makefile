@@ -29,7 +29,7 @@ test-fast: install ## Run the pure unit tests: no model, Ray or S3 server; under
 test: install ## Run every test that needs no GPU; about ten minutes
 	$(PYTEST) $(PARALLEL) -m "not gpu and not cluster and not browser"
 
-test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); under twenty minutes
+test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); about twenty minutes
 	@command -v slurmctld >/dev/null || [ "$$(id -u)" -ne 0 ] || { apt-get -qq update && \
 		apt-get -qq install -y --no-install-recommends slurmctld slurmd slurm-client; } || echo "Slurm cannot be installed here"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
