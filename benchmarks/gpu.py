@@ -62,7 +62,7 @@ class Measured:
     size: str
     part: str
     path: str
-    """How it was computed: eager, chosen, compiled, or a way of running convolutions."""
+    """Path of computation: eager, chosen, compiled, or a convolution mode."""
     seconds: float
     kernel_seconds: Mapping[str, float]
     """By class of kernel."""

@@ -291,7 +291,7 @@ class OviPipeline:
         return self._attention_plans[key]
 
     def convolution_path(self) -> ConvolutionPath:
-        """How the decoders' convolutions run on this device: tried on first use and then constant.
+        """The convolution mode of the decoders on this device: tried on first use and then constant.
 
         Raises ConvolutionsWrong where every way gives wrong numbers.
         """

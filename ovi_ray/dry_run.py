@@ -22,7 +22,7 @@ from ovi_ray.storage.paths import Location
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class DevicePace:
-    """How long a device took for the clips of a folder."""
+    """Seconds that a device took for the clips of a folder."""
 
     device: str
     clips: int

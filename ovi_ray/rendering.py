@@ -85,20 +85,20 @@ class RenderOptions:
     replaces: bool = False
     """The clips replace others in the folder, so that none of them needs to be known there (`ovi-ray retry`)."""
     reading: ReadConfig = field(default_factory=ReadConfig)
-    """How often a finished video that cannot be read is tried."""
+    """Number of tries at a finished video that cannot be read."""
     executor: "ExecutorConfig | None" = None
     """When a worker counts as dead; None for the usual limits."""
     driver: DriverConfig = field(default_factory=DriverConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
     progress: WriteInterval = field(default_factory=lambda: WriteInterval(seconds=3.0))
-    """How often `progress.json` is written."""
+    """Interval between writes of `progress.json`."""
     report: WriteInterval = field(default_factory=lambda: WriteInterval(seconds=30.0, share=0.02))
-    """How often the report is written while the job runs."""
+    """Interval between writes of the report while the job runs."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class JobResult:
-    """How a job ended."""
+    """The outcome of a job."""
 
     clips: int
     """Clips of the manifest."""

@@ -18,7 +18,7 @@ class VideoCodec(StrEnum):
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class FileForm:
-    """How a codec is written: the names are those of FFmpeg."""
+    """Encoder settings; the names are those of FFmpeg."""
 
     suffix: str
     container: str

@@ -12,7 +12,7 @@ FP8_REPOSITORY = "rkfg/Ovi-fp8_quantized"
 
 
 class WeightFormat(StrEnum):
-    """How the transformer's matrices are stored in memory; the other components keep the pipeline's dtype."""
+    """Storage of the transformer's matrices in memory; the other components keep the pipeline's dtype."""
 
     DTYPE = "dtype"
     """The dtype that the pipeline computes in."""

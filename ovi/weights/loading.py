@@ -35,7 +35,7 @@ _SLOW_TO_BUILD = Component.TEXT_ENCODER  # imports transformers, which takes sec
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class _Recipe:
-    """How a component is built and how its published tensors are converted (renamed or folded)."""
+    """The builder of a component and the conversion (renaming or folding) of its published tensors."""
 
     build: Callable[[Architecture], nn.Module]
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]

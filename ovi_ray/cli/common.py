@@ -22,7 +22,7 @@ _Spec = TypeVar("_Spec", bound=BatchSpec)
 
 
 class ExitCode(IntEnum):
-    """How a command ended; the same numbers in every command."""
+    """Exit codes; the same numbers in every command."""
 
     OK = 0
     FAILED = 1

@@ -28,7 +28,7 @@ class DetachedDriver:
     pid: int
     log: Path
     exit_code: int | None
-    """Where it has ended already; None while it renders."""
+    """The exit code if it has ended already; None while it renders."""
 
     @property
     def last_lines(self) -> str:

@@ -189,7 +189,7 @@ def _jobs_of(name: str) -> Iterator[JobStatus]:
 
 
 def _progress_of_all(found: list[JobStatus]) -> list[JobProgress | None]:
-    """How far each job is; None for one that does not run, or whose output folder cannot be read from here."""
+    """Progress of each job; None for one that does not run, or whose output folder cannot be read from here."""
     with ThreadPoolExecutor(_READERS) as pool:  # a store that is away takes half a minute to say so
         return list(pool.map(_progress_of, found))
 

@@ -138,7 +138,7 @@ class _Examiner:
             return {}, str(error)
 
     def _convolutions(self, target: AttentionTarget) -> tuple[ConvolutionChoice, str]:
-        """How convolutions run, and why every way is wrong; empty if one is not."""
+        """The convolution mode that works, and ""; or the fault of every mode."""
         arch = Architecture.read(self.ckpt_dir)
         shapes = decoder_shapes(arch, arch.spec(self.model_name), target.dtype)
         try:

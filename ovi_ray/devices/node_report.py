@@ -25,7 +25,7 @@ class DeviceReport:
     attention_error: str
     """Why no backend works; empty if one does."""
     convolutions: ConvolutionChoice
-    """How the decoders' convolutions run, and the trials of that."""
+    """The convolution mode of the decoders, and the trials that chose it."""
     convolution_error: str
     """Why every way to run them is wrong; empty if one is right, or none could be tried."""
     memory: str
@@ -75,7 +75,7 @@ def backend_summary(backend: AttentionBackend, attention: Mapping[Site, Choice])
 
 
 def convolution_summary(report: DeviceReport) -> str:
-    """How convolutions run, and why torch's own way was left, as a short text."""
+    """The convolution mode, and the reason for leaving torch's own, as a short text."""
     refused = [f"{trial.path}: {trial.reason}" for trial in report.convolutions.trials if trial.reason]
     return report.convolution_error or "; ".join([str(report.convolutions.path), *refused])
 

@@ -31,7 +31,7 @@ class ExportClip:
     video: Location
     video_bytes: int | None
     latents: Location | None
-    """Where its latents were kept."""
+    """Its kept latents; None where none were kept."""
 
     @property
     def clip_id(self) -> str:

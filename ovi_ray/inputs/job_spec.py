@@ -285,7 +285,7 @@ class BatchSpec(BaseModel):
 
     @property
     def weight_format(self) -> WeightFormat:
-        """How the transformer's weights are stored; of `auto`, the dtype until `ovi_ray.preparation` has decided."""
+        """Storage of the transformer's weights; of `auto`, the dtype until `ovi_ray.preparation` has decided."""
         if self.fp8:
             return WeightFormat.FP8
         if self.qint8:

@@ -85,7 +85,7 @@ class Comparison:
     superseded: int
     """Finished clips of the folder that the job does not ask for."""
     changed: Mapping[tuple[str, ...], int]
-    """How many of these would be rendered anew with other values, by the columns that differ."""
+    """Number of these that would be rendered anew with other values, by the columns that differ."""
 
     @property
     def other_seeds(self) -> int:

@@ -71,7 +71,7 @@ class ProblemNote:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class JobProgress:
-    """How far a job is. Times of day are ISO 8601 in UTC."""
+    """Progress of a job. Times of day are ISO 8601 in UTC."""
 
     state: RunState
     started_at: str

@@ -39,7 +39,7 @@ class Cycle:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class RunEnded:
-    """How the driver's loop ended."""
+    """The outcome of the driver's loop."""
 
     now: float
     done: int
@@ -62,7 +62,7 @@ class JobObserver:
         """The scheduler took events and returned actions."""
 
     def progress(self, snapshot: JobSnapshot) -> None:
-        """How far the job is; about twice a second."""
+        """Called about twice a second with the job's progress."""
 
     def message(self, text: str) -> None:
         """Something the user should know."""

@@ -11,7 +11,7 @@ from ovi_ray.scheduling.task import ClipStatus, Reason, Task
 
 @with_numbers({f"{group}_s": 0.0 for group in TIME_GROUPS})
 class WorkerTime(Declared):
-    """How a worker spent its time in a run, in seconds, with a field for each group of stages: `denoise_s` and so on."""
+    """Seconds that a worker spent in a run, with a field for each group of stages: `denoise_s` and so on."""
 
     worker: str
     node: str

@@ -47,7 +47,7 @@ class Notification:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class NotifyConfig:
-    """How often and how long a post is tried."""
+    """Limits on the tries of a post."""
 
     tries: int = 3
     pause_s: float = 2.0

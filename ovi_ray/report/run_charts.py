@@ -100,7 +100,7 @@ class ChartRecorder(JobObserver):
             self._planned_s = snapshot.elapsed_s + snapshot.progress.eta_s
 
     def workers(self, now: float) -> tuple[WorkerTime, ...]:
-        """How each worker spent its time until now."""
+        """Time spent by each worker until now."""
         held = {worker: now - joined_at for worker, joined_at in self._joined_at.items()}
         return tuple(replace(time, held_s=held.get(name, time.held_s)) for name, time in self._times_of.items())
 

@@ -10,7 +10,7 @@ from ovi_ray.scheduling.task import BreakerChange, ClipStatus, FailureKind, Reas
 
 
 class TaskOutcome(StrEnum):
-    """How a task ended."""
+    """The outcome of a task."""
 
     DONE = "done"
     FAILED = "failed"

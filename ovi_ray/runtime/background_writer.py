@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class WriteInterval:
-    """How often something is written. Raises ValueError for a value out of range."""
+    """Interval at which something is written. Raises ValueError for a value out of range."""
 
     seconds: float
     """Shortest time between two writes."""

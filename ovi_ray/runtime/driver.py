@@ -162,11 +162,11 @@ class Driver:
             self._report_end(error)
 
     def progress(self) -> Progress:
-        """How far the job is."""
+        """Progress of the job."""
         return self._scheduler.progress()
 
     def worker_times(self) -> tuple[WorkerTime, ...]:
-        """How each worker spent its time so far, lost ones included."""
+        """Time spent by each worker so far, lost ones included."""
         return self._workers.times(self._now())
 
     # -- the loop --------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ class Executor(Protocol):
         ...
 
     def need(self, workers: int) -> None:
-        """How many workers the rest of the job can keep busy: where nodes come and go, more are not asked for."""
+        """Set the number of workers that the job can keep busy: where nodes come and go, no more are requested."""
         ...
 
     def holds(self, key: DataKey) -> bool:

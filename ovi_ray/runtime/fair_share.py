@@ -89,7 +89,7 @@ class FairShare:
         self._seen: dict[str, tuple[str, float]] = {}  # key -> the record, and when it was first read
 
     def allowed(self, workers: Mapping[str, int]) -> dict[str, float] | None:
-        """How many workers the job may have, by kind of device, when it has use for these; infinitely many where it is alone.
+        """The job's share of workers, by kind of device, when it has use for these; infinite where it is alone.
 
         None before it is due, and while the head does not answer.
         """

@@ -388,7 +388,7 @@ class RayExecutor:
         return [*refused, dataclasses.replace(replaced, is_told=True)]
 
     def _scale(self) -> list[ExecutorEvent]:
-        """Where nodes are added for the job: have room for the workers that it needs, and let others go."""
+        """On a cluster that adds nodes for the job, request room for the workers that it needs and release the rest."""
         if self._cluster is None or self._cluster.autoscaling is None:
             return []
         events = [event for slot in self._spare() for event in self._let_go(slot)]
@@ -466,7 +466,7 @@ class RayExecutor:
             self._launch(paused.name, paused.worker, paused.placement, paused.history)
 
     def _take_turns(self) -> list[ExecutorEvent]:
-        """Where nothing runs, only a device that pauses may be able to go on: one that idles makes way for it."""
+        """While nothing runs, let an idle worker make way for a paused device, which may be the only one able to go on."""
         idle_before = time.monotonic() - self._config.turn_after_s
         for paused in list(self._paused):
             same = [slot for slot in self._slots.values() if slot.placement.occupies == paused.placement.occupies]

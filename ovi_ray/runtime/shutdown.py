@@ -26,7 +26,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.reason = ""
-        """Who asked, such as "SIGTERM"; empty while nobody has."""
+        """The source of the request, such as "SIGTERM"; empty while there is none."""
         self.deadline = math.inf
         """When running tasks must be saved, on the monotonic clock."""
         self.is_watched = False

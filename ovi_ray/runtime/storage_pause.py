@@ -18,7 +18,7 @@ from ovi_ray.storage.paths import Location, to_location
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class StoragePauseConfig:
-    """How a paused job waits for its storage."""
+    """Waiting times of a job that is paused by its storage."""
 
     probe_interval_s: float = 5.0
     """Seconds between two probes, and the first wait of a worker whose task failed; doubled for each failure in a row."""

@@ -67,7 +67,7 @@ class WorkerRecords:
         self._times[worker] = dataclasses.replace(self._times[worker], held_s=held_s)
 
     def times(self, now: float) -> tuple[WorkerTime, ...]:
-        """How each worker spent its time so far."""
+        """Time spent by each worker so far."""
         alive = {name: now - joined_at for name, joined_at in self._joined_at.items()}
         return tuple(
             dataclasses.replace(time, held_s=alive.get(name, time.held_s)) for name, time in self._times.items()

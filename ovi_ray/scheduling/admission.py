@@ -1,4 +1,4 @@
-"""How many clips have their inputs encoded ahead of denoise."""
+"""Admission of clips: the number whose inputs are encoded ahead of denoise."""
 
 from ovi_ray.scheduling.actions import Action
 from ovi_ray.scheduling.config import AdmissionConfig

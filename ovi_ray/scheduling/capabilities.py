@@ -16,7 +16,7 @@ class Swap(NamedTuple):
     loads: frozenset[Component]
     """To be loaded."""
     unloads: int
-    """How many are to be unloaded."""
+    """Number of components to unload."""
     model_name: str
     """Model whose transformer is resident afterwards; empty when none is."""
 

@@ -21,7 +21,7 @@ def _require_minimum(config: Any, least: float, *names: str) -> None:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class RetryConfig:
-    """How often a failed item is tried again."""
+    """Limits on retries of a failed item."""
 
     max_attempts: int = 3
     """Failures counted against an item (errors and out of memory together) after which it is given up."""
@@ -71,7 +71,7 @@ class SpeculationConfig:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class AdmissionConfig:
-    """How much is encoded ahead of denoise."""
+    """Limits on what is encoded ahead of denoise."""
 
     embeddings_gb: float = 4.0
     """GB of encoded texts that may wait for denoise."""
@@ -103,7 +103,7 @@ class CorrectionConfig:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class CostModelConfig:
-    """How the cost model learns from measured times."""
+    """Settings with which the cost model learns from measured times."""
 
     learn: bool = True
     """False keeps the declared rates whatever is measured."""
@@ -118,7 +118,7 @@ class CostModelConfig:
     outlier_deviations: float = 3.0
     """Standard deviations beyond which a measurement is clipped."""
     unmeasured_doubt: float = 3.0
-    """How many times slower than expected a device may be at a stage that it has not been measured at."""
+    """The factor by which a device may be slower than expected at a stage that it has not been measured at."""
     load_weight: float = 0.3
     """Weight of each measured load after the first, which replaces the prior."""
     max_load_ratio: float = 4.0

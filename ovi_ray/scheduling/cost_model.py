@@ -96,7 +96,7 @@ class CostModel:
         return seconds if correction is None else seconds * correction.factor
 
     def worker_factor(self, worker: int) -> float:
-        """How many times slower one worker is than its class."""
+        """Slowness of one worker relative to its class (1 is as fast)."""
         correction = self._worker_corrections.get(worker)
         return 1.0 if correction is None else correction.factor
 
@@ -124,7 +124,7 @@ class CostModel:
         return self._stage_corrections[self._learns_as[device_class]][stage].is_measured
 
     def doubt(self, device_class: int, stage: Stage) -> float:
-        """How many times longer than expected a task may take that cannot be copied when it is late.
+        """The factor by which a task may take longer than expected that cannot be copied when it is late.
 
         Doubts are relative: there are none while no class has been measured. A class whose other stages took as long as
         expected is believed; one that was slower there may be so at this stage too, and so may one if the classes that were

@@ -20,7 +20,7 @@ class StageProgress:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Progress:
-    """How far a job is."""
+    """Counts of a job's clips and its expected end."""
 
     clips: int
     done: int

@@ -24,7 +24,7 @@ class ReadyTasks(NamedTuple):
     stage: Stage
     kind: int
     waiting: int
-    """How many items."""
+    """Number of items."""
     urgent: bool = False
     """Workers that denoise will soon wait for the result."""
     optional: bool = False
@@ -83,7 +83,7 @@ class ReadyWork:
         return max(1, min(self._config.text_batch, int(self._config.text_batch_s / each_s)))
 
     def tasks_and_units(self, worker: WorkerState, task: ReadyTasks) -> tuple[int, float]:
-        """How many tasks the waiting items are to a worker, and the expected tokens of each (1 when it is not batched)."""
+        """Number of tasks that the waiting items are to a worker, and the expected tokens of each (1 if not batched)."""
         if not STAGES[task.stage].batched:
             return task.waiting, 1.0
         items = min(task.waiting, self.batch(worker, task.stage, task.kind))

@@ -14,7 +14,7 @@ Item = tuple[Stage, int]
 
 
 class MemoryStep(IntEnum):
-    """How an item runs after it ran out of memory."""
+    """Conditions on an item's next attempt after it ran out of memory."""
 
     SHARED = 0
     """Beside whatever components are resident."""
@@ -77,7 +77,7 @@ class RetryTracker:
         return history.failed_on if history is not None else {}
 
     def tries(self, item: Item, slot: str) -> int:
-        """How often the item failed on a device."""
+        """Number of failures of the item on a device."""
         history = self._items.get(item)
         return 0 if history is None else history.tries[slot]
 

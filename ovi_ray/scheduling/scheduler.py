@@ -218,7 +218,7 @@ class Scheduler:
         return self.workload.clips - self.job.ended
 
     def progress(self) -> Progress:
-        """How far the job is."""
+        """Progress of the job."""
         return Progress(
             clips=self.workload.clips,
             done=self.job.ended - self.job.failed,

@@ -70,7 +70,7 @@ class FailureKind(StrEnum):
 
 
 class ClipStatus(StrEnum):
-    """How a clip ended."""
+    """The final outcome of a clip."""
 
     DONE = "done"
     FAILED = "failed"

@@ -70,7 +70,7 @@ class WorkerArrays:
         self._end[position] = -np.inf
 
     def set_factor(self, position: int, factor: float) -> None:
-        """How many times slower than its class the worker is."""
+        """The worker's slowness relative to its class (1 is as fast)."""
         self._factor[position] = factor
 
     # --- queries

@@ -314,7 +314,7 @@ class WorkerPool:
         return self._starts(stage, now) + self._works(stage, kind, units)
 
     def tasks_by(self, seconds: float, stage: Stage, kind: int, now: float, units: float, but: int) -> int:
-        """How many tasks of a stage and kind all workers but one, given by its number, could end within `seconds`."""
+        """The number of tasks of a stage and kind that all workers but one, given by its number, could end within `seconds`."""
         left = seconds - self._starts(stage, now)
         doubts = np.array([self.costs.doubt(c, stage) for c in self.capabilities.classes])[self.arrays.classes()]
         tasks = np.floor(left / np.maximum(self._works(stage, kind, units) * doubts, 1e-9))

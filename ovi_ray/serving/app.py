@@ -48,7 +48,7 @@ _HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class LiveConfig:
-    """How often a page that is open learns of changes."""
+    """Interval at which an open page learns of changes."""
 
     look_s: float = 2.0
     """Seconds between two looks at the output folder."""

@@ -80,7 +80,7 @@ class VirtualDevice:
         return self.actual or self.profile
 
     def failure(self, stage: Stage, time: float) -> FailureKind | None:
-        """How a task that starts at `time` fails; None when it succeeds."""
+        """The failure of a task that starts at `time`; None when it succeeds."""
         if not self.faulty and not self.faults:
             return None
         if any(begins <= time < ends for begins, ends in self.faulty):

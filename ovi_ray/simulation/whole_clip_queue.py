@@ -39,7 +39,7 @@ class BaselinePolicy(ABC):
 
     def __init__(self) -> None:
         self.assignments = 0
-        """How often work was assigned; groups of workers may change with it."""
+        """Number of assignments so far; groups of workers may change with it."""
 
     def allocate(self, cluster: Cluster, previous: Preferences | None = None) -> Allocation:
         """Assign work to the workers. The core's allocation stays empty."""

@@ -118,7 +118,7 @@ class ConditionalStore(Store, Protocol):
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Timeouts:
-    """How long a store that is reached over a network may take before it counts as unreachable."""
+    """Time limits after which a store that is reached over a network counts as unreachable."""
 
     answer_s: float = 30.0
     """Seconds for a request with little content."""

@@ -44,7 +44,7 @@ class FolderJob:
         )
 
     def progress(self) -> JobProgress | None:
-        """How far its last run is, or was when it ended; None for a job of an older version."""
+        """Progress of its last run, or its state when it ended; None for a job of an older version."""
         return read_progress(self._folder)
 
     def logs(self, *, follow: bool) -> Iterator[bytes]:
@@ -82,7 +82,7 @@ class FolderJob:
         return None if is_silent and not owner.is_here else owner
 
     def _last_end(self) -> dict[str, Any] | None:
-        """How the last run ended; None where it did not, or there is none."""
+        """Outcome of the last run; None where it did not end, or there is none."""
         if (progress := self.progress()) is not None:
             has_ended = progress.state is RunState.ENDED
             return {"error": progress.error, "failed": progress.failed} if has_ended else None

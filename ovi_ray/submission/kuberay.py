@@ -168,7 +168,7 @@ class RayJobSpec(_Part):
     submission_mode: Literal["K8sJobMode"] = "K8sJobMode"
     """A pod of its own submits the job, and prints the driver's log."""
     backoff_limit: Annotated[int, Field(ge=0)] = 0
-    """How often a job that failed gets another cluster."""
+    """Number of further clusters that a failed job gets."""
     shutdown_after_job_finishes: bool = False
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] = 0
     suspend: bool = False

@@ -145,7 +145,7 @@ class KubernetesClient:
         )
 
     def gpus(self, resources: tuple[str, ...]) -> dict[str, int] | None:
-        """How many of each resource all nodes have together; None where the user may not see nodes."""
+        """Total of each resource over all nodes; None where the user may not see nodes."""
         try:
             answer = self._call("list nodes", self._core().list_node, _preload_content=False, passes=(403,))
         except _Passed:

@@ -168,7 +168,7 @@ def _log_file(submission_id: str, node_id: str) -> dict[str, str]:
 
 
 def _mode(answer: requests.Response) -> str:
-    """How a head wants callers to show who they are; "" for an answer that is not a head's, or an old one's."""
+    """The authentication mode that a head requires; "" for an answer that is not a head's, or an old one's."""
     try:
         return str(answer.json().get("authentication_mode", ""))
     except (ValueError, AttributeError):

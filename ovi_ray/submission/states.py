@@ -44,4 +44,4 @@ class JobStatus:
     message: str = ""
     """Why it waits or failed, in the target's words."""
     restarts: int = 0
-    """How often it was started again."""
+    """Number of restarts."""

@@ -20,7 +20,7 @@ class FallbackStep:
     name: str
     """Completes "clip ... was decoded ..."."""
     tiling: Tiling | None = None
-    """How video frames are split for decoding; None for whole frames."""
+    """Tiling of video frames for decoding; None for whole frames."""
     alone: bool = False
     """Unload the components that the stage does not need first."""
     on_cpu: bool = False

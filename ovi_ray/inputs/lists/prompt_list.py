@@ -32,7 +32,7 @@ class PromptList:
     problems: list[Problem] = field(default_factory=list)
     """Problems of the rows that could not be read, and are not in the columns."""
     notes: list[str] = field(default_factory=list)
-    """How the file was interpreted, for the user to know."""
+    """Notes for the user on the interpretation of the file."""
     parts: Sequence[tuple[int, str]] = ()
     """First row and path of each file, for a list of several files."""
 

@@ -40,7 +40,7 @@ class Candidate(NamedTuple):
     begun: float = 0.0
     """Share of the items of an input stage that are encoded or being encoded."""
     doubt: float = 1.0
-    """How many times longer the work may take, as far as is known."""
+    """The factor by which the work may take longer, as far as is known."""
 
 
 class IdleWorker(NamedTuple):
@@ -49,7 +49,7 @@ class IdleWorker(NamedTuple):
     number: int
     """Identifies the worker as long as it is present."""
     factor: float
-    """How many times slower than its class."""
+    """Slowness relative to its class (1 is as fast)."""
 
 
 class Holding(NamedTuple):
@@ -149,7 +149,7 @@ class Snapshot:
     latents_fill: float
     """Latents waiting for decode over `Cluster.latents_scale`: at 1 their queue is worth draining."""
     others_end: Callable[[Candidate], int]
-    """How many tasks like a candidate the other workers could end, after their running ones, before the candidate ends."""
+    """Number of tasks like a candidate that the other workers, after their running ones, could end before it ends."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

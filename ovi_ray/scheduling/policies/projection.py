@@ -30,14 +30,14 @@ NO_ADVANTAGE_KNOWN = 0.5  # for work that the program has no price for
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Rules:
-    """How the uses of a device are compared, in projections and in decisions alike."""
+    """Weights with which the uses of a device are compared, in projections and in decisions alike."""
 
     swap_batch: int = 8
     """Tasks over which the cost of a swap is spread at most."""
     low_latents: float = 0.85
     """Weight of a decode when no latents wait; below 1, the queue fills before devices leave denoise."""
     latents_slope: float = 0.8
-    """How fast that weight grows with the queue."""
+    """Growth of that weight with the queue."""
     most_fill: float = 2.0
     """Latents in the queue, over those at which it is worth draining, beyond which the weight stays as it is."""
 
