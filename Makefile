@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 TEST_PROCESSES ?= 3
 PYTEST := $(VENV)/bin/python -m pytest
 NOT_PURE := ovi workers devices cli export test_retry.py
-PARALLEL := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PARALLEL = --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test-fast test test-cluster test-browser gpu chaos chaos-s3 lint format benchmark clean
 
@@ -29,17 +29,20 @@ test-fast: install ## Run the pure unit tests: no model, Ray or S3 server; under
 test: install ## Run every test that needs no GPU; about ten minutes
 	$(PYTEST) $(PARALLEL) -m "not gpu and not cluster and not browser"
 
-test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); about twenty minutes
-	@command -v slurmctld >/dev/null || [ "$$(id -u)" -ne 0 ] || { apt-get -qq update && \
-		apt-get -qq install -y --no-install-recommends slurmctld slurmd slurm-client; } || echo "Slurm cannot be installed here"
+# Each process has a Ray cluster of its own.
+test-cluster: TEST_PROCESSES := 2
+test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); a quarter of an hour
+	@{ command -v slurmctld && command -v ip && command -v pgrep; } >/dev/null || [ "$$(id -u)" -ne 0 ] || { apt-get -qq update && \
+		apt-get -qq install -y --no-install-recommends slurmctld slurmd slurm-client iproute2 procps; } || \
+		echo "Slurm, ip and pgrep cannot all be installed here: the tests that need them are skipped"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
-	$(PYTEST) tests/cluster
+	$(PYTEST) $(PARALLEL) -rs tests/cluster
 
 test-browser: install ## Run the tests of the report in a real Chromium, which it installs (as root); a few minutes
 	@command -v chromium >/dev/null || [ "$$(id -u)" -ne 0 ] || { apt-get -qq update && \
-		apt-get -qq install -y --no-install-recommends chromium; } || echo "Chromium cannot be installed here"
+		apt-get -qq install -y --no-install-recommends chromium; } || echo "Chromium cannot be installed here: its tests are skipped"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,browser]'
-	$(PYTEST) -s tests/browser
+	$(PYTEST) -s -rs tests/browser
 
 gpu: install ## Run the tests that need a GPU, and measure the model at full size; without a GPU, only say so
 	@$(PYTEST) tests/gpu; status=$$?; [ $$status -eq 5 ] || [ $$status -eq 0 ] || exit $$status # 5: no tests were left

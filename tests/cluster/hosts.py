@@ -18,9 +18,13 @@ from tests.support.cli import ROOT
 from tests.support.waiting import wait_until
 
 PROGRAMS = ("ip", "unshare", "nsenter", "mount")
-SUBNET = "10.77.0"
-THIS_MACHINE = f"{SUBNET}.254"
-"""Address of the machine that runs the tests."""
+NAMESPACES = ("--pid", "--fork", "--mount-proc", "--mount", "--net", "--uts", "--ipc", "--kill-child")
+TRIAL = """\
+set -e; hostname trial; mount -t tmpfs tmpfs /mnt
+ip link add br0 type bridge; ip link add name v0 type veth peer name v1; ip addr add 10.77.0.1/24 dev v0
+"""
+"""What a host needs of the kernel, tried in namespaces that end with it."""
+SUBNETS = 250
 BOOT = """\
 ip link set lo up; hostname {name}
 mkdir -p /tmp/ray && mount --bind {folder}/ray /tmp/ray; mount -t tmpfs -o size=2g tmpfs /dev/shm
@@ -36,8 +40,8 @@ def why_not() -> str:
         return "only root can make hosts"
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         return f"{', '.join(missing)} not installed"
-    tried = subprocess.run(["unshare", "--net", "--pid", "--fork", "true"], capture_output=True, check=False)
-    return "this machine does not allow network namespaces" if tried.returncode else ""
+    tried = subprocess.run(["unshare", *NAMESPACES, "sh", "-c", TRIAL], capture_output=True, text=True, check=False)
+    return f"this machine allows no hosts of their own: {tried.stderr.strip()}" if tried.returncode else ""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -108,19 +112,21 @@ class Host:
 
 @contextmanager
 def running_hosts(folder: Path, count: int, environment: dict[str, str]) -> Iterator[Sequence[Host]]:
-    """Hosts h1, h2, ... with the addresses 10.77.0.1, ... for the time of the block."""
-    switch = f"ovi{os.getpid()}"
+    """Hosts h1, h2, ... with the addresses 10.77.N.1, ... for the time of the block; this machine is 10.77.N.254.
+
+    N is the first number that nobody uses, so that several processes may have hosts at the same time.
+    """
+    switch, subnet = _new_switch()
     hosts: list[Host] = []
-    _ip("netns", "add", switch)
     try:
         _ip("-n", switch, "link", "add", "br0", "type", "bridge")
         _ip("-n", switch, "link", "set", "br0", "up")
         _ip("link", "add", switch, "type", "veth", "peer", "name", "here", "netns", switch)
         _ip("-n", switch, "link", "set", "here", "master", "br0", "up")
-        _ip("addr", "add", f"{THIS_MACHINE}/24", "dev", switch)
+        _ip("addr", "add", f"{subnet}.254/24", "dev", switch)
         _ip("link", "set", switch, "up")
         for number in range(1, count + 1):
-            hosts.append(_booted(folder, number, switch, environment))
+            hosts.append(_booted(folder, number, switch, subnet, environment))
         yield hosts
     finally:
         for host in hosts:
@@ -129,18 +135,26 @@ def running_hosts(folder: Path, count: int, environment: dict[str, str]) -> Iter
         _ip("link", "del", switch, check=False)
 
 
-def _booted(folder: Path, number: int, switch: str, environment: dict[str, str]) -> Host:
+def _new_switch() -> tuple[str, str]:
+    """A network namespace for the bridge, whose name nobody else has, and its subnet."""
+    for number in range(SUBNETS):
+        with suppress(subprocess.CalledProcessError):  # somebody has it
+            _ip("netns", "add", f"ovi{number}")
+            return f"ovi{number}", f"10.77.{number}"
+    raise RuntimeError(f"no free network namespace: see `ip netns` ({SUBNETS} are in use)")
+
+
+def _booted(folder: Path, number: int, switch: str, subnet: str, environment: dict[str, str]) -> Host:
     name = f"h{number}"
     own = folder / name
     for part in ("ray", "home", "log", "../log"):
         (own / part).mkdir(parents=True, exist_ok=True)
-    namespaces = ["--pid", "--fork", "--mount-proc", "--mount", "--net", "--uts", "--ipc", "--kill-child"]
     boot = BOOT.format(name=name, folder=own)
     parent = subprocess.Popen(
-        ["unshare", *namespaces, "bash", "-c", boot], start_new_session=True, stderr=subprocess.DEVNULL
+        ["unshare", *NAMESPACES, "bash", "-c", boot], start_new_session=True, stderr=subprocess.DEVNULL
     )
     pid = int(wait_until(lambda: _child_of(parent.pid)))
-    address = f"{SUBNET}.{number}"
+    address = f"{subnet}.{number}"
     _ip("-n", switch, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
     _ip("-n", switch, "link", "set", name, "master", "br0", "up")
     host = Host(

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,16 @@ def why_not() -> str:
     """Why Slurm cannot be started here; "" if it can."""
     if missing := [program for program in SCREEN if shutil.which(program) is None]:
         return f"{', '.join(missing)} not installed: see `make test-cluster`"
-    return "" if os.geteuid() == 0 else "only root can start Slurm"
+    if os.geteuid() != 0:
+        return "only root can start Slurm"
+    if not _addresses():
+        return "this machine has no address but loopback, with which Slurm's daemons do not find each other"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _make_gpu(Path(folder) / "gpu")
+        except OSError as error:
+            return f"this machine allows no device files, which the virtual GPUs are: {error.strerror}"
+    return ""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -118,11 +128,11 @@ def running_slurm(folder: Path) -> Iterator[Slurm]:
 
 
 def _configure(folder: Path) -> None:
-    address = _address()
+    address = _addresses()[0]
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     for node in GPUS:
-        os.mknod(folder / f"gpu-{node}", 0o20666, os.makedev(1, 3))
+        _make_gpu(folder / f"gpu-{node}")
     nodes = "\n".join(
         f"NodeName={node} NodeHostName={socket.gethostname()} NodeAddr={address} Port={free_port()} CPUs={CPUS}"
         f" RealMemory=1000 Gres=gpu:{kind}:1 State=UNKNOWN"
@@ -138,10 +148,14 @@ def _configure(folder: Path) -> None:
     )
 
 
-def _address() -> str:
-    """An address of this machine that is not loopback, which Slurm's daemons refuse to resolve alone."""
-    addresses = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=True).stdout.split()
-    return addresses[0] if addresses else "127.0.0.1"
+def _make_gpu(path: Path) -> None:
+    """A device file that is a GPU to Slurm: in truth /dev/null."""
+    os.mknod(path, 0o20666, os.makedev(1, 3))
+
+
+def _addresses() -> list[str]:
+    """The addresses of this machine that are not loopback."""
+    return subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=True).stdout.split()
 
 
 def _idle_nodes(slurm: Slurm) -> int:

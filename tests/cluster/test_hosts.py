@@ -39,10 +39,12 @@ def client(rack, tmp_path):
 def submit(rack, client):
     """Submits a job of some clips, for two workers that wait at the first step of their first clip."""
 
-    def submitted(*, clips, **keys):
+    def submitted(*, clips, checkpoint_s=0):
         environment = rack.hooks(step_s=0.05, wait_for=0)
         rack.hold("Denoise")
-        job = client.write_job(clips=clips, sample_steps=STEPS, environment=environment, **keys)
+        # No copies at the end of the job: the tests count the steps.
+        policies = {"checkpoint_s": checkpoint_s, "speculation": False}
+        job = client.write_job(clips=clips, sample_steps=STEPS, environment=environment, policies=policies)
         return client.submit(job)["job_id"]
 
     return submitted
@@ -95,7 +97,7 @@ def test_links_are_cut_for_a_while_and_for_long_and_for_good(rack, client, submi
 
 def test_a_node_that_is_taken_away_costs_nothing_and_one_that_joins_takes_part(rack, client, submit):
     _, spot = rack.nodes
-    job_id = submit(clips=4, policies={"checkpoint_s": 1000})
+    job_id = submit(clips=4, checkpoint_s=1000)
     wait_until(lambda: all(held(node) for node in rack.nodes), every_s=0.5)
     (before,) = held(spot)
     spot.signal("scripts.scripts start", signal.SIGTERM)
@@ -135,7 +137,7 @@ def test_a_node_with_other_weights_says_so_in_one_line_and_the_others_go_on(rack
 
 
 def test_two_jobs_share_the_nodes_and_none_waits_for_the_other(rack, client, submit, tmp_path):
-    job_id = submit(clips=4, policies={"checkpoint_s": 1000})
+    job_id = submit(clips=4, checkpoint_s=1000)
     wait_until(lambda: all(held(node) for node in rack.nodes), every_s=0.5)
     before = {mark for node in rack.nodes for mark in held(node)}
     other = Client(folder=tmp_path / "other", environment=rack.environment, targets=client.targets)

@@ -19,7 +19,14 @@ from tests.support.waiting import PATIENCE_S
 
 RUNTIME_ENV_HOOK = "RAY_RUNTIME_ENV_HOOK"  # every ray.init calls it, also in processes that inherit the environment
 S3_FIXTURES = {"s3_server", "s3_bucket"}
-LONGEST_FIRST = ("tests/chaos/", "tests/e2e/", "tests/unit/runtime/", "")
+LONGEST_FIRST = (
+    "tests/cluster/test_slurm.py",
+    "tests/cluster/test_hosts.py",
+    "tests/chaos/",
+    "tests/e2e/",
+    "tests/unit/runtime/",
+    "",
+)
 OWN_FOLDER = ("gpu", "cluster", "browser")
 """Markers of tests that need something special."""
 LEFT_OUT = pytest.StashKey[int]()
