@@ -18,7 +18,7 @@ from ovi.weights.layout import ARCHITECTURE
 from ovi.weights.tokenizer import load_tokenizer
 from ovi_ray.devices.kernel_gpus import may_have_gpu
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, StorageUnavailable, show
-from ovi_ray.inputs.bad_rows import BadRow, split_bad_rows
+from ovi_ray.inputs.bad_rows import BadRow, of_good_rows
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import JobSpec, Weights
 from ovi_ray.inputs.manifest import Manifest, build_manifest, read_prompts
@@ -85,7 +85,7 @@ def prepare(
         prompts = read_prompts(job) if prompts is None else prompts
         on_message(f"checking {counted(len(prompts), 'row')}")
         if skip_bad_rows:
-            manifest, bad_rows = _of_good_rows(build, prompts)
+            manifest, bad_rows = of_good_rows(build, prompts)
         else:
             manifest = build(prompts)
     except InputError as error:
@@ -99,17 +99,6 @@ def prepare(
         keeps_seeds=kept is not None,
         bad_rows=tuple(bad_rows),
     )
-
-
-def _of_good_rows(build: Callable[[PromptList], Manifest], prompts: PromptList) -> tuple[Manifest, list[BadRow]]:
-    """The manifest of the rows without problems, and the other rows. Raises InputError for other problems."""
-    bad_rows: list[BadRow] = []
-    while True:  # some problems show only once those of the cells are out of the way
-        try:
-            return build(prompts), sorted(bad_rows, key=lambda bad: bad.row)
-        except InputError as error:
-            prompts, bad = split_bad_rows(prompts, error.problems)
-            bad_rows += bad
 
 
 def shard_of(prepared: PreparedJob, shard: str) -> PreparedJob:

@@ -145,7 +145,8 @@ def stop(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = F
 
 @with_display_options
 def wait(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = False) -> None:
-    """Wait for the end of a job. The exit code is the driver's; 143 for a job that was stopped before it had a driver.
+    """Wait for the end of a job. The exit code is the driver's; where that is not known, 143 for a job that was stopped, also
+    before it began, and 3 for one that failed.
 
     Example:
 

@@ -11,6 +11,7 @@ import typer
 
 from ovi_ray import __version__
 from ovi_ray.cli.common import ExitCode, command_console, read_job
+from ovi_ray.cli.dry_run import print_bad_rows
 from ovi_ray.cli.options import (
     KEPT_FIELDS,
     LIST_FIELDS,
@@ -21,6 +22,7 @@ from ovi_ray.cli.options import (
     with_display_options,
     with_job_options,
 )
+from ovi_ray.cli.render import Metrics, Notify, SkipBadRows
 from ovi_ray.inputs.job_spec import PortableJob
 from ovi_ray.printing import Console
 
@@ -97,6 +99,9 @@ def submit(
     image: Image = None,
     namespace: Namespace = None,
     queue: Queue = None,
+    skip_bad_rows: SkipBadRows = False,
+    metrics: Metrics = None,
+    notify: Notify = None,
     print_script: PrintScript = False,
     as_json: AsJson = False,
 ) -> None:
@@ -113,6 +118,8 @@ def submit(
         ovi-ray submit job.yaml --to slurm --partition gpu --nodes 4 --time 8:00:00 --until-done
 
         ovi-ray submit job.yaml --to kubernetes --image registry.example/ovi-ray:0.1.0-cuda --nodes 4 --gpus-per-node 8
+
+        ovi-ray submit job.yaml --to rack --skip-bad-rows --notify https://chat.example/hooks/1
 
         ovi-ray submit job.yaml --to slurm --print
     """
@@ -137,7 +144,14 @@ def submit(
             console.print(text, soft_wrap=True)
 
         target = find_target(to, options)
-        bundle = bundle_of(read_job(PortableJob, prompts, job_options), name=job_name(prompts), version=__version__)
+        bundle = bundle_of(
+            read_job(PortableJob, prompts, job_options),
+            name=job_name(prompts),
+            version=__version__,
+            skip_bad_rows=skip_bad_rows,
+            render_options=_watched_by(metrics, notify),
+        )
+        print_bad_rows(bundle.bad_rows, console)
         if print_script:
             typer.echo(target.script(bundle), nl=False)
             raise typer.Exit
@@ -152,6 +166,22 @@ def submit(
         if as_json:
             typer.echo(json.dumps({**asdict(status), "clips": bundle.clips}))
         _conclude(target, status, console)
+
+
+def _watched_by(metrics: str | None, notify: str | None) -> tuple[str, ...]:
+    """The options of the driver there. Raises InputError for what it would refuse."""
+    options: list[str] = []
+    if metrics is not None:
+        from ovi_ray.report.metrics import host_and_port
+
+        host_and_port(metrics)
+        options += ["--metrics", metrics]
+    if notify is not None:
+        from ovi_ray.report.notification import check_url
+
+        check_url(notify)
+        options += ["--notify", notify]
+    return tuple(options)
 
 
 def _start(target: "Target", bundle: "Bundle", to: str) -> "JobStatus":

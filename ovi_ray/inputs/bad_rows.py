@@ -3,10 +3,10 @@
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.inputs.columns import META_PREFIX
@@ -14,6 +14,7 @@ from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.storage.paths import resolve_path
 
 ROW_COLUMN, LINE_COLUMN, REASON_COLUMN = (f"{META_PREFIX}{name}" for name in ("row", "line", "reason"))
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -58,6 +59,17 @@ def split_bad_rows(prompts: PromptList, problems: Iterable[Problem]) -> tuple[Pr
         for row, found in sorted(of_row.items())
     ]
     return _rows_of(prompts, keep), bad
+
+
+def of_good_rows(build: Callable[[PromptList], T], prompts: PromptList) -> tuple[T, list[BadRow]]:
+    """What `build` makes of the rows without problems, and the other rows. Raises InputError for other problems."""
+    bad_rows: list[BadRow] = []
+    while True:  # some problems show only once those of the cells are out of the way
+        try:
+            return build(prompts), sorted(bad_rows, key=lambda bad: bad.row)
+        except InputError as error:
+            prompts, bad = split_bad_rows(prompts, error.problems)
+            bad_rows += bad
 
 
 def rejected_csv(bad: Sequence[BadRow]) -> bytes:

@@ -13,6 +13,7 @@ from ovi.weights.layout import model_files
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
 from ovi_ray.inputs.prompt_lengths import text_limit
+from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.inputs.task_table import TaskTable
 from ovi_ray.scheduling.device_profile import BF16_SIZES, INT8_SIZES, ComponentSizes
 
@@ -55,10 +56,11 @@ class JobSummary:
     notes: tuple[str, ...]
 
 
-def manifest_of(job: BatchSpec) -> Manifest:
+def manifest_of(job: BatchSpec, prompts: PromptList | None = None) -> Manifest:
     """The clips of a job with the published sizes of the models: no weights are read. Raises InputError.
 
-    The ids differ from those of a render, which depend on the weights.
+    `prompts` is the job's list, where it has been read already, or a part of it. The ids differ from those of a render, which
+    depend on the weights.
     """
     return build_manifest(
         job,
@@ -66,6 +68,7 @@ def manifest_of(job: BatchSpec) -> Manifest:
         weights=lambda name: name,
         numerics=job.numerics,
         limit=text_limit(job.ckpt_dir, job.model_name),
+        prompts=prompts,
     )
 
 

@@ -1,5 +1,6 @@
 """Metrics of a running job for Prometheus; `cluster/grafana/ovi-ray.json` is a dashboard of them."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from ovi_ray.scheduling.task import FailureKind
 _GB = 1e9
 _STAGE_BUCKETS_S = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
 _WORKER_LOST = "worker_lost"
+_MAX_PORT = 65535
 
 
 class MetricsObserver(JobObserver):
@@ -142,21 +144,31 @@ class MetricsObserver(JobObserver):
                 self._ended.labels(status).inc()
 
 
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of a port, which alone is on loopback, or of HOST:PORT. Raises InputError."""
+    host, _, port = address.rpartition(":")
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > _MAX_PORT:
+        raise _no_address(address)
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _no_address(found: str) -> InputError:
+    expected = "a free port such as 9400, or HOST:PORT of this machine"
+    return InputError([Problem(file=COMMAND_LINE, field="--metrics", value=found, expected=expected)])
+
+
 @contextmanager
 def metrics_server(address: str) -> Iterator[MetricsObserver]:
     """Metrics at `http://ADDRESS/metrics` for the time of the block. `address` is a port, or HOST:PORT; alone it is loopback.
 
     Raises InputError for an address that cannot be used.
     """
-    host, _, port = address.rpartition(":")
+    host, port = host_and_port(address)
     observer = MetricsObserver()
     try:
-        server, thread = start_http_server(int(port), addr=host.strip("[]") or "127.0.0.1", registry=observer.registry)
-    except (OSError, ValueError, OverflowError) as error:
-        reason = f" ({error.strerror or error})" if isinstance(error, OSError) else ""
-        expected = "a free port such as 9400, or HOST:PORT of this machine"
-        problem = Problem(file=COMMAND_LINE, field="--metrics", value=f"{address}{reason}", expected=expected)
-        raise InputError([problem]) from None
+        server, thread = start_http_server(port, addr=host, registry=observer.registry)
+    except OSError as error:
+        raise _no_address(f"{address} ({error.strerror or error})") from None
     try:
         yield observer
     finally:

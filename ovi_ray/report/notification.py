@@ -54,6 +54,15 @@ class NotifyConfig:
     timeout_s: float = 10.0
 
 
+def check_url(url: str) -> str:
+    """The host of a URL. Raises InputError for what is none."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        expected = "an http:// or https:// URL"
+        raise InputError([Problem(file=COMMAND_LINE, field="--notify", value=repr(url[:40]), expected=expected)])
+    return parts.hostname
+
+
 class Notifier(JobObserver):
     """Posts on a thread of its own; what cannot be delivered is told once and fails nothing. For the time of a `with` block."""
 
@@ -67,14 +76,8 @@ class Notifier(JobObserver):
         config: NotifyConfig = NotifyConfig(),
     ) -> None:
         """Raises InputError for what is no URL."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            problem = Problem(
-                file=COMMAND_LINE, field="--notify", value=repr(url[:40]), expected="an http:// or https:// URL"
-            )
-            raise InputError([problem])
+        self._place = check_url(url)  # the path of such a URL is often a secret
         self._url = url
-        self._place = parts.hostname  # the path of such a URL is often a secret
         self._job = job
         self._output_dir = output_dir
         self._message = message

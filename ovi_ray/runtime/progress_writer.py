@@ -68,7 +68,7 @@ class ProgressWriter(JobObserver):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        reason = self._end.error if self._end else "" if error is None else str(error) or type(error).__name__
+        reason = self._end.error if self._end else _reason(error)
         last = self._current(RunState.ENDED, reason)
         self._writer.close(lambda: self._write(last))
 
@@ -147,6 +147,12 @@ class ProgressWriter(JobObserver):
                 yield replace(line, state=DeviceState.IDLE, idle_reason=str(snapshot.idle[worker]))
             else:
                 yield replace(line, memory_gb=None)
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped at once"  # by a second Ctrl-C
+    return "" if error is None else str(error) or type(error).__name__
 
 
 def _busy(line: DeviceProgress, running: RunningTask) -> DeviceProgress:

@@ -9,7 +9,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import yaml
 
 from ovi.weights.layout import ARCHITECTURE
 from ovi_ray.errors import InputError, Problem
+from ovi_ray.inputs.bad_rows import BadRow, of_good_rows
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.columns import is_meta
 from ovi_ray.inputs.job_spec import DeviceKind, Mode, PortableJob
 from ovi_ray.inputs.job_summary import manifest_of, summarise
-from ovi_ray.inputs.manifest import read_prompts
+from ovi_ray.inputs.manifest import Manifest, read_prompts
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.inputs.rows import DERIVED_COLUMNS
 from ovi_ray.storage.paths import Location, resolve_path
@@ -51,11 +52,15 @@ class Bundle:
     notes: tuple[str, ...]
     version: str
     """Of ovi-ray here; there it must be the same."""
+    render_options: tuple[str, ...] = ()
+    """Options of `ovi-ray render` there that no job file has."""
+    bad_rows: tuple[BadRow, ...] = ()
+    """Rows that cannot be rendered, and are left out there too."""
 
     @property
     def output_dir(self) -> str:
         """The output folder, a path there or a URI."""
-        return str(self.job.output_dir)
+        return str(self.job.output_dir and self.job.output_dir.absolute())
 
     @property
     def size(self) -> int:
@@ -91,10 +96,30 @@ class Bundle:
         return content
 
 
-def bundle_of(job: PortableJob, *, name: str, version: str) -> Bundle:
-    """The bundle of a job, whose list and images are checked here. Raises InputError, also where it lacks a folder."""
+def bundle_of(
+    job: PortableJob,
+    *,
+    name: str,
+    version: str,
+    skip_bad_rows: bool = False,
+    render_options: tuple[str, ...] = (),
+) -> Bundle:
+    """The bundle of a job, whose list and images are checked here. Raises InputError, also where it lacks a folder.
+
+    With `skip_bad_rows`, rows with problems are shipped as they are, for the driver to list them among the rejected ones.
+    """
     _check_folders(job)
-    summary = summarise(job, manifest_of(job))
+    prompts, bad_rows = read_prompts(job), list[BadRow]()
+
+    def build(prompts: PromptList) -> Manifest:
+        return manifest_of(job, prompts)
+
+    if skip_bad_rows:
+        manifest, bad_rows = of_good_rows(build, prompts)
+        render_options = ("--skip-bad-rows", *render_options)
+    else:
+        manifest = build(prompts)
+    summary = summarise(job, manifest)
     files: dict[str, bytes] = {}
     fields = _fields(job)
     if job.cluster is not None and job.cluster.is_local:
@@ -104,7 +129,7 @@ def bundle_of(job: PortableJob, *, name: str, version: str) -> Bundle:
         fields["image_path"] = _shipped(job.image_path, files)
     if job.prompts is not None and job.prompts.is_local:
         fields["prompts"] = f"{job.prompts.stem}.jsonl"
-        files[fields["prompts"]] = _shipped_list(read_prompts(job), job.mode, files)
+        files[fields["prompts"]] = _shipped_list(prompts, job.mode, files, bad={row.row for row in bad_rows})
     files[JOB_FILE] = yaml.safe_dump(fields, sort_keys=True, allow_unicode=True).encode()
     folders = [str(path) for path in (job.ckpt_dir, job.output_dir) if path is not None and path.is_local]
     return Bundle(
@@ -116,6 +141,8 @@ def bundle_of(job: PortableJob, *, name: str, version: str) -> Bundle:
         weight_files=(ARCHITECTURE, *dict.fromkeys(file for model in summary.models for file in model.files)),
         notes=summary.notes,
         version=version,
+        render_options=render_options,
+        bad_rows=tuple(bad_rows),
     )
 
 
@@ -157,8 +184,11 @@ def _shipped(path: Location, files: dict[str, bytes]) -> str:
     return name
 
 
-def _shipped_list(prompts: PromptList, mode: Mode, files: dict[str, bytes]) -> bytes:
-    """The list in JSON Lines, with its images added to the bundle. Rows keep their numbers."""
+def _shipped_list(prompts: PromptList, mode: Mode, files: dict[str, bytes], *, bad: Set[int]) -> bytes:
+    """The list in JSON Lines, with its images added to the bundle. Rows keep their numbers.
+
+    Of the rows that are `bad`, images are not shipped, and those that could not be read are lines that cannot be rendered.
+    """
     folder = prompts.folder.absolute()
     shipped: dict[str, str] = {}
 
@@ -167,18 +197,18 @@ def _shipped_list(prompts: PromptList, mode: Mode, files: dict[str, bytes]) -> b
             shipped[cell] = _shipped(resolve_path(cell.strip(), folder), files)
         return shipped[cell]
 
-    lines = []
+    lines = dict.fromkeys(bad, "{}")
     names = [name for name in prompts.columns if name not in DERIVED_COLUMNS]
-    for cells in zip(*(prompts.columns[name] for name in names), strict=True):
+    for number, *cells in zip(prompts.rows, *(prompts.columns[name] for name in names), strict=True):
         row = {
             name: cell
             for name, cell in zip(names, cells, strict=True)
             if not _is_blank(cell, prompts.has_types or is_meta(name))
         }
-        if not _is_blank(row.get("image_path"), keeps_empty=False) and mode is not Mode.T2V:
+        if not _is_blank(row.get("image_path"), keeps_empty=False) and mode is not Mode.T2V and number not in bad:
             row["image_path"] = place(row["image_path"])
-        lines.append(json.dumps(row, ensure_ascii=False, default=str))
-    return "\n".join(lines).encode() + b"\n"
+        lines[number] = json.dumps(row, ensure_ascii=False, default=str)
+    return "\n".join(lines[number] for number in sorted(lines)).encode() + b"\n"
 
 
 def _is_blank(cell: object, keeps_empty: bool) -> bool:

@@ -40,7 +40,7 @@ class FolderJob:
             target=str(self._folder),
             output_dir=str(self._folder),
             message=message,
-            exit_code={JobState.SUCCEEDED: 0, JobState.FAILED: 1}.get(state),
+            exit_code=_exit_code(state, end),
         )
 
     def progress(self) -> JobProgress | None:
@@ -95,6 +95,17 @@ class FolderJob:
         except ValueError:  # a killed run's last line may be cut off
             return None
         return end if isinstance(end, dict) else None
+
+
+def _exit_code(state: JobState, end: dict[str, Any] | None) -> int | None:
+    """Of the last run's driver, where its record tells: a driver that was killed, or that no worker served, had another one."""
+    match state:
+        case JobState.SUCCEEDED:
+            return 0
+        case JobState.FAILED if end is not None and not end.get("error"):
+            return 1  # some clips failed
+        case _:
+            return None
 
 
 def _how_it_ended(end: dict[str, Any] | None) -> tuple[JobState, str]:

@@ -51,13 +51,15 @@ class TargetJob:
 def find_job(name: str, *, to: str | None, journal: Journal) -> Handle:
     """The job that an id or an output folder names. `to` is the target, if the user gave it. Raises InputError.
 
-    A folder of a job that was submitted from here stands for that job: its target can stop it from anywhere.
+    A folder of a job that was submitted from here, or that the target `to` knows, stands for that job: its target can stop it
+    from anywhere.
     """
     if to is not None:
-        return TargetJob(target=find_target(to), job_id=name)
+        target = find_target(to)
+        return TargetJob(target=target, job_id=_id_of(name, target, to) if _is_folder(name) else name)
     if (entry := journal.find(name)) is not None:
         return TargetJob(target=find_target(entry.target), job_id=name)
-    if is_uri(name) or re.search(r"[/.]", name) or Path(name).is_dir():
+    if _is_folder(name):
         folder = to_location(name).absolute()
         submitted = [entry for entry in journal.entries() if entry.output_dir == str(folder)]
         if submitted:
@@ -66,3 +68,17 @@ def find_job(name: str, *, to: str | None, journal: Journal) -> Handle:
     what = "an id that no job submitted from here has" if JOB_ID.fullmatch(name) else "no job's id"
     expected = "an id that `ovi-ray jobs` shows, an output folder, or --to and the id for a job of another machine"
     raise InputError([Problem(file=COMMAND_LINE, field="ID", value=f"{show(name)}, {what}", expected=expected)])
+
+
+def _is_folder(name: str) -> bool:
+    return is_uri(name) or re.search(r"[/.]", name) is not None or Path(name).is_dir()
+
+
+def _id_of(name: str, target: Target, to: str) -> str:
+    """The last job of a target that renders into a folder. Raises InputError."""
+    folder = str(to_location(name).absolute())
+    found = [job.job_id for job in target.jobs() if job.output_dir == folder]
+    if not found:
+        expected = f"the output folder of a job of {to} (see `ovi-ray jobs --to {to}`), or a job's id"
+        raise InputError([Problem(file=COMMAND_LINE, field="ID", value=show(name), expected=expected)])
+    return found[-1]

@@ -284,7 +284,9 @@ def _is_in(path: Location, mount: str) -> bool:
 
 def config_maps(bundle: Bundle, name: str) -> tuple[dict[str, Any], ...]:
     """The files of a job, packed and cut into pieces; `name` is that of its RayJob. Raises InputError for too much."""
-    script = render_script("kubernetes_job.sh.j2", version=bundle.version, job_id=bundle.job_id)
+    script = render_script(
+        "kubernetes_job.sh.j2", version=bundle.version, job_id=bundle.job_id, options=bundle.render_options
+    )
     content = bundle.archive({START_FILE: script.encode()}, max_bytes=MAX_BUNDLE_BYTES)
     pieces = [content[start : start + _PIECE_BYTES] for start in range(0, len(content), _PIECE_BYTES)]
     return tuple(

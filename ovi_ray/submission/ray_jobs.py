@@ -88,7 +88,13 @@ class RayTarget:
 
     def script(self, bundle: Bundle) -> str:
         """See Target."""
-        return render_script("ray_job.sh.j2", python=self._config.python, version=bundle.version, job_id=bundle.job_id)
+        return render_script(
+            "ray_job.sh.j2",
+            python=self._config.python,
+            version=bundle.version,
+            job_id=bundle.job_id,
+            options=bundle.render_options,
+        )
 
     def jobs(self) -> list[JobStatus]:
         """See Target."""

@@ -5,6 +5,7 @@
                    driver.log      what the driver printed, over all of its runs
                    node-0-NAME.log what Ray printed on a node
                    exit_code-0     of the driver, once it has ended for good
+                   exit_code-stopped  of what was stopped before it had a driver
 
 With shards, each has its own logs and exit code, and its clips in OUT/shard-N.
 """
@@ -177,6 +178,7 @@ class SlurmTarget:
             if bundle.job.output_dir is not None and bundle.job.output_dir.is_local
             else "",
             wait_s=WAIT_S,
+            options=bundle.render_options,
             nice=-bundle.job.priority,
             **config.model_dump(
                 include={"account", "time", "exclusive", "grace_s", "until_done", "shards", "setup", "sbatch", "python"}
@@ -214,8 +216,12 @@ class SlurmTarget:
     def stop(self, job_id: str) -> JobStatus:
         """See Target."""
         folder = self._folder(job_id)
-        before = self._status(job_id)
+        queued = self._queue()
+        before = self._status(job_id, queued)
         number = _numbers(folder)[-1][0]
+        if JobState.PENDING in _states(queued.get(number, [])):
+            # No driver will tell that what waits was stopped, and Slurm forgets it within minutes.
+            (folder / "exit_code-stopped").write_text(f"{TERMINATED}\n", encoding="utf-8")
         if before.state is JobState.PENDING:
             self._run("scancel", number)
         elif before.state is JobState.RUNNING:
@@ -340,7 +346,7 @@ class SlurmTarget:
         number, submitted_at = numbers[-1]
         tasks = (self._queue() if queued is None else queued).get(number, [])
         codes = _exit_codes(folder)
-        states = [_STATES.get(state, JobState.FAILED) for state, _ in tasks]
+        states = _states(tasks)
         active = [state for state in (JobState.RUNNING, JobState.PENDING) if state in states]
         state = active[0] if active else _ended(codes, states)
         over = state.is_over and state is not JobState.UNKNOWN
@@ -407,6 +413,10 @@ def _numbers(folder: Path) -> list[tuple[str, str]]:
 def _exit_codes(folder: Path) -> list[int]:
     texts = [_text(path).strip() for path in folder.glob("exit_code-*")]
     return [int(text) for text in texts if text.isdecimal()]
+
+
+def _states(tasks: list[tuple[str, str]]) -> list[JobState]:
+    return [_STATES.get(state, JobState.FAILED) for state, _ in tasks]
 
 
 def _ended(codes: list[int], states: list[JobState]) -> JobState:

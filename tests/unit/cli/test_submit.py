@@ -1,6 +1,7 @@
 """`ovi-ray submit`, `jobs`, `status`, `logs`, `stop` and `wait`, against a fake Ray head and a fake Kubernetes."""
 
 import json
+import shlex
 
 import pytest
 import yaml
@@ -113,6 +114,15 @@ def test_the_script_is_printed_and_nothing_submitted(head, job):
     assert head.jobs == {}
 
 
+def test_options_of_the_driver_reach_it_and_bad_rows_are_told(job, tmp_path):
+    write_prompts(tmp_path / "p.csv", {"text_prompt": "A fox", "seed": "1"}, {"text_prompt": "A dog", "seed": "one"})
+    job.write_text("text_prompt: p.csv\nckpt_dir: /models/ovi\noutput_dir: /shared/out\n")
+    options = ["--skip-bad-rows", "--metrics", "0.0.0.0:9400", "--notify", "https://chat.example/hook?a=1&b=2"]
+    result = invoke("submit", job, "--to", "127.0.0.1:1", *options, "--print")
+    assert shlex.split(result.stdout.splitlines()[-1])[-5:] == options
+    assert "row 2" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -120,6 +130,8 @@ def test_the_script_is_printed_and_nothing_submitted(head, job):
         (("--to", "127.0.0.1:1"), 3, "cannot be reached"),
         (("--to", "127.0.0.1:1", "--nodes", "2"), 2, "--nodes"),
         (("--to", "127.0.0.1:1", "--seed", "x"), 2, "--seed"),
+        (("--to", "127.0.0.1:1", "--metrics", "web"), 2, "--metrics"),
+        (("--to", "127.0.0.1:1", "--notify", "chat"), 2, "--notify"),
     ],
 )
 def test_what_cannot_be_submitted_ends_with_its_exit_code(head, job, arguments, code, words):

@@ -62,7 +62,7 @@ DOCKERFILES = found("containers/Dockerfile.*")
 def test_hadolint_finds_nothing_in_a_dockerfile_whose_base_is_pinned(path):
     found_by_it = subprocess.run([PROGRAMS / "hadolint", path], capture_output=True, text=True, check=False)
     assert (found_by_it.returncode, found_by_it.stdout) == (0, "")
-    assert re.search(r"^FROM \S+:\d+\.\d+\.\d+\S*$", path.read_text(), re.MULTILINE)
+    assert re.search(r"^FROM \S+:\d+\.\d+\.\d+\S*@sha256:[0-9a-f]{64}$", path.read_text(), re.MULTILINE)
 
 
 def test_all_images_have_the_same_python_and_install_the_same():

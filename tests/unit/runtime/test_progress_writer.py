@@ -3,6 +3,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -15,7 +16,10 @@ from ovi_ray.protocol.messages import Activity
 from ovi_ray.rendering import RenderOptions
 from ovi_ray.runtime.background_writer import WriteInterval
 from ovi_ray.runtime.clock import SystemClock
+from ovi_ray.runtime.progress_writer import JobCounts, ProgressWriter
 from ovi_ray.storage.paths import to_location
+from ovi_ray.submission.folder import FolderJob
+from ovi_ray.submission.states import JobState
 from tests.support.fake_executor import DIES, HANGS, Fails
 from tests.support.fake_render import ALWAYS, RenderingExecutor, render_job
 from tests.support.waiting import PATIENCE_S, wait_until
@@ -100,6 +104,18 @@ def test_a_run_that_never_had_a_worker_says_why_it_ended(tmp_path):
     found = status_json(out)
     assert (found["state"], found["progress"]["state"]) == ("failed", "ended")
     assert "no worker is left" in found["message"]
+
+
+def test_a_run_that_was_ended_by_force_was_stopped(tmp_path):
+    out = to_location(tmp_path / "out")
+    out.mkdir()
+    write = partial(write_progress, out)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ProgressWriter(write, JobCounts(clips=1, done=0, failed=0), WriteInterval(seconds=3.0), print),
+    ):
+        raise KeyboardInterrupt
+    assert FolderJob(out).status().state is JobState.STOPPED
 
 
 def test_a_driver_in_another_process_is_watched_and_its_death_is_told(tmp_path):

@@ -9,8 +9,10 @@ import pytest
 
 from ovi.config import Architecture
 from ovi_ray.errors import InputError
+from ovi_ray.inputs.bad_rows import of_good_rows
 from ovi_ray.inputs.job_spec import PortableJob
-from ovi_ray.inputs.manifest import build_manifest
+from ovi_ray.inputs.job_summary import manifest_of
+from ovi_ray.inputs.manifest import build_manifest, read_prompts
 from ovi_ray.submission.bundle import bundle_of, job_name
 from ovi_ray.submission.states import JOB_ID
 from tests.support.jobs import write_prompts
@@ -143,3 +145,21 @@ def test_an_archive_that_is_too_large_is_refused_with_its_size_before_it_is_sent
 def test_what_must_exist_on_the_nodes_is_told(make_bundle):
     assert make_bundle().must_exist == ("/models/ovi", "/shared/out")
     assert make_bundle(ckpt_dir="s3://bucket/ckpts").must_exist == ("/shared/out",)
+
+
+def test_bad_rows_are_told_and_stay_bad_where_the_others_are_rendered(tmp_path):
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text(
+        '{"text_prompt": "A fox"}\nno json\n{"text_prompt": "A cat", "image_path": "gone.png"}\n{"text_prompt": "A dog"}\n'
+    )
+    job = PortableJob.from_options(prompts=str(prompts), ckpt_dir="/models", output_dir="/out")
+    with pytest.raises(InputError):
+        bundle_of(job, name="night", version="1")
+    bundle = bundle_of(job, name="night", version="1", skip_bad_rows=True, render_options=("--metrics", "9400"))
+    assert [bad.row for bad in bundle.bad_rows] == [2, 3]
+    assert bundle.clips == 2
+    assert bundle.render_options == ("--skip-bad-rows", "--metrics", "9400")
+    shipped = unpacked(bundle, tmp_path / "there")
+    manifest, bad = of_good_rows(lambda rows: manifest_of(shipped, rows), read_prompts(shipped))
+    assert manifest.table.column("row").to_pylist() == [1, 4]
+    assert [row.row for row in bad] == [2, 3]

@@ -203,9 +203,11 @@ def test_folders_in_a_store_need_no_volume(make_bundle):
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 143])
 def test_only_a_failure_that_another_cluster_could_mend_is_one_to_the_operator(bundle_of_volume, tmp_path, code):
-    config_maps, _ = documents(target().script(bundle_of_volume()))
+    bundle = replace(bundle_of_volume(), render_options=("--notify", "https://chat.example/?a=1&b=2"))
+    config_maps, _ = documents(target().script(bundle))
     packed = b"".join(base64.b64decode(data) for piece in config_maps for data in piece["binaryData"].values())
     zipfile.ZipFile(io.BytesIO(packed)).extractall(tmp_path)
+    assert " --notify 'https://chat.example/?a=1&b=2'\n" in (tmp_path / START_FILE).read_text()
     subprocess.run([SHELLCHECK, tmp_path / START_FILE], check=True)
     stub = tmp_path / "bin" / "python"
     stub.parent.mkdir()

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,7 +234,8 @@ def test_jobs_of_others_are_not_listed(head, target, make_bundle):
 
 def test_the_start_script_is_one_that_a_shell_reads(target, make_bundle, tmp_path):
     script = tmp_path / "start.sh"
-    script.write_text(RayTarget("r", RayConfig(address="a:1", python="/opt/my ovi/python")).script(make_bundle()))
+    bundle = replace(make_bundle(), render_options=("--notify", "https://chat.example/?a=1&b=2"))
+    script.write_text(RayTarget("r", RayConfig(address="a:1", python="/opt/my ovi/python")).script(bundle))
     subprocess.run([SHELLCHECK, script], check=True)
     stub = tmp_path / "python"
     stub.write_text('#!/bin/sh\necho "ovi-ray 9.9.9 (Python 3.11)"\n')

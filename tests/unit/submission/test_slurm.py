@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,9 @@ BOTH = {"nvidia": {"partition": "cuda"}, "amd": {"partition": "rocm", "gpu_type"
 )
 def test_every_script_is_one_that_shellcheck_finds_nothing_in(target, make_bundle, tmp_path, keys, options):
     script = tmp_path / "batch.sh"
-    script.write_text(target(**keys).script(make_bundle(**options)))
+    bundle = replace(make_bundle(**options), render_options=("--notify", "https://chat.example/?a=1&b=2"))
+    script.write_text(target(**keys).script(bundle))
+    assert " --notify 'https://chat.example/?a=1&b=2'" in script.read_text()
     found = subprocess.run([SHELLCHECK, script], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")
 
@@ -193,6 +196,30 @@ def test_a_running_job_is_asked_to_save_and_a_pending_one_is_taken_out(target, m
     slurm.answer("squeue", f"17|17|{state}|None\n")
     cluster.stop(bundle.job_id)
     assert slurm.calls("scancel")[-1] == option
+
+
+def test_a_job_that_was_taken_out_of_the_queue_has_stopped_also_when_slurm_has_forgotten_it(target, make_bundle, slurm):
+    cluster, bundle = target(), make_bundle()
+    cluster.submit(bundle)
+    slurm.answer("squeue", "17|17|PENDING|Resources\n")
+    cluster.stop(bundle.job_id)
+    slurm.answer("squeue", "")
+    stopped = cluster.status(bundle.job_id)
+    assert (stopped.state, stopped.exit_code) == (JobState.STOPPED, 143)
+    cluster.submit(bundle)
+    assert cluster.status(bundle.job_id).state is JobState.UNKNOWN
+
+
+def test_shards_that_were_stopped_before_they_began_are_not_said_to_have_succeeded(
+    target, make_bundle, slurm, tmp_path
+):
+    cluster, bundle = target(shards=2), make_bundle()
+    cluster.submit(bundle)
+    slurm.answer("squeue", "17|17|RUNNING|None\n18|17|PENDING|Resources\n")
+    cluster.stop(bundle.job_id)
+    (tmp_path / "jobs" / bundle.job_id / "exit_code-0").write_text("0\n")
+    slurm.answer("squeue", "")
+    assert cluster.status(bundle.job_id).state is JobState.STOPPED
 
 
 def test_a_job_that_is_over_is_not_stopped(target, make_bundle, slurm, tmp_path):

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import requests
+import urllib3
 import yaml
 
-from ovi_ray.errors import InputError
+from ovi_ray.errors import ClusterError, InputError
 from ovi_ray.output.lease import LOCK
 from ovi_ray.output.owner import Owner
 from ovi_ray.storage.paths import to_location
@@ -22,6 +24,7 @@ from ovi_ray.submission.ray_jobs import RayTarget
 from ovi_ray.submission.slurm import SlurmTarget
 from ovi_ray.submission.states import JobState
 from ovi_ray.submission.targets import find_target, target_names
+from tests.support.fake_head import FakeHead, running_head
 
 
 @pytest.fixture
@@ -121,6 +124,20 @@ def test_a_job_is_found_by_its_id_or_its_output_folder(journal, tmp_path):
     assert [found.job_id for found in journal.entries()] == ["night-1", "night-2"]
 
 
+def test_a_folder_of_a_job_of_another_machine_is_found_with_its_target(journal, tmp_path):
+    job = {
+        "submission_id": "night-1",
+        "status": "RUNNING",
+        "metadata": {"ovi_ray_job": "night-1", "ovi_ray_output": "/shared/out"},
+    }
+    with running_head(FakeHead()) as head:
+        head.jobs["night-1"] = job
+        found = find_job("/shared/out/", to=head.address, journal=journal)
+        assert (found.job_id, found.status().state) == ("night-1", JobState.RUNNING)
+        (problem,) = problems_of(lambda: find_job("/shared/other", to=head.address, journal=journal))
+        assert problem.value == "'/shared/other'"
+
+
 def test_a_folder_of_a_job_that_was_not_submitted_is_looked_at_itself(journal, tmp_path):
     (tmp_path / "out").mkdir()
     assert isinstance(find_job(str(tmp_path / "out"), to=None, journal=journal), FolderJob)
@@ -161,24 +178,26 @@ def end_of(folder: Path, **end) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "state"),
+    ("end", "state", "exit_code"),
     [
-        ({}, JobState.SUCCEEDED),
-        ({"failed": 2}, JobState.FAILED),
-        ({"error": "stopped (SIGTERM)"}, JobState.STOPPED),
-        ({"error": "no worker is left"}, JobState.FAILED),
+        ({}, JobState.SUCCEEDED, 0),
+        ({"failed": 2}, JobState.FAILED, 1),
+        ({"error": "stopped (SIGTERM)"}, JobState.STOPPED, None),
+        ({"error": "no worker is left"}, JobState.FAILED, None),
     ],
 )
-def test_a_folder_tells_how_its_last_run_ended(folder, end, state):
+def test_a_folder_tells_how_its_last_run_ended(folder, end, state, exit_code):
     end_of(folder, failed=7)
     end_of(folder, **end)
-    assert FolderJob(to_location(folder)).status().state is state
+    status = FolderJob(to_location(folder)).status()
+    assert (status.state, status.exit_code) == (state, exit_code)
     assert b"".join(FolderJob(to_location(folder)).logs(follow=True)) == b"run started\n"
 
 
 def test_a_run_that_did_not_end_has_failed(folder):
     (folder / "events.jsonl").write_text('{"run": {}}\n{"t": 3.0, "ev')
-    assert FolderJob(to_location(folder)).status().state is JobState.FAILED
+    status = FolderJob(to_location(folder)).status()
+    assert (status.state, status.exit_code) == (JobState.FAILED, None)
 
 
 def test_a_folder_with_a_living_driver_runs_and_is_stopped_here(folder):
@@ -211,3 +230,43 @@ def test_a_driver_of_another_machine_that_is_silent_does_not_run(folder):
 def test_a_folder_without_a_job_is_told(tmp_path):
     (problem,) = problems_of(FolderJob(to_location(tmp_path)).status)
     assert problem.value == "no job"
+
+
+KUBECONFIG = """\
+current-context: far
+clusters: [{name: far, cluster: {server: "https://10.0.0.1:6443", insecure-skip-tls-verify: true}}]
+users: [{name: me, user: {token: secret}}]
+contexts: [{name: far, context: {cluster: far, user: me, namespace: render}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "edge"),
+    [
+        ("10.0.0.1:8265", "requests.Session.request"),
+        ("slurm", "subprocess.run"),
+        ("kubernetes", "urllib3.PoolManager.request"),
+    ],
+)
+def test_a_target_that_is_silent_is_given_up_within_half_a_minute(make_bundle, monkeypatch, tmp_path, name, edge):
+    limits = []
+
+    def silent(*_, **given):
+        limit = given["timeout"]
+        limits.append(sum((limit.connect_timeout, limit.read_timeout)) if name == "kubernetes" else limit)
+        raise {
+            "10.0.0.1:8265": requests.ReadTimeout(),
+            "slurm": subprocess.TimeoutExpired("sinfo", 1),
+            "kubernetes": urllib3.exceptions.ReadTimeoutError(None, "/", "no answer"),
+        }[name]
+
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr(edge, silent)
+    options = {"image": "ovi-ray:1.2.3", "namespace": "render"} if name == "kubernetes" else {}
+    target = find_target(name, options)
+    bundle = make_bundle(ckpt_dir="s3://bucket/ckpts", output_dir="s3://bucket/out")
+    with pytest.raises(ClusterError):
+        target.check(bundle)
+    (limit,) = limits
+    assert (sum(limit) if isinstance(limit, tuple) else limit) <= 30
