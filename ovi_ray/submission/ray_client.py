@@ -182,9 +182,16 @@ def _reason(error: requests.RequestException) -> str:
         case requests.ReadTimeout():
             return f"no answer within {TIMEOUT_S[1]:.0f} s"
         case requests.ConnectionError():
-            return str(error).rpartition(": ")[2].strip("'\")>( ") or "no connection"
+            return _cause(error) or "no connection"
         case _:
             return str(error)
+
+
+def _cause(error: BaseException) -> str:
+    """What the first error of a chain says, such as "Connection refused"; those that it led to quote each other."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _last_line(text: str) -> str:

@@ -318,7 +318,8 @@ class SlurmTarget:
             ) from None
         except subprocess.CalledProcessError as error:
             reason = " ".join((error.stderr or error.stdout).split()) or f"exit code {error.returncode}"
-            raise ClusterError(f"{command[0]}: {reason.removeprefix(f'{command[0]}: ')}") from None
+            told = f"{command[0]}: {reason.removeprefix(f'{command[0]}: ')}"
+            raise ClusterError(f"{told}{_advice(reason)}") from None
         return done.stdout
 
     def _queue(self) -> dict[str, list[tuple[str, str]]]:
@@ -390,6 +391,15 @@ def _fair_share(found: _Partition, gpus: int) -> int:
 
 def _needs(vendors: list[str]) -> str:
     return f"a partition for {' and '.join(vendors)} too, since the job's cluster profile has such devices"
+
+
+def _advice(reason: str) -> str:
+    """What to do where Slurm's commands find no controller; "" where they do."""
+    hints = {
+        "configuration source": "this machine knows no Slurm: submit on a login node, or name its slurm.conf in SLURM_CONF",
+        "contact slurm controller": "the controller does not answer: try again, or ask `scontrol ping`",
+    }
+    return next((f" ({hint})" for words, hint in hints.items() if words in reason), "")
 
 
 def _refusal(name: str, reason: str) -> Problem:

@@ -138,7 +138,7 @@ def test_a_token_file_that_cannot_be_read_is_told(head, tmp_path):
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1"])
 def test_an_address_where_nobody_answers_is_told_with_what_to_check(address):
-    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1 cannot be reached") as caught:
+    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1 cannot be reached: Connection refused\. ") as caught:
         RayTarget("x", RayConfig(address=address)).jobs()
     assert "dashboard" in str(caught.value)
 

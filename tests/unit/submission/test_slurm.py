@@ -154,6 +154,19 @@ def test_a_machine_without_slurm_is_told(target, make_bundle, slurm):
         target().check(make_bundle())
 
 
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        ("sinfo: fatal: Could not establish a configuration source", "SLURM_CONF"),
+        ("slurm_load_partitions: Unable to contact slurm controller (connect failure)", "scontrol ping"),
+    ],
+)
+def test_a_machine_that_finds_no_controller_is_told_what_to_do(target, make_bundle, slurm, error, hint):
+    slurm.answer("sinfo", "", code=1, error=error)
+    with pytest.raises(ClusterError, match=hint):
+        target().check(make_bundle())
+
+
 def test_a_job_is_submitted_once_while_it_waits_or_runs(target, make_bundle, slurm):
     cluster, bundle = target(), make_bundle()
     slurm.answer("squeue", "17|17|PENDING|Resources\n")
