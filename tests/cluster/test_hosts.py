@@ -12,7 +12,7 @@ import yaml
 from tests.cluster import hosts as namespaces
 from tests.cluster import ray_head
 from tests.cluster.client import CKPTS, Client
-from tests.cluster.rack import held, running_rack, steps
+from tests.cluster.rack import DASHBOARD, held, running_rack, steps
 from tests.support.waiting import wait_until
 
 WHY_NOT = namespaces.why_not() or ray_head.why_not()
@@ -63,6 +63,14 @@ def rows_of(client):
 def is_complete(client, clips):
     rows = rows_of(client)
     return len(rows) == len({row["clip_id"] for row in rows}) == clips and {row["status"] for row in rows} == {"done"}
+
+
+def test_the_dashboard_listens_only_where_it_is_told_and_asks_for_a_token(rack, client, tmp_path):
+    listeners = rack.head.run("ss", "--no-header", "--listening", "--tcp", "--numeric", f"sport = :{DASHBOARD}")
+    assert [line.split()[3] for line in listeners.splitlines()] == [f"{rack.head.address}:{DASHBOARD}"]
+    client.environment = {"HOME": str(tmp_path)}
+    client("jobs", "--to", "here", code=3)
+    assert "asks for a token" in client.said
 
 
 def test_links_are_cut_for_a_while_and_for_long_and_for_good(rack, client, submit):
