@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.errors import MAX_SHOWN, JobStopped, OutputError, OutputGone
-from ovi_ray.inputs.columns import is_meta
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.row_ranges import RowRanges
@@ -323,9 +322,7 @@ class _Run:
 
     def _resumed(self, newer_than: float) -> ResumeState:
         table = self._manifest.table
-        return self._results.resume(
-            table.column("clip_id"), newer_than=newer_than, own_columns=[*filter(is_meta, table.column_names)]
-        )
+        return self._results.resume(table.column("clip_id"), newer_than=newer_than, listed=table)
 
     def _begin_overwrite(self, ids: pa.ChunkedArray) -> float:
         """The time since when videos count, for `--overwrite`: that of an earlier run which was stopped, else now."""

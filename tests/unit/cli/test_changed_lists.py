@@ -84,6 +84,8 @@ def test_inserting_sorting_and_deleting_rows_of_a_finished_list_renders_exactly_
     assert len(rows) == 44
     superseded = [row["text_prompt"] for row in rows if not row["current"]]
     assert sorted(superseded) == sorted(inserted[:5])
+    listed = sorted((row["row"], row["text_prompt"]) for row in rows if row["current"])
+    assert listed == list(enumerate([*inserted[5:], "new at the end"], 1))
     assert len(pyarrow.parquet.read_table(ovi.out / "manifest.parquet")) == 39
 
 
