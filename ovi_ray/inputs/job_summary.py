@@ -56,13 +56,15 @@ class JobSummary:
 
 
 def manifest_of(job: BatchSpec) -> Manifest:
-    """The clips of a job with the published sizes of the models: no weights are read. Raises InputError.
+    """The clips of a job: no weights are read. Raises InputError, and CheckpointMismatch for an invalid `architecture.json`.
 
-    The ids differ from those of a render, which depend on the weights.
+    The models have the sizes of a checkpoint folder that is on this machine, else the published ones. The ids differ from those
+    of a render, which depend on the weights.
     """
+    folder = None if job.ckpt_dir is None else job.ckpt_dir.local_path
     return build_manifest(
         job,
-        Architecture(),
+        Architecture() if folder is None else Architecture.read(folder),
         weights=lambda name: name,
         numerics=job.numerics,
         limit=text_limit(job.ckpt_dir, job.model_name),
