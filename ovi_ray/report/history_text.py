@@ -55,7 +55,8 @@ def worker_lines(worker: WorkerHistory) -> Iterator[str]:
     for at_s, line in sorted(lines, key=lambda item: item[0]):
         yield f"{_at(at_s)}  {line}"
     if worker.lost_s is not None:
-        yield f"{_at(worker.lost_s)}  lost{', its process died' if worker.crashed else ''}"
+        died = f", its process died{f'; its log: {worker.log}' if worker.log else ''}" if worker.crashed else ""
+        yield f"{_at(worker.lost_s)}  lost{died}"
 
 
 def summary_lines(run: RunSummary) -> Iterator[str]:
