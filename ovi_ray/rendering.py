@@ -43,6 +43,7 @@ from ovi_ray.output.recovery import VideoCheck, VideoState, check_videos, recove
 from ovi_ray.output.result_row import result_row
 from ovi_ray.output.results import Results, ResumeState
 from ovi_ray.preparation import PreparedJob
+from ovi_ray.printing import counted
 from ovi_ray.protocol.observer import JobObserver, Observers, RunEnded, RunStarted
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.result_queries import count_noted
@@ -301,7 +302,7 @@ class _Run:
         if self._recover(found.videos):
             found = self._resumed(newer_than)
         if self._unreadable:
-            count = f"{len(self._unreadable)} video{'s'[: len(self._unreadable) != 1]}"
+            count = counted(len(self._unreadable), "video")
             self._observer.message(f"{count} could not be read; run the command again once they can be")
         self._intermediates.remove_all_committed(found.finished)
         done = pc.is_in(ids, value_set=pa.concat_arrays([found.finished, pa.array(self._unreadable, pa.string())]))
@@ -354,7 +355,7 @@ class _Run:
         """Write the rows of whole videos that have none. Returns the number of rows."""
         recovered = recover_rows(self._checked(videos), self._results, self._job.numerics)
         if recovered:
-            self._observer.message(f"recovered the missing rows of {recovered} finished video{'s'[: recovered != 1]}")
+            self._observer.message(f"recovered the missing rows of {counted(recovered, 'finished video')}")
         return recovered
 
     def _checked(self, videos: pa.Array) -> Iterator[VideoCheck]:

@@ -13,7 +13,7 @@ import typer
 from ovi_ray.cli.common import ExitCode, command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
-from ovi_ray.printing import printable
+from ovi_ray.printing import counted, printable
 from ovi_ray.scheduling.states import IllegalTransition
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location, local_copy
@@ -179,7 +179,8 @@ def _replay(run: "RecordedRun") -> "Replay":
 def _replay_lines(replayed: "Replay", run: int) -> Iterator[str]:
     divergence = replayed.divergence
     if divergence is None:
-        yield f"run {run}: {replayed.actions} actions in {replayed.cycles} cycles, all the same when replayed"
+        done = f"{counted(replayed.actions, 'action')} in {counted(replayed.cycles, 'cycle')}"
+        yield f"run {run}: {done}, all the same when replayed"
         return
     recorded, again = divergence.first_difference
     yield f"run {run}: cycle {divergence.cycle}, {divergence.now:.1f} s after the start, differs when replayed"

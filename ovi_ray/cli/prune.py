@@ -10,7 +10,7 @@ from rich.text import Text
 from ovi_ray.cli.common import ExitCode, command_console, location
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, OutputError, Problem
-from ovi_ray.printing import Console
+from ovi_ray.printing import Console, counted
 
 
 @with_display_options
@@ -40,7 +40,7 @@ def prune(
             superseded_clips(folder)  # before anything is written there: it may be no output folder
             with output_lock(folder, tell=lambda text: console.print(text, soft_wrap=True)):
                 clips = superseded_clips(folder)
-                count = f"{len(clips)} superseded clip{'s'[: len(clips) != 1]}"
+                count = counted(len(clips), "superseded clip")
                 removes = bool(len(clips)) and (
                     yes or _is_wanted(f"Remove {count} ({clips.bytes / 1e6:.1f} MB) from {folder}?", console)
                 )

@@ -20,6 +20,7 @@ from ovi_ray.cli.run import run_job
 from ovi_ray.errors import OutputError
 from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.inputs.row_ranges import RowRanges
+from ovi_ray.printing import counted
 
 if TYPE_CHECKING:
     from ovi_ray.retry import Retry
@@ -89,15 +90,13 @@ def retry(
 
 def _what(found: "Retry", rows: RowRanges | None) -> str:
     """The number of clips that are rendered now and why, in words."""
-    parts = [f"trying {_clips(found.clips)} again"] if found.clips else []
+    parts = [f"trying {counted(found.clips, 'clip')} again"] if found.clips else []
     if found.missing:
-        parts.append(f"rendering {_clips(found.missing)} that {'was' if found.missing == 1 else 'were'} not rendered")
+        parts.append(
+            f"rendering {counted(found.missing, 'clip')} that {'was' if found.missing == 1 else 'were'} not rendered"
+        )
     if parts:
         return ", ".join(parts)
     if rows is not None:
         return "nothing to retry: these rows are finished; --new-seed or another parameter renders them anew"
-    return f"nothing to retry: {_clips(found.total)}, all finished"
-
-
-def _clips(count: int) -> str:
-    return f"{count} clip{'s'[: count != 1]}"
+    return f"nothing to retry: {counted(found.total, 'clip')}, all finished"

@@ -22,7 +22,7 @@ from ovi_ray.cli.options import (
     with_job_options,
 )
 from ovi_ray.inputs.job_spec import PortableJob
-from ovi_ray.printing import Console
+from ovi_ray.printing import Console, counted
 
 if TYPE_CHECKING:
     from ovi_ray.submission.bundle import Bundle
@@ -165,7 +165,7 @@ def _start(target: "Target", bundle: "Bundle", to: str) -> "JobStatus":
 
 
 def _announce(bundle: "Bundle", tell: Callable[[str], None]) -> None:
-    tell(f"{bundle.clips} clips, {len(bundle.files)} files of {bundle.size / 1e6:.1f} MB shipped")
+    tell(f"{counted(bundle.clips, 'clip')}, {counted(len(bundle.files), 'file')} of {bundle.size / 1e6:.1f} MB shipped")
     for path in bundle.must_exist:
         tell(f"must be reachable on every node: {path}")
 

@@ -14,6 +14,7 @@ from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
 from ovi_ray.inputs.prompt_lengths import text_limit
 from ovi_ray.inputs.task_table import TaskTable
+from ovi_ray.printing import counted
 from ovi_ray.scheduling.device_profile import BF16_SIZES, INT8_SIZES, ComponentSizes
 
 _ITEMSIZE = {"bfloat16": 2, "float32": 4}
@@ -92,7 +93,7 @@ def summarise(job: BatchSpec, manifest: Manifest) -> JobSummary:
 def _kind(clip: dict[str, Any]) -> str:
     seconds = (4 * clip["video_latent_length"] - 3) / FRAMES_PER_SECOND
     size = f"{clip['height']}x{clip['width']}"
-    return f"{size}, {seconds:.0f} s, {clip['sample_steps']} steps, {clip['model_name']}"
+    return f"{size}, {seconds:.0f} s, {counted(clip['sample_steps'], 'step')}, {clip['model_name']}"
 
 
 def _needs(job: BatchSpec, name: str, clips: Iterable[dict[str, Any]]) -> ModelNeeds:

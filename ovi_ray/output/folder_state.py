@@ -20,6 +20,7 @@ from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.output.job_files import MANIFEST, read_failed, read_job_file
 from ovi_ray.output.parquet_log import FORMAT
 from ovi_ray.output.results import read_resume_state, read_rows
+from ovi_ray.printing import counted
 from ovi_ray.storage.paths import Location
 
 _LAST_FORMAT_WITH_ROW_SEEDS = 3
@@ -219,4 +220,4 @@ def _with_prompts(count: int) -> str:
 
 
 def _clips(count: int) -> str:
-    return f"{count:,} finished clip{'s'[: count != 1]}"
+    return counted(count, "finished clip")

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ovi.stages import CLIP_STAGES, STAGES, TIME_GROUPS
+from ovi_ray.printing import counted
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.durations import format_duration_in_words, format_number
 from ovi_ray.report.result_queries import (
@@ -243,7 +244,7 @@ def _this_run(summary: ReportSummary) -> str:
 
 def _device_hours(times: tuple[WorkerTime, ...]) -> Figure:
     held, busy = sum(time.held_s for time in times), sum(time.busy_s for time in times)
-    workers = f"{len(times):,} worker{'' if len(times) == 1 else 's'}"
+    workers = counted(len(times), "worker")
     note = f"{workers}, {min(1.0, busy / held):.0%} busy" if held > 0 else workers
     return Figure(label="Device-hours", value=format_number(held / 3600), note=note)
 
