@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ovi_ray.cli import app
+from ovi_ray.errors import JobStopped
 from ovi_ray.rendering import render
 from tests.support.cli import ROOT
 from tests.support.files import snapshot
@@ -209,3 +210,15 @@ def test_a_row_is_rendered_again_with_a_new_seed_which_stays_when_the_list_grows
     outcome, _ = ovi.render(rows=prompts("a cat", "a fox", "a dog"))
     assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 2, 1)
     ovi("retry", ovi.folder, code=2)
+
+
+def test_a_job_that_is_stopped_prints_json_which_names_its_folder(ovi, monkeypatch):
+    @contextlib.contextmanager
+    def stopped(job, config):
+        raise JobStopped("stopped (SIGINT)")
+        yield
+
+    monkeypatch.setitem(render.__kwdefaults__, "open_executor", stopped)
+    outcome, _ = ovi.render(rows=prompts("a fox"), code=130)
+    assert outcome["error"]["kind"] == "interrupted"
+    assert outcome["error"]["output_dir"] == str(ovi.out)
