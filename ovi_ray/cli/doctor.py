@@ -28,18 +28,22 @@ def doctor(
         ),
     ] = "ckpts",
     model_name: Annotated[str, typer.Option(help=f"One of {', '.join(MODEL_SPECS)}.")] = "720x720_5s",
-    address: Annotated[str | None, typer.Option(help="A Ray cluster, such as auto, to examine every node of.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster, such as auto, to examine every node of. [default: this machine]")
+    ] = None,
     allow_inexact: Annotated[
-        bool, typer.Option("--allow-inexact", help="Also try attention that changes pixels.")
+        bool, typer.Option("--allow-inexact", help="Also try attention that changes pixels. [default: off]")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
-    labels: Annotated[bool, typer.Option("--labels", help="Print this node's labels for `ray start`.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON. [default: off]")] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Print this node's labels for `ray start`. [default: off]")
+    ] = False,
     profile: Annotated[
         bool,
         typer.Option(
             "--profile",
             help="Run the model's stages, and print a cluster profile with the measured speeds, for --cluster and `ovi-ray"
-            " plan`. The weights must be there.",
+            " plan`. The weights must be there. [default: off]",
         ),
     ] = False,
 ) -> None:

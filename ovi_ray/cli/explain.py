@@ -31,17 +31,22 @@ def explain(
     out: Annotated[str, typer.Argument(metavar="OUT", help=f"Output folder of a job: {LOCATION}.")],
     display: DisplayOptions,
     clip: Annotated[
-        str | None, typer.Option(metavar="ID", help="The life of a clip; the beginning of its id is enough.")
+        str | None,
+        typer.Option(metavar="ID", help="The life of a clip; the beginning of its id is enough. [default: none]"),
     ] = None,
-    worker: Annotated[str | None, typer.Option(metavar="NAME", help="The life of a worker, such as w0.")] = None,
+    worker: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The life of a worker, such as w0. [default: none]")
+    ] = None,
     run: Annotated[
-        int | None, typer.Option(min=1, help="Number of the run, from 1; by default the last one that fits.")
+        int | None, typer.Option(min=1, help="Number of the run, from 1. [default: the last one that fits]")
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Replay the run's events and check that the scheduler decides the same."),
+        typer.Option(
+            "--verify", help="Replay the run's events and check that the scheduler decides the same. [default: off]"
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON. [default: off]")] = False,
 ) -> None:
     """Tell from a job's record why its tasks ran where they ran. Without an option: a summary of the last run.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 job = typer.Typer(help="Check job files and show what they mean.", epilog=EXIT_CODE_HELP, no_args_is_help=True)
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="A job file (YAML), a path or a URI.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON. [default: off]")]
 _FILES_SHOWN = 12
 
 

@@ -48,14 +48,17 @@ OnePrompt = Annotated[str | None, PROMPT_OPTION]
 Cluster = Annotated[
     str | None,
     typer.Option(
-        metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml; by default the job file's."
+        metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml. [default: the job file's]"
     ),
 ]
-Timeline = Annotated[Path | None, typer.Option(help="Draw which device does what when: a .html or .svg file to write.")]
-Actual = Annotated[
-    str | None, typer.Option(metavar=LOCATION, help="Output folder of the finished job, to compare the plan with.")
+Timeline = Annotated[
+    Path | None, typer.Option(help="Draw which device does what when: a .html or .svg file to write. [default: none]")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
+Actual = Annotated[
+    str | None,
+    typer.Option(metavar=LOCATION, help="Output folder of the finished job, to compare the plan with. [default: none]"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the plan as JSON. [default: off]")]
 
 
 @with_job_options(JOB_PANELS)

@@ -17,8 +17,10 @@ from ovi_ray.printing import Console, counted
 def prune(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Output folder of a job: a path or a URI.")],
     display: DisplayOptions,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking. [default: off]")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the outcome as JSON on standard output. [default: off]")
+    ] = False,
 ) -> None:
     """Remove the superseded clips of an output folder: finished ones that the list of its last run does not ask for.
 

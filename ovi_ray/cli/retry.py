@@ -32,7 +32,7 @@ JOB_PANELS = {
 }
 
 
-@with_job_options(JOB_PANELS, shows_defaults=False)
+@with_job_options(JOB_PANELS, default="as before")
 @with_display_options
 def retry(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Output folder of a job: a path or a URI.")],
@@ -43,11 +43,11 @@ def retry(
         typer.Option(
             "--rows",
             metavar="ROWS",
-            help="Only clips of these rows, such as 37,40-60; with a change, finished ones too.",
+            help="Only clips of these rows, such as 37,40-60; with a change, finished ones too. [default: all]",
         ),
     ] = None,
     new_seed: Annotated[
-        bool, typer.Option("--new-seed", help="Another seed for every clip that is tried again.")
+        bool, typer.Option("--new-seed", help="Another seed for every clip that is tried again. [default: off]")
     ] = False,
     limit: Limit = None,
     explain: Explain = False,

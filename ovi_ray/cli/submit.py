@@ -52,35 +52,63 @@ To = Annotated[
 ]
 
 JobOrList = Annotated[str, typer.Argument(metavar="JOB", help="A job file (YAML), a prompt list, or a prompt.")]
-Nodes = Annotated[int | None, typer.Option(help="Number of nodes, or of worker pods.", rich_help_panel=TARGET_PANEL)]
-GpusPerNode = Annotated[int | None, typer.Option(help="GPUs of each node or pod.", rich_help_panel=TARGET_PANEL)]
-Partition = Annotated[str | None, typer.Option(help="Slurm: partition.", rich_help_panel=TARGET_PANEL)]
-TimeLimit = Annotated[
-    str | None, typer.Option("--time", help="Slurm: time limit, such as 8:00:00.", rich_help_panel=TARGET_PANEL)
+Nodes = Annotated[
+    int | None,
+    typer.Option(help="Number of nodes, or of worker pods. [default: the target's]", rich_help_panel=TARGET_PANEL),
 ]
-Account = Annotated[str | None, typer.Option(help="Slurm: account.", rich_help_panel=TARGET_PANEL)]
+GpusPerNode = Annotated[
+    int | None, typer.Option(help="GPUs of each node or pod. [default: the target's]", rich_help_panel=TARGET_PANEL)
+]
+Partition = Annotated[
+    str | None, typer.Option(help="Slurm: partition. [default: the target's]", rich_help_panel=TARGET_PANEL)
+]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--time", help="Slurm: time limit, such as 8:00:00. [default: the target's]", rich_help_panel=TARGET_PANEL
+    ),
+]
+Account = Annotated[
+    str | None, typer.Option(help="Slurm: account. [default: the target's]", rich_help_panel=TARGET_PANEL)
+]
 UntilDone = Annotated[
     bool,
     typer.Option(
-        "--until-done", help="Slurm: go on in another run after the time limit.", rich_help_panel=TARGET_PANEL
+        "--until-done",
+        help="Slurm: go on in another run after the time limit. [default: off]",
+        rich_help_panel=TARGET_PANEL,
     ),
 ]
 Shards = Annotated[
     int | None,
-    typer.Option(help="Slurm: independent jobs, each with a part of the clips.", rich_help_panel=TARGET_PANEL),
+    typer.Option(
+        help="Slurm: independent jobs, each with a part of the clips. [default: the target's, else one]",
+        rich_help_panel=TARGET_PANEL,
+    ),
 ]
 Image = Annotated[
-    str | None, typer.Option(help="Kubernetes: container image with ovi-ray.", rich_help_panel=TARGET_PANEL)
+    str | None,
+    typer.Option(
+        help="Kubernetes: container image with ovi-ray. [default: the target's]", rich_help_panel=TARGET_PANEL
+    ),
 ]
-Namespace = Annotated[str | None, typer.Option(help="Kubernetes: namespace.", rich_help_panel=TARGET_PANEL)]
-Queue = Annotated[str | None, typer.Option(help="Kubernetes: Kueue's local queue.", rich_help_panel=TARGET_PANEL)]
+Namespace = Annotated[
+    str | None, typer.Option(help="Kubernetes: namespace. [default: the target's]", rich_help_panel=TARGET_PANEL)
+]
+Queue = Annotated[
+    str | None,
+    typer.Option(help="Kubernetes: Kueue's local queue. [default: the target's]", rich_help_panel=TARGET_PANEL),
+]
 PrintScript = Annotated[
-    bool, typer.Option("--print", help="Print the script or manifests that start the job there, and submit nothing.")
+    bool,
+    typer.Option(
+        "--print", help="Print the script or manifests that start the job there, and submit nothing. [default: off]"
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the job's id and state as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the job's id and state as JSON. [default: off]")]
 
 
-@with_job_options(JOB_PANELS, shows_defaults=False)
+@with_job_options(JOB_PANELS)
 @with_display_options
 def submit(
     prompts: JobOrList,
