@@ -168,7 +168,7 @@ def render(
 
         ovi-ray render job.yaml --detach && ovi-ray status out
 
-        ovi-ray render --prompt "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out
+        ovi-ray render --prompt "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out howl
     """
     with command_console(display) as console:
         ranges = None if rows is None else RowRanges.parse(rows)
