@@ -53,7 +53,8 @@ class StoppedBySignal(SystemExit):
     """SIGTERM or SIGHUP outside of a running job."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.HUNG_UP)
+        self.exit_code = ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.HUNG_UP
+        super().__init__(self.exit_code)
         self._name = signal.Signals(number).name
 
     def __str__(self) -> str:
@@ -105,7 +106,7 @@ def _report_end(end: SystemExit, arguments: Sequence[str]) -> None:
     """With --json, tell a program of a command that ended early: by its options, or by a signal."""
     cause = end.__context__
     if isinstance(end, StoppedBySignal):
-        _print_json(ExitCode(end.code), JobStopped.__name__, str(end), arguments)
+        _print_json(end.exit_code, JobStopped.__name__, str(end), arguments)
     elif isinstance(cause, StoppedExit):
         place = {"output_dir": str(cause.output_dir)}
         _print_json(ExitCode(cause.exit_code), JobStopped.__name__, cause.message, arguments, **place)
