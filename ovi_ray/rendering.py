@@ -217,7 +217,7 @@ class _Run:
         if not self._options.replaces:
             check_owner(table, folder, comparison)
             check_seeds(folder, comparison, keep_seeds=self._job.keep_seeds)
-        return list(comparison.notes())
+        return list(comparison.notes(replaces=self._options.replaces))
 
     def _recorded(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
         with _usable(self._job.output_dir):

@@ -201,8 +201,11 @@ def test_a_row_is_rendered_again_with_a_new_seed_which_stays_when_the_list_grows
     unchanged = ovi("retry", ovi.out, "--rows", 2, "--json")
     assert "these rows are finished" in unchanged.stderr
     assert json.loads(unchanged.stdout)["finished_before"] == 2
-    outcome = json.loads(ovi("retry", ovi.out, "--rows", 2, "--new-seed", "--json").stdout)
+    again = ovi("retry", ovi.out, "--rows", 2, "--new-seed", "--json")
+    outcome = json.loads(again.stdout)
     assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 1, 1)
+    assert "other seeds" not in again.stderr
+    assert "another seed" not in again.stderr
     fox, *dogs = ovi.rows()
     assert fox == first[0]
     assert {row["seed"]: row["current"] for row in dogs}.pop(first[1]["seed"]) is False
@@ -222,3 +225,10 @@ def test_a_job_that_is_stopped_prints_json_which_names_its_folder(ovi, monkeypat
     outcome, _ = ovi.render(rows=prompts("a fox"), code=130)
     assert outcome["error"]["kind"] == "interrupted"
     assert outcome["error"]["output_dir"] == str(ovi.out)
+
+
+def test_seeds_that_are_swept_are_not_said_to_be_kept(ovi):
+    ovi.render(rows=prompts("a fox"))
+    _, told = ovi.render("--sweep", "seed=1-2", "--dry-run")
+    assert "1 finished clip has a prompt of this list with another seed" in told
+    assert "--keep-seeds" not in told
