@@ -73,8 +73,11 @@ def retry(
         from ovi_ray.rendering import JobResult
         from ovi_ray.retry import prepare_retry
 
+        def tell(text: str) -> None:
+            console.print(text, soft_wrap=True)
+
         try:
-            found = prepare_retry(folder, job_options, rows=ranges, new_seed=new_seed)
+            found = prepare_retry(folder, job_options, rows=ranges, new_seed=new_seed, on_message=tell)
         except OSError as error:
             raise OutputError(f"{folder} cannot be read: {error.strerror or error}") from error
         console.print(_what(found, ranges), soft_wrap=True)

@@ -11,6 +11,7 @@ import typer
 
 from ovi_ray import __version__
 from ovi_ray.cli.common import ExitCode, command_console, read_job
+from ovi_ray.cli.detach import INPUTS_CHECKED
 from ovi_ray.cli.options import (
     KEPT_FIELDS,
     LIST_FIELDS,
@@ -205,15 +206,13 @@ def _watch(target: "Target", status: "JobStatus", since: float) -> "JobStatus":
     while not status.state.is_over:
         if time.monotonic() - since > (QUEUE_S if status.state is JobState.PENDING else WATCH_S):
             break
-        if status.state is JobState.RUNNING and CHECKED in b"".join(target.logs(status.job_id, follow=False)):
+        if status.state is JobState.RUNNING and INPUTS_CHECKED.encode() in b"".join(
+            target.logs(status.job_id, follow=False)
+        ):
             break
         time.sleep(_LOOK_S)
         status = target.status(status.job_id)
     return status
-
-
-CHECKED = b"inputs checked: "
-"""Begins the line that `ovi-ray render` prints before it starts Ray."""
 
 
 def _conclude(target: "Target", status: "JobStatus", console: Console) -> None:

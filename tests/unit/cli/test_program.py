@@ -81,6 +81,7 @@ def test_a_job_with_nothing_to_do_loads_neither_torch_nor_ray_and_says_what_it_d
     assert "2 clips: 0 rendered, 2 finished before" in result.stderr
     detached = invoke(*command, "--detach", "--json")
     assert detached.exit_code == 0
+    assert detached.stderr.count("checking 2 rows") == 1
     log = tmp_path / "out" / "driver.log"
     assert json.loads(detached.stdout)["log"] == str(log)
     wait_until(lambda: "2 clips: 0 rendered, 2 finished before" in log.read_text(encoding="utf-8"))
