@@ -12,6 +12,7 @@ from ovi_ray.cli.common import command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem
 from ovi_ray.printing import Console
+from ovi_ray.runtime.cluster_probe import check_joinable
 from ovi_ray.storage.paths import Location
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def _examine(
 ) -> "list[NodeReport]":
     """The reports of this machine, or of every node of a cluster; `options` are those of `examine_node`."""
     if address:
+        check_joinable(address)
         from ovi_ray.runtime.ray_session import examine_cluster
 
         return examine_cluster(address, str(folder), model_name, **options)
