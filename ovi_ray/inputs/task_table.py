@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ovi.config import SamplingParams
 from ovi.prompts import clean
+from ovi.quality import Quality
 from ovi.stages import STAGES, Stage, WorkItem
 from ovi_ray.inputs.columns import SIDE_COLUMNS, SIZE_COLUMN, is_meta
 from ovi_ray.inputs.manifest import Manifest
@@ -214,8 +215,9 @@ def workload_of(tasks: TaskTable, with_latents: pa.Array | None = None) -> Workl
 
     `with_latents` holds ids of clips whose latents are kept: those of this table start at decode, others are ignored.
     """
-    names = ("model_name", "height", "width", "video_latent_length", "sample_steps")
+    names = ("model_name", "height", "width", "video_latent_length", "sample_steps", "quality")
     columns = [tasks.clips.column(name).to_pylist() for name in names]
+    columns[-1] = list(map(Quality, columns[-1]))
     has_image = (tasks.clip_first_frame >= 0).tolist()
     number_of: dict[tuple[Any, ...], int] = {}
     clip_kind = [number_of.setdefault(key, len(number_of)) for key in zip(*columns, has_image, strict=True)]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ovi.quality import Quality, expected_passes
 from ovi.stages import INPUT_STAGES, STAGES, Stage, WorkItem
 
 IntArray = npt.NDArray[np.integer[Any]]
@@ -27,7 +28,7 @@ _TOKEN_PIXELS = 32  # side of a video token: 16 pixels per latent of the VAE, 2 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ClipKind:
-    """Clips with the same cost on every device: one model, size, length and number of steps."""
+    """Clips with the same cost on every device: one model, size, length, number of steps and quality."""
 
     model_name: str
     height: int
@@ -39,6 +40,7 @@ class ClipKind:
     sample_steps: int
     has_image: bool = False
     """A first-frame image conditions the clip."""
+    quality: Quality = Quality.EXACT
 
     @property
     def frame_tokens(self) -> int:
@@ -51,6 +53,11 @@ class ClipKind:
         return self.video_latent_length * self.frame_tokens
 
     @property
+    def passes(self) -> int:
+        """Passes of the transformer, as far as they are known beforehand: skipped steps are learned from measured times."""
+        return expected_passes(self.quality, self.sample_steps)
+
+    @property
     def latents_gb(self) -> float:
         """GB of the clip's latents in the object store."""
         return self.video_tokens * _TOKEN_LATENTS_GB
@@ -58,7 +65,8 @@ class ClipKind:
     def __str__(self) -> str:
         image = ", first frame" if self.has_image else ""
         size = f"{self.height}x{self.width}, F={self.video_latent_length}"
-        return f"{self.model_name} {size}, {self.sample_steps} steps{image}"
+        quality = "" if self.quality is Quality.EXACT else f", {self.quality}"
+        return f"{self.model_name} {size}, {self.sample_steps} steps{image}{quality}"
 
 
 def _no_ints() -> IntArray:
