@@ -1,14 +1,17 @@
 """Forecast of a run of a checked job, without starting or writing anything."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ovi.quality import Quality
 from ovi.stages import TIME_GROUPS
 from ovi_ray.inputs.bad_rows import BadRow
 from ovi_ray.inputs.cluster_profile import read_profile
+from ovi_ray.inputs.columns import QUALITY_COLUMN
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.inputs.task_table import TaskTable, workload_of
@@ -22,14 +25,15 @@ from ovi_ray.storage.paths import Location
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class DevicePace:
-    """Seconds that a device took for the clips of a folder."""
+    """Seconds that a device took for the clips of a folder that have a quality which the run renders."""
 
     device: str
+    quality: str
     clips: int
     seconds: float
     """Of work for one clip, on average."""
     device_hours: float
-    """For all clips of the run, at this pace."""
+    """For the run's clips of this quality, at this pace."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -76,7 +80,7 @@ def dry_run(
         bad_rows=prepared.bad_rows,
         notes=(*prepared.job.notes, *prepared.manifest.notes, *comparison.notes()),
         forecast=_forecast(prepared, Manifest(table=chosen)),
-        pace=tuple(_pace(prepared.job.output_dir, len(chosen))),
+        pace=tuple(_pace(prepared.job.output_dir, Counter(chosen.column(QUALITY_COLUMN).to_pylist()))),
     )
 
 
@@ -87,16 +91,25 @@ def _forecast(prepared: PreparedJob, chosen: Manifest) -> Forecast | None:
     return forecast(workload_of(TaskTable.of(chosen)), read_profile(job.cluster).priced(job.prices))
 
 
-def _pace(output_dir: Location, clips: int) -> Iterator[DevicePace]:
+def _pace(output_dir: Location, new: Mapping[str, int]) -> Iterator[DevicePace]:
+    """The paces of the folder's clips; `new` counts the clips of the run by quality."""
     times = [f"{group}_s" for group in TIME_GROUPS]
-    rows = read_rows(output_dir, ["status", "device", *times])
+    rows = read_rows(output_dir, ["status", "device", QUALITY_COLUMN, *times])
     done = rows.filter(pc.and_(pc.equal(rows.column("status"), ClipStatus.DONE), pc.is_valid(rows.column("device"))))
     seconds = pa.repeat(0.0, len(done))
     for name in times:
         seconds = pc.add(seconds, pc.fill_null(done.column(name), 0.0))
-    by_device = pa.table({"device": done.column("device"), "seconds": seconds}).group_by("device")
-    for line in by_device.aggregate([("seconds", "mean"), ("seconds", "count")]).sort_by("device").to_pylist():
-        mean = line["seconds_mean"]
-        yield DevicePace(
-            device=line["device"], clips=line["seconds_count"], seconds=mean, device_hours=clips * mean / 3600
-        )
+    quality = pc.fill_null(done.column(QUALITY_COLUMN), Quality.EXACT)  # rows of earlier versions have none
+    keys = ["device", "quality"]
+    by_device = pa.table({"device": done.column("device"), "quality": quality, "seconds": seconds}).group_by(keys)
+    lines = by_device.aggregate([("seconds", "mean"), ("seconds", "count")])
+    for line in lines.sort_by([(key, "ascending") for key in keys]).to_pylist():
+        mean, clips = line["seconds_mean"], new.get(line["quality"], 0)
+        if clips or not new:
+            yield DevicePace(
+                device=line["device"],
+                quality=line["quality"],
+                clips=line["seconds_count"],
+                seconds=mean,
+                device_hours=clips * mean / 3600,
+            )

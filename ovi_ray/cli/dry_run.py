@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ovi.quality import Quality
 from ovi_ray.errors import InputError
 from ovi_ray.printing import Console
 from ovi_ray.report.durations import format_duration
@@ -71,6 +72,7 @@ def _show(would: "DryRun", console: Console) -> None:
             console.print(f"cost {planned.cost:.2f} {planned.currency}")
     elif would.new:
         for pace in would.pace:
-            took = f"which took {pace.seconds:.1f} s a clip here"
+            quality = "" if pace.quality == Quality.EXACT else f" of quality {pace.quality}"
+            took = f"which took {pace.seconds:.1f} s a clip{quality} here"
             console.print(f"{pace.device_hours:.2f} device-hours at the pace of {pace.device}, {took}", soft_wrap=True)
         console.print("--cluster PROFILE forecasts time and cost by device class", soft_wrap=True)

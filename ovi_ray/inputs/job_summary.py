@@ -7,9 +7,11 @@ from typing import Any
 
 from ovi.config import FRAMES_PER_SECOND, Architecture, Component, model_spec
 from ovi.memory.plan import MemoryDemand, activations
+from ovi.quality import Quality
 from ovi.stages import Stage
 from ovi.weights.formats import WeightFormat, in_format
 from ovi.weights.layout import model_files
+from ovi_ray.inputs.columns import QUALITY_COLUMN
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
 from ovi_ray.inputs.prompt_lengths import text_limit
@@ -72,7 +74,8 @@ def manifest_of(job: BatchSpec) -> Manifest:
 def summarise(job: BatchSpec, manifest: Manifest) -> JobSummary:
     """See JobSummary."""
     tasks = TaskTable.of(manifest)
-    clips = manifest.table.select(["model_name", "height", "width", "sample_steps", "video_latent_length"]).to_pylist()
+    columns = ["model_name", "height", "width", "sample_steps", QUALITY_COLUMN, "video_latent_length"]
+    clips = manifest.table.select(columns).to_pylist()
     images = manifest.table.column("image_path").unique().drop_null().to_pylist()
     return JobSummary(
         rows=len(manifest.table.column("row").unique()),
@@ -90,7 +93,8 @@ def summarise(job: BatchSpec, manifest: Manifest) -> JobSummary:
 def _kind(clip: dict[str, Any]) -> str:
     seconds = (4 * clip["video_latent_length"] - 3) / FRAMES_PER_SECOND
     size = f"{clip['height']}x{clip['width']}"
-    return f"{size}, {seconds:.0f} s, {clip['sample_steps']} steps, {clip['model_name']}"
+    quality = "" if clip[QUALITY_COLUMN] == Quality.EXACT else f", quality {clip[QUALITY_COLUMN]}"
+    return f"{size}, {seconds:.0f} s, {clip['sample_steps']} steps, {clip['model_name']}{quality}"
 
 
 def _needs(job: BatchSpec, name: str, clips: Iterable[dict[str, Any]]) -> ModelNeeds:
