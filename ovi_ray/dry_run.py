@@ -1,6 +1,5 @@
 """Forecast of a run of a checked job, without starting or writing anything."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -50,6 +49,8 @@ class DryRun:
     """Clips that would be left for a later run."""
     superseded: int
     """Finished clips of the folder that the list does not ask for."""
+    qualities: Mapping[Quality, int]
+    """New clips by quality."""
     bad_rows: tuple[BadRow, ...]
     notes: tuple[str, ...]
     forecast: Forecast | None
@@ -70,17 +71,18 @@ def dry_run(
     is_done = pc.is_in(table.column("clip_id"), value_set=pa.concat_arrays([folder.finished, folder.videos]))
     missing = table if overwrite else table.filter(pc.invert(is_done))
     chosen = missing if rows is None else missing.filter(rows.among(missing.column("row")))
-    chosen = chosen.slice(0, limit)
+    chosen = Manifest(table=chosen.slice(0, limit))
     return DryRun(
         clips=len(table),
         new=len(chosen),
         finished=comparison.finished,
         left=len(missing) - len(chosen),
         superseded=comparison.superseded,
+        qualities=chosen.qualities,
         bad_rows=prepared.bad_rows,
         notes=(*prepared.job.notes, *prepared.manifest.notes, *comparison.notes()),
-        forecast=_forecast(prepared, Manifest(table=chosen)),
-        pace=tuple(_pace(prepared.job.output_dir, Counter(chosen.column(QUALITY_COLUMN).to_pylist()))),
+        forecast=_forecast(prepared, chosen),
+        pace=tuple(_pace(prepared.job.output_dir, chosen.qualities)),
     )
 
 
@@ -91,7 +93,7 @@ def _forecast(prepared: PreparedJob, chosen: Manifest) -> Forecast | None:
     return forecast(workload_of(TaskTable.of(chosen)), read_profile(job.cluster).priced(job.prices))
 
 
-def _pace(output_dir: Location, new: Mapping[str, int]) -> Iterator[DevicePace]:
+def _pace(output_dir: Location, new: Mapping[Quality, int]) -> Iterator[DevicePace]:
     """The paces of the folder's clips; `new` counts the clips of the run by quality."""
     times = [f"{group}_s" for group in TIME_GROUPS]
     rows = read_rows(output_dir, ["status", "device", QUALITY_COLUMN, *times])
@@ -105,7 +107,7 @@ def _pace(output_dir: Location, new: Mapping[str, int]) -> Iterator[DevicePace]:
     lines = by_device.aggregate([("seconds", "mean"), ("seconds", "count")])
     for line in lines.sort_by([(key, "ascending") for key in keys]).to_pylist():
         mean, clips = line["seconds_mean"], new.get(line["quality"], 0)
-        if clips or not new:
+        if clips:
             yield DevicePace(
                 device=line["device"],
                 quality=line["quality"],

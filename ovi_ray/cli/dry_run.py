@@ -1,7 +1,7 @@
 """`ovi-ray render --dry-run`, and how bad rows are shown."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import typer
 
 from ovi.quality import Quality
 from ovi_ray.errors import InputError
-from ovi_ray.printing import Console
+from ovi_ray.printing import Console, counted
 from ovi_ray.report.durations import format_duration
 
 if TYPE_CHECKING:
@@ -33,6 +33,13 @@ def show_dry_run(prepared: "PreparedJob", console: Console, *, as_json: bool, **
     return would
 
 
+def quality_line(qualities: Mapping[Quality, int]) -> str:
+    """How many clips have which quality; empty where all are exact."""
+    if not set(qualities) - {Quality.EXACT}:
+        return ""
+    return "quality " + ", ".join(f"{quality}: {counted(count, 'clip')}" for quality, count in qualities.items())
+
+
 def print_bad_rows(bad_rows: "Sequence[BadRow]", console: Console) -> None:
     """Every problem of the rows that are left out."""
     if bad_rows:
@@ -44,6 +51,7 @@ def _as_json(would: "DryRun") -> dict[str, Any]:
     rejected = [{"row": bad.row, "line": bad.line, "reason": bad.reason} for bad in would.bad_rows]
     return {
         **{name: getattr(would, name) for name in ("clips", "new", "finished", "left", "superseded", "notes")},
+        "qualities": would.qualities,
         "bad_rows": len(rejected),
         "rejected": rejected,
         "eta_s": None if planned is None else planned.eta_s,
@@ -62,6 +70,8 @@ def _show(would: "DryRun", console: Console) -> None:
         f" {bad} bad row{'s'[: bad != 1]}{left}",
         soft_wrap=True,
     )
+    if line := quality_line(would.qualities):
+        console.print(line)
     if would.forecast is not None:
         planned = would.forecast
         console.print(f"time {format_duration(planned.eta_s)}, {planned.clips_per_hour:.1f} clips an hour")

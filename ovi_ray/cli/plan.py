@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ovi.stages import STAGES, TIME_GROUPS, Stage
 from ovi_ray.cli.common import command_console, local_path, location, read_job
+from ovi_ray.cli.dry_run import quality_line
 from ovi_ray.cli.options import (
     LIST_FIELDS,
     LOCATION,
@@ -108,8 +109,11 @@ def plan(
             console.print(f"timeline {timeline}", soft_wrap=True)
         actuals = None if actual is None else _actuals(location(actual, "--actual"))
     if as_json:
-        typer.echo(json.dumps({**_as_json(planned, comparison, actuals), "notes": manifest.notes}))
+        facts = {"qualities": manifest.qualities, "notes": manifest.notes}
+        typer.echo(json.dumps({**_as_json(planned, comparison, actuals), **facts}))
     else:
+        if line := quality_line(manifest.qualities):
+            Console().print(line)
         _show(planned, comparison, actuals, Console())
 
 

@@ -6,6 +6,7 @@ id in every run, whatever list, row or folder it comes from.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,12 @@ class Manifest:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    @property
+    def qualities(self) -> dict[Quality, int]:
+        """Number of clips of each quality, in the order of `Quality`, without those of which there are none."""
+        counts = Counter(self.table.column(QUALITY_COLUMN).to_pylist())
+        return {quality: counts[quality] for quality in Quality if counts[quality]}
 
     def write(self, path: PathOrUri) -> None:
         """Write as Parquet, or as an Arrow IPC file for any other suffix. The file is complete or absent."""
