@@ -24,6 +24,8 @@ class LossReport:
     """Steps whose result shortcuts determined."""
     shortcuts: Mapping[str, int]
     """In how many steps each shortcut determined the result."""
+    low_bit_attention: str
+    """The attention backend of that shortcut; empty without it."""
     left_out: Mapping[str, str]
     """Shortcuts of the quality that were not available, and why."""
     passes: int

@@ -125,6 +125,7 @@ class LossyPolicy:
         return LossReport(
             lossy_steps=state.lossy_steps,
             shortcuts={str(name): count for name, count in sorted(state.applied.items())},
+            low_bit_attention=self._low_bit_backend(),
             left_out={str(name): reason for name, reason in self.left_out.items()},
             passes=state.passes,
             audits=len(state.audits),
@@ -132,6 +133,10 @@ class LossyPolicy:
             audio_loss=max((audit.loss.audio for audit in state.audits), default=None),
             exact_from_step=state.exact_from,
         )
+
+    def _low_bit_backend(self) -> str:
+        names = {shortcut.name for shortcut in self.combination.shortcuts}
+        return str(self.low_bit.attention.video_self) if ShortcutName.LOW_BIT_ATTENTION in names else ""
 
     def _used(self, passes: StepPasses, state: LossyState, step: int, steps: int) -> frozenset[ShortcutName]:
         may_skip = any(shortcut.name is ShortcutName.STEP_SKIPPING for shortcut in self.combination.shortcuts)

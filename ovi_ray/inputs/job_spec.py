@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ovi.attention import AttentionBackend
+from ovi.attention.types import INEXACT
 from ovi.config import MODEL_SPECS, SamplingParams, SolverName
 from ovi.quality import Quality
 from ovi.weights.formats import FP8_MODEL, WeightFormat
@@ -313,7 +314,7 @@ class BatchSpec(BaseModel):
         parts = [str(self.dtype)]
         if self.weight_format is not WeightFormat.DTYPE:
             parts.append(str(self.weight_format))
-        if self.allow_inexact or self.attention is AttentionBackend.SAGE:
+        if self.allow_inexact or self.attention in INEXACT:
             parts.append("inexact_attention")
         if self.compile:
             parts.append("compiled")

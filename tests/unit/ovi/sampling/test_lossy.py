@@ -1,12 +1,14 @@
 """Denoising with lossy shortcuts on the tiny model: what they compute, what is measured, and when a clip goes on exactly."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load, save
 
 from ovi import OviPipeline
+from ovi.attention import AttentionBackend
 from ovi.attention.types import SDPA_PLAN
 from ovi.config import SamplingParams
 from ovi.errors import DenoiseStopped
@@ -236,9 +238,18 @@ def test_a_quality_is_a_parameter_of_a_clip_and_its_loss_comes_with_the_latents(
     assert pipe.denoise(embeds, SamplingParams(**small)).loss is None
 
 
-def test_low_bit_attention_is_used_where_video_attends_to_itself_and_nowhere_else():
-    plan = SDPA_PLAN
-    low_bit = PassNumerics(attention=plan.__class__.uniform("sage"))
-    made = policy(LowBitAttention(audit_every=2), low_bit=low_bit)
-    assert made._numerics(frozenset({ShortcutName.LOW_BIT_ATTENTION})).attention == low_bit.attention
-    assert made._numerics(frozenset()).attention == plan
+def test_low_bit_attention_runs_at_lossy_steps_alone_and_its_backend_is_reported(run):
+    """With another exact kernel in the place of one in 8 bits, which no CPU has."""
+    low_bit = PassNumerics(attention=replace(SDPA_PLAN, video_self=AttentionBackend.SDPA_MATH))
+    latents, passes = run(policy(LowBitAttention(audit_every=6), low_bit=low_bit))
+    assert passes == [4, 2, 2, 2, 2, 2] * 2
+    assert latents.loss.low_bit_attention == "sdpa_math"
+    assert dict(latents.loss.shortcuts) == {"low_bit_attention": 10}
+    assert latents.loss.video_loss < 1e-4
+
+
+def test_auto_looks_for_a_low_bit_backend_and_says_why_there_is_none(tiny_dir):
+    pipe = OviPipeline.from_pretrained(tiny_dir, device="cpu", attention_backend=AttentionBackend.AUTO)
+    reason = pipe.lossy_policy("fast", (48, 3, 4, 4), 13).left_out[ShortcutName.LOW_BIT_ATTENTION]
+    assert "sage: it runs on NVIDIA GPUs only" in reason
+    assert "flash_attn_3_fp8" in reason
