@@ -59,7 +59,7 @@ class ClipShape(Protocol):
         ...
 
     @property
-    def passes(self) -> int:
+    def passes(self) -> float:
         """Passes of the transformer: two for each step, fewer with lossy shortcuts."""
         ...
 

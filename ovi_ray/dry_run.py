@@ -15,7 +15,7 @@ from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.folder_state import check_format, check_owner, check_seeds, compare, read_folder
-from ovi_ray.output.results import read_rows
+from ovi_ray.output.results import measured_passes, read_rows
 from ovi_ray.preparation import PreparedJob
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.simulation.forecast import Forecast, forecast
@@ -90,7 +90,8 @@ def _forecast(prepared: PreparedJob, chosen: Manifest) -> Forecast | None:
     job = prepared.job
     if job.cluster is None or not len(chosen):
         return None
-    return forecast(workload_of(TaskTable.of(chosen)), read_profile(job.cluster).priced(job.prices))
+    workload = workload_of(TaskTable.of(chosen), passes=measured_passes(job.output_dir))
+    return forecast(workload, read_profile(job.cluster).priced(job.prices))
 
 
 def _pace(output_dir: Location, new: Mapping[Quality, int]) -> Iterator[DevicePace]:

@@ -41,6 +41,8 @@ class ClipKind:
     has_image: bool = False
     """A first-frame image conditions the clip."""
     quality: Quality = Quality.EXACT
+    measured_passes: float | None = None
+    """Mean passes of the transformer of such clips; None where none was rendered."""
 
     @property
     def frame_tokens(self) -> int:
@@ -53,8 +55,10 @@ class ClipKind:
         return self.video_latent_length * self.frame_tokens
 
     @property
-    def passes(self) -> int:
-        """Passes of the transformer, as far as they are known beforehand: skipped steps are learned from measured times."""
+    def passes(self) -> float:
+        """Passes of the transformer: as measured, else as far as they are known beforehand, which skipped steps are not."""
+        if self.measured_passes is not None:
+            return self.measured_passes
         return expected_passes(self.quality, self.sample_steps)
 
     @property

@@ -4,6 +4,7 @@ import pytest
 
 from ovi.config import Architecture
 from ovi.quality import Quality
+from ovi.stages import STAGES, Stage
 from ovi_ray.errors import InputError
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
@@ -75,4 +76,8 @@ def test_clips_of_another_quality_are_another_kind_that_costs_fewer_passes(write
     assert (exact.quality, high.quality) == (Quality.EXACT, Quality.HIGH)
     assert exact.passes == 100
     assert 75 <= high.passes < 80
+    tflop = STAGES[Stage.DENOISE].tflop
+    assert tflop(high) / tflop(exact) == pytest.approx(high.passes / 100)
+    measured = workload_of(TaskTable.of(manifest), passes={("high", 50): 61.5, ("high", 30): 20.0}).kinds
+    assert [kind.passes for kind in measured] == [100, 61.5]
     assert TaskTable.of(manifest).clip(1).params.quality is Quality.HIGH
