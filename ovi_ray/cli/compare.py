@@ -88,9 +88,9 @@ def compare(
         print_message("comparing")
         found = compared(jobs, job.quality)
     if as_json:
-        typer.echo(json.dumps(_as_json(found)))
+        typer.echo(json.dumps(comparison_json(found)))
     else:
-        _show(found, Console())
+        print_comparison(found, Console())
     raise typer.Exit(ExitCode.FAILED if found.missing else ExitCode.OK)
 
 
@@ -103,7 +103,8 @@ def _local_folder(job: JobSpec) -> Path:
     return local_path(Path(str(job.output_dir)), "--out")
 
 
-def _as_json(found: "Comparison") -> dict[str, Any]:
+def comparison_json(found: "Comparison") -> dict[str, Any]:
+    """A comparison as JSON values."""
     return {
         **asdict(found),
         "floor_is_real": found.floor_is_real,
@@ -112,7 +113,8 @@ def _as_json(found: "Comparison") -> dict[str, Any]:
     }
 
 
-def _show(found: "Comparison", console: Console) -> None:
+def print_comparison(found: "Comparison", console: Console) -> None:
+    """A comparison as a table, with the audits of each clip."""
     from ovi.media.difference import IDEAL
 
     console.print(f"{counted(len(found.clips), 'clip')} of quality {found.quality} beside exact ones", style="bold")

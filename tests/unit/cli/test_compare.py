@@ -1,20 +1,26 @@
 """A quality beside exact clips: which clips are rendered, and what is told of them."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from typer.testing import CliRunner
 
 from ovi.attention import AttentionBackend
+from ovi.media.difference import IDEAL
 from ovi.media.video import VideoWriter
 from ovi.quality import Quality
+from ovi_ray.cli import app
+from ovi_ray.cli.compare import comparison_json, print_comparison
 from ovi_ray.comparison import ComparisonJobs, compare, comparison_jobs
 from ovi_ray.errors import InputError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.output.parquet_log import FORMAT, FORMAT_KEY
 from ovi_ray.output.result_row import RESULTS_SCHEMA
+from ovi_ray.printing import Console
 from tests.support.fake_render import CKPTS, prepared_job
 
 NUM_FRAMES = 4
@@ -123,6 +129,36 @@ def test_the_figures_of_a_quality_stand_beside_those_of_two_exact_clips(rendered
     assert found.speedup == 2.5
     assert (found.floor_is_real, found.missing) == (True, ())
     assert (found.clips[0].video_loss, found.clips[0].audio_loss) == (0.02, 0.01)
+
+
+def test_a_comparison_is_printed_as_a_table_and_as_json(rendered, capsys):
+    found = compare(rendered(2, failed={(2, "fast")}), Quality.FAST)
+    written = json.loads(json.dumps(comparison_json(found)))
+    assert written["quality"] == "fast"
+    assert written["figures"]["psnr_db"]["mean"] == found.figures["psnr_db"].mean
+    assert written["clips"][0]["difference"]["level_db"] == found.clips[0].difference.level_db
+    assert written["missing"] == [2]
+    print_comparison(found, Console(width=200))
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.split()[0] in IDEAL}
+    assert rows.keys() == IDEAL.keys()
+    assert rows["ms_ssim"][-1] == f"{found.figures['ms_ssim'].worst:.4g}"
+    assert any("2.50 times as fast" in line for line in lines)
+    assert any("failed: row 2" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (("--quality", "exact", "--out", "out"), "--quality"),
+        (("--quality", "high", "--out", "s3://bucket/out"), "--out"),
+    ],
+)
+def test_what_cannot_be_compared_ends_the_command_before_anything_starts(options, field, tmp_path):
+    arguments = ["compare", "--prompt", "a fox", "--ckpt-dir", str(CKPTS), "--device", "cpu", *options]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert field in result.stderr
 
 
 def test_a_clip_of_which_a_rendering_failed_is_left_out_and_told(rendered):
