@@ -63,11 +63,10 @@ def _as_json(would: "DryRun") -> dict[str, Any]:
 
 
 def _show(would: "DryRun", console: Console) -> None:
-    bad = len(would.bad_rows)
     left = f", {would.left} left for later" if would.left else ""
     console.print(
         f"{would.new} new, {would.finished} finished, {would.superseded} superseded,"
-        f" {bad} bad row{'s'[: bad != 1]}{left}",
+        f" {counted(len(would.bad_rows), 'bad row')}{left}",
         soft_wrap=True,
     )
     if line := quality_line(would.qualities):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ovi.quality import Quality, expected_passes
 from ovi.stages import INPUT_STAGES, STAGES, Stage, WorkItem
+from ovi_ray.printing import counted
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -70,7 +71,7 @@ class ClipKind:
         image = ", first frame" if self.has_image else ""
         size = f"{self.height}x{self.width}, F={self.video_latent_length}"
         quality = "" if self.quality is Quality.EXACT else f", {self.quality}"
-        return f"{self.model_name} {size}, {self.sample_steps} steps{image}{quality}"
+        return f"{self.model_name} {size}, {counted(self.sample_steps, 'step')}{image}{quality}"
 
 
 def _no_ints() -> IntArray:
