@@ -34,7 +34,7 @@ from ovi.geometry import latent_grid, snap_size
 from ovi.memory.plan import activations
 from ovi.models.fusion import FusionTransformer
 from ovi.models.video_vae import VideoVAE
-from ovi.sampling.guidance import Guidance, embed_texts, guided_velocity
+from ovi.sampling.guidance import Guidance, PassNumerics, StepPasses, embed_texts
 from ovi.stages import Stage
 from ovi.timing import seconds_per_call
 from ovi.types import PromptEmbeds
@@ -142,11 +142,12 @@ def steps(
             video_scale=4.0,
             audio_scale=3.0,
             skip_layer=min(11, arch.video.num_layers - 1),
-            attention=AttentionPlan.uniform(AttentionBackend.SDPA) if path == "eager" else plan,
         )
+        numerics = PassNumerics(attention=AttentionPlan.uniform(AttentionBackend.SDPA) if path == "eager" else plan)
 
-        def step(guidance: Guidance = guidance) -> tuple[Tensor, Tensor]:
-            return guided_velocity(transformer, video=video, audio=audio, t=500.0, guidance=guidance)
+        def step(guidance: Guidance = guidance, numerics: PassNumerics = numerics) -> tuple[Tensor, Tensor]:
+            passes = StepPasses(transformer, video=video, audio=audio, t=500.0, guidance=guidance)
+            return passes.guided(numerics)
 
         seconds, peak = measure(step, device)
         yield Measured(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from ovi.errors import CheckpointMismatch, InvalidRequest
+from ovi.quality import Quality
 
 SPATIAL_STRIDE = 16  # video pixels per latent in each direction
 TEMPORAL_STRIDE = 4  # video frames per latent frame; the first latent frame holds a single video frame
@@ -431,6 +432,14 @@ class SamplingParams:
         default=DEFAULT_AUDIO_NEGATIVE_PROMPT,
         metadata=_spec(help="What should not be heard.", expected="text", accepts=_is_text),
     )
+    quality: Quality = field(
+        default=Quality.EXACT,
+        metadata=_spec(
+            help="exact: the model's numbers. high, fast: less work by lossy shortcuts, whose loss is measured in every clip.",
+            expected=f"one of {', '.join(Quality)}",
+            accepts=lambda value: value in list(Quality),
+        ),
+    )
 
     def __post_init__(self) -> None:
         problems = [
@@ -441,6 +450,7 @@ class SamplingParams:
         if problems:
             raise InvalidRequest("; ".join(problems))
         object.__setattr__(self, "solver_name", SolverName(self.solver_name))
+        object.__setattr__(self, "quality", Quality(self.quality))
         height, width = self.video_frame_height_width
         object.__setattr__(self, "video_frame_height_width", (int(height), int(width)))
 

@@ -8,6 +8,7 @@ OviError
  │    └── CheckpointMismatch missing, extra or misshapen tensors, or a truncated file
  ├── AttentionUnavailable    the requested attention backend cannot run on the device; `usable` has those that can
  ├── DeviceUnavailable       torch has no such device here; `usable` has those that it has
+ ├── ShortcutUnavailable     a device or a form of weights has not what a lossy shortcut needs; the clip goes without it
  ├── ConvolutionsWrong       every way to run convolutions on the device gives wrong numbers
  ├── MemoryTooSmall          the memory budget is too small; `needed` has the smallest sufficient one
  ├── DenoiseStopped          the caller stopped a denoise; `state` continues it
@@ -93,6 +94,15 @@ class DeviceUnavailable(OviError):
         super().__init__(f"device is {device!r}, {reason}; expected one of {', '.join(usable)}")
         self.usable = usable
         """Names of the devices of this machine."""
+
+
+class ShortcutUnavailable(OviError):
+    """A lossy shortcut of a denoise cannot be used: its name, and why."""
+
+    def __init__(self, shortcut: str, reason: str) -> None:
+        super().__init__(f"{shortcut} is left out: {reason}")
+        self.shortcut = shortcut
+        self.reason = reason
 
 
 class ConvolutionsWrong(OviError):

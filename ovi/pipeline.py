@@ -8,6 +8,7 @@ Shapes: F latent frames, h w latents per side, L audio latents, N text rows, t f
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 
 from ovi import geometry
 from ovi.attention import AttentionBackend, AttentionPlan
-from ovi.attention.autotune import TrialCache, plan_attention
+from ovi.attention.autotune import TrialCache, choose, plan_attention
+from ovi.attention.backends import BACKENDS
 from ovi.attention.target import AttentionTarget
-from ovi.attention.types import attention_shapes
+from ovi.attention.types import Site, attention_shapes
 from ovi.clip import Clip
 from ovi.config import Architecture, Component, ModelSpec, SamplingParams
 from ovi.convolution import ConvolutionPath
@@ -28,12 +30,13 @@ from ovi.convolution.choice import choose_path
 from ovi.convolution.paths import convolving
 from ovi.convolution.probe import decoder_shapes
 from ovi.devices import usable_device
-from ovi.errors import CheckpointNotFound, NonFiniteError
+from ovi.errors import CheckpointNotFound, NonFiniteError, ShortcutUnavailable
 from ovi.finite import all_finite
 from ovi.media.images import fit_image, read_image
 from ovi.media.video import frames_to_uint8
 from ovi.memory.release import offload_to_cpu, release_memory
 from ovi.models.audio_vae import AudioVAE
+from ovi.models.feed_forward import fp8_format
 from ovi.models.fusion import FusionTransformer
 from ovi.models.text_encoder import TextEncoder, tokenize
 from ovi.models.tiling import Tiling
@@ -41,7 +44,10 @@ from ovi.models.video_vae import VideoVAE
 from ovi.models.vocoder import Vocoder
 from ovi.precision import full_float32
 from ovi.prompts import in_model_form
+from ovi.quality import COMBINATIONS, Quality, ShortcutName
 from ovi.sampling import denoise as sampling
+from ovi.sampling.guidance import PassNumerics
+from ovi.sampling.lossy import LossyPolicy
 from ovi.stages import STAGES, Stage
 from ovi.types import Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat, check_format
@@ -259,17 +265,19 @@ class OviPipeline:
         """
         if state is None:
             state = sampling.start(self._noise(params, first_frame))
+        video_shape, audio_length = state.video.sample.shape, state.audio.sample.shape[0]
         latents = sampling.denoise(
             self._require(Component.TRANSFORMER, FusionTransformer),
             state.to(self.device),
             self._to_device(embeds),
             params,
             first_frame=None if first_frame is None else first_frame.to(self.device),
-            attention=self.attention_plan(state.video.sample.shape, state.audio.sample.shape[0]),
+            attention=self.attention_plan(video_shape, audio_length),
+            policy=self.lossy_policy(params.quality, video_shape, audio_length),
             on_step=on_step,
             should_stop=should_stop,
         )
-        return Latents(video=latents.video.cpu(), audio=latents.audio.cpu())
+        return Latents(video=latents.video.cpu(), audio=latents.audio.cpu(), loss=latents.loss)
 
     def attention_plan(self, video_shape: tuple[int, ...], audio_length: int) -> AttentionPlan:
         """The attention plan for video latents of `video_shape` (48, F, h, w) and `audio_length` audio latents.
@@ -279,16 +287,64 @@ class OviPipeline:
         key = (*video_shape, audio_length)
         if key not in self._attention_plans:
             shapes = attention_shapes(self.architecture.video, self.architecture.audio, video_shape, audio_length)
-            weights = (weight.nbytes for module in self._components.values() for weight in module.parameters())
-            target = AttentionTarget.of(self.device, self.dtype, model_bytes=sum(weights))
             self._attention_plans[key] = plan_attention(
                 self.attention_backend,
-                target,
+                self._attention_target(),
                 shapes,
                 allow_inexact=self.allow_inexact,
                 cache=self._attention_trials,
             )
         return self._attention_plans[key]
+
+    def lossy_policy(self, quality: Quality, video_shape: tuple[int, ...], audio_length: int) -> LossyPolicy | None:
+        """The shortcuts of a quality that this device has, for latents of a shape as in `attention_plan`; None for exact.
+
+        Those that it has not are left out, each with its reason.
+        """
+        combination = COMBINATIONS[quality]
+        if not combination.shortcuts:
+            return None
+        names = {shortcut.name for shortcut in combination.shortcuts}
+        exact = PassNumerics(attention=self.attention_plan(video_shape, audio_length))
+        low_bit, left_out = exact, dict[ShortcutName, str]()
+        try:
+            if ShortcutName.FP8_FEED_FORWARD in names:
+                low_bit = replace(low_bit, fp8=self._fp8_format())
+        except ShortcutUnavailable as error:
+            left_out[ShortcutName.FP8_FEED_FORWARD] = error.reason
+        try:
+            if ShortcutName.LOW_BIT_ATTENTION in names:
+                attention = self._low_bit_attention(exact.attention, video_shape, audio_length)
+                low_bit = replace(low_bit, attention=attention)
+        except ShortcutUnavailable as error:
+            left_out[ShortcutName.LOW_BIT_ATTENTION] = error.reason
+        return LossyPolicy(combination=combination.without(left_out), exact=exact, low_bit=low_bit, left_out=left_out)
+
+    def _fp8_format(self) -> torch.dtype:
+        """The format of 8-bit products on this device. Raises ShortcutUnavailable."""
+        if self.weights is WeightFormat.QINT8:
+            raise ShortcutUnavailable(ShortcutName.FP8_FEED_FORWARD, "the weights are 8-bit integers already")
+        config = self.architecture.video
+        return fp8_format(self.device, self.dtype, dim=config.dim, ffn_dim=config.ffn_dim)
+
+    def _low_bit_attention(self, plan: AttentionPlan, video_shape: tuple[int, ...], audio_length: int) -> AttentionPlan:
+        """The plan with the fastest backend, 8-bit ones included, where video attends to itself. Raises ShortcutUnavailable."""
+        if self.attention_backend is not AttentionBackend.AUTO:
+            reason = f"attention {self.attention_backend} was asked for, and only auto chooses"
+            raise ShortcutUnavailable(ShortcutName.LOW_BIT_ATTENTION, reason)
+        site = Site.VIDEO_SELF
+        shapes = attention_shapes(self.architecture.video, self.architecture.audio, video_shape, audio_length)
+        target, trials = self._attention_target(), self._attention_trials
+        choice = choose(target, {site: shapes[site]}, allow_inexact=True, cache=trials)[site]
+        if BACKENDS[choice.chosen].exact:
+            tried = (trial for trial in choice.trials if not BACKENDS[trial.backend].exact)
+            reasons = (f"{trial.backend}: {trial.reason or f'slower than {choice.chosen}'}" for trial in tried)
+            raise ShortcutUnavailable(ShortcutName.LOW_BIT_ATTENTION, "; ".join(reasons))
+        return replace(plan, video_self=choice.chosen)
+
+    def _attention_target(self) -> AttentionTarget:
+        weights = (weight.nbytes for module in self._components.values() for weight in module.parameters())
+        return AttentionTarget.of(self.device, self.dtype, model_bytes=sum(weights))
 
     def convolution_path(self) -> ConvolutionPath:
         """The convolution mode of the decoders on this device: tried on first use and then constant.

@@ -59,8 +59,8 @@ class ClipShape(Protocol):
         ...
 
     @property
-    def sample_steps(self) -> int:
-        """Steps of the solver."""
+    def passes(self) -> float:
+        """Passes of the transformer: two for each step, fewer with lossy shortcuts."""
         ...
 
 
@@ -75,10 +75,10 @@ def encode_first_frame_tflop(shape: ClipShape) -> float:
 
 
 def denoise_tflop(shape: ClipShape) -> float:
-    """TFLOP of all steps of a clip, each with and without the prompt."""
+    """TFLOP of all passes of a clip."""
     tokens = shape.video_tokens
     one_pass = 2.0 + 0.010125 * tokens + 3.72e-7 * tokens * tokens
-    return 2 * shape.sample_steps * one_pass
+    return shape.passes * one_pass
 
 
 def decode_tflop(shape: ClipShape) -> float:

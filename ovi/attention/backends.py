@@ -21,6 +21,7 @@ from ovi.attention.target import AttentionTarget
 from ovi.attention.types import AttentionBackend, AttentionShape
 
 HALF = frozenset({torch.float16, torch.bfloat16})
+_FP8 = torch.float8_e4m3fn
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, backend: AttentionBackend = AttentionBackend.SDPA) -> Tensor:
@@ -211,6 +212,18 @@ class FlashAttn3(Backend):
         return out[0] if isinstance(out, tuple) else out  # older versions also return the log-sum-exp
 
 
+class FlashAttn3Fp8(FlashAttn3):
+    """FlashAttention-3 on 8-bit floats, with one scale for each head of queries, keys and values."""
+
+    exact = False
+
+    def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute attention; shapes as in `attention`."""
+        (q8, q_scale), (k8, k_scale), (v8, v_scale) = map(_scaled_heads, (q, k, v))
+        out = self._import().flash_attn_func(q8, k8, v8, q_descale=q_scale, k_descale=k_scale, v_descale=v_scale)
+        return (out[0] if isinstance(out, tuple) else out).to(q.dtype)
+
+
 class Sage(Backend):
     """SageAttention: queries and keys quantized to 8 bits."""
 
@@ -235,6 +248,7 @@ BACKENDS: dict[AttentionBackend, Backend] = {
     AttentionBackend.FLASH_ATTN_3: FlashAttn3(),
     AttentionBackend.FLASH_ATTN_2: FlashAttn2(),
     AttentionBackend.SAGE: Sage(),
+    AttentionBackend.FLASH_ATTN_3_FP8: FlashAttn3Fp8(),
     AttentionBackend.SDPA: SdpaDefault(),
     AttentionBackend.SDPA_FLASH: SdpaFlash(),
     AttentionBackend.SDPA_CUDNN: SdpaCudnn(),
@@ -257,6 +271,13 @@ def selected_kernel(target: AttentionTarget, shape: AttentionShape) -> Attention
         SDPBackend.EFFICIENT_ATTENTION: AttentionBackend.SDPA_EFFICIENT,
         SDPBackend.CUDNN_ATTENTION: AttentionBackend.SDPA_CUDNN,
     }.get(kernel, AttentionBackend.SDPA_MATH)
+
+
+def _scaled_heads(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [B, L, H, D] in 8-bit floats, each head scaled to use their range, and the scales [B, H] in float32."""
+    scales = torch.linalg.vector_norm(x, ord=torch.inf, dim=(1, 3), dtype=torch.float32).clamp_min(1e-12)
+    scales = (scales / torch.finfo(_FP8).max).to(x.dtype)
+    return (x / scales[:, None, :, None]).to(_FP8), scales.float()
 
 
 def _half_on_nvidia(target: AttentionTarget, shape: AttentionShape, *, capability: int, head_dim: int) -> str:

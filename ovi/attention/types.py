@@ -34,6 +34,12 @@ class AttentionBackend(StrEnum):
     """AOTriton, which implements PyTorch's flash kernel on ROCm."""
     SDPA_MATH = "sdpa_math"
     """Unfused softmax with the whole score matrix in memory; the fallback where no fused kernel works."""
+    FLASH_ATTN_3_FP8 = "flash_attn_3_fp8"
+    """FlashAttention-3 with 8-bit floats, so inexact."""
+
+
+INEXACT = frozenset({AttentionBackend.SAGE, AttentionBackend.FLASH_ATTN_3_FP8})
+"""Backends that compute in fewer bits than their inputs have."""
 
 
 class Site(StrEnum):

@@ -102,10 +102,12 @@ class FusionTransformer(nn.Module):
         time: TimeContext,
         skip_layer: int | None = None,
         attention: AttentionPlan = SDPA_PLAN,
+        fp8: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Velocities of video latents [48, F, h, w] and audio latents [L, 20], in the weights' dtype.
 
-        `skip_layer` is the index of a block to leave out (skip-layer guidance); None runs all blocks.
+        `skip_layer` is the index of a block to leave out (skip-layer guidance); None runs all blocks. `fp8` is the 8-bit
+        format of the video's feed-forward products; None computes them in the weights' dtype.
         """
         streams = [
             self.video_model.patch_embedding(video.unsqueeze(0)),  # B L C
@@ -122,6 +124,7 @@ class FusionTransformer(nn.Module):
                     grid=grid,
                     time=time,
                     attention=attention,
+                    fp8=fp8,
                 )
         v, a = streams
         patches = self.video_model.head(v, time.video)
@@ -159,6 +162,7 @@ def run_block(
     grid: Grid,
     time: TimeContext,
     attention: AttentionPlan,
+    fp8: torch.dtype | None = None,
 ) -> list[Tensor]:
     """Video tokens [B, L, C] and audio tokens [B, L', C] after one block of both backbones.
 
@@ -190,4 +194,4 @@ def run_block(
         text_backend=attention.video_to_text,
         other_backend=attention.video_to_audio,
     )
-    return [video_block.apply_feed_forward(v, v_modulation), a]
+    return [video_block.apply_feed_forward(v, v_modulation, fp8), a]

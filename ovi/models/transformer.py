@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ovi.attention import AttentionBackend
 from ovi.attention.backends import attention
 from ovi.config import TransformerConfig
+from ovi.models.feed_forward import fp8_feed_forward
 from ovi.models.rope import rotate
 
 
@@ -201,10 +202,11 @@ class Block(nn.Module):
             other_backend=other_backend,
         )
 
-    def apply_feed_forward(self, x: Tensor, m: BlockModulation) -> Tensor:
-        """x plus its modulated feed-forward: [B, L, C] -> [B, L, C]."""
+    def apply_feed_forward(self, x: Tensor, m: BlockModulation, fp8: torch.dtype | None = None) -> Tensor:
+        """x plus its modulated feed-forward: [B, L, C] -> [B, L, C]; `fp8` is the 8-bit format of its products, if any."""
         normed = modulate(self.norm2(x), shift=m.ffn_shift, scale=m.ffn_scale, spans=m.spans)
-        return gate(x, self.ffn(normed), m.ffn_gate, spans=m.spans)
+        update = self.ffn(normed) if fp8 is None else fp8_feed_forward(self.ffn, normed, fp8)
+        return gate(x, update, m.ffn_gate, spans=m.spans)
 
 
 class Head(nn.Module):

@@ -1,4 +1,4 @@
 """Sampling: ODE solvers, classifier-free guidance and the denoising loop, as functions with explicit state.
 
-May import `ovi.attention`, `ovi.config`, `ovi.errors`, `ovi.models` and `ovi.types`.
+May import `ovi.attention`, `ovi.config`, `ovi.errors`, `ovi.models`, `ovi.quality` and `ovi.types`.
 """

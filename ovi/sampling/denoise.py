@@ -14,7 +14,8 @@ from ovi.config import ModelSpec, SamplingParams
 from ovi.errors import DenoiseStopped, NonFiniteError
 from ovi.finite import FirstNonFinite
 from ovi.models.fusion import FusionTransformer
-from ovi.sampling.guidance import Guidance, embed_texts, guided_velocity
+from ovi.sampling.guidance import Guidance, PassNumerics, StepPasses, embed_texts
+from ovi.sampling.lossy import LossyPolicy, LossyState
 from ovi.sampling.solvers import SolverState, make_solver
 from ovi.stages import Stage
 from ovi.types import Latents, PromptEmbeds
@@ -29,6 +30,8 @@ class DenoiseState:
 
     video: SolverState
     audio: SolverState
+    lossy: LossyState | None = None
+    """What the shortcuts of the clip remember; None for an exact clip, and before the first step."""
 
     @property
     def step(self) -> int:
@@ -37,22 +40,29 @@ class DenoiseState:
 
     def to(self, device: torch.device) -> Self:
         """The same state with its tensors on `device`."""
-        return type(self)(video=self.video.to(device), audio=self.audio.to(device))
+        lossy = None if self.lossy is None else self.lossy.to(device)
+        return type(self)(video=self.video.to(device), audio=self.audio.to(device), lossy=lossy)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as named tensors, for a safetensors file."""
-        parts = (("video", self.video), ("audio", self.audio))
-        return {f"{part}.{name}": tensor for part, state in parts for name, tensor in state.tensors().items()}
+        parts = {"video": self.video.tensors(), "audio": self.audio.tensors()}
+        if self.lossy is not None:
+            parts["lossy"] = self.lossy.tensors()
+        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
         """The inverse of `tensors`."""
 
-        def part(prefix: str) -> SolverState:
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            return SolverState.from_tensors(own)
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        return cls(video=part("video."), audio=part("audio."))
+        lossy = part("lossy.")
+        return cls(
+            video=SolverState.from_tensors(part("video.")),
+            audio=SolverState.from_tensors(part("audio.")),
+            lossy=LossyState.from_tensors(lossy) if lossy else None,
+        )
 
 
 def initial_noise(
@@ -82,17 +92,20 @@ def denoise(
     *,
     first_frame: Tensor | None = None,
     attention: AttentionPlan = SDPA_PLAN,
+    policy: LossyPolicy | None = None,
     on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Latents:
     """Run the solvers from `state` to the last step.
 
     `first_frame` is the latent [48, 1, h, w] of an image; it overwrites latent frame 0 before every step and after the
-    last. `should_stop` is called before every step; when it returns true, DenoiseStopped is raised with the state to
-    continue from. Raises NonFiniteError where it would return latents, or a state, that are not finite.
+    last. `policy` takes lossy shortcuts; without one every step is exact. `should_stop` is called before every step; when
+    it returns true, DenoiseStopped is raised with the state to continue from. Raises NonFiniteError where it would return
+    latents, or a state, that are not finite.
     """
     solver = make_solver(params.solver_name, params.sample_steps, params.shift)
-    guidance = _guidance(transformer, state, embeds, params, first_frame is not None, attention)
+    guidance = _guidance(transformer, state, embeds, params, first_frame is not None)
+    exact = PassNumerics(attention=attention)
     non_finite = FirstNonFinite(("video latents", "audio latents"), state.video.sample.device)
     while state.step < params.sample_steps:
         if should_stop is not None and should_stop():
@@ -100,13 +113,24 @@ def denoise(
             raise DenoiseStopped(state)
         video, audio = _with_first_frame(state.video, first_frame), state.audio
         t = solver.timesteps[state.step]
-        velocities = guided_velocity(transformer, video=video.sample, audio=audio.sample, t=t, guidance=guidance)
-        state = DenoiseState(video=solver.step(video, velocities[0]), audio=solver.step(audio, velocities[1]))
+        passes = StepPasses(transformer, video=video.sample, audio=audio.sample, t=t, guidance=guidance)
+        if policy is None:
+            velocities, lossy = passes.guided(exact), None
+        else:
+            remembered = state.lossy or LossyState()
+            velocities, lossy = policy.step(passes, remembered, step=state.step, steps=params.sample_steps)
+        state = DenoiseState(
+            video=solver.step(video, velocities[0]), audio=solver.step(audio, velocities[1]), lossy=lossy
+        )
         non_finite.observe(state.step, state.video.sample, state.audio.sample)
         if on_step is not None:
             on_step(state.step, params.sample_steps)
     _check(non_finite, params, transformer.dtype, attention)
-    return Latents(video=_with_first_frame(state.video, first_frame).sample, audio=state.audio.sample)
+    return Latents(
+        video=_with_first_frame(state.video, first_frame).sample,
+        audio=state.audio.sample,
+        loss=None if policy is None else policy.report(state.lossy or LossyState()),
+    )
 
 
 def _check(non_finite: FirstNonFinite, params: SamplingParams, dtype: torch.dtype, attention: AttentionPlan) -> None:
@@ -136,7 +160,6 @@ def _guidance(
     embeds: PromptEmbeds,
     params: SamplingParams,
     first_frame_is_clean: bool,
-    attention: AttentionPlan,
 ) -> Guidance:
     video, audio = state.video.sample, state.audio.sample
     positive, negative = embed_texts(transformer, embeds)
@@ -148,7 +171,6 @@ def _guidance(
         video_scale=params.video_guidance_scale,
         audio_scale=params.audio_guidance_scale,
         skip_layer=params.slg_layer or None,  # 0 leaves out no block
-        attention=attention,
     )
 
 

@@ -3,11 +3,24 @@
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from ovi.attention import AttentionPlan
 from ovi.models.fusion import FusionTransformer, Grid, TextContext
 from ovi.types import PromptEmbeds
+
+Pair = tuple[Tensor, Tensor]
+"""Of video latents [48, F, h, w] and of audio latents [L, 20]."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class PassNumerics:
+    """What the numbers of a pass depend on beside its inputs."""
+
+    attention: AttentionPlan
+    fp8: torch.dtype | None = None
+    """8-bit format of the video's feed-forward products; None for the weights' dtype."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -22,7 +35,6 @@ class Guidance:
     audio_scale: float
     skip_layer: int | None
     """Index of the block that the negative pass leaves out; None for none."""
-    attention: AttentionPlan
 
 
 def embed_texts(transformer: FusionTransformer, embeds: PromptEmbeds) -> tuple[TextContext, TextContext]:
@@ -31,25 +43,71 @@ def embed_texts(transformer: FusionTransformer, embeds: PromptEmbeds) -> tuple[T
     return positive, transformer.embed_text(video=embeds.video_negative, audio=embeds.audio_negative)
 
 
-def guided_velocity(
-    transformer: FusionTransformer, *, video: Tensor, audio: Tensor, t: float, guidance: Guidance
-) -> tuple[Tensor, Tensor]:
-    """Guided velocities, float32, of video latents [48, F, h, w] and audio latents [L, 20] at t in [0, 1000]."""
-    velocities = partial(
-        transformer,
-        video=video.to(transformer.dtype),
-        audio=audio.to(transformer.dtype),
-        grid=guidance.grid,
-        time=transformer.embed_time(t, guidance.grid, guidance.first_frame_is_clean),
-        attention=guidance.attention,
-    )
-    positive = velocities(text=guidance.positive)
-    negative = velocities(text=guidance.negative, skip_layer=guidance.skip_layer)
-    return (
-        _guide(positive=positive[0], negative=negative[0], scale=guidance.video_scale),
-        _guide(positive=positive[1], negative=negative[1], scale=guidance.audio_scale),
-    )
+class StepPasses:
+    """The passes of one step from one state, each computed when it is first asked for, and once."""
+
+    def __init__(
+        self, transformer: FusionTransformer, *, video: Tensor, audio: Tensor, t: float, guidance: Guidance
+    ) -> None:
+        self.sample: Pair = (video, audio)
+        self.guidance = guidance
+        self._velocities = partial(
+            transformer,
+            video=video.to(transformer.dtype),
+            audio=audio.to(transformer.dtype),
+            grid=guidance.grid,
+            time=transformer.embed_time(t, guidance.grid, guidance.first_frame_is_clean),
+        )
+        self.count = 0
+        """Passes computed so far."""
+        self._positive: dict[PassNumerics, Pair] = {}
+        self._negative: dict[PassNumerics, Pair] = {}
+
+    def positive(self, numerics: PassNumerics) -> Pair:
+        """Velocities, float32, with the prompt."""
+        if numerics not in self._positive:
+            self._positive[numerics] = self._run(numerics, text=self.guidance.positive)
+        return self._positive[numerics]
+
+    def negative(self, numerics: PassNumerics) -> Pair:
+        """Velocities, float32, with the negative prompts and without the skipped layer."""
+        if numerics not in self._negative:
+            skip_layer = self.guidance.skip_layer
+            self._negative[numerics] = self._run(numerics, text=self.guidance.negative, skip_layer=skip_layer)
+        return self._negative[numerics]
+
+    def guided(self, numerics: PassNumerics) -> Pair:
+        """Guided velocities, float32."""
+        positive, negative = self.positive(numerics), self.negative(numerics)
+        return (
+            _guide(positive=positive[0], negative=negative[0], scale=self.guidance.video_scale),
+            _guide(positive=positive[1], negative=negative[1], scale=self.guidance.audio_scale),
+        )
+
+    def difference(self, numerics: PassNumerics) -> Pair:
+        """Positive less negative velocities."""
+        positive, negative = self.positive(numerics), self.negative(numerics)
+        return positive[0] - negative[0], positive[1] - negative[1]
+
+    def guided_by(self, difference: Pair, numerics: PassNumerics) -> Pair:
+        """Guided velocities from the positive pass and a `difference` of another step: the negative pass is not run."""
+        positive = self.positive(numerics)
+        return (
+            positive[0] + (self.guidance.video_scale - 1) * difference[0],
+            positive[1] + (self.guidance.audio_scale - 1) * difference[1],
+        )
+
+    def generated(self, video: Tensor) -> Tensor:
+        """The part of a tensor of the video [48, F, h, w] that is not given as a first frame."""
+        return video[:, 1:] if self.guidance.first_frame_is_clean and video.shape[1] > 1 else video
+
+    def _run(self, numerics: PassNumerics, *, text: TextContext, skip_layer: int | None = None) -> Pair:
+        video, audio = self._velocities(
+            text=text, skip_layer=skip_layer, attention=numerics.attention, fp8=numerics.fp8
+        )
+        self.count += 1
+        return video.float(), audio.float()
 
 
 def _guide(*, positive: Tensor, negative: Tensor, scale: float) -> Tensor:
-    return negative.float() + scale * (positive.float() - negative.float())
+    return negative + scale * (positive - negative)

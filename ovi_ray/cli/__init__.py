@@ -13,6 +13,7 @@ import typer
 
 from ovi_ray import __version__
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode
+from ovi_ray.cli.compare import compare
 from ovi_ray.cli.doctor import doctor
 from ovi_ray.cli.explain import explain
 from ovi_ray.cli.export import export
@@ -39,7 +40,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    *(init, render, retry, prune, plan, submit, jobs, status, logs, stop, wait, serve, explain, export, doctor),
+    *(
+        init,
+        render,
+        retry,
+        prune,
+        plan,
+        compare,
+        submit,
+        jobs,
+        status,
+        logs,
+        stop,
+        wait,
+        serve,
+        explain,
+        export,
+        doctor,
+    ),
 ):
     app.command(epilog=EXIT_CODE_HELP)(command)
 app.add_typer(job, name="job")

@@ -1,12 +1,13 @@
 """`ovi-ray render --dry-run`, and how bad rows are shown."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ovi.quality import Quality
 from ovi_ray.errors import InputError
 from ovi_ray.printing import Console, counted
 from ovi_ray.report.durations import format_duration
@@ -32,6 +33,13 @@ def show_dry_run(prepared: "PreparedJob", console: Console, *, as_json: bool, **
     return would
 
 
+def quality_line(qualities: Mapping[Quality, int]) -> str:
+    """How many clips have which quality; empty where all are exact."""
+    if not set(qualities) - {Quality.EXACT}:
+        return ""
+    return "quality " + ", ".join(f"{quality}: {counted(count, 'clip')}" for quality, count in qualities.items())
+
+
 def print_bad_rows(bad_rows: "Sequence[BadRow]", console: Console) -> None:
     """Every problem of the rows that are left out."""
     if bad_rows:
@@ -43,6 +51,7 @@ def _as_json(would: "DryRun") -> dict[str, Any]:
     rejected = [{"row": bad.row, "line": bad.line, "reason": bad.reason} for bad in would.bad_rows]
     return {
         **{name: getattr(would, name) for name in ("clips", "new", "finished", "left", "superseded", "notes")},
+        "qualities": would.qualities,
         "bad_rows": len(rejected),
         "rejected": rejected,
         "eta_s": None if planned is None else planned.eta_s,
@@ -60,6 +69,8 @@ def _show(would: "DryRun", console: Console) -> None:
         f" {counted(len(would.bad_rows), 'bad row')}{left}",
         soft_wrap=True,
     )
+    if line := quality_line(would.qualities):
+        console.print(line)
     if would.forecast is not None:
         planned = would.forecast
         console.print(f"time {format_duration(planned.eta_s)}, {planned.clips_per_hour:.1f} clips an hour")
@@ -70,6 +81,7 @@ def _show(would: "DryRun", console: Console) -> None:
             console.print(f"cost {planned.cost:.2f} {planned.currency}")
     elif would.new:
         for pace in would.pace:
-            took = f"which took {pace.seconds:.1f} s a clip here"
+            quality = "" if pace.quality == Quality.EXACT else f" of quality {pace.quality}"
+            took = f"which took {pace.seconds:.1f} s a clip{quality} here"
             console.print(f"{pace.device_hours:.2f} device-hours at the pace of {pace.device}, {took}", soft_wrap=True)
         console.print("--cluster PROFILE forecasts time and cost by device class", soft_wrap=True)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ovi.stages import STAGES, TIME_GROUPS, Stage
 from ovi_ray.cli.common import command_console, local_path, location, read_job
+from ovi_ray.cli.dry_run import quality_line
 from ovi_ray.cli.options import (
     LIST_FIELDS,
     LOCATION,
@@ -88,6 +89,7 @@ def plan(
     """
     from ovi_ray.inputs.job_summary import manifest_of
     from ovi_ray.inputs.task_table import TaskTable, workload_of
+    from ovi_ray.output.results import measured_passes
     from ovi_ray.simulation.comparison import compare
     from ovi_ray.simulation.forecast import forecast
     from ovi_ray.simulation.virtual_cluster import virtual_devices
@@ -101,7 +103,9 @@ def plan(
         manifest = manifest_of(job)
         for note in manifest.notes:
             console.print(f"note: {note}", soft_wrap=True)
-        workload = workload_of(TaskTable.of(manifest))
+        finished = None if actual is None else location(actual, "--actual")
+        passes = {} if finished is None else measured_passes(finished)
+        workload = workload_of(TaskTable.of(manifest), passes=passes)
         planned = forecast(workload, profile, keep_spans=timeline is not None)
         comparison = compare(workload, virtual_devices(profile), planned.eta_s)
         if timeline is not None:
@@ -111,10 +115,13 @@ def plan(
                 title=f"{counted(planned.clips, 'clip')} on cluster {profile.name}",
             )
             console.print(f"timeline {timeline}", soft_wrap=True)
-        actuals = None if actual is None else _actuals(location(actual, "--actual"))
+        actuals = None if finished is None else _actuals(finished)
     if as_json:
-        typer.echo(json.dumps({**_as_json(planned, comparison, actuals), "notes": manifest.notes}))
+        facts = {"qualities": manifest.qualities, "notes": manifest.notes}
+        typer.echo(json.dumps({**_as_json(planned, comparison, actuals), **facts}))
     else:
+        if line := quality_line(manifest.qualities):
+            Console().print(line)
         _show(planned, comparison, actuals, Console())
 
 

@@ -26,6 +26,7 @@ _TELLING = (
     "video_guidance_scale",
     "audio_guidance_scale",
     "sample_steps",
+    "quality",
     "shift",
     "slg_layer",
     "solver_name",

@@ -82,7 +82,9 @@ class LatentsReader:
         """The material of a clip's latents. Raises LatentsUnusable, CheckpointError, StorageUnavailable and OSError."""
         tensors, _ = load_tensors(latents, clip_id=row["clip_id"])
         pipeline = self._pipeline_for(row["model_name"])
-        return LatentsMaterial(pipeline=pipeline, latents=Latents(**tensors), is_deep=is_deep)
+        return LatentsMaterial(
+            pipeline=pipeline, latents=Latents(video=tensors["video"], audio=tensors["audio"]), is_deep=is_deep
+        )
 
     def open(self, model_names: Iterable[str]) -> None:
         """Load what decoding needs of each model. Raises OviError, InputError and StorageUnavailable."""

@@ -5,7 +5,7 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ovi_ray.errors import InputError, Problem
@@ -58,7 +58,7 @@ def split_bad_rows(prompts: PromptList, problems: Iterable[Problem]) -> tuple[Pr
         )
         for row, found in sorted(of_row.items())
     ]
-    return _rows_of(prompts, keep), bad
+    return prompts.taken(keep), bad
 
 
 def of_good_rows(build: Callable[[PromptList], T], prompts: PromptList) -> tuple[T, list[BadRow]]:
@@ -91,14 +91,3 @@ def _cells(prompts: PromptList, index: int) -> dict[str, Any]:
         with suppress(ValueError):  # it names no path, which is why the row is refused
             cells["image_path"] = str(resolve_path(image.strip(), prompts.folder.absolute()))
     return cells
-
-
-def _rows_of(prompts: PromptList, keep: list[int]) -> PromptList:
-    """Some rows of a list, with their numbers; those that could not be read are gone."""
-    return replace(
-        prompts,
-        columns={name: [cells[index] for index in keep] for name, cells in prompts.columns.items()},
-        rows=[prompts.rows[index] for index in keep],
-        lines=None if prompts.lines is None else [prompts.lines[index] for index in keep],
-        problems=[],
-    )

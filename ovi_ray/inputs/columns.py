@@ -16,6 +16,7 @@ INPUT_COLUMNS = (PROMPT_COLUMN, "image_path", KEY_COLUMN, *OVERRIDES)
 SIZE_COLUMN = "video_frame_height_width"
 SIDE_COLUMNS = ("video_frame_height", "video_frame_width")
 """The columns of a manifest that hold the two sides of `SIZE_COLUMN`, so that any tool for tables opens it."""
+QUALITY_COLUMN = "quality"
 _LINE_ENDS = "\t\n\v\f\r\x85"
 
 

@@ -20,7 +20,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ovi.attention import AttentionBackend
+from ovi.attention.types import INEXACT
 from ovi.config import MODEL_SPECS, SamplingParams, SolverName
+from ovi.quality import Quality
 from ovi.weights.formats import FP8_MODEL, WeightFormat
 from ovi_ray.errors import COMMAND_LINE
 from ovi_ray.inputs.job_file import Given, load, merge, read_options, read_yaml
@@ -42,6 +44,7 @@ LIST_SUFFIXES = ", ".join(READERS)
 CHECKPOINT_S = 60.0
 """Seconds between two checkpoints of a denoise, where the job does not say otherwise."""
 MAX_PRIORITY = 1000
+NOT_LOSSY = "the job does not allow lossy clips (policies.allow_lossy is false)"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SET_BY_RAY = frozenset({"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"})
 
@@ -117,7 +120,15 @@ class BatchSpec(BaseModel):
     """Keys of a job file that this model has no field for."""
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "resources": ("device", "workers", "memory_gb", "cpu_offload", "cluster", "elastic", "prices"),
-        "policies": ("retries", "speculation", "checkpoint_s", "keep_latents", "keep_seeds", "allow_inexact"),
+        "policies": (
+            "retries",
+            "speculation",
+            "checkpoint_s",
+            "keep_latents",
+            "keep_seeds",
+            "allow_inexact",
+            "allow_lossy",
+        ),
     }
     """Fields that a job file may group under a key; each may stand at the top level as well."""
 
@@ -150,6 +161,10 @@ class BatchSpec(BaseModel):
         1, ge=1, description="an integer of at least 1"
     )
 
+    allow_lossy: Annotated[bool, Help("Whether clips may have another quality than exact.")] = Field(
+        True, description="true or false: rows and options may ask for another quality than exact"
+    )
+
     # The fields of ovi.config.SamplingParams, which declares their types, defaults, ranges and help.
     video_frame_height_width: tuple[int, int] = DEFAULT_PARAMS.video_frame_height_width
     seed: int = DEFAULT_PARAMS.seed
@@ -161,6 +176,7 @@ class BatchSpec(BaseModel):
     slg_layer: int = DEFAULT_PARAMS.slg_layer
     video_negative_prompt: str = DEFAULT_PARAMS.video_negative_prompt
     audio_negative_prompt: str = DEFAULT_PARAMS.audio_negative_prompt
+    quality: Quality = DEFAULT_PARAMS.quality
 
     sweep: Annotated[
         DeclaredSweep | None,
@@ -298,7 +314,7 @@ class BatchSpec(BaseModel):
         parts = [str(self.dtype)]
         if self.weight_format is not WeightFormat.DTYPE:
             parts.append(str(self.weight_format))
-        if self.allow_inexact or self.attention is AttentionBackend.SAGE:
+        if self.allow_inexact or self.attention in INEXACT:
             parts.append("inexact_attention")
         if self.compile:
             parts.append("compiled")
@@ -333,6 +349,13 @@ class BatchSpec(BaseModel):
     @classmethod
     def _check_param(cls, value: object, info: ValidationInfo) -> object:
         return parse_param(str(info.field_name), value)
+
+    @field_validator("quality")
+    @classmethod
+    def _check_quality(cls, value: Quality, info: ValidationInfo) -> Quality:
+        if value is not Quality.EXACT and not info.data.get("allow_lossy", True):
+            raise ValueError(f"{Quality.EXACT}: {NOT_LOSSY}")
+        return value
 
     @field_validator("delimiter", mode="before")
     @classmethod

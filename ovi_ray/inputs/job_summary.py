@@ -7,9 +7,11 @@ from typing import Any
 
 from ovi.config import FRAMES_PER_SECOND, Architecture, Component, model_spec
 from ovi.memory.plan import MemoryDemand, activations
+from ovi.quality import Quality
 from ovi.stages import Stage
 from ovi.weights.formats import WeightFormat, in_format
 from ovi.weights.layout import model_files
+from ovi_ray.inputs.columns import QUALITY_COLUMN
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
 from ovi_ray.inputs.prompt_lengths import text_limit
@@ -60,8 +62,8 @@ class JobSummary:
 def manifest_of(job: BatchSpec, prompts: PromptList | None = None) -> Manifest:
     """The clips of a job: no weights are read. Raises InputError, and CheckpointMismatch for an invalid `architecture.json`.
 
-    `prompts` is the job's list, where it has been read already, or a part of it. The models have the sizes of a checkpoint folder
-    that is on this machine, else the published ones. The ids differ from those of a render, which depend on the weights.
+    `prompts` is the job's list, where it has been read already, or a part of it. The models have the sizes of a checkpoint
+    folder that is on this machine, else the published ones. The ids differ from those of a render, which depend on the weights.
     """
     folder = None if job.ckpt_dir is None else job.ckpt_dir.local_path
     return build_manifest(
@@ -77,7 +79,8 @@ def manifest_of(job: BatchSpec, prompts: PromptList | None = None) -> Manifest:
 def summarise(job: BatchSpec, manifest: Manifest) -> JobSummary:
     """See JobSummary."""
     tasks = TaskTable.of(manifest)
-    clips = manifest.table.select(["model_name", "height", "width", "sample_steps", "video_latent_length"]).to_pylist()
+    columns = ["model_name", "height", "width", "sample_steps", QUALITY_COLUMN, "video_latent_length"]
+    clips = manifest.table.select(columns).to_pylist()
     images = manifest.table.column("image_path").unique().drop_null().to_pylist()
     return JobSummary(
         rows=len(manifest.table.column("row").unique()),
@@ -95,7 +98,8 @@ def summarise(job: BatchSpec, manifest: Manifest) -> JobSummary:
 def _kind(clip: dict[str, Any]) -> str:
     seconds = (4 * clip["video_latent_length"] - 3) / FRAMES_PER_SECOND
     size = f"{clip['height']}x{clip['width']}"
-    return f"{size}, {seconds:.0f} s, {counted(clip['sample_steps'], 'step')}, {clip['model_name']}"
+    quality = "" if clip[QUALITY_COLUMN] == Quality.EXACT else f", quality {clip[QUALITY_COLUMN]}"
+    return f"{size}, {seconds:.0f} s, {counted(clip['sample_steps'], 'step')}, {clip['model_name']}{quality}"
 
 
 def _needs(job: BatchSpec, name: str, clips: Iterable[dict[str, Any]]) -> ModelNeeds:

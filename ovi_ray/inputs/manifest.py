@@ -6,6 +6,7 @@ id in every run, whatever list, row or folder it comes from.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from ovi.config import Architecture
+from ovi.quality import COMBINATIONS, Quality
 from ovi_ray.errors import InputError, Problem
-from ovi_ray.inputs.columns import KEY_COLUMN, PROMPT_COLUMN, SIDE_COLUMNS, SIZE_COLUMN, is_meta
+from ovi_ray.inputs.columns import KEY_COLUMN, PROMPT_COLUMN, QUALITY_COLUMN, SIDE_COLUMNS, SIZE_COLUMN, is_meta
 from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS, PARAM_FIELDS, arrow_fields
 from ovi_ray.inputs.prompt_lengths import TextLimit, length_notes
@@ -64,7 +66,8 @@ MANIFEST_SCHEMA = pa.schema(
 CLIP_ID_DIGITS = 20
 _NOTES = b"ovi_ray.notes"
 _FORMAT_KEY = b"ovi_ray.manifest_format"
-_FORMAT = 3  # 2 had no keys; 1, which was not written, counted rows from 0 and had the size of the frames in one column
+_FORMAT = 4
+"""3 had no qualities, 2 no keys; 1, which was not written, counted rows from 0 and had the frames' size in one column."""
 _HASHED_TEXTS = ("prompt", *NEGATIVE_PROMPTS)
 """Columns that enter the id as they are tokenized."""
 _HASHED = (
@@ -74,7 +77,7 @@ _HASHED = (
     "video_latent_length",
     "audio_latent_length",
     "image_sha256",
-    *(name for name in PARAM_FIELDS if name not in (SIZE_COLUMN, *_HASHED_TEXTS)),
+    *(name for name in PARAM_FIELDS if name not in (SIZE_COLUMN, QUALITY_COLUMN, *_HASHED_TEXTS)),
 )
 """Columns that enter the id as they are."""
 _HASHED_WHERE_GIVEN = ("image_reading",)
@@ -92,6 +95,12 @@ class Manifest:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    @property
+    def qualities(self) -> dict[Quality, int]:
+        """Number of clips of each quality, in the order of `Quality`, without those of which there are none."""
+        counts = Counter(self.table.column(QUALITY_COLUMN).to_pylist())
+        return {quality: counts[quality] for quality in Quality if counts[quality]}
 
     def write(self, path: PathOrUri) -> None:
         """Write as Parquet, or as an Arrow IPC file for any other suffix. The file is complete or absent."""
@@ -181,6 +190,10 @@ def _current_form(table: pa.Table) -> pa.Table:
     for name in ("varies", KEY_COLUMN):
         if name not in table.column_names:
             table = table.add_column(place, MANIFEST_SCHEMA.field(name), pa.nulls(len(table), pa.string()))
+    if QUALITY_COLUMN not in table.column_names:
+        place = min(MANIFEST_SCHEMA.get_field_index(QUALITY_COLUMN), table.num_columns)
+        exact = pa.repeat(str(Quality.EXACT), len(table))
+        table = table.add_column(place, MANIFEST_SCHEMA.field(QUALITY_COLUMN), exact)
     return table
 
 
@@ -227,10 +240,17 @@ def _clip_ids(
     hashed["weights"] = [fingerprints[name] for name in columns["model_name"]]
     hashed["numerics"] = [numerics] * len(columns["model_name"])
     contents = [dict(zip(hashed, row, strict=True)) for row in zip(*hashed.values(), strict=True)]
-    for name in _HASHED_WHERE_GIVEN:
-        for content, value in zip(contents, columns[name], strict=True):
+    hashed_where_given = {name: columns[name] for name in _HASHED_WHERE_GIVEN}
+    hashed_where_given[QUALITY_COLUMN] = list(map(_identity_of_quality, columns[QUALITY_COLUMN]))
+    for name, values in hashed_where_given.items():
+        for content, value in zip(contents, values, strict=True):
             content |= {} if value is None else {name: value}
     return [clip_id(content) for content in contents]
+
+
+def _identity_of_quality(quality: Quality) -> dict[str, str] | None:
+    """What a quality does, where it changes pixels: a clip is another one when its shortcuts or bounds are."""
+    return None if quality is Quality.EXACT else {str(quality): COMBINATIONS[quality].identity}
 
 
 # -- notes on repetition -------------------------------------------------------------------------------------------

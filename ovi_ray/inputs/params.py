@@ -9,12 +9,14 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
 
 from ovi.config import MODEL_SPECS, SamplingParams, SolverName, param_specs
 from ovi.geometry import MAX_ASPECT_RATIO, MAX_IMAGE_SIDE, aspect_ratio
+from ovi.quality import Quality
 
 DEFAULT_PARAMS = SamplingParams()
 PARAM_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
@@ -37,6 +39,7 @@ _ARROW_TYPES: dict[type, pa.DataType] = {
     float: pa.float64(),
     str: pa.string(),
     SolverName: pa.string(),
+    Quality: pa.string(),
     tuple: pa.list_(pa.int32(), 2),
 }
 _WIDE_PARAMS = frozenset({"seed"})  # integers stored in 64 bits
@@ -56,8 +59,8 @@ def parse_param(name: str, raw: object) -> Any:
     """Parse a `SamplingParams` field or `model_name`. The message of the ValueError names the accepted values."""
     if name == "model_name":
         return _one_of(MODEL_SPECS, raw)
-    if name == "solver_name":
-        return SolverName(_one_of(SolverName, raw))
+    if issubclass(names := type(getattr(DEFAULT_PARAMS, name)), StrEnum):
+        return names(_one_of(names, raw))
     value = _CONVERTERS[type(getattr(DEFAULT_PARAMS, name))](raw)
     spec = param_specs()[name]
     if not spec.accepts(value):

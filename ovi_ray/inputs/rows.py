@@ -8,6 +8,7 @@ from typing import Any
 from ovi.config import Architecture
 from ovi.geometry import image_size, snap_size
 from ovi.prompts import clean
+from ovi.quality import Quality
 from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.inputs.columns import (
     INPUT_COLUMNS,
@@ -22,7 +23,7 @@ from ovi_ray.inputs.columns import (
     is_meta,
 )
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
-from ovi_ray.inputs.job_spec import BatchSpec, Mode
+from ovi_ray.inputs.job_spec import NOT_LOSSY, BatchSpec, Mode
 from ovi_ray.inputs.notes import rows_have
 from ovi_ray.inputs.param_limits import limit_notes
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS, NOT_TEXT, TEXT_EXPECTED, did_you_mean, parse_param
@@ -71,6 +72,7 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
         problems += refused
     columns[KEY_COLUMN], refused = resolve_keys(prompts, KEY_ALIAS if KEY_ALIAS in prompts.columns else KEY_COLUMN)
     problems += refused
+    problems += _lossy_problems(prompts, columns["quality"], job)
     images, refused = _resolve_images(prompts, job)
     problems += refused
     unread = {(problem.row, problem.field) for problem in prompts.problems}  # cells and columns that stand empty now
@@ -90,6 +92,19 @@ def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Row
     rows.notes += texts.notes
     _complete_sizes(rows, images, arch)
     return rows
+
+
+def _lossy_problems(prompts: PromptList, qualities: list[Any], job: BatchSpec) -> list[Problem]:
+    """A problem for each row with a quality that the job does not allow."""
+    if job.allow_lossy:
+        return []
+    expected = f"{Quality.EXACT}: {NOT_LOSSY}"
+    lossy = set(Quality) - {Quality.EXACT}
+    return [
+        prompts.problem(index, "quality", show(str(quality)), expected)
+        for index, quality in enumerate(qualities)
+        if isinstance(quality, Quality) and quality in lossy
+    ]
 
 
 def _column_problems(prompts: PromptList) -> list[Problem]:

@@ -6,7 +6,8 @@ Texts, first frames and clips are numbered from 0 in the order of their first us
 
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from ovi.config import SamplingParams
 from ovi.prompts import clean
+from ovi.quality import Quality
 from ovi.stages import STAGES, Stage, WorkItem
 from ovi_ray.inputs.columns import SIDE_COLUMNS, SIZE_COLUMN, is_meta
 from ovi_ray.inputs.manifest import Manifest
@@ -209,17 +211,27 @@ def _content_id(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:_ID_DIGITS]
 
 
-def workload_of(tasks: TaskTable, with_latents: pa.Array | None = None) -> Workload:
+def workload_of(
+    tasks: TaskTable,
+    with_latents: pa.Array | None = None,
+    *,
+    passes: Mapping[tuple[str, int], float] = MappingProxyType({}),
+) -> Workload:
     """The tasks in the scheduler's terms: clips of equal cost share a kind.
 
-    `with_latents` holds ids of clips whose latents are kept: those of this table start at decode, others are ignored.
+    `passes` are the measured ones of clips by quality and steps. `with_latents` holds ids of clips whose latents are kept:
+    those of this table start at decode, others are ignored.
     """
-    names = ("model_name", "height", "width", "video_latent_length", "sample_steps")
+    names = ("model_name", "height", "width", "video_latent_length", "sample_steps", "quality")
     columns = [tasks.clips.column(name).to_pylist() for name in names]
+    columns[-1] = list(map(Quality, columns[-1]))
     has_image = (tasks.clip_first_frame >= 0).tolist()
     number_of: dict[tuple[Any, ...], int] = {}
     clip_kind = [number_of.setdefault(key, len(number_of)) for key in zip(*columns, has_image, strict=True)]
-    kinds = [ClipKind(**dict(zip((*names, "has_image"), key, strict=True))) for key in number_of]
+    kinds = []
+    for key in number_of:
+        kind = ClipKind(**dict(zip((*names, "has_image"), key, strict=True)))
+        kinds.append(replace(kind, measured_passes=passes.get((kind.quality, kind.sample_steps))))
     with_frame = np.flatnonzero(tasks.clip_first_frame >= 0)
     frame_kind = np.zeros(tasks.first_frames.num_rows, np.int32)
     frame_kind[tasks.clip_first_frame[with_frame]] = np.asarray(clip_kind, np.int32)[with_frame]

@@ -15,6 +15,17 @@ from ovi_ray.scheduling.task import ClipStatus
 
 _PARAM_COLUMNS = tuple(name for name in PARAM_FIELDS if name != SIZE_COLUMN)
 _FURTHER_PARAMS = tuple(name for name in _PARAM_COLUMNS if name not in ("seed", "sample_steps", "solver_name"))
+LOSS_FIELDS = (  # null for exact clips
+    pa.field("lossy_steps", pa.int32()),  # whose result shortcuts determined
+    pa.field("shortcuts", pa.string()),  # such as "guidance_reuse 20, step_skipping 8": steps of each
+    pa.field("left_out", pa.string()),  # shortcuts of the quality that the device has not, and why
+    pa.field("passes", pa.int32()),  # of the transformer, audits included
+    pa.field("audits", pa.int32()),  # steps on which the exact velocity was computed too
+    pa.field("video_loss", pa.float64()),  # largest relative error that an audit found
+    pa.field("audio_loss", pa.float64()),
+    pa.field("exact_from_step", pa.int32()),  # from 1: a loss was beyond its bound, and the clip went on exactly
+)
+"""What is measured of a lossy clip."""
 RESULTS_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
@@ -45,6 +56,7 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("device", pa.string()),  # of `worker`
         pa.field("attention_backend", pa.string()),  # that ran
         pa.field("convolutions", pa.string()),  # how `decode_worker` ran them: default, as_conv2d, ...
+        *LOSS_FIELDS,
         pa.field("dtype", pa.string(), nullable=False),
         pa.field("attempts", pa.int32(), nullable=False),  # denoises begun, failed ones too
         *(pa.field(f"{group}_s", pa.float64()) for group in TIME_GROUPS),  # encode_s: of its own text and first frame

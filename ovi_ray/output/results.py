@@ -78,6 +78,14 @@ def read_rows(output_dir: Location, columns: Sequence[str]) -> pa.Table:
     return log.read(columns)[0]
 
 
+def measured_passes(output_dir: Location) -> dict[tuple[str, int], float]:
+    """Mean passes of the transformer of the lossy clips in a folder, by quality and steps. Raises as `read_rows`."""
+    rows = read_rows(output_dir, ["quality", "sample_steps", "passes"])
+    rows = rows.filter(pc.is_valid(rows.column("passes")))
+    means = rows.group_by(["quality", "sample_steps"]).aggregate([("passes", "mean")]).to_pylist()
+    return {(line["quality"], line["sample_steps"]): line["passes_mean"] for line in means}
+
+
 def read_resume_state(output_dir: Location) -> ResumeState:
     """The result of `Results.resume` for all clips, without changing anything. Raises ResultsTooNew and OSError.
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi.stages import TIME_GROUPS
-from ovi_ray.inputs.columns import is_meta
+from ovi_ray.inputs.columns import QUALITY_COLUMN, is_meta
 from ovi_ray.inputs.manifest import MANIFEST_SCHEMA
 from ovi_ray.inputs.params import PARAM_FIELDS
-from ovi_ray.output.result_row import RESULTS_SCHEMA
+from ovi_ray.output.result_row import LOSS_FIELDS, RESULTS_SCHEMA
 from ovi_ray.report.overview import ClipCounts
 from ovi_ray.report.result_queries import Batches, read_columns, with_status
 from ovi_ray.scheduling.task import ClipStatus
@@ -48,13 +48,16 @@ SHOWN = (
     "device",
     "attention_backend",
     "dtype",
+    QUALITY_COLUMN,
+    *(field.name for field in LOSS_FIELDS),
     "attempts",
     *(f"{group}_s" for group in TIME_GROUPS),
     "finished_at",
     "notes",
 )
 """Columns of the results that the page holds; tracebacks are in the table of failures and in the results."""
-_ROUNDED = 2
+_DIGITS = 2  # after the point, of seconds
+_DIGITS_OF_LOSS = 4
 _ORDER = [("row", "ascending"), ("repeat", "ascending"), ("clip_id", "ascending")]
 
 
@@ -134,14 +137,14 @@ def varying_parameters(manifest: pa.Table) -> list[str]:
 
 
 def _columns(table: pa.Table) -> dict[str, Any]:
-    return {"rows": len(table), "columns": {name: _column(table.column(name)) for name in table.column_names}}
+    return {"rows": len(table), "columns": {name: _column(name, table.column(name)) for name in table.column_names}}
 
 
-def _column(column: pa.ChunkedArray) -> dict[str, Any]:
+def _column(name: str, column: pa.ChunkedArray) -> dict[str, Any]:
     if pa.types.is_timestamp(column.type):
         column = pc.cast(column, pa.int64())
     elif pa.types.is_floating(column.type):
-        column = pc.round(column, _ROUNDED)
+        column = pc.round(column, _DIGITS_OF_LOSS if name.endswith("_loss") else _DIGITS)
     encoded = pc.dictionary_encode(column.combine_chunks(), null_encoding="encode")
     values = encoded.dictionary.to_pylist()
     return {"values": values} if len(values) == 1 else {"values": values, "codes": encoded.indices.to_pylist()}

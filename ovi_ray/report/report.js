@@ -3,10 +3,11 @@
 
 const $ = (id) => document.getElementById(id);
 const GAP = 20, MIN_CARD = 240, TEXT_HEIGHT = 88, OVERSCAN = 600, MAX_TAKES = 400;
-const PARAMETERS = ["seed", "sample_steps", "solver_name", "model_name", "repeat"];
+const PARAMETERS = ["seed", "sample_steps", "solver_name", "model_name", "quality", "repeat"];
 const PLAIN = new Set(["clip_id", "row", "line", "text_prompt", "image_path", "status", "error", "video_path", "video_bytes",
   "worker", "decode_worker", "node", "device", "attention_backend", "dtype", "attempts", "finished_at", "notes", "current",
-  "encode_s", "denoise_s", "decode_s", "height", "width", ...PARAMETERS]);
+  "encode_s", "denoise_s", "decode_s", "height", "width", "lossy_steps", "shortcuts", "left_out", "passes", "audits", "video_loss",
+  "audio_loss", "exact_from_step", ...PARAMETERS]);
 
 let clips = [], listed = [], superseded = [], names = [], shown = [], inList = 0, stars = new Set(), charts = null, isServed = false;
 let view = "cards", opened = -1;
@@ -178,7 +179,8 @@ function addCard(index) {
   const card = element("article", {className: "clip", id: `clip-${id}`, role: "listitem", "aria-setsize": end - first, "aria-posinset": position + 1});
   Object.assign(card.style, {width: `${cardWidth}px`, height: `${cardHeight}px`,
     left: `${(position % columns) * (cardWidth + GAP)}px`, top: `${Math.floor(position / columns) * (cardHeight + GAP)}px`});
-  const facts = [place(clip), ...varying().map((name) => `${name} ${text(of(clip, name))}`), `seed ${of(clip, "seed")}`].join(" · ");
+  const quality = (of(clip, "quality") ?? "exact") === "exact" ? [] : [`quality ${of(clip, "quality")}`];
+  const facts = [place(clip), ...quality, ...varying().map((name) => `${name} ${text(of(clip, name))}`), `seed ${of(clip, "seed")}`].join(" · ");
   card.append(posterOf(clip, Math.round(cardWidth / ratio()), () => open(index)),
     element("p", {className: "line"}, starOf(clip), element("span", {textContent: facts, title: facts})),
     element("p", {className: "text", dir: "auto", textContent: of(clip, "text_prompt")}));

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ovi.quality import Quality, expected_passes
 from ovi.stages import INPUT_STAGES, STAGES, Stage, WorkItem
 from ovi_ray.printing import counted
 
@@ -28,7 +29,7 @@ _TOKEN_PIXELS = 32  # side of a video token: 16 pixels per latent of the VAE, 2 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ClipKind:
-    """Clips with the same cost on every device: one model, size, length and number of steps."""
+    """Clips with the same cost on every device: one model, size, length, number of steps and quality."""
 
     model_name: str
     height: int
@@ -40,6 +41,9 @@ class ClipKind:
     sample_steps: int
     has_image: bool = False
     """A first-frame image conditions the clip."""
+    quality: Quality = Quality.EXACT
+    measured_passes: float | None = None
+    """Mean passes of the transformer of such clips; None where none was rendered."""
 
     @property
     def frame_tokens(self) -> int:
@@ -52,6 +56,13 @@ class ClipKind:
         return self.video_latent_length * self.frame_tokens
 
     @property
+    def passes(self) -> float:
+        """Passes of the transformer: as measured, else as far as they are known beforehand, which skipped steps are not."""
+        if self.measured_passes is not None:
+            return self.measured_passes
+        return expected_passes(self.quality, self.sample_steps)
+
+    @property
     def latents_gb(self) -> float:
         """GB of the clip's latents in the object store."""
         return self.video_tokens * _TOKEN_LATENTS_GB
@@ -59,7 +70,8 @@ class ClipKind:
     def __str__(self) -> str:
         image = ", first frame" if self.has_image else ""
         size = f"{self.height}x{self.width}, F={self.video_latent_length}"
-        return f"{self.model_name} {size}, {counted(self.sample_steps, 'step')}{image}"
+        quality = "" if self.quality is Quality.EXACT else f", {self.quality}"
+        return f"{self.model_name} {size}, {counted(self.sample_steps, 'step')}{image}{quality}"
 
 
 def _no_ints() -> IntArray:

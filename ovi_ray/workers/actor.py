@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,7 @@ from ovi.memory.plan import MemoryMode
 from ovi.memory.release import release_memory, try_to_release_memory
 from ovi.sampling.denoise import DenoiseState
 from ovi.stages import STAGES, Stage
-from ovi.types import Latents, PromptEmbeds
+from ovi.types import Latents, LossReport, PromptEmbeds
 from ovi.weights.formats import WeightFormat
 from ovi.weights.layout import ARCHITECTURE
 from ovi_ray.devices.memory import component_sizes, plan_device
@@ -50,6 +50,7 @@ from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
 from ovi_ray.workers.failures import failure_of, output_errors
 from ovi_ray.workers.first_frame import first_frame_file
+from ovi_ray.workers.loss_facts import loss_facts, measured_loss
 from ovi_ray.workers.memory_use import memory_in_use_gb
 from ovi_ray.workers.oom_fallback import DENOISE_STEPS, FULL, FallbackStep, decode_steps, run_with_fallback
 from ovi_ray.workers.requirements import NodeRequirements, check_device, check_versions, check_weights
@@ -132,6 +133,7 @@ class Worker:
         self._stopped_number = 0  # of the request that was asked to stop
         self._saves_on_stop = False
         self._has_told_of_posters = False
+        self._told_shortcuts: set[str] = set()  # that this device has not
         self._activity = Activity(done=0, total=0)
         self._attention_backend = ""
 
@@ -257,6 +259,9 @@ class Worker:
             attention = self._pipeline.attention_plan(latents.video.shape, latents.audio.shape[0])
             self._attention_backend = str(attention)
             facts = {"attention_backend": self._attention_backend, "denoise_s": checkpointer.spent_s}
+            if latents.loss is not None:
+                facts |= loss_facts(latents.loss)
+                checkpointer.notes += [f"clip {work.clip_id} {note}" for note in self._loss_notes(latents.loss)]
             where = {"node": socket.gethostname(), "device": describe_device(self._pipeline.device).name}
             checkpointer.save_latents(latents, facts | where)
         return _Result(
@@ -276,6 +281,15 @@ class Worker:
         step, latents = run_with_fallback(DENOISE_STEPS, attempt, is_out_of_memory)
         checkpointer.notes += [f"clip {work.clip_id} {note}" for note in _fallback_note("denoised", step)]
         return latents
+
+    def _loss_notes(self, loss: LossReport) -> list[str]:
+        """That a clip went on exactly, and, once, the shortcuts that this device has not."""
+        new = {name: reason for name, reason in loss.left_out.items() if name not in self._told_shortcuts}
+        self._told_shortcuts |= new.keys()
+        notes = [f"was denoised without {name}, and others of this worker will be: {why}" for name, why in new.items()]
+        if loss.exact_from_step is not None:
+            notes.append(f"went on exactly from step {loss.exact_from_step}: {measured_loss(loss)}, beyond its bound")
+        return notes
 
     def _make_room(self, step: FallbackStep, stage: Stage) -> None:
         """Unload what the stage does not need, where the step asks for it, and defragment before a second attempt."""
@@ -333,10 +347,10 @@ class Worker:
     def _decode(self, work: Decode, inputs: tuple[Packed, ...]) -> _Result:
         """Decode latents from the input, or from their file if there is none."""
         if inputs:
-            return self._decode_with_fallback(work, Latents(**unpack(inputs[0])), {})
+            return self._decode_with_fallback(work, _latents(unpack(inputs[0])), {})
         with output_errors():
             tensors, facts = load_tensors(to_location(work.latents_path), clip_id=work.clip_id)
-        return self._decode_with_fallback(work, Latents(**tensors), facts)
+        return self._decode_with_fallback(work, _latents(tensors), facts)
 
     def _decode_with_fallback(self, work: Decode, latents: Latents, facts: Facts) -> _Result:
         steps = decode_steps(failed_here_before=work.video_path in self._failed_decodes)
@@ -411,6 +425,10 @@ class Worker:
 
     def _on_step(self, done: int, total: int) -> None:
         self._activity = Activity(done=done, total=total)
+
+
+def _latents(tensors: Mapping[str, torch.Tensor]) -> Latents:
+    return Latents(video=tensors["video"], audio=tensors["audio"])
 
 
 def _fallback_note(done: str, step: FallbackStep) -> list[str]:

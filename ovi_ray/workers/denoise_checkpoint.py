@@ -37,7 +37,7 @@ class DenoiseCheckpointer:
     def finished(self) -> tuple[Latents, Facts] | None:
         """The latents and their facts, if an earlier task finished this denoise."""
         found = self._load(self._work.latents_path)
-        return None if found is None else (Latents(**found[0]), found[1])
+        return None if found is None else (Latents(video=found[0]["video"], audio=found[0]["audio"]), found[1])
 
     def state(self) -> DenoiseState | None:
         """The state to resume from, if an earlier task left a checkpoint."""

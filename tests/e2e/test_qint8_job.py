@@ -30,14 +30,18 @@ def job(tiny_dir, tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_qint8_job_renders_and_its_rows_say_so(job, tmp_path, monkeypatch):
+def test_a_lossy_qint8_job_renders_and_its_rows_and_videos_say_so(job, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    result = render(prepare(job(qint8=True, attention="sdpa_math")))
+    result = render(prepare(job(qint8=True, attention="sdpa_math", quality="fast")))
     assert (result.done, result.failed) == (2, 0)
     rows = result_rows(tmp_path / "out")
     assert {(row["dtype"], row["attention_backend"]) for row in rows} == {("bfloat16+qint8", "sdpa_math")}
     for row in rows:
-        probe_clip(tmp_path / "out" / row["video_path"])
+        tags = probe_clip(tmp_path / "out" / row["video_path"]).parameters
+        assert (row["quality"], tags["quality"]) == ("fast", "fast")
+        assert row["audits"] >= 1
+        assert row["video_loss"] == tags["rendered"]["video_loss"]
+        assert "fp8_feed_forward: the weights are 8-bit integers already" in row["left_out"]
     (quantized,) = (tmp_path / "cache" / "ovi-ray" / "qint8").iterdir()
     assert quantized.name.startswith("model-")
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ovi.config import SolverName
+from ovi.quality import Quality
 from ovi_ray.inputs.params import DEFAULT_PARAMS
 
 
@@ -11,6 +12,8 @@ def another_value(name: str) -> Any:
     match getattr(DEFAULT_PARAMS, name):
         case SolverName():
             return SolverName.EULER
+        case Quality():
+            return Quality.HIGH
         case int() | float() as number:
             return number + 1
         case str() as text:

@@ -76,13 +76,17 @@ def write_rows(folder, rows):
     return path
 
 
+def prepared_job(out, prompts, *, ckpt_dir=CKPTS, **fields):
+    """The job of a list, without the check of every weight; `fields` are those of the job."""
+    fields = {"sample_steps": 4, "dtype": "float32", **fields}
+    return unchecked(JobSpec.from_options(prompts=prompts, ckpt_dir=ckpt_dir, output_dir=out, **fields), ckpt_dir)
+
+
 def render_job(out, prompts, *, ckpt_dir=CKPTS, executor=None, observer=None, options=None, **fields):
     """Render a list into `out` and return the result; `fields` are those of the job."""
-    fields = {"sample_steps": 4, "dtype": "float32", **fields}
-    job = JobSpec.from_options(prompts=prompts, ckpt_dir=ckpt_dir, output_dir=out, **fields)
     executor = executor or RenderingExecutor()
     return render(
-        unchecked(job, ckpt_dir),
+        prepared_job(out, prompts, ckpt_dir=ckpt_dir, **fields),
         options=options or RenderOptions(progress=ALWAYS),
         observer=observer or RecordingObserver(),
         open_executor=lambda job, config: contextlib.nullcontext(executor),

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ovi_ray.errors import InputError, Problem, show
@@ -38,6 +38,16 @@ class PromptList:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def taken(self, indices: Sequence[int]) -> "PromptList":
+        """Some rows, with their numbers; those that could not be read are gone."""
+        return replace(
+            self,
+            columns={name: [cells[index] for index in indices] for name, cells in self.columns.items()},
+            rows=[self.rows[index] for index in indices],
+            lines=None if self.lines is None else [self.lines[index] for index in indices],
+            problems=[],
+        )
 
     def problem(self, index: int, column: str, value: str, expected: str) -> Problem:
         """A problem with the cell at `index` of `column`."""

@@ -106,6 +106,22 @@ def result_row(number, **changes):
     return facts | changes
 
 
+def test_a_lossy_job_takes_fewer_passes_and_as_many_as_were_measured_where_there_are_clips_of_its_quality(
+    prompts, tmp_path
+):
+    rows = [result_row(0, quality="high", passes=40), result_row(1, quality="high", passes=44)]
+    (tmp_path / "out" / "results").mkdir(parents=True)
+    pyarrow.parquet.write_table(
+        pa.Table.from_pylist(rows, schema=RESULTS_SCHEMA), tmp_path / "out" / "results" / "part-0.parquet"
+    )
+    cluster = ("--cluster", PROFILES / "a.yaml", "--each-example-n-times", 30, "--json")
+    exact = json.loads(plan(prompts, *cluster).stdout)
+    high = json.loads(plan(prompts, *cluster, "--quality", "high").stdout)
+    measured = json.loads(plan(prompts, *cluster, "--quality", "high", "--actual", tmp_path / "out").stdout)
+    assert (exact["qualities"], high["qualities"]) == ({"exact": 90}, {"high": 90})
+    assert exact["eta_s"] > high["eta_s"] > measured["eta_s"]
+
+
 def test_the_plan_is_compared_with_what_the_job_took(prompts, tmp_path):
     rows = [result_row(0), result_row(1), result_row(2, status="failed", error="it broke", decode_s=None)]
     (tmp_path / "out" / "results").mkdir(parents=True)

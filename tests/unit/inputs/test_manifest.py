@@ -235,6 +235,7 @@ ALL_CHANGES = {
     "slg_layer": 0,
     "video_negative_prompt": "",
     "audio_negative_prompt": "x",
+    "quality": "fast",
     "image_path": "a.png",
 }
 

@@ -15,6 +15,8 @@ from ovi.device_errors import device_failed
 from ovi.errors import DenoiseStopped, InvalidImage, NonFiniteError
 from ovi.media.probe import probe
 from ovi.pipeline import OviPipeline
+from ovi.quality import COMBINATIONS, Quality
+from ovi_ray.output.result_row import LOSS_FIELDS
 from ovi_ray.protocol.messages import Decode, Denoise, EncodeFirstFrame, EncodeTexts, FailureCause, Preload, TaskRequest
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.workers.actor import Worker, WorkerConfig
@@ -139,10 +141,16 @@ def assert_same(latents, expected):
     assert all(torch.equal(latents[name], expected[name]) for name in ("video", "audio"))
 
 
-@pytest.mark.parametrize("solver_name", ["unipc", "dpm++", "euler"])
-def test_a_denoise_that_was_stopped_is_continued_bit_for_bit_by_another_worker(worker, tiny_dir, tmp_path, solver_name):
+@pytest.mark.parametrize(("solver_name", "quality"), [("unipc", "fast"), ("dpm++", "exact"), ("euler", "exact")])
+def test_a_denoise_that_was_stopped_is_continued_bit_for_bit_by_another_worker(
+    worker, tiny_dir, tmp_path, solver_name, quality
+):
     params = SamplingParams(
-        video_frame_height_width=(64, 64), sample_steps=5, slg_layer=1, solver_name=SolverName(solver_name)
+        video_frame_height_width=(64, 64),
+        sample_steps=5,
+        slg_layer=1,
+        solver_name=SolverName(solver_name),
+        quality=Quality(quality),
     )
     texts = embeddings(worker)
     stop_at(worker, 3, number=2, save=True)
@@ -154,6 +162,29 @@ def test_a_denoise_that_was_stopped_is_continued_bit_for_bit_by_another_worker(w
     assert steps == [4, 5]
     assert_same(unpack(latents), unbroken(worker, texts, params))
     assert [path.name for path in tmp_path.iterdir()] == ["latents"]
+
+
+def test_the_measured_loss_of_a_lossy_clip_is_part_of_its_row_and_told_where_it_was_too_large(worker):
+    texts = embeddings(worker)
+    params = replace(PARAMS, quality=Quality.FAST)
+    report, _ = worker.run(request(Denoise(params=params), TRANSFORMER), *texts)
+    assert {field.name for field in LOSS_FIELDS} <= report.facts.keys()
+    assert report.facts["audits"] == 2  # of 8-bit products in step 1, and of the guidance difference in step 3
+    assert report.facts["shortcuts"] == "fp8_feed_forward 1"
+    assert report.facts["exact_from_step"] == 3  # random weights: no two differences are alike
+    assert report.facts["video_loss"] > COMBINATIONS[Quality.FAST].bound.video
+    assert report.facts["left_out"].startswith("low_bit_attention: ")
+    assert [("low_bit_attention" in note, "from step 3" in note) for note in report.notes] == [
+        (True, False),
+        (False, True),
+    ]
+    report, _ = worker.run(request(Denoise(params=params), TRANSFORMER), *texts)
+    assert len(report.notes) == 1  # what the device has not is told once
+
+
+def test_the_row_of_an_exact_clip_has_no_loss(worker):
+    report, _ = worker.run(request(Denoise(params=PARAMS), TRANSFORMER), *embeddings(worker))
+    assert not {field.name for field in LOSS_FIELDS} & report.facts.keys()
 
 
 def test_a_long_denoise_is_saved_every_so_often_and_comes_out_the_same(worker, tmp_path, monkeypatch):

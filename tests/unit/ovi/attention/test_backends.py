@@ -1,6 +1,8 @@
 """The attention backends against unfused softmax, and the devices that each supports."""
 
 import dataclasses
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 from ovi.attention import AttentionBackend, AttentionPlan, AttentionShape, Site
 from ovi.attention.backends import BACKENDS, FlashAttn3, attention, reference_attention, selected_kernel
 from ovi.attention.target import AttentionTarget
-from ovi.attention.types import attention_shapes
+from ovi.attention.types import INEXACT, attention_shapes
 from ovi.config import Architecture
 
 CPU = AttentionTarget.of(torch.device("cpu"), torch.float32)
@@ -41,14 +43,33 @@ def test_every_backend_but_auto_is_in_the_registry():
     assert set(BACKENDS) == set(AttentionBackend) - {AttentionBackend.AUTO}
 
 
-def test_only_sage_is_inexact():
-    assert [name for name, backend in BACKENDS.items() if not backend.exact] == [AttentionBackend.SAGE]
+def test_the_inexact_backends_are_those_that_ids_know_of():
+    assert {name for name, backend in BACKENDS.items() if not backend.exact} == INEXACT
+
+
+def test_8_bit_flash_attention_is_given_scaled_heads_and_the_scales_that_undo_it(monkeypatch):
+    def flash_attn_func(q, k, v, *, q_descale, k_descale, v_descale):
+        assert {part.dtype for part in (q, k, v)} == {torch.float8_e4m3fn}
+        scales = (q_descale, k_descale, v_descale)
+        wide = (part.float() * scale[:, None, :, None] for part, scale in zip((q, k, v), scales, strict=True))
+        return reference_attention(*wide).to(torch.bfloat16), None
+
+    backend = BACKENDS[AttentionBackend.FLASH_ATTN_3_FP8]
+    monkeypatch.setitem(sys.modules, backend.module, SimpleNamespace(flash_attn_func=flash_attn_func))
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, length, 3, 16, generator=generator).bfloat16() for length in (5, 9, 9))
+    v[:, :, 1] *= 1000  # a head that would take the range of the others
+    out, exact = backend.run(q, k, v).float(), reference_attention(q, k, v)
+    assert ((out - exact).norm(dim=(1, 3)) / exact.norm(dim=(1, 3)) < 0.08).all()
 
 
 @pytest.mark.parametrize(
     ("device", "supported"),
     [
-        (target("sm90"), {"flash_attn_3", "flash_attn_2", "sage", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient"}),
+        (
+            target("sm90"),
+            {"flash_attn_3", "flash_attn_3_fp8", "flash_attn_2", "sage", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient"},
+        ),
         (target("sm89"), {"flash_attn_2", "sage", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient"}),
         (target("sm100"), {"flash_attn_2", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient"}),
         (target("sm75"), {"sdpa_efficient"}),
