@@ -60,8 +60,8 @@ class JobSummary:
 def manifest_of(job: BatchSpec, prompts: PromptList | None = None) -> Manifest:
     """The clips of a job: no weights are read. Raises InputError, and CheckpointMismatch for an invalid `architecture.json`.
 
-    `prompts` is the job's list, where it has been read already, or a part of it. The models have the sizes of a checkpoint folder
-    that is on this machine, else the published ones. The ids differ from those of a render, which depend on the weights.
+    `prompts` is the job's list, where it has been read already, or a part of it. The models have the sizes of a checkpoint
+    folder that is on this machine, else the published ones. The ids differ from those of a render, which depend on the weights.
     """
     folder = None if job.ckpt_dir is None else job.ckpt_dir.local_path
     return build_manifest(
