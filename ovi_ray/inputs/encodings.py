@@ -47,6 +47,7 @@ _ASCII_WORD = re.compile(rb"[ -~]{6,}")
 _SYMBOLS = ("Sm", "So", "Sk", "Sc")
 _OPENING, _CLOSING = "‘“（「『《〈［", "’”）」』》〉］"
 """Quotes and brackets of scripts without spaces between words, and apostrophes."""
+_FEW_ZEROS = 8  # of so many bytes of UTF-16 with ASCII in it, one at least is zero
 _MAX_SHOWN = 5
 _MAX_OF_A_SCRIPT = 3  # the other ones would crowd out the right one where the script is another
 _SAMPLE_BYTES = 20_000
@@ -77,6 +78,8 @@ def readings(content: bytes) -> list[Reading]:
 
 
 def _wide_readings(content: bytes) -> list[Reading]:
+    if 0 < content.count(0) * _FEW_ZEROS < len(content) and _decoded(content.replace(b"\0", b""), "utf_8") is not None:
+        return []  # text with a stray zero byte
     texts = {name: text for name in _WIDE if (text := _decoded(content, name)) is not None}
     return [Reading(encoding=_WIDE[name], text=_excerpt(text)) for name, text in texts.items() if text]
 
