@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,11 +17,13 @@ from ovi_ray.devices.node_report import NodeReport
 from ovi_ray.devices.probe import DeviceEdge, TorchEdge, faults_of_versions, gpu_environment, node_labels, probe
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.runtime.cluster_probe import check_cluster
+from ovi_ray.runtime.cluster_probe import cannot_join, check_answer, check_cluster, cluster_address
 from ovi_ray.runtime.session_folder import session_folder
 from ovi_ray.runtime.visible_devices import choose_as_ray_does
 
 logger = logging.getLogger(__name__)
+_CLIENT_TIMEOUTS = {"RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "3", "RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S": "5"}
+"""Seconds for each of the three tries of Ray's client, once something answers at the port."""
 _START_ERRORS = (OSError, RuntimeError, ValueError, RayError)
 
 
@@ -51,17 +54,16 @@ def node_options(job: JobSpec, edge: DeviceEdge | None = None) -> dict[str, Any]
 
 @contextmanager
 def _joined(address: str, **options: Any) -> Iterator[None]:
-    named = os.environ.get("RAY_ADDRESS")
-    if address == "auto" and named:
-        logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", named)
-        address = named
+    if (found := cluster_address(address)) != address:
+        logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", found)
+    check_answer(found)
     try:
-        check_cluster(address)
-        _init(address=address, **options)
+        check_cluster(found)
+        with _impatient_client():
+            _init(address=found, **options)
     except (ClusterError, *_START_ERRORS) as error:
         # Ray reads the token file on its own only for the address "auto"
-        hint = "is it up? if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
-        raise ClusterError(f"the Ray cluster at {address} cannot be joined: {error}; {hint}") from error
+        raise cannot_join(found, error) from error
     try:
         yield
     finally:
@@ -87,6 +89,16 @@ def _started(**options: Any) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _impatient_client() -> Iterator[None]:
+    """Ray's client gives up within a quarter of a minute, not a whole one, and leaves it to its exception to say so."""
+    for name, seconds in _CLIENT_TIMEOUTS.items():
+        os.environ.setdefault(name, seconds)  # read when Ray loads its client, which "ray://" makes it do
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Ray Client connection timed out")
+        yield
 
 
 def _init(**options: Any) -> None:
