@@ -175,7 +175,7 @@ def render(
     with command_console(display) as console:
         ranges = None if rows is None else RowRanges.parse(rows)
         job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
-        if not (dry_run or _is_begun(job)):  # a job that is finished needs no cluster
+        if job.address and not (dry_run or _is_begun(job)):  # a job that is finished needs no cluster
             check_answer(job.address)
         from ovi_ray.preparation import prepare, shard_of
 

@@ -5,6 +5,7 @@ made first, with nothing but the standard library (`check_answer`): loading Ray 
 Ray is asked in a process of its own, `python -m ovi_ray.runtime.cluster_probe ADDRESS`, which an alarm ends.
 """
 
+import logging
 import os
 import queue
 import signal
@@ -16,6 +17,7 @@ import time
 
 from ovi_ray.errors import ClusterError
 
+logger = logging.getLogger(__name__)
 CONNECT_S = 10
 """Seconds for the name to resolve and the port to accept."""
 ANSWER_S = 10
@@ -29,25 +31,39 @@ _ADDRESS = "expected host:port, ray://host:port or auto"
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a client of gRPC begins with: the preface and its settings, none."""
 _FRAME_HEADER, _SETTINGS = 9, 4
-_HINT = "is it up? if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
 
 
-def cluster_address(address: str) -> str:
-    """The address that "auto" stands for, where RAY_ADDRESS names one."""
+def named_cluster(address: str) -> str:
+    """The address of the cluster that is meant: "auto" is the one that RAY_ADDRESS names, where it names one."""
     return os.environ.get("RAY_ADDRESS") or address if address == _ANY else address
 
 
 def cannot_join(address: str, reason: object) -> ClusterError:
-    """The error for a cluster at an address that `ray.init` takes."""
-    return ClusterError(f"the Ray cluster at {address} cannot be joined: {reason}; {_HINT}")
+    """The error of a cluster that a job cannot join, with what to look at."""
+    # Ray reads the token file on its own only for the address "auto"
+    hint = "is it up? if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+    return ClusterError(f"the Ray cluster at {address} cannot be joined: {reason}; {hint}")
 
 
-def check_answer(address: str | None, *, connect_s: float = CONNECT_S, answer_s: float = ANSWER_S) -> None:
-    """Check, without loading Ray, that a gRPC server answers at an address; None and "auto" alone name no address.
+def check_joinable(address: str) -> None:
+    """Check, before Ray and torch are loaded, that a job can join the cluster at an address. Raises ClusterError."""
+    named = named_cluster(address)
+    if named != address:
+        logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", named)
+    check_answer(named)
+    try:
+        check_cluster(named)
+    except ClusterError as error:
+        raise cannot_join(named, error) from error
 
-    Raises ClusterError as `cannot_join` words it.
+
+def check_answer(address: str, *, connect_s: float = CONNECT_S, answer_s: float = ANSWER_S) -> None:
+    """Check, without loading Ray, that a gRPC server answers at an address. Raises ClusterError as `cannot_join` words it.
+
+    Only Ray knows what "auto" alone stands for.
     """
-    if address is None or (found := cluster_address(address)) == _ANY:
+    found = named_cluster(address)
+    if found == _ANY:
         return
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     # a name that does not resolve may take minutes, which no signal and no time limit interrupts
