@@ -7,8 +7,8 @@
 
 Nobody is stopped by a malformed tag. It is read as follows, and each reading is told as a `TagFault`:
 
-- A tag in lower case, misspelt, with an attribute or in other brackets (`<audcap>`, `[AUDCAP]`, `<|S|>`, `<S:man>`) is read as
-  the tag meant.
+- A tag in lower case, misspelt, with an attribute or in other brackets (`<audcap>`, `[AUDCAP]`, `<|S|>`, `<S:man>`, `<S man>`)
+  is read as the tag meant.
 - A tag that is not closed ends at the next tag, or at the end of the prompt.
 - An end without a beginning is left out. Tags that no model knows (`<b>`) stay in the text.
 """
@@ -175,11 +175,12 @@ _OPEN, _CLOSE = r"<\[{〈《⟨‹【", r">\]}〉》⟩›】"
 _BRACKET = re.compile(rf"[{_OPEN}]")
 _UNSEEN = r"\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"  # characters of no width, which copied text often has
 _GAP = rf"[\s{_UNSEEN}]*"
-_ATTRIBUTE = rf"(?:[:=][\w {_UNSEEN}-]{{1,24}})?"  # <S:narrator>
+_ATTRIBUTE = rf"(?:[:=][\"'“”]?[\w {_UNSEEN}-]{{1,24}}[\"'“”]?)?"  # <S:narrator>, <S voice="man">
 _TAG = re.compile(
     rf"([{_OPEN}])(?:\||[{_OPEN}])?{_GAP}(/?){_GAP}([^\W\d_][\w {_UNSEEN}-]{{0,24}}?)"
     rf"{_ATTRIBUTE}{_GAP}/?{_GAP}(?:\||[{_CLOSE}])?[{_CLOSE}]"
 )
+_WORD_END = re.compile(r"[\s_]")
 _WORD_PAIR = re.compile(r"\w\w")
 _AUDIO = re.compile(r"(?<!\w)Audio:")
 _LOOSE_AUDIO = re.compile(r"(?<!\w)audio\s*:", re.IGNORECASE)
@@ -212,7 +213,7 @@ def _tag_of(match: re.Match[str]) -> _Tag | None:
         return _Tag(kind=kind, start=match.start(), end=match.end(), spelled=match[0])
     bracket, slash, name = match.groups()
     letters = "".join(character for character in name if character.isalpha()).upper()
-    kind = _KINDS.get(letters)
+    kind = _KINDS.get(letters) or _KINDS.get(_with_attribute(name))
     if kind is None:
         near = difflib.get_close_matches(letters, _GUESSED, n=1, cutoff=_GUESS_CUTOFF)
         kind = _KINDS[near[0]] if near else _Kind.UNKNOWN
@@ -221,6 +222,12 @@ def _tag_of(match: re.Match[str]) -> _Tag | None:
     is_prose = bracket != "<" and (kind in (_Kind.UNKNOWN, _Kind.END) or letters in ("AUDIO", "SPEECH"))
     is_prose |= kind is _Kind.UNKNOWN and " " in (match[0][1], match[0][-2])  # a < b and c > d
     return None if is_prose else _Tag(kind=kind, start=match.start(), end=match.end(), spelled=match[0])
+
+
+def _with_attribute(name: str) -> str:
+    """The tag's own name where words follow it, as in <S man>; "" for other words, such as <Speech bubble>."""
+    first = _WORD_END.split(name, maxsplit=1)[0]
+    return first.upper() if f"<{first.upper()}>" in _BY_SPELLING else ""
 
 
 # -- reading -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,17 +59,21 @@ def decode_image(content: bytes) -> DecodedImage:
 
     Grey of 16 bits keeps its high byte, as OpenCV does. Floats of at most 8 are fractions of white (what is brighter is
     clipped), larger ones of 255 or 65,535. Transparent parts are composed on BACKGROUND. Colours with an embedded profile are
-    converted to sRGB.
+    converted to sRGB, and so are those of a PNG whose chunks describe its colours otherwise.
 
     Raises InvalidImage with what the file is instead of an image that can be used.
     """
-    stream, profile = png.without_metadata(content)
-    with _typed_errors(content), quiet_pillow(), Image.open(io.BytesIO(stream), formats=_formats()) as image:
-        if profile:
-            image.info["icc_profile"] = profile
-        if png.has_16_bit_colour_key(stream) and "transparency" in image.info:  # Pillow keeps the high bytes only
+    reduced = png.without_metadata(content)
+    stream = io.BytesIO(reduced.content)
+    with _typed_errors(content), quiet_pillow(), Image.open(stream, formats=_formats()) as image:
+        if reduced.profile:
+            image.info["icc_profile"] = reduced.profile
+        if (
+            png.has_16_bit_colour_key(reduced.content) and "transparency" in image.info
+        ):  # Pillow keeps the high bytes only
             image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
-        return _decode(image)
+        decoded = _decode(image)
+    return replace(decoded, remarks=(reduced.remark, *decoded.remarks)) if reduced.remark else decoded
 
 
 def decode_opened(image: Image.Image) -> DecodedImage:
@@ -91,7 +95,8 @@ def _typed_errors(content: bytes = b"") -> Iterator[None]:
     except Image.DecompressionBombError:
         raise _too_large(f"an image of more than {2 * MAX_IMAGE_PIXELS:,} pixels") from None
     except Exception as error:
-        raise InvalidImage(f"a damaged or truncated image ({error})", expected=ANY_IMAGE) from error
+        reason = "unexpected end of the file" if isinstance(error, EOFError) else str(error) or type(error).__name__
+        raise InvalidImage(f"a damaged or truncated image ({reason})", expected=ANY_IMAGE) from error
 
 
 class _Quiet:

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,11 @@ from ovi_ray.cli.console import message_console
 from ovi_ray.errors import InputError, JobStopped, OviRayError, hide_passwords
 from ovi_ray.logs import MESSAGES, RUN_LOG, run_log
 from ovi_ray.printing import shell_command
+from ovi_ray.report_address import report_address
 from ovi_ray.storage.paths import Location
 
 FAULT_LOG = "faults.log"
 """In the user's folder for state: where a fault is recorded that belongs to no job."""
-_REPORT_URLS = ("issues", "bug tracker", "repository", "source")
-"""Labels of project URLs at which a fault can be reported, the best first."""
-
 
 given_arguments: ContextVar[tuple[str, ...]] = ContextVar("given_arguments", default=())
 """The arguments of the command that runs, as they were typed."""
@@ -146,16 +143,6 @@ def _print_json(code: ExitCode, name: str, message: str, arguments: Sequence[str
     if "--json" in arguments:
         error = {"kind": code.name.lower(), "type": name, "message": message, **details}
         typer.echo(json.dumps({"error": {key: value for key, value in error.items() if value is not None}}))
-
-
-def report_address() -> str:
-    """The address for reports of faults: the URL that the package names for them, or words in its place."""
-    try:
-        declared = metadata("ovi-ray").get_all("Project-URL") or []
-    except PackageNotFoundError:  # run from a checkout
-        declared = []
-    urls = {label.lower(): url for label, _, url in (line.partition(", ") for line in declared)}
-    return next((urls[label] for label in _REPORT_URLS if label in urls), "the maintainers of ovi-ray")
 
 
 def _print_fault(what: str, command: str, output_dir: Location | None, log: Path | None, trace: str) -> None:

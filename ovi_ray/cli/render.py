@@ -25,7 +25,9 @@ from ovi_ray.cli.options import (
 from ovi_ray.cli.run import run_job
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.row_ranges import RowRanges
+from ovi_ray.output.job_files import read_token
 from ovi_ray.printing import Console, counted, shell_command
+from ovi_ray.runtime.cluster_probe import check_answer
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
@@ -173,6 +175,8 @@ def render(
     with command_console(display) as console:
         ranges = None if rows is None else RowRanges.parse(rows)
         job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
+        if job.address and not (dry_run or _is_begun(job)):  # a job that is finished needs no cluster
+            check_answer(job.address)
         from ovi_ray.preparation import prepare, shard_of
 
         def print_message(text: str) -> None:
@@ -204,6 +208,13 @@ def render(
     if as_json:
         typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
+
+
+def _is_begun(job: JobSpec) -> bool:
+    try:
+        return bool(read_token(job.output_dir))
+    except OSError:  # told where the folder is opened
+        return True
 
 
 def _detach(job: JobSpec, console: Console, *, as_json: bool) -> NoReturn:

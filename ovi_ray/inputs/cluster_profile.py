@@ -8,16 +8,15 @@ The sections of a profile are derived from the dataclasses of `scheduling.device
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ovi.stages import Stage, stages_of
-from ovi_ray.errors import InputError, Problem, StorageUnavailable, show
+from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.inputs.params import did_you_mean
-from ovi_ray.inputs.yaml_checks import check_yaml
+from ovi_ray.inputs.yaml_files import read_yaml_file
 from ovi_ray.scheduling.device_profile import (
     ALL_STAGES,
     BF16_SIZES,
@@ -28,7 +27,6 @@ from ovi_ray.scheduling.device_profile import (
     StageRates,
 )
 from ovi_ray.scheduling.workload import ClipKind
-from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import PathOrUri, to_location
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -36,6 +34,17 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 _SIZES = {"bf16": BF16_SIZES, "int8": INT8_SIZES}
 _DEFAULTS = DeviceProfile(name="")
+_KINDS = {
+    "dict": "a mapping of keys to values",
+    "model": "a mapping of keys to values",
+    "tuple": "a list",
+    "float": "a number",
+    "finite": "a finite number",
+    "int": "a whole number",
+    "string": "text",
+    "too": "at least one entry",
+}
+"""Values that are expected, by the first word of the type of pydantic's error."""
 
 
 class _Section(BaseModel):
@@ -163,40 +172,39 @@ def _fits_nowhere(stage: Stage, kind: ClipKind, profiles: Iterable[DeviceProfile
 def read_profile(path: PathOrUri) -> ClusterProfile:
     """Read a profile from a YAML file. Raises InputError with every problem."""
     try:
-        text = to_location(path).read_text(encoding="utf-8")
-        check_yaml(str(path), text)
-        raw = yaml.safe_load(text)
-    except InputError:
-        raise
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a URI that cannot be used
-        found = plain_reason(error) if isinstance(error, StorageUnavailable) else _one_line(error)
-        problem = Problem(file=str(path), value=found, expected="a readable YAML file of a cluster profile")
+        location = to_location(path)
+    except ValueError as error:  # a URI that cannot be used
+        problem = Problem(file=str(path), value=str(error), expected="the path of a cluster profile")
         raise InputError([problem]) from error
-    return parse_profile(raw, source=str(path))
+    document = read_yaml_file(location)
+    return parse_profile(document.content, source=str(path), line_of=document.line_of)
 
 
-def parse_profile(raw: object, *, source: str = "cluster profile") -> ClusterProfile:
-    """Validate a mapping as YAML gives it. Raises InputError with every problem."""
+def parse_profile(
+    raw: object, *, source: str = "cluster profile", line_of: Callable[[Sequence[object]], int | None] = lambda _: None
+) -> ClusterProfile:
+    """Validate a mapping as YAML gives it; `line_of` tells the line of a key. Raises InputError with every problem."""
+    if not isinstance(raw, dict):
+        expected = f"a cluster profile: a mapping with the keys {', '.join(ClusterProfile.model_fields)}"
+        found = "nothing" if raw is None else "a list" if isinstance(raw, list) else show(raw)
+        raise InputError([Problem(file=source, value=found, expected=expected)])
     try:
         return ClusterProfile.model_validate(raw)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        raise InputError([_problem(detail, source) for detail in details]) from error
+        raise InputError([_problem(detail, source, line_of(detail["loc"])) for detail in details]) from error
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _problem(detail: Any, source: str) -> Problem:
+def _problem(detail: Any, source: str, line: int | None) -> Problem:
     place = ".".join(str(part) for part in detail["loc"])
+    found, expected = show(detail["input"]), _expected(detail)
     if detail["type"] == "missing":
-        return Problem(file=source, field=place, value="missing", expected="a value")
-    if detail["type"] == "extra_forbidden":
+        found, expected = "missing", "a value"
+    elif detail["type"] == "extra_forbidden":
         known = _known_keys(detail["loc"])
-        hint = did_you_mean(detail["loc"][-1], known)
-        return Problem(file=source, field=place, value="an unknown key", expected=f"one of {', '.join(known)}{hint}")
-    return Problem(file=source, field=place or None, value=show(detail["input"]), expected=_expected(detail))
+        found = "an unknown key"
+        expected = f"one of {', '.join(known)}{did_you_mean(detail['loc'][-1], known)}"
+    return Problem(file=source, line=line, field=place or None, value=found, expected=expected)
 
 
 def _expected(detail: Any) -> str:
@@ -205,7 +213,12 @@ def _expected(detail: Any) -> str:
         return f"a number greater than {context['gt']:g}"
     if "ge" in context:
         return f"a number of at least {context['ge']:g}"
-    return str(context.get("expected", detail["msg"]))
+    if "le" in context:
+        return f"a number of at most {context['le']:g}"
+    if "expected" in context:
+        return str(context["expected"])
+    kind = detail["type"].partition("_")[0]
+    return _KINDS.get(kind, "another value")
 
 
 def _known_keys(place: tuple[str | int, ...]) -> list[str]:

@@ -13,8 +13,7 @@ from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show, show_path
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.inputs.path_checks import PathCheck
 from ovi_ray.inputs.prompt_or_path import Meaning, meaning_of
-from ovi_ray.inputs.text_files import read_lines
-from ovi_ray.inputs.yaml_checks import check_yaml
+from ovi_ray.inputs.yaml_files import read_yaml_file
 from ovi_ray.storage.paths import Location, resolve_path, to_location
 
 _Spec = TypeVar("_Spec", bound=BaseModel)
@@ -77,13 +76,8 @@ def read_yaml(path: Location, sections: Sections | None = None) -> dict[str, Giv
     The keys of a section are returned as those of the file; one that does not belong there keeps its section's name, as in
     "resources.seed", and is refused by `load`.
     """
-    text = "".join(read_lines(path))
-    try:
-        check_yaml(str(path), text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError([_yaml_problem(path, error)]) from None
+    document = read_yaml_file(path)
+    node, content = document.root, document.content
     if content is None:
         raise InputError([Problem(file=str(path), value="an empty file", expected=_KEYS_EXPECTED)])
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
@@ -241,14 +235,6 @@ def _problem(known: _KnownKeys, details: ErrorDetails, given: Mapping[str, Given
         return part.problem(str(details["ctx"]["error"]), shown)
     expected = str(known.spec.model_fields[key].description)
     return part.problem(expected, None if key in given else "missing")
-
-
-def _yaml_problem(path: Location, error: yaml.YAMLError) -> Problem:
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return Problem(file=str(path), value="not YAML", expected=f"YAML text ({error})")
-    found = f"not YAML at column {mark.column + 1}: {getattr(error, 'problem', None) or error}"
-    return Problem(file=str(path), line=mark.line + 1, value=found, expected="keys and values, a colon between them")
 
 
 def _key_lines(node: yaml.MappingNode) -> tuple[dict[str, int], dict[str, dict[str, int]]]:

@@ -16,6 +16,7 @@ from ovi_ray.inputs.lists.plain_text import read_text
 from ovi_ray.inputs.lists.prompt_list import PromptList, file_problem
 from ovi_ray.inputs.lists.spreadsheets import read_spreadsheet
 from ovi_ray.inputs.lists.tables import PARQUET, read_columns, read_folder, read_table
+from ovi_ray.inputs.text_files import check_kind, readable
 from ovi_ray.storage.paths import Location
 
 __all__ = [
@@ -69,6 +70,8 @@ def read_prompt_list(path: Location, options: ListOptions = ListOptions()) -> Pr
     elif path.suffix.lower() in READERS:
         prompts = READERS[path.suffix.lower()](path, options)
     else:
+        with readable(path) as local:
+            check_kind(path, local)
         expected = f"a prompt list that ends in {', '.join(READERS)}, or a folder of Parquet files"
         raise InputError([file_problem(path, f"a file of type {path.suffix!r}", expected)])
     if not len(prompts) and not prompts.problems:

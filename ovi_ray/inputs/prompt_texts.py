@@ -15,6 +15,7 @@ from ovi_ray.inputs.prompt_lists import PromptList
 
 _MAX_READINGS = 4  # examples in a note
 _EXAMPLE_CHARS = 40
+_LOST = "\ufffd"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -42,8 +43,16 @@ def prepare_texts(prompts: PromptList, columns: Mapping[str, list[Any]], arch: A
         *_other_form_note(prompts, texts, read),
         *_fault_notes(prompts, read),
         *_untidy_note(prompts, texts),
+        *_lost_notes(prompts, columns, _cleaned_columns(columns, read, cleaned)),
     ]
     return PromptTexts(prompts=[prompt.text for prompt in read], cleaned=cleaned, notes=notes)
+
+
+def _cleaned_columns(
+    columns: Mapping[str, list[Any]], read: Sequence[ModelPrompt], cleaned: Mapping[str, str]
+) -> dict[str, list[str]]:
+    negative = {name: [cleaned[text] for text in columns[name]] for name in NEGATIVE_PROMPTS}
+    return {PROMPT_COLUMN: [prompt.cleaned for prompt in read], **negative}
 
 
 def _other_form_note(prompts: PromptList, texts: Sequence[str], read: Sequence[ModelPrompt]) -> list[str]:
@@ -83,3 +92,24 @@ def _examples(readings: Mapping[tuple[str, str], int]) -> str:
 def _untidy_note(prompts: PromptList, texts: Sequence[str]) -> list[str]:
     rows = [prompts.rows[place] for place, text in enumerate(texts) if " ".join(text.split()) != text]
     return [f"{rows_have(rows)} extra spaces or line breaks, which are ignored"] if rows else []
+
+
+def _lost_notes(
+    prompts: PromptList, given: Mapping[str, Sequence[str]], cleaned: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Notes on characters that an earlier conversion lost; some show when a text is cleaned, as in "caf&#0;"."""
+    notes = []
+    for name, texts in cleaned.items():
+        places = [place for place, text in enumerate(texts) if _LOST in text]
+        if not places:
+            continue
+        first = texts[places[0]]
+        at = first.index(_LOST)
+        part = first[max(0, at - _EXAMPLE_CHARS // 2) : at + _EXAMPLE_CHARS // 2]
+        origin = "in the list itself" if _LOST in given[name][places[0]] else "as an escape"
+        subject = rows_have([prompts.rows[place] for place in places])
+        notes.append(
+            f"{subject} the character U+FFFD in {name} ({show(part)}), {origin}: a program that read the text in another"
+            " encoding put it in place of what it could not read, and only the source of the text has that"
+        )
+    return notes

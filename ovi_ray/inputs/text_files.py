@@ -1,12 +1,15 @@
 """Reading of UTF-8 text files line by line, with messages that help to convert files in other encodings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ovi.files import dangling_link, pointer_in_place_of
 from ovi_ray.errors import InputError, Problem, show
+from ovi_ray.inputs.columns import in_words
 from ovi_ray.inputs.encodings import readings
+from ovi_ray.inputs.file_kinds import foreign_kind
+from ovi_ray.inputs.seven_bit import SevenBit, SevenBitCheck
 from ovi_ray.printing import shell_command
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location, local_copy
@@ -14,7 +17,7 @@ from ovi_ray.storage.paths import Location, local_copy
 MISSING = "a file that does not exist"
 _MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 """Byte order marks, the longer ones first, and the encodings that they announce."""
-_UTF16_ZEROS = 8  # of so many bytes of UTF-16, one at least is the zero byte of an ASCII character
+_MAX_LINES_TOLD = 5
 _UTF8 = 'UTF-8 text: save it as UTF-8 (in Excel: "CSV UTF-8")'
 
 
@@ -24,15 +27,26 @@ def read_lines(path: Location, *, newline: str | None = None) -> Iterator[str]:
     `newline` is passed to `open`. Raises InputError for a file that is missing, unreadable or not UTF-8 text.
     """
     with readable(path) as local:
+        check_kind(path, local)
         _check_mark(path, local)
         try:
             with local.open(encoding="utf-8-sig", newline=newline) as file:
-                for number, line in enumerate(file, start=1):
-                    if "\0" in line:
-                        raise InputError([_nul_problem(path, local, number)])
-                    yield line
+                yield from _checked(path, local, file)
         except UnicodeDecodeError:
-            raise InputError([_encoding_problem(path, local)]) from None
+            raise InputError([_encoding_problem(path, local.read_bytes())]) from None
+
+
+def _checked(path: Location, local: Path, lines: Iterable[str]) -> Iterator[str]:
+    """The lines, up to one that is not text in UTF-8 though it could be decoded."""
+    seven_bit = SevenBitCheck()
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise InputError([_encoding_problem(path, local.read_bytes())])
+        if found := seven_bit.take(number, line):
+            raise InputError([_seven_bit_problem(path, found)])
+        yield line
+    if found := seven_bit.end():
+        raise InputError([_seven_bit_problem(path, found)])
 
 
 @contextmanager
@@ -82,6 +96,12 @@ def unreadable(path: Location, error: OSError) -> str:
         return f"a file that cannot be read ({plain_reason(failure)})"
 
 
+def check_kind(path: Location, local: Path) -> None:
+    """Raises InputError for a file whose first bytes are those of another kind of file than its name promises."""
+    if kind := foreign_kind(path, local):
+        raise InputError([Problem(file=str(path), value=kind.found, expected=kind.expected)])
+
+
 def _check_mark(path: Location, local: Path) -> None:
     with local.open("rb") as file:
         start = file.read(4)
@@ -91,37 +111,60 @@ def _check_mark(path: Location, local: Path) -> None:
             raise InputError([_problem(path, found, f"{_UTF8}, or convert it: {_conversion(path, encoding)}", line=1)])
 
 
-def _encoding_problem(path: Location, local: Path) -> Problem:
-    """The first byte that is not UTF-8, and the text around it in every encoding that it may be in."""
-    content, offset = local.read_bytes(), 0
+def _encoding_problem(path: Location, content: bytes) -> Problem:
+    """The first byte that is not UTF-8 or not text, with a part of the file in every encoding that it may be in."""
+    number, found = _first_wrong_byte(content)
+    if mixed := _lines_by_encoding(content):
+        right, wrong = mixed
+        found += f", while line {right[0]} is UTF-8"
+        parts = [f"as {reading.encoding} {show(reading.text)}" for reading in readings(next(iter(wrong.values())))]
+        reads = f" (line {next(iter(wrong))} reads {' or '.join(parts)})" if parts else ""
+        lines = in_words(list(wrong)[:_MAX_LINES_TOLD])
+        more = f" and {len(wrong) - _MAX_LINES_TOLD:,} more" if len(wrong) > _MAX_LINES_TOLD else ""
+        expected = (
+            f"one encoding in all lines, UTF-8: write line{'s' if len(wrong) > 1 else ''} {lines}{more} anew{reads}"
+        )
+        return _problem(path, found, expected, number)
+    candidates = [
+        f"as {reading.encoding} it reads {show(reading.text)}: {_conversion(path, reading.encoding)}"
+        for reading in readings(content)
+    ]
+    choice = f", or convert it by the line whose text is right, if one is: {'; '.join(candidates)}"
+    return _problem(path, found, f"{_UTF8}{choice if candidates else ''}", number)
+
+
+def _first_wrong_byte(content: bytes) -> tuple[int, str]:
+    """Line and description of the first NUL or the first byte that is not UTF-8."""
+    if b"\0" in content:
+        return content.count(b"\n", 0, content.index(b"\0")) + 1, "a NUL byte, as in UTF-16 or binary files"
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{content[error.start]:02x} at offset {error.start} is not UTF-8"
+        return len(content[: error.start + 1].splitlines()), found
+    return 1, "text that is not UTF-8"
+
+
+def _lines_by_encoding(content: bytes) -> tuple[list[int], dict[int, bytes]] | None:
+    """Numbers of lines that are UTF-8, and the other lines by their numbers, where a file has both; ASCII lines are neither."""
+    right: list[int] = []
+    wrong: dict[int, bytes] = {}
     for number, line in enumerate(content.splitlines(keepends=True), start=1):
+        if line.isascii():
+            continue
         try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            found = f"byte 0x{line[error.start]:02x} at offset {offset + error.start} is not UTF-8"
-            candidates = [
-                f"as {reading.encoding} it reads {show(reading.text)}: {_conversion(path, reading.encoding)}"
-                for reading in readings(content, line, error.start)
-            ]
-            choice = f", or convert it by the line whose text is right, if one is: {'; '.join(candidates)}"
-            return _problem(path, found, f"{_UTF8}{choice if candidates else ''}", number)
-        offset += len(line)
-    return _problem(path, "text that is not UTF-8", _UTF8, None)
+            line.decode()
+            right.append(number)
+        except UnicodeDecodeError:
+            wrong[number] = line
+    return (right, wrong) if right and b"\0" not in content else None
 
 
-def _nul_problem(path: Location, local: Path, line: int) -> Problem:
-    found = "a NUL byte, as in UTF-16 or binary files"
-    encoding = _unmarked_utf16(local)
-    remedy = f"; if it is UTF-16 without a mark, convert it: {_conversion(path, encoding)}" if encoding else ""
-    return _problem(path, found, f"{_UTF8}{remedy}", line)
-
-
-def _unmarked_utf16(local: Path) -> str | None:
-    """UTF-16 in the byte order that its many zero bytes show; None for a file that is hardly such text."""
-    content = local.read_bytes()
-    zeros = {"UTF-16BE": content[::2].count(0), "UTF-16LE": content[1::2].count(0)}
-    encoding = max(zeros, key=lambda name: zeros[name])
-    return encoding if zeros[encoding] * _UTF16_ZEROS > len(content) else None
+def _seven_bit_problem(path: Location, found: SevenBit) -> Problem:
+    value = f"text in {found.encoding}, which reads {show(found.text.strip())}"
+    escape = f", or write {found.escape} if it is meant as it stands" if found.escape else ""
+    command = f", or convert it: {_conversion(path, found.encoding)}" if found.has_iconv else ""
+    return _problem(path, value, f"{_UTF8}{escape}{command}", found.line)
 
 
 def _conversion(path: Location, encoding: str) -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,8 @@ from ovi_ray.runtime.session_folder import session_folder
 from ovi_ray.runtime.visible_devices import choose_as_ray_does
 
 logger = logging.getLogger(__name__)
+_CLIENT_TIMEOUTS = {"RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "3", "RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S": "5"}
+"""Seconds for each of the three tries of Ray's client, once something answers at the port."""
 _START_ERRORS = (OSError, RuntimeError, ValueError, RayError)
 
 
@@ -54,7 +57,8 @@ def _joined(address: str, **options: Any) -> Iterator[None]:
     """Ray answers at this address, as `check_joinable` has found before anything heavy was imported."""
     address = named_cluster(address)
     try:
-        _init(address=address, **options)
+        with _impatient_client():
+            _init(address=address, **options)
     except _START_ERRORS as error:
         raise cannot_join(address, error) from error
     try:
@@ -82,6 +86,16 @@ def _started(**options: Any) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _impatient_client() -> Iterator[None]:
+    """Ray's client gives up within a quarter of a minute, not a whole one, and leaves it to its exception to say so."""
+    for name, seconds in _CLIENT_TIMEOUTS.items():
+        os.environ.setdefault(name, seconds)  # read when Ray loads its client, which "ray://" makes it do
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Ray Client connection timed out")
+        yield
 
 
 def _init(**options: Any) -> None:

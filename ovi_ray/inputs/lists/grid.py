@@ -11,8 +11,8 @@ from ovi_ray.inputs.lists.prompt_list import PromptList, check_names
 from ovi_ray.printing import counted
 from ovi_ray.storage.paths import Location
 
-Record = tuple[int, Sequence[Any] | Problem]
-"""The line of a record, and its cells; or the problem that kept it from being read."""
+Record = tuple[int, Sequence[Any] | Problem | None]
+"""The line of a record, and its cells; or the problem that kept it from being read, None for one that is told elsewhere."""
 
 
 def grid_list(path: Location, header: tuple[int, Sequence[str]], records: Iterable[Record]) -> PromptList:
@@ -57,8 +57,10 @@ class _Grid:
     longer: list[int] = field(default_factory=list)
     """Places in `cells` of the records with blank cells beyond the last column."""
 
-    def add(self, row: int, line: int, record: Sequence[Any] | Problem) -> None:
+    def add(self, row: int, line: int, record: Sequence[Any] | Problem | None) -> None:
         """Add a record, or a problem where it has another width; blank cells are added or left out for it."""
+        if record is None:
+            return
         if isinstance(record, Problem):
             self.problems.append(replace(record, row=row))
             return

@@ -18,7 +18,7 @@ from ovi_ray.inputs.lists.grid import are_blank, grid_list
 from ovi_ray.inputs.lists.prompt_list import PromptList, file_problem
 from ovi_ray.inputs.lists.tables import iso_duration
 from ovi_ray.inputs.notes import name_rows
-from ovi_ray.inputs.text_files import readable
+from ovi_ray.inputs.text_files import check_kind, readable
 from ovi_ray.storage.paths import Location
 
 _LARGEST_EXACT_FLOAT = 2**53
@@ -34,6 +34,7 @@ def read_spreadsheet(path: Location, sheet: str | None = None) -> PromptList:
     failed, or was never computed, becomes a problem that names it, such as B7.
     """
     with readable(path, _EXPECTED) as local:
+        check_kind(path, local)
         try:
             book = load_workbook(str(local))
             name, notes = _choose(path, book, sheet)

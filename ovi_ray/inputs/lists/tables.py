@@ -18,7 +18,7 @@ from ovi_ray.errors import InputError, Problem, show, show_path
 from ovi_ray.inputs.columns import PROMPT_COLUMN, clean_names, in_words, is_known, is_meta
 from ovi_ray.inputs.lists.prompt_list import PromptList, check_names, file_problem
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS
-from ovi_ray.inputs.text_files import readable, readable_problem
+from ovi_ray.inputs.text_files import check_kind, readable, readable_problem
 from ovi_ray.printing import counted, is_utf8
 from ovi_ray.storage.paths import Location
 
@@ -50,6 +50,7 @@ def read_table(path: Location) -> Any:
     is_parquet = path.suffix.lower() == PARQUET
     expected = "a Parquet file" if is_parquet else "an Arrow IPC file or stream (Feather version 2)"
     with readable(path, expected) as local:
+        check_kind(path, local)
         try:
             table = _open_parquet(local) if is_parquet else _open_arrow(local)
             table.validate()  # offsets that point outside of the file would end the program

@@ -103,16 +103,9 @@ def test_a_cluster_that_does_not_answer_has_its_code_and_one_line(command, tiny_
     result = invoke(*given, "--ckpt-dir", tiny_dir, "--address", "no-such-host.invalid:6379")
     assert result.exit_code == ExitCode.UNAVAILABLE
     assert "the name no-such-host.invalid does not resolve" in result.stderr
-    assert (
-        len(
-            [
-                line
-                for line in result.stderr.splitlines()
-                if not line.startswith(("note: ", "checking", "inputs checked"))
-            ]
-        )
-        == 1
-    )
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
+    assert len(lines) == 1  # told before anything is checked, which takes long for large weights
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_cluster_that_the_doctor_cannot_reach_has_the_code_of_a_cluster():

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from ovi_ray import rendering
 from ovi_ray.cli import app, faults
 from ovi_ray.cli.common import ExitCode
+from ovi_ray.report_address import report_address
 from tests.support.cli import OVI_RAY
 from tests.support.waiting import PATIENCE_S
 
@@ -89,7 +90,7 @@ def test_with_json_a_fault_is_json_too(failing_plan, state):
         "type": "ZeroDivisionError",
         "message": "by zero",
         "log": str(state / faults.FAULT_LOG),
-        "report_to": faults.report_address(),
+        "report_to": report_address(),
     }
     assert result.exit_code == ExitCode.FAULT
 

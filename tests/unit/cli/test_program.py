@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 import ovi_ray
 from ovi_ray.cli import app
+from ovi_ray.cli.common import ExitCode
+from ovi_ray.report_address import report_address
 from tests.support.files import snapshot
 from tests.support.rendered_jobs import render_job
 from tests.support.waiting import PATIENCE_S, wait_until
@@ -53,6 +55,16 @@ def test_the_version_is_printed_with_that_of_python():
 
 def test_the_module_runs_the_program_under_its_own_name():
     assert "Usage: ovi-ray [OPTIONS] COMMAND" in run_module("--help").stdout
+
+
+def test_a_package_that_is_missing_when_the_program_starts_is_a_fault_with_its_own_code(tmp_path):
+    (tmp_path / "typer.py").write_text("raise ImportError('no typer here')\n")
+    search = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    result = run_module("render", "p.csv", "--json", PYTHONPATH=search)
+    assert result.returncode == ExitCode.FAULT
+    assert json.loads(result.stdout)["error"]["message"] == "no typer here"
+    assert "pip install" in result.stderr
+    assert report_address() in result.stderr
 
 
 def test_the_version_and_the_help_load_neither_torch_nor_ray():

@@ -7,8 +7,11 @@ from PIL import Image
 
 from ovi.config import Architecture
 from ovi_ray.errors import InputError
+from ovi_ray.inputs.bad_rows import split_bad_rows
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
+from ovi_ray.inputs.prompt_lists import read_prompt_list
+from ovi_ray.storage.paths import to_location
 
 
 @pytest.fixture
@@ -120,7 +123,7 @@ def test_a_bad_header_is_reported_with_its_line(problems_of, header, value):
         ("text_prompt\n", "a.csv", None, "no rows"),
         ("\n \n", "a.txt", None, "no rows"),
         ("", "a.jsonl", None, "no rows"),
-        ("text_prompt\na\n", "a.xls", None, "a file of type '.xls'"),
+        ("a\n", "a.xls", None, "a file of type '.xls'"),
         ("text_prompt\nA dog\x00\n", "a.csv", 2, "a NUL byte, as in UTF-16 or binary files"),
         ("text_prompt\nA dog\n".encode("utf-16-le"), "a.csv", 1, "a NUL byte, as in UTF-16 or binary files"),
     ],
@@ -174,6 +177,19 @@ def test_broken_quotes_are_reported_with_the_line_where_the_row_starts(problems_
     cell, quotes = sorted(problems_of(f"text_prompt,seed\na,x\n{broken}"), key=lambda problem: problem.line)
     assert (cell.field, quotes.field, quotes.line) == ("seed", None, 3)
     assert quotes.value.startswith("a row that cannot be read")
+
+
+def test_every_row_with_broken_quotes_is_reported_and_the_rows_between_them_are_checked(problems_of):
+    problems = problems_of('text_prompt,seed\n"a"b,1\n\nc,x\n"She says \\"hi\\"",2\n"open,3\nd,y\n')
+    assert places(problems) == [(None, 6, None), (1, 2, None), (2, 4, "seed"), (3, 5, None), (5, 7, "seed")]
+
+
+def test_a_quote_that_may_enclose_other_rows_cannot_be_left_out_as_one_bad_row(tmp_path):
+    (tmp_path / "a.csv").write_text('text_prompt,seed\na,1\n"open,2\nb,3\n')
+    prompts = read_prompt_list(to_location(tmp_path / "a.csv"))
+    with pytest.raises(InputError) as caught:
+        split_bad_rows(prompts, prompts.problems)
+    assert places(caught.value.problems) == [(None, 3, None)]
 
 
 def test_every_bad_line_of_json_lines_is_reported(problems_of):

@@ -153,3 +153,28 @@ def test_sizes_of_a_small_model_can_be_given():
     profile = parse_profile(make_profile(memory_gb=5, sizes=tiny))
     profile.check([KIND_5S])
     assert [device.sizes.vocoder for device in profile.device_profiles.values()] == [0.01]
+
+
+@pytest.mark.parametrize("content", ["text_prompt\nA dog\n", "- 1\n- 2\n", "", "[]"])
+def test_a_file_that_is_no_cluster_profile_is_told_with_the_keys_that_one_has(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content)
+    problem = problems_of(lambda: read_profile(tmp_path / "a.csv"))[None]
+    assert problem.expected == "a cluster profile: a mapping with the keys name, description, currency, devices"
+
+
+def test_problems_of_a_file_are_told_with_their_lines_and_in_plain_words(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "name: [x]\ndevices:\n  gpu:\n    count: many\n    vendor: nvidia\n    memory_gb: .inf\n"
+        "    tflops: 3\n    stages: decode\n    load_gb_per_s: x\n  cpu: {}\n"
+    )
+    found = problems_of(lambda: read_profile(path))
+    assert {field: (problem.line, problem.expected) for field, problem in found.items() if "cpu" not in field} == {
+        "name": (1, "text"),
+        "devices.gpu.count": (4, "a whole number"),
+        "devices.gpu.memory_gb": (6, "a finite number"),
+        "devices.gpu.tflops": (7, "a mapping of keys to values"),
+        "devices.gpu.stages": (8, "a list"),
+        "devices.gpu.load_gb_per_s": (9, "a number"),
+    }
+    assert {problem.line for field, problem in found.items() if "cpu" in field} == {10}

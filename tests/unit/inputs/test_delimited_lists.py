@@ -129,6 +129,29 @@ def test_a_line_is_told_beside_the_row_where_cells_hold_line_breaks(write):
     assert (unread.row, unread.line) == (3, 6)
 
 
+# -- quotes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_in_quotes_after_spaces_is_read_without_them_and_told(write):
+    manifest = manifest_of(write('seed, "text_prompt"\n7, "b, c"\n8,d\n9,  "e\nf"\n'))
+    assert columns(manifest, "seed", "text_prompt", "line") == [
+        {"seed": 7, "text_prompt": "b, c", "line": 2},
+        {"seed": 8, "text_prompt": "d", "line": 3},
+        {"seed": 9, "text_prompt": "e\nf", "line": 4},
+    ]
+    assert "rows 1 and 3 have spaces before a cell in quotes" in manifest.notes[0]
+
+
+def test_quotes_after_spaces_that_do_not_enclose_the_cell_are_text_and_told(write):
+    manifest = manifest_of(write('seed,text_prompt\n7, "Hello" she says\n8, "open\n9,e\n'))
+    assert columns(manifest, "text_prompt") == [
+        {"text_prompt": ' "Hello" she says'},
+        {"text_prompt": ' "open'},
+        {"text_prompt": "e"},
+    ]
+    assert "rows 1 and 2 have spaces before a quote" in manifest.notes[0]
+
+
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 
@@ -168,6 +191,29 @@ RUSSIAN, CHINESE, JAPANESE = "Лиса бежит по снегу", "狐狸在�
         ("A dog", "utf-16-le"),
         ("A dog", "utf-16-be"),
         ("A dog", "utf-32"),
+        (CHINESE, "utf-16-le"),
+        (CHINESE, "utf-16-be"),
+        (CHINESE, "utf-32-le"),
+        (JAPANESE, "utf-32-be"),
+        (JAPANESE, "iso2022_jp"),
+        ("여우가 눈 속을 달린다", "iso2022_kr"),
+        (f"Café, {CHINESE}", "utf-7"),
+        ("Μια αλεπού τρέχει στο χιόνι, Άλφα", "cp1253"),
+        ("Μια αλεπού τρέχει στο χιόνι", "iso8859_7"),
+        ("שועל רץ בשלג והרוח נושבת", "cp1255"),
+        ("ثعلب يركض في الثلج", "cp1256"),
+        ("Bir tilki karda koşuyor, ağaç, İçinde", "cp1254"),
+        ("สุนัขจิ้งจอกวิ่งในหิมะ", "cp874"),
+        ("Lapė bėga per sniegą", "cp1257"),
+        ("Zażółć gęślą jaźń", "iso8859_2"),
+        ("Zażółć gęślą jaźń", "cp852"),
+        ("Un café à 5 €", "iso8859_15"),
+        ("Un café à la crème, Größe", "cp850"),
+        ("Un café à la crème, Größe", "cp437"),
+        (RUSSIAN, "cp866"),
+        (RUSSIAN, "iso8859_5"),
+        (RUSSIAN, "koi8_r"),
+        (RUSSIAN, "mac_cyrillic"),
     ],
 )
 def test_one_of_the_commands_told_converts_a_list_to_its_right_text(write, text, encoding):
@@ -183,6 +229,54 @@ def test_one_of_the_commands_told_converts_a_list_to_its_right_text(write, text,
     assert text in found
 
 
+def test_where_more_than_one_alphabet_fits_there_is_a_reading_in_each(write):
+    (problem,) = problems_of(write("text_prompt\nשועל רץ בשלג\n".encode("cp1255")))
+    for reading in ("шх", "ψυ", "רץ"):
+        assert reading in problem.expected
+
+
+def test_a_conversion_is_not_told_that_would_spoil_the_lines_that_are_utf8(write):
+    lines = ("Café".encode(), "Café".encode("cp1252"), b"A dog", "Größe".encode("cp1252"))
+    (problem,) = problems_of(write(b"\n".join((b"text_prompt", *lines))))
+    assert problem.line == 3
+    assert "lines 3 and 5" in problem.expected
+    assert "'Café'" in problem.expected
+    assert "iconv" not in problem.expected
+
+
+def test_hz_is_refused_with_the_text_that_it_reads(write):
+    (problem,) = problems_of(write(f"text_prompt\nA dog\n{CHINESE}\n".encode("hz")))
+    assert problem.line == 3
+    assert CHINESE in problem.value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "A + B - C",
+            "1+1-2, 1+100 m",
+            "vocals+keyboard",
+            "AVI+MP4 in HDR10+",
+            "Nike+Run-",
+            "C+-B",
+            "+1 (555) 010-9999",
+        ),
+        *("code ~{ and ~} here", "~{~}", "~~~", "+AOk- café", "x+AOk- y, a+b"),
+    ],
+)
+def test_plus_signs_and_braces_of_prompts_are_text(write, text):
+    assert columns(manifest_of(write(f'text_prompt\n"{text}"\n')), "text_prompt") == [{"text_prompt": text}]
+
+
+@pytest.mark.parametrize("text", ["A caf\ufffd", "A caf&#0;", "A caf\u00ef\u00bf\u00bd"])
+@pytest.mark.parametrize("name", ["text_prompt", "audio_negative_prompt"])
+def test_characters_that_an_earlier_conversion_lost_are_told_with_their_rows(write, text, name):
+    other = "audio_negative_prompt" if name == "text_prompt" else "text_prompt"
+    notes = [note for note in manifest_of(write(f"{name},{other}\nA,a\n{text},b\n")).notes if "U+FFFD" in note]
+    assert [note.startswith("row 2 ") and name in note and "caf\ufffd" in note for note in notes] == [True]
+
+
 @pytest.mark.parametrize(("text", "encoding"), [(CHINESE, "gbk"), (JAPANESE, "shift_jis"), (RUSSIAN, "koi8_r")])
 def test_an_encoding_is_never_told_that_would_make_nonsense_of_the_text(write, text, encoding):
     (problem,) = problems_of(write(f"text_prompt\n{text}\n".encode(encoding)))
@@ -191,7 +285,7 @@ def test_an_encoding_is_never_told_that_would_make_nonsense_of_the_text(write, t
 
 
 def test_bytes_that_are_text_in_no_encoding_have_no_command(write):
-    (problem,) = problems_of(write(b"text_prompt\nA\x81\x98\x8d\x83\x90\x88\xff\n"))
+    (problem,) = problems_of(write(b"text_prompt\nA\x81\x98\x01\x8d\x83\x90\x88\xff\n"))
     assert problem.value.startswith("byte 0x81 at offset 13")
     assert "iconv" not in problem.expected
 

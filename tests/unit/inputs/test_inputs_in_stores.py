@@ -312,7 +312,7 @@ PROFILE = (
 def test_a_cluster_profile_is_read_from_a_store(put, s3_bucket):
     assert len(virtual_devices(read_profile(put("c.yaml", PROFILE)))) == 2
     (problem,) = told(lambda: read_profile(f"{s3_bucket}/none.yaml"))
-    assert "none.yaml: no such file" in problem
+    assert "none.yaml: a file that does not exist" in problem
 
 
 # -- the command line ----------------------------------------------------------------------------------------------

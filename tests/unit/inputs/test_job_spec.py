@@ -195,7 +195,7 @@ def test_an_image_is_not_inspected_in_mode_t2v(write_job):
         (b"seed: 1\nseed: 2\n", 2, "given again, after line 1"),
         (b"seed: 1\nprompt: caf\xe9\n", 2, "byte 0xe9 at offset 19 is not UTF-8"),
         ("seed: 1\n".encode("utf-16"), 1, "UTF-16 text"),
-        (b"seed: \x01\n", None, "not YAML"),
+        (b"seed: \x01\n", 1, "the character U+0001"),
     ],
 )
 def test_a_file_that_is_not_a_job_is_reported_with_its_line(tmp_path, content, line, value):

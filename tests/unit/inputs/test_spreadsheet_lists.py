@@ -116,7 +116,7 @@ def test_a_number_that_a_spreadsheet_cannot_hold_is_refused(xlsx):
     assert (problem.row, problem.field) == (1, "seed")
 
 
-@pytest.mark.parametrize("content", [b"", b"text_prompt\nA\n", b"PK\x03\x04 and no more", b"PK\x05\x06" + bytes(18)])
+@pytest.mark.parametrize("content", [b"", b"A\n", b"PK\x03\x04 and no more", b"PK\x05\x06" + bytes(18)])
 @pytest.mark.parametrize("name", ["p.xlsx", "p.ods"])
 def test_what_is_no_spreadsheet_is_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)

@@ -86,3 +86,16 @@ def test_job_files_and_cluster_profiles_are_checked(tmp_path, read, text):
     (problem,) = caught.value.problems
     assert problem.file == str(path)
     assert problem.line is not None
+
+
+@pytest.mark.parametrize(
+    ("character", "escape"), [("\x07", "\\x07"), ("\x1b", "\\x1b"), ("\x85\x9f", "\\x9f"), ("\ufffe", "\\ufffe")]
+)
+@pytest.mark.parametrize("read", [JobSpec.from_yaml, read_profile])
+def test_every_line_with_a_control_character_is_told_with_its_escape(tmp_path, read, character, escape):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"seed: 1\nprompt: a{character}b\nname: {character}\n", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert [problem.line for problem in caught.value.problems] == [2, 3]
+    assert escape in caught.value.problems[0].expected

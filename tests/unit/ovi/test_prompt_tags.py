@@ -109,6 +109,10 @@ def test_the_soundtrack_of_the_other_form_is_rewritten_and_nothing_else(form, te
         ("A dog. audio: barking", "A dog. <AUDCAP>barking<ENDAUDCAP>", {FaultKind.MISSPELT}),
         ("He sets the audio: it hums.", "He sets the audio: it hums.", {FaultKind.MISSPELT}),
         ("<S:man>Hi<E> <|S|>Ho<<E>>", "<S>Hi<E> <S>Ho<E>", {FaultKind.MISSPELT}),
+        ("<S man>Hi<E> <s old man>Ho</s>", "<S>Hi<E> <S>Ho<E>", {FaultKind.MISSPELT}),
+        ('<S voice="man">Hi<E> <S_woman>Ho<E man>', "<S>Hi<E> <S>Ho<E>", {FaultKind.MISSPELT}),
+        ("A fox. <AUDCAP soft>rain<ENDAUDCAP>", "A fox. <AUDCAP>rain<ENDAUDCAP>", {FaultKind.MISSPELT}),
+        ("A <Speech bubble> and <End of scene>", "A <Speech bubble> and <End of scene>", {FaultKind.UNKNOWN}),
         ("A dog. <AUDCAP>Audio: rain<ENDAUDCAP>", "A dog. <AUDCAP>rain<ENDAUDCAP>", {FaultKind.BOTH_FORMS}),
         (
             "Audio: on. <AUDCAP>rain<ENDAUDCAP>",

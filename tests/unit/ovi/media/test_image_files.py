@@ -342,6 +342,90 @@ def test_a_profile_that_cannot_be_used_is_ignored_and_told(profile):
     assert not image.is_converted
 
 
+def with_chunks(picture, *chunks):
+    """A PNG with these chunks, (kind, data), before its pixels."""
+    content = encode(picture, "PNG")
+    added = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return content[:33] + added + content[33:]
+
+
+def gamma(value):
+    return b"gAMA", struct.pack(">I", round(value * 100_000))
+
+
+def points(white, red, green, blue):
+    return b"cHRM", struct.pack(
+        ">8I", *(round(value * 100_000) for point in (white, red, green, blue) for value in point)
+    )
+
+
+SRGB_POINTS = points((0.3127, 0.3290), (0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
+P3_POINTS = points((0.3127, 0.3290), (0.68, 0.32), (0.265, 0.69), (0.15, 0.06))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "stored", "shown"),
+    [
+        ([gamma(1.0)], (128, 128, 128), (188, 188, 188)),
+        ([gamma(1 / 1.8)], (128, 128, 128), (147, 147, 147)),
+        ([gamma(1 / 2.2), P3_POINTS], (200, 100, 50), (215, 93, 31)),
+        ([P3_POINTS], (200, 100, 50), (215, 93, 31)),
+        ([(b"cICP", bytes((12, 13, 0, 1)))], (200, 100, 50), (215, 93, 31)),
+        ([(b"cICP", bytes((1, 8, 0, 1))), (b"sRGB", b"\0")], (128, 128, 128), (188, 188, 188)),
+    ],
+)
+def test_colours_that_the_chunks_of_a_png_describe_are_converted_to_srgb(chunks, stored, shown):
+    image = decode_image(with_chunks(Image.new("RGB", SIZE, stored), *chunks))
+    assert difference(image.pixels, Image.new("RGB", SIZE, shown)) <= 2
+    assert "converted from the profile" in image.remarks[0]
+    assert image.is_converted
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16"])
+def test_a_linear_png_of_any_mode_is_brightened(mode):
+    stored = Image.fromarray(np.full(SIZE[::-1], 128 << 8, np.uint16)) if mode == "I;16" else None
+    image = decode_image(with_chunks(stored or Image.new("L", SIZE, 128).convert(mode), gamma(1.0)))
+    assert difference(image.pixels, Image.new("RGB", SIZE, (188, 188, 188))) <= 2
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [gamma(0.45455)],
+        [gamma(0.45455), SRGB_POINTS],
+        [SRGB_POINTS],
+        [gamma(1.0), (b"sRGB", b"\0")],
+        [gamma(1.0), (b"cICP", bytes((1, 13, 0, 1)))],
+        [gamma(0)],
+        [(b"gAMA", b"\0\0")],
+    ],
+)
+def test_chunks_that_describe_srgb_or_nothing_change_no_pixel(chunks):
+    image = decode_image(with_chunks(drawing(), *chunks))
+    assert difference(image.pixels, drawing()) == 0
+    assert (image.remarks, image.is_converted) == ((), False)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "told"),
+    [
+        ((b"cICP", bytes((9, 16, 0, 1))), "HDR (PQ)"),
+        ((b"cICP", bytes((9, 18, 0, 1))), "HDR (HLG)"),
+        ((b"cICP", bytes((99, 13, 0, 1))), "cICP 99, 13, 0, 1"),
+        ((b"cICP", bytes((1, 13, 0, 0))), "cICP 1, 13, 0, 0"),
+        (points((0, 0), (0, 0), (0, 0), (0, 0)), "cannot be used"),
+        ((b"iCCP", b"x\0\0no zlib"), "cannot be used"),
+    ],
+)
+def test_colours_that_cannot_be_converted_are_read_as_srgb_and_told(chunk, told):
+    image = decode_image(with_chunks(drawing(), chunk))
+    assert difference(image.pixels, drawing()) == 0
+    assert told in image.remarks[0]
+    assert not image.is_converted
+
+
 def test_an_inverted_cmyk_jpeg_has_its_colours():
     image = decode_image(encode(Image.new("CMYK", SIZE, (0, 200, 200, 0)), "JPEG"))
     assert difference(image.pixels, np.broadcast_to(np.array([255, 55, 55]), image.pixels.shape)) <= 3
@@ -419,6 +503,17 @@ def test_what_is_not_a_usable_image_is_named_by_its_kind(content, found):
         decode_image(content)
     assert refusal.value.found.startswith(found)
     assert refusal.value.expected
+
+
+@pytest.mark.parametrize("error", [EOFError(), AssertionError(), ValueError("of a kind")])
+def test_the_reason_why_an_image_is_damaged_is_never_empty(error):
+    class Broken(Image.Image):
+        def load(self):
+            raise error
+
+    with pytest.raises(InvalidImage) as refusal:
+        decode_opened(Broken())
+    assert "()" not in refusal.value.found
 
 
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded_and_without_a_warning(recwarn):
