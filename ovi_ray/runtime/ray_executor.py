@@ -27,6 +27,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError
 from ray.experimental.locations import get_local_object_locations
 from ray.util.placement_group import NODE_ID_LABEL_KEY
 
+from ovi.stages import Stage
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.protocol.messages import Activity, TaskReport, TaskRequest, WorkerInfo
@@ -36,6 +37,7 @@ from ovi_ray.runtime.executor import (
     Executor,
     ExecutorEvent,
     NodeRefused,
+    SlotsUnplaceable,
     Submission,
     TaskEnded,
     WorkerReplaced,
@@ -48,6 +50,7 @@ from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, l
 from ovi_ray.runtime.ray_session import ray_session
 from ovi_ray.runtime.slot_history import SlotHistory, causes_of
 from ovi_ray.runtime.slots import PausedSlot, Slot, least_useful, spare
+from ovi_ray.runtime.unplaceable import Asked, PlaceFinder, held_by
 from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 from ovi_ray.workers.actor import CONTROL, Worker
@@ -71,6 +74,8 @@ class ExecutorConfig:
     """Seconds between two looks at the nodes of a cluster that was joined."""
     idle_release_s: float = 10.0
     """Seconds without a task after which a worker that is not needed is ended, where nodes are added for the job."""
+    unplaceable_after_s: float = 120.0
+    """Seconds after which a slot is given up that no node could ever have a place for."""
     turn_after_s: float = 60.0
     """Seconds in which nothing runs, after which a slot that gave way to another job takes the place of one that idles."""
 
@@ -119,6 +124,7 @@ class RayExecutor:
         *,
         config: ExecutorConfig | None = None,
         cluster: ChangingCluster | None = None,
+        finder: PlaceFinder | None = None,
     ) -> None:
         """Without `cluster` the nodes stay as they are."""
         self._config = config or ExecutorConfig()
@@ -127,6 +133,9 @@ class RayExecutor:
         """Ids of nodes that get no workers."""
         self._broken: Counter[Hashable] = Counter()
         """Kind of placement -> slots that were given up."""
+        self._unplaceable: set[Hashable] = set()
+        """Kinds of placement that no node had a place for."""
+        self._finder = finder or PlaceFinder(is_elastic=cluster is not None and cluster.autoscaling is not None)
         self._needed = math.inf
         self._paused: deque[PausedSlot] = deque()
         self._slots: dict[str, Slot] = {}  # by the name of their worker
@@ -197,7 +206,8 @@ class RayExecutor:
         if self._news:
             news, self._news = self._news, []
             return news
-        return [*self._wait(timeout_s), *self._replace_unresponsive(), *self._follow_cluster()]
+        events = [*self._wait(timeout_s), *self._replace_unresponsive(), *self._follow_cluster()]
+        return [*events, *self._close_unplaceable()]
 
     def _wait(self, timeout_s: float) -> list[ExecutorEvent]:
         """The starts and tasks that ended."""
@@ -257,7 +267,14 @@ class RayExecutor:
             max_restarts=0,  # Ray would restart it silently, and the scheduler would not know of the loss
         )
         actor = actor_class.remote(placement.config, self._cluster.requires if self._cluster else None)
-        self._slots[worker] = Slot(name=slot_name, placement=placement, worker=worker, actor=actor, history=history)
+        self._slots[worker] = Slot(
+            name=slot_name,
+            placement=placement,
+            worker=worker,
+            actor=actor,
+            history=history,
+            asked_at=time.monotonic(),
+        )
         self._starting[actor.describe.remote()] = worker
 
     def _selector(self, placement: Placement) -> dict[str, str]:
@@ -273,9 +290,10 @@ class RayExecutor:
             self._last_death = str(error)
             if self._cluster and (reason := unfit_reason(error)) and (node := node_of(slot.actor)):
                 return self._refuse(worker, node, reason)
+            slot.history = slot.history.placed()
             causes = set() if is_node_loss(error) else {slot.history.workers}
             return [self._replace(worker, f"cannot be started ({last_line(error)})", causes)]
-        slot.idle_since = time.monotonic()
+        slot.idle_since, slot.history = time.monotonic(), slot.history.placed()
         if self._cluster and self._cluster.watch.is_leaving(slot.info.node_id):
             ray.kill(slot.actor, no_restart=True)
             return [self._replace(worker, _leaves(slot.info), set())]
@@ -312,6 +330,59 @@ class RayExecutor:
             causes = causes_of(running.task for running in self._running.values() if running.worker == worker)
             events += self._lose(worker, reason, causes)
         return events
+
+    # -- slots that no node has a place for --------------------------------------------------------------------------
+
+    def _close_unplaceable(self) -> list[ExecutorEvent]:
+        """Give up slots that have waited long for their first worker, and that no node could have a place for."""
+        now = time.monotonic()
+        due = [
+            slot
+            for slot in self._slots.values()
+            if slot.info is None
+            and not slot.history.was_placed
+            and slot.asked_at + self._config.unplaceable_after_s <= now
+        ]
+        by_kind: dict[Hashable, list[Slot]] = {}
+        for slot in due:
+            slot.asked_at = now  # it is looked at again after as long
+            by_kind.setdefault(slot.placement.kind, []).append(slot)
+        held = self._held() if due else {}
+        return [
+            self._give_up(slots)
+            for slots in by_kind.values()
+            if not self._finder.has_place(self._asked(slots[0].placement), held)
+        ]
+
+    def _give_up(self, slots: Sequence[Slot]) -> SlotsUnplaceable:
+        placement = slots[0].placement
+        for slot in slots:
+            ray.kill(slot.actor, no_restart=True)
+            self._close_slot(slot.worker, "")
+        gone = {slot.worker for slot in slots}
+        self._starting = {ref: worker for ref, worker in self._starting.items() if worker not in gone}
+        self._unplaceable.add(placement.kind)
+        declared = placement.config.declared
+        event = SlotsUnplaceable(
+            slots=tuple(slot.name for slot in slots),
+            asked=str(self._asked(placement)),
+            nodes=self._finder.nodes_in_words(),
+            waited_s=self._config.unplaceable_after_s,
+            stages=frozenset(Stage) if declared is None else declared.stages,
+        )
+        self._last_death = str(event)
+        return event
+
+    def _asked(self, placement: Placement) -> Asked:
+        return Asked(resources=placement.resources, labels=self._selector(placement))
+
+    def _held(self) -> dict[str, dict[str, float]]:
+        """What the workers that stay hold, by the id of their node."""
+        return held_by(
+            (slot.info.node_id, slot.placement.resources)
+            for slot in self._slots.values()
+            if slot.info is not None and not slot.leaves and not slot.pauses
+        )
 
     # -- nodes that come and go --------------------------------------------------------------------------------------
 
@@ -369,11 +440,11 @@ class RayExecutor:
         except ClusterError:
             return []
         taken = self._broken + Counter(placement.kind for placement in self._open_placements())
-        events: list[ExecutorEvent] = []
+        held, events = self._held(), list[ExecutorEvent]()
         for placement in wanted:
             if taken[placement.kind] > 0:
                 taken[placement.kind] -= 1
-            else:
+            elif placement.kind not in self._unplaceable or self._finder.has_place(self._asked(placement), held):
                 events.append(self._open_slot(placement))
         return events
 

@@ -23,6 +23,8 @@ class Slot:
     history: SlotHistory
     idle_since: float = math.inf
     """When the worker became ready, or its last task ended."""
+    asked_at: float = math.inf
+    """When Ray was asked for a place for the worker."""
     leaves: bool = False
     """Its node is about to leave: the worker gets no further task."""
     pauses: bool = False
