@@ -10,6 +10,7 @@ from ovi.stages import TIME_GROUPS
 from ovi_ray.inputs.bad_rows import BadRow
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.manifest import Manifest
+from ovi_ray.inputs.policies import scheduler_config
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.folder_state import check_format, check_owner, check_seeds, compare, read_folder
@@ -84,7 +85,8 @@ def _forecast(prepared: PreparedJob, chosen: Manifest) -> Forecast | None:
     job = prepared.job
     if job.cluster is None or not len(chosen):
         return None
-    return forecast(workload_of(TaskTable.of(chosen)), read_profile(job.cluster).priced(job.prices))
+    profile = read_profile(job.cluster).priced(job.prices)
+    return forecast(workload_of(TaskTable.of(chosen)), profile, config=scheduler_config(job))
 
 
 def _pace(output_dir: Location, clips: int) -> Iterator[DevicePace]:

@@ -84,6 +84,7 @@ def plan(
         ovi-ray plan job.yaml --cluster mine.yaml --actual out
     """
     from ovi_ray.inputs.job_summary import manifest_of
+    from ovi_ray.inputs.policies import scheduler_config
     from ovi_ray.inputs.task_table import TaskTable, workload_of
     from ovi_ray.simulation.comparison import compare
     from ovi_ray.simulation.forecast import forecast
@@ -99,8 +100,9 @@ def plan(
         for note in manifest.notes:
             console.print(f"note: {note}", soft_wrap=True)
         workload = workload_of(TaskTable.of(manifest))
-        planned = forecast(workload, profile, keep_spans=timeline is not None)
-        comparison = compare(workload, virtual_devices(profile), planned.eta_s)
+        config = scheduler_config(job)
+        planned = forecast(workload, profile, config=config, keep_spans=timeline is not None)
+        comparison = compare(workload, virtual_devices(profile), planned.eta_s, config)
         if timeline is not None:
             _write_timeline(
                 local_path(timeline, "--timeline"), planned, title=f"{planned.clips} clips on cluster {profile.name}"
