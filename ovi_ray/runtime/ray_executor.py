@@ -55,6 +55,8 @@ class ExecutorConfig:
     """Seconds between two progress requests to a busy worker."""
     unresponsive_after_s: float = 120.0
     """Seconds without an answer after which a busy worker is killed and replaced; loading weights may delay an answer."""
+    start_timeout_s: float = 300.0
+    """Seconds without an answer of a process that starts, after which it is killed and replaced: once or twice as many."""
     max_consecutive_failures: int = 5
     """Failed starts, and different tasks that killed their worker, after which a slot that finished nothing is given up."""
     fetch_timeout_s: float = 10.0
@@ -122,6 +124,7 @@ class RayExecutor:
         self._slots = RaySlots(
             max_failures=self._config.max_consecutive_failures,
             unplaceable_after_s=self._config.unplaceable_after_s,
+            start_timeout_s=self._config.start_timeout_s,
             cluster=cluster,
             finder=finder,
         )
@@ -191,7 +194,7 @@ class RayExecutor:
             news, self._news = self._news, []
             return news
         events = [*self._wait(timeout_s), *self._replace_unresponsive(), *self._follow_cluster()]
-        return [*events, *self._slots.close_unplaceable()]
+        return [*events, *self._slots.replace_frozen(), *self._slots.close_unplaceable()]
 
     def _wait(self, timeout_s: float) -> list[ExecutorEvent]:
         """The starts and tasks that ended."""

@@ -19,7 +19,7 @@ from ray.util.placement_group import NODE_ID_LABEL_KEY
 from ovi.stages import Stage
 from ovi_ray.errors import ClusterError
 from ovi_ray.runtime.changing_cluster import ChangingCluster
-from ovi_ray.runtime.cluster_watch import host_of
+from ovi_ray.runtime.cluster_watch import host_of, node_of, process_of
 from ovi_ray.runtime.executor import ExecutorEvent, NodeRefused, SlotsUnplaceable, WorkerReplaced, WorkerStarting
 from ovi_ray.runtime.placement import Placement
 from ovi_ray.runtime.slot_history import SlotHistory
@@ -36,10 +36,11 @@ class RaySlots:
         *,
         max_failures: int,
         unplaceable_after_s: float,
+        start_timeout_s: float,
         cluster: ChangingCluster | None = None,
         finder: PlaceFinder | None = None,
     ) -> None:
-        """The numbers are `max_consecutive_failures` and `unplaceable_after_s` of ExecutorConfig."""
+        """The numbers are fields of ExecutorConfig; `max_failures` is its `max_consecutive_failures`."""
         self.occupied: dict[str, Slot] = {}
         """Worker -> its slot."""
         self.starting: dict[ray.ObjectRef, str] = {}
@@ -47,6 +48,7 @@ class RaySlots:
         self.paused: deque[PausedSlot] = deque()
         self._max_failures = max_failures
         self._unplaceable_after_s = unplaceable_after_s
+        self._start_timeout_s = start_timeout_s
         self._cluster = cluster
         self._finder = finder or PlaceFinder(is_elastic=cluster is not None and cluster.autoscaling is not None)
         self._numbers = itertools.count()
@@ -73,13 +75,15 @@ class RaySlots:
             max_restarts=0,  # Ray would restart it silently, and the scheduler would not know of the loss
         )
         actor = actor_class.remote(placement.config, self._cluster.requires if self._cluster else None)
+        now = time.monotonic()
         self.occupied[worker] = Slot(
             name=slot_name,
             placement=placement,
             worker=worker,
             actor=actor,
             history=history,
-            asked_at=time.monotonic(),
+            asked_at=now,
+            looked_at=now,
         )
         self.starting[actor.describe.remote()] = worker
 
@@ -103,6 +107,21 @@ class RaySlots:
         """Give up the slot of a worker that has ended."""
         slot = self.occupied.pop(worker)
         return WorkerReplaced(worker=worker, slot=slot.name, reason=reason, successor="")
+
+    def replace_frozen(self) -> list[ExecutorEvent]:
+        """Kill and replace workers whose process started and has not answered for long."""
+        now, frozen = time.monotonic(), list[Slot]()
+        for slot in self.occupied.values():
+            if slot.info is None and slot.looked_at + self._start_timeout_s <= now:
+                slot.looked_at, before = now, slot.process
+                slot.process = process_of(slot.actor)
+                if slot.process and slot.process == before:
+                    frozen.append(slot)
+        for slot in frozen:
+            self.end(slot)
+            _kill_here(slot.process, host_of(node_of(slot.actor)))
+        reason = f"did not answer for {self._start_timeout_s:.0f} s while it was started"
+        return [self.replace(slot.worker, reason, {slot.history.workers}) for slot in frozen]
 
     def end(self, slot: Slot) -> None:
         """End a worker that runs nothing."""
@@ -223,6 +242,11 @@ class RaySlots:
 def kill(slot: Slot) -> None:
     """End an actor. A frozen process does not react to Ray, so a local one is also killed by its pid."""
     ray.kill(slot.actor, no_restart=True)
-    if slot.info is not None and slot.info.node == socket.gethostname():
+    if slot.info is not None:
+        _kill_here(slot.info.pid, slot.info.node)
+
+
+def _kill_here(pid: int, host: str) -> None:
+    if host == socket.gethostname():
         with suppress(ProcessLookupError, PermissionError):
-            os.kill(slot.info.pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)

@@ -141,8 +141,9 @@ def _selector(constraint: LabelSelectorConstraint) -> str:
 
 
 def _shown(values: Mapping[str, object]) -> dict[str, object]:
-    """Without what Ray adds of its own."""
-    return {name: value for name, value in values.items() if not name.startswith(("node:", "ray.io/"))}
+    """By name, without what Ray adds of its own and no worker asks for."""
+    added = ("node:", "ray.io/", "memory", "object_store_memory")
+    return {name: value for name, value in sorted(values.items()) if not name.startswith(added)}
 
 
 def _in_words(resources: Mapping[str, object], labels: Mapping[str, object]) -> str:

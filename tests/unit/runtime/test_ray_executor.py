@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
@@ -17,7 +18,7 @@ from ovi.weights.formats import WeightFormat
 from ovi_ray.protocol.messages import Denoise, EncodeTexts, Preload
 from ovi_ray.runtime.autoscaling import Autoscaling
 from ovi_ray.runtime.changing_cluster import ChangingCluster
-from ovi_ray.runtime.cluster_watch import Changes, ClusterWatch
+from ovi_ray.runtime.cluster_watch import Changes, ClusterWatch, process_of
 from ovi_ray.runtime.executor import (
     NodeRefused,
     SlotsUnplaceable,
@@ -152,6 +153,18 @@ def test_a_frozen_worker_is_killed_and_replaced(start_executor, tiny_dir):
     lost_worker, replaced = wait_for(executor, WorkerLost, WorkerReplaced)
     assert lost_worker == WorkerLost(worker="w0", crashed=True)
     assert (replaced.slot, replaced.successor) == ("w0", "w0.1")
+
+
+@pytest.mark.ray
+def test_a_worker_that_freezes_while_it_starts_is_killed_and_replaced(start_executor, tiny_dir):
+    executor = start_executor(tiny_dir, start_timeout_s=0.2)
+    (slot,) = executor._slots.occupied.values()
+    wait_until(lambda: process_of(slot.actor))
+    frozen = process_of(slot.actor)
+    os.kill(frozen, signal.SIGSTOP)
+    (replaced,) = wait_for(executor, WorkerReplaced)
+    assert (replaced.worker, replaced.slot, replaced.successor) == ("w0", "w0", "w0.1")
+    wait_until(lambda: not Path(f"/proc/{frozen}").exists())
 
 
 @pytest.mark.ray

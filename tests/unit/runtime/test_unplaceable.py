@@ -6,8 +6,8 @@ from ovi_ray.runtime.unplaceable import Asked, Node, PlaceFinder, held_by
 
 
 def node(*, name="n", cpus=4.0, gpus=0.0, **labels):
-    added = {f"node:{name}": 1.0, "node:__internal_head__": 1.0}
-    return Node(node_id=name, resources={"CPU": cpus, "GPU": gpus, **added}, labels={**labels, "ray.io/node-id": name})
+    added = {f"node:{name}": 1.0, "node:__internal_head__": 1.0, "memory": 5e9, "object_store_memory": 5e9}
+    return Node(node_id=name, resources={**added, "GPU": gpus, "CPU": cpus}, labels={**labels, "ray.io/node-id": name})
 
 
 def asked(*, cpus=1.0, gpus=0.0, **labels):
