@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -260,10 +260,13 @@ class RayExecutor:
         )  # if only unreachable, it would run beside its replacement
         self._running = {ref: running for ref, running in self._running.items() if running.worker != worker}
         self._heartbeats.forget(worker)
-        return [
-            WorkerLost(worker=worker, crashed=causes is not None),
-            self._slots.replace(worker, reason, causes or set()),
-        ]
+        if causes is None:
+            return [WorkerLost(worker=worker, crashed=False), self._slots.replace(worker, reason, set())]
+        info = self._slots.occupied[worker].info
+        log = "" if info is None else info.log_place
+        if log:
+            self._last_death += f"; its log: {log}"
+        return [WorkerLost(worker=worker, log=log), replace(self._slots.replace(worker, reason, causes), log=log)]
 
     def _replace_unresponsive(self) -> list[ExecutorEvent]:
         events: list[ExecutorEvent] = []
