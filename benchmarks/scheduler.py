@@ -6,6 +6,7 @@ python benchmarks/scheduler.py [--json] [--quick]
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="a list of rows instead of a table")
     parser.add_argument("--quick", action="store_true", help="a tenth of the clips, and a few of the made-up clusters")
     options = parser.parse_args()
-    rows = []
+    started_s, rows = time.monotonic(), []
     for row in measure_all(quick=options.quick):
         rows.append(row)
         if not options.json:
@@ -69,6 +70,7 @@ def main() -> None:
             )
     if options.json:
         json.dump(rows, sys.stdout, indent=1)
+    print(f"{time.monotonic() - started_s:.0f} s, {time.process_time():.0f} s of them on the CPU", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from ovi_ray.inputs.bad_rows import BadRow
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.columns import QUALITY_COLUMN
 from ovi_ray.inputs.manifest import Manifest
+from ovi_ray.inputs.policies import scheduler_config
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.folder_state import check_format, check_owner, check_seeds, compare, read_folder
@@ -91,7 +92,8 @@ def _forecast(prepared: PreparedJob, chosen: Manifest) -> Forecast | None:
     if job.cluster is None or not len(chosen):
         return None
     workload = workload_of(TaskTable.of(chosen), passes=measured_passes(job.output_dir))
-    return forecast(workload, read_profile(job.cluster).priced(job.prices))
+    profile = read_profile(job.cluster).priced(job.prices)
+    return forecast(workload, profile, config=scheduler_config(job))
 
 
 def _pace(output_dir: Location, new: Mapping[Quality, int]) -> Iterator[DevicePace]:

@@ -10,6 +10,7 @@ OviRayError
  │    ├── ResultsDamaged     a file of results was read, and its content is wrong
  │    └── ResultsTooNew      a newer version of ovi-ray wrote its results
  ├── ClusterError            Ray cannot be started or joined, or lacks the resources that the job asks for
+ │    └── WorkersUnplaceable no node has a place for any worker of a stage that clips need
  ├── NodeUnfit               a node cannot do the job's work as the driver would: it is given none
  ├── WorkersLost             no worker is left and none can be started; finished clips are kept
  ├── StorageUnavailable      a store cannot be reached, or refuses; also an OSError
@@ -94,6 +95,10 @@ class InputError(OviRayError, ValueError):
 
 class ClusterError(OviRayError):
     """Ray cannot be started or joined, or the cluster lacks the resources that the job asks for."""
+
+
+class WorkersUnplaceable(ClusterError):
+    """No node has a place for any worker that could run a stage which clips need. Finished clips are kept."""
 
 
 class NodeUnfit(OviRayError):

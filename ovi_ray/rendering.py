@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from ovi_ray.errors import MAX_SHOWN, JobStopped, OutputError, OutputGone
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
+from ovi_ray.inputs.policies import scheduler_config
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.broken_files import set_aside
@@ -56,7 +57,6 @@ from ovi_ray.runtime.job_report import JobReport
 from ovi_ray.runtime.progress_writer import JobCounts, ProgressWriter
 from ovi_ray.runtime.run_record import run_record
 from ovi_ray.runtime.shutdown import StopRequest
-from ovi_ray.scheduling.config import RetryConfig
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location
 from ovi_ray.storage.reading import ReadConfig
@@ -409,6 +409,7 @@ class _Run:
             raise JobStopped(f"stopped by {self._stop.reason}") from None
 
     def _render(self, tasks: TaskTable, open_executor: OpenExecutor, clock: Clock | None, token: str) -> None:
+        driver_config = self._options.driver
         with self._stopped_while_ray_starts(), open_executor(self._job, self._options.executor) as executor:
             with _usable(self._job.output_dir):
                 driver = Driver(
@@ -419,7 +420,7 @@ class _Run:
                     intermediates=self._intermediates,
                     stop=self._stop,
                     observer=self._observer,
-                    config=_with_policies(self._options.driver, self._job),
+                    config=replace(driver_config, scheduler=scheduler_config(self._job, driver_config.scheduler)),
                     clock=clock,
                     token=token,
                 )
@@ -475,14 +476,3 @@ class _Run:
             self._job_report.write_end(self._seconds, self._workers)
         else:
             self._job_report.write_again()
-
-
-def _with_policies(config: DriverConfig, job: JobSpec) -> DriverConfig:
-    """The configuration with the policies of a job: its retries, after errors and after workers that died, and copies."""
-    scheduler = config.scheduler
-    if job.retries is not None:
-        retry = RetryConfig(max_attempts=job.retries + 1, max_crashes=job.retries + 1)
-        scheduler = replace(scheduler, retry=retry)
-    if not job.speculation:
-        scheduler = replace(scheduler, speculation=replace(scheduler.speculation, enabled=False))
-    return replace(config, scheduler=scheduler)

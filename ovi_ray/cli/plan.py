@@ -88,6 +88,7 @@ def plan(
         ovi-ray plan job.yaml --cluster mine.yaml --actual out
     """
     from ovi_ray.inputs.job_summary import manifest_of
+    from ovi_ray.inputs.policies import scheduler_config
     from ovi_ray.inputs.task_table import TaskTable, workload_of
     from ovi_ray.output.results import measured_passes
     from ovi_ray.simulation.comparison import compare
@@ -105,9 +106,9 @@ def plan(
             console.print(f"note: {note}", soft_wrap=True)
         finished = None if actual is None else location(actual, "--actual")
         passes = {} if finished is None else measured_passes(finished)
-        workload = workload_of(TaskTable.of(manifest), passes=passes)
-        planned = forecast(workload, profile, keep_spans=timeline is not None)
-        comparison = compare(workload, virtual_devices(profile), planned.eta_s)
+        workload, config = workload_of(TaskTable.of(manifest), passes=passes), scheduler_config(job)
+        planned = forecast(workload, profile, config=config, keep_spans=timeline is not None)
+        comparison = compare(workload, virtual_devices(profile), planned.eta_s, config)
         if timeline is not None:
             _write_timeline(
                 local_path(timeline, "--timeline"),

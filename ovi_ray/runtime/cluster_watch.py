@@ -79,6 +79,14 @@ def node_of(actor: ray.actor.ActorHandle) -> str:
         return ""
 
 
+def process_of(actor: ray.actor.ActorHandle) -> int:
+    """Pid of an actor's process; 0 while no node has a place for it, or the head does not answer."""
+    try:
+        return int(actors(actor._actor_id.hex()).get("Pid", 0))
+    except UNREACHABLE:
+        return 0
+
+
 def host_of(node_id: str) -> str:
     """Host name of a node, dead or alive; its id while the head does not answer."""
     try:

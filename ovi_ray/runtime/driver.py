@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from ovi.stages import CLIP_STAGES
-from ovi_ray.errors import JobStopped, WorkersLost
+from ovi_ray.errors import JobStopped, WorkersLost, WorkersUnplaceable
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.results import Results
@@ -23,6 +23,7 @@ from ovi_ray.runtime.executor import (
     Executor,
     ExecutorEvent,
     NodeRefused,
+    SlotsUnplaceable,
     TaskEnded,
     WorkerReplaced,
     WorkerStarted,
@@ -92,6 +93,7 @@ class Driver:
         self._clock = clock or SystemClock()
         self._started_at = self._clock.now()
         self._last_worker_at = 0.0
+        self._unplaceable: list[SlotsUnplaceable] = []
         self.seconds = 0.0
         """Duration of the run, once it has ended; every record of the run has this number."""
         intermediates = intermediates or Intermediates(output_dir=results.output_dir)
@@ -142,7 +144,8 @@ class Driver:
     def run(self) -> None:
         """Render every clip of the table. However it ends, the rows of finished clips are written.
 
-        Raises WorkersLost when no worker is left and none can be started, OutputGone when the output folder was removed or
+        Raises WorkersLost when no worker is left and none can be started, WorkersUnplaceable when no node has a place for any
+        worker of a stage that clips need and nothing else is left to do, OutputGone when the output folder was removed or
         replaced, and JobStopped when it was asked to stop.
         """
         clip_ids = self._tasks.clips.column("clip_id").combine_chunks()
@@ -178,8 +181,19 @@ class Driver:
                 self._wind_down()
             self._step()
             self._warn_without_workers()
-            if self._executor.is_empty and not self._scheduler.done:
-                raise WorkersLost(f"no worker is left and none can be started: {self._executor.last_death}")
+            if not self._scheduler.done:
+                self._check_workers()
+
+    def _check_workers(self) -> None:
+        """Raises WorkersLost and WorkersUnplaceable, see `run`."""
+        unserved = self._scheduler.unserved_stages
+        for slots in self._unplaceable:
+            if stages := [stage for stage in unserved if stage in slots.stages]:
+                raise WorkersUnplaceable(f"no worker can {' or '.join(stages)}: {slots}")
+        if self._executor.is_empty:
+            if self._unplaceable and not self._workers.infos:
+                raise WorkersUnplaceable("; ".join(str(slots) for slots in self._unplaceable))
+            raise WorkersLost(f"no worker is left and none can be started: {self._executor.last_death}")
 
     def _step(self, *, stopping: bool = False) -> None:
         """Wait for events, let the scheduler react, carry out its actions."""
@@ -222,6 +236,10 @@ class Driver:
             case NodeRefused():
                 self._observer.message(str(event))
                 return []
+            case SlotsUnplaceable(slots=slots):
+                self._unplaceable.append(event)
+                self._observer.message(str(event))
+                return [SlotClosed(slot=slot) for slot in slots]
             case WorkerReplaced(slot=slot, successor=successor):
                 if not event.is_told:
                     self._observer.message(str(event))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ovi.config import Component
+from ovi.stages import Stage
 from ovi_ray.protocol.messages import Activity, TaskReport, Work, WorkerInfo
 from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKey, Task
@@ -84,6 +85,27 @@ class NodeRefused:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class SlotsUnplaceable:
+    """Slots whose first worker Ray can place on no node: they are given up, until a node joins that has a place."""
+
+    slots: tuple[str, ...]
+    asked: str
+    """What the worker of each asks of its node, in words."""
+    nodes: str
+    """What the nodes have, in words."""
+    waited_s: float
+    stages: frozenset[Stage]
+    """That their devices could have run."""
+
+    def __str__(self) -> str:
+        of = "slot" if len(self.slots) == 1 else "slots"
+        return (
+            f"no node has a place for the worker of {of} {', '.join(self.slots)} after {self.waited_s:.0f} s, which asks for"
+            f" {self.asked}, beside the job's other workers; there are {self.nodes}: the job goes on without it"
+        )
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class TaskEnded:
     """A task ended, well or badly."""
 
@@ -92,7 +114,9 @@ class TaskEnded:
     """None when the worker never ran the task."""
 
 
-ExecutorEvent = WorkerStarting | WorkerStarted | WorkerReplaced | NodeRefused | TaskEnded | WorkerLost | DataLost
+ExecutorEvent = (
+    WorkerStarting | WorkerStarted | WorkerReplaced | NodeRefused | SlotsUnplaceable | TaskEnded | WorkerLost | DataLost
+)
 
 
 class Executor(Protocol):

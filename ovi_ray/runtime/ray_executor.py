@@ -8,15 +8,11 @@ references, so they outlive the worker that made them. Logs of worker processes 
 (`/tmp/ray/session_latest/logs`).
 """
 
-import dataclasses
 import itertools
 import logging
 import math
-import os
-import signal
-import socket
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,32 +21,28 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError
 from ray.experimental.locations import get_local_object_locations
-from ray.util.placement_group import NODE_ID_LABEL_KEY
 
-from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.protocol.messages import Activity, TaskReport, TaskRequest, WorkerInfo
 from ovi_ray.runtime.changing_cluster import ChangingCluster, joined_cluster
-from ovi_ray.runtime.cluster_watch import UNREACHABLE, host_of, node_of
+from ovi_ray.runtime.cluster_watch import UNREACHABLE, node_of
 from ovi_ray.runtime.executor import (
     Executor,
     ExecutorEvent,
-    NodeRefused,
     Submission,
     TaskEnded,
-    WorkerReplaced,
     WorkerStarted,
-    WorkerStarting,
 )
 from ovi_ray.runtime.heartbeats import Heartbeats
 from ovi_ray.runtime.placement import Placement, placements
 from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line, unfit_reason
 from ovi_ray.runtime.ray_session import ray_session
-from ovi_ray.runtime.slot_history import SlotHistory, causes_of
-from ovi_ray.runtime.slots import PausedSlot, Slot, least_useful, spare
+from ovi_ray.runtime.ray_slots import RaySlots, kill
+from ovi_ray.runtime.slot_history import causes_of
+from ovi_ray.runtime.slots import Slot, least_useful, spare
+from ovi_ray.runtime.unplaceable import PlaceFinder
 from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
-from ovi_ray.workers.actor import CONTROL, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +55,8 @@ class ExecutorConfig:
     """Seconds between two progress requests to a busy worker."""
     unresponsive_after_s: float = 120.0
     """Seconds without an answer after which a busy worker is killed and replaced; loading weights may delay an answer."""
+    start_timeout_s: float = 300.0
+    """Seconds without an answer of a process that starts, after which it is killed and replaced: once or twice as many."""
     max_consecutive_failures: int = 5
     """Failed starts, and different tasks that killed their worker, after which a slot that finished nothing is given up."""
     fetch_timeout_s: float = 10.0
@@ -71,6 +65,8 @@ class ExecutorConfig:
     """Seconds between two looks at the nodes of a cluster that was joined."""
     idle_release_s: float = 10.0
     """Seconds without a task after which a worker that is not needed is ended, where nodes are added for the job."""
+    unplaceable_after_s: float = 120.0
+    """Seconds after which a slot is given up that no node could ever have a place for."""
     turn_after_s: float = 60.0
     """Seconds in which nothing runs, after which a slot that gave way to another job takes the place of one that idles."""
 
@@ -119,18 +115,19 @@ class RayExecutor:
         *,
         config: ExecutorConfig | None = None,
         cluster: ChangingCluster | None = None,
+        finder: PlaceFinder | None = None,
     ) -> None:
         """Without `cluster` the nodes stay as they are."""
         self._config = config or ExecutorConfig()
         self._cluster = cluster
-        self._unfit: set[str] = set()
-        """Ids of nodes that get no workers."""
-        self._broken: Counter[Hashable] = Counter()
-        """Kind of placement -> slots that were given up."""
         self._needed = math.inf
-        self._paused: deque[PausedSlot] = deque()
-        self._slots: dict[str, Slot] = {}  # by the name of their worker
-        self._starting: dict[ray.ObjectRef, str] = {}
+        self._slots = RaySlots(
+            max_failures=self._config.max_consecutive_failures,
+            unplaceable_after_s=self._config.unplaceable_after_s,
+            start_timeout_s=self._config.start_timeout_s,
+            cluster=cluster,
+            finder=finder,
+        )
         self._running: dict[ray.ObjectRef, _Running] = {}
         self._data: dict[DataKey, ray.ObjectRef] = {}
         self._numbers = itertools.count(1)
@@ -139,13 +136,12 @@ class RayExecutor:
         )
         self._last_death = ""
         self._news: list[ExecutorEvent] = []  # for the next poll
-        self._slot_numbers = itertools.count()
-        self._news += [self._open_slot(placement) for placement in placements]
+        self._news += [self._slots.open(placement) for placement in placements]
 
     @property
     def is_empty(self) -> bool:
         """Whether no worker is alive, being started, or waiting for room."""
-        return not self._slots and not self._paused
+        return not self._slots.occupied and not self._slots.paused
 
     @property
     def last_death(self) -> str:
@@ -161,7 +157,7 @@ class RayExecutor:
             components=submission.components,
         )
         inputs = [self._data[key] for key in submission.inputs]
-        actor = self._slots[submission.worker].actor
+        actor = self._slots.occupied[submission.worker].actor
         returned = actor.run.options(num_returns=1 + len(submission.outputs)).remote(request, *inputs)
         report, *outputs = returned if submission.outputs else [returned]
         self._running[report] = _Running(
@@ -176,7 +172,7 @@ class RayExecutor:
         """Ask a worker to stop a task; with `save` an unfinished denoise is checkpointed."""
         for running in self._running.values():
             if running.worker == worker and running.task == task:
-                self._slots[worker].actor.stop.remote(running.number, save)
+                self._slots.occupied[worker].actor.stop.remote(running.number, save)
 
     def need(self, workers: int) -> None:
         """See Executor."""
@@ -197,11 +193,12 @@ class RayExecutor:
         if self._news:
             news, self._news = self._news, []
             return news
-        return [*self._wait(timeout_s), *self._replace_unresponsive(), *self._follow_cluster()]
+        events = [*self._wait(timeout_s), *self._replace_unresponsive(), *self._follow_cluster()]
+        return [*events, *self._slots.replace_frozen(), *self._slots.close_unplaceable()]
 
     def _wait(self, timeout_s: float) -> list[ExecutorEvent]:
         """The starts and tasks that ended."""
-        waiting = [*self._starting, *self._running]
+        waiting = [*self._slots.starting, *self._running]
         if not waiting:
             time.sleep(timeout_s)  # every worker is idle
             return []
@@ -222,97 +219,59 @@ class RayExecutor:
 
     def shutdown(self) -> None:
         """Stop every worker now and release all data."""
-        for slot in self._slots.values():
-            _kill(slot)
-        self._slots.clear()
-        self._starting.clear()
+        self._slots.end_all()
         self._running.clear()
         self._data.clear()
-        self._paused.clear()
         if self._cluster is not None:
             self._cluster.leave()
 
     def _busy(self) -> dict[str, Any]:
-        return {running.worker: self._slots[running.worker].actor for running in self._running.values()}
+        return {running.worker: self._slots.occupied[running.worker].actor for running in self._running.values()}
 
     def _collect(self, ref: ray.ObjectRef) -> list[ExecutorEvent]:
-        if ref in self._starting:
+        if ref in self._slots.starting:
             return self._collect_start(ref)
         return self._collect_task(ref) if ref in self._running else []  # dropped with its worker, in this very poll
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
-    def _open_slot(self, placement: Placement) -> WorkerStarting:
-        name = f"w{next(self._slot_numbers)}"
-        self._launch(name, name, placement, SlotHistory())
-        return WorkerStarting(worker=name, slot=name)
-
-    def _launch(self, slot_name: str, worker: str, placement: Placement, history: SlotHistory) -> None:
-        actor_class = ray.remote(concurrency_groups={CONTROL: 1})(Worker).options(
-            num_cpus=placement.num_cpus,
-            num_gpus=placement.num_gpus,
-            label_selector=self._selector(placement) or None,
-            scheduling_strategy="DEFAULT" if placement.num_gpus else "SPREAD",
-            runtime_env={"env_vars": placement.environment} if placement.environment else None,
-            max_restarts=0,  # Ray would restart it silently, and the scheduler would not know of the loss
-        )
-        actor = actor_class.remote(placement.config, self._cluster.requires if self._cluster else None)
-        self._slots[worker] = Slot(name=slot_name, placement=placement, worker=worker, actor=actor, history=history)
-        self._starting[actor.describe.remote()] = worker
-
-    def _selector(self, placement: Placement) -> dict[str, str]:
-        unfit = {NODE_ID_LABEL_KEY: f"!in({','.join(sorted(self._unfit))})"} if self._unfit else {}
-        return {**placement.labels, **unfit}
-
     def _collect_start(self, ref: ray.ObjectRef) -> list[ExecutorEvent]:
-        worker = self._starting.pop(ref)
-        slot = self._slots[worker]
+        worker = self._slots.starting.pop(ref)
+        slot = self._slots.occupied[worker]
         try:
             slot.info = ray.get(ref)
         except RayError as error:
             self._last_death = str(error)
             if self._cluster and (reason := unfit_reason(error)) and (node := node_of(slot.actor)):
-                return self._refuse(worker, node, reason)
+                return self._slots.refuse(worker, node, reason)
+            slot.history = slot.history.placed()
             causes = set() if is_node_loss(error) else {slot.history.workers}
-            return [self._replace(worker, f"cannot be started ({last_line(error)})", causes)]
-        slot.idle_since = time.monotonic()
+            return [self._slots.replace(worker, f"cannot be started ({last_line(error)})", causes)]
+        slot.idle_since, slot.history = time.monotonic(), slot.history.placed()
         if self._cluster and self._cluster.watch.is_leaving(slot.info.node_id):
             ray.kill(slot.actor, no_restart=True)
-            return [self._replace(worker, _leaves(slot.info), set())]
+            return [self._slots.replace(worker, _leaves(slot.info), set())]
         return [WorkerStarted(worker=worker, slot=slot.name, info=slot.info)]
 
     def _lose(self, worker: str, reason: str, causes: Set[Hashable] | None) -> list[ExecutorEvent]:
         """`causes` is the task that the worker died at, or None if it went down with its node."""
-        ray.kill(self._slots[worker].actor, no_restart=True)  # if only unreachable, it would run beside its replacement
+        ray.kill(
+            self._slots.occupied[worker].actor, no_restart=True
+        )  # if only unreachable, it would run beside its replacement
         self._running = {ref: running for ref, running in self._running.items() if running.worker != worker}
         self._heartbeats.forget(worker)
         if causes is None:
-            return [WorkerLost(worker=worker, crashed=False), self._replace(worker, reason, set())]
-        info = self._slots[worker].info
+            return [WorkerLost(worker=worker, crashed=False), self._slots.replace(worker, reason, set())]
+        info = self._slots.occupied[worker].info
         log = "" if info is None else info.log_place
         if log:
             self._last_death += f"; its log: {log}"
-        return [WorkerLost(worker=worker, log=log), replace(self._replace(worker, reason, causes), log=log)]
-
-    def _replace(self, worker: str, reason: str, causes: Set[Hashable]) -> WorkerReplaced:
-        slot = self._slots[worker]
-        history = slot.history.failed_at(causes)
-        if history.is_broken(self._config.max_consecutive_failures):
-            self._broken[slot.placement.kind] += 1
-            return self._close_slot(worker, reason)
-        del self._slots[worker]
-        successor = f"{slot.name}.{slot.history.workers}"
-        self._launch(slot.name, successor, slot.placement, history)
-        return WorkerReplaced(worker=worker, slot=slot.name, reason=reason, successor=successor)
-
-    def _close_slot(self, worker: str, reason: str) -> WorkerReplaced:
-        slot = self._slots.pop(worker)
-        return WorkerReplaced(worker=worker, slot=slot.name, reason=reason, successor="")
+        return [WorkerLost(worker=worker, log=log), replace(self._slots.replace(worker, reason, causes), log=log)]
 
     def _replace_unresponsive(self) -> list[ExecutorEvent]:
         events: list[ExecutorEvent] = []
-        for worker in self._heartbeats.unresponsive() & self._slots.keys():
-            _kill(self._slots[worker])
+        for worker in self._heartbeats.unresponsive() & self._slots.occupied.keys():
+            kill(self._slots.occupied[worker])
             reason = f"did not answer for {self._config.unresponsive_after_s:.0f} s"
             self._last_death = f"{worker} {reason}"
             causes = causes_of(running.task for running in self._running.values() if running.worker == worker)
@@ -326,25 +285,29 @@ class RayExecutor:
         if changes is None:
             return []
         events = [event for node in changes.leaving for event in self._evacuate(node)]
-        return [*events, *(self._grow() if changes.joined else ()), *self._scale(), *self._make_way()]
+        return [*events, *(self._slots.grow() if changes.joined else ()), *self._scale(), *self._make_way()]
 
     def _evacuate(self, node: str) -> list[ExecutorEvent]:
         """Have saved what runs on a node that is about to leave, and end its workers, each when its task has ended."""
-        leaving = [slot for slot in self._slots.values() if slot.info is not None and slot.info.node_id == node]
+        leaving = [
+            slot for slot in self._slots.occupied.values() if slot.info is not None and slot.info.node_id == node
+        ]
         for slot in leaving:
             slot.leaves = True
         for running in self._running.values():
-            if self._slots[running.worker].leaves:
-                self._slots[running.worker].actor.stop.remote(running.number, True)
+            if self._slots.occupied[running.worker].leaves:
+                self._slots.occupied[running.worker].actor.stop.remote(running.number, True)
         return [event for slot in leaving for event in self._leave_if_due(slot.worker)]
 
     def _leave_if_due(self, worker: str) -> list[ExecutorEvent]:
         """End an idle worker whose node is about to leave, or whose device goes to another job."""
-        slot = self._slots.get(worker)
+        slot = self._slots.occupied.get(worker)
         if slot is None or worker in self._busy():
             return []
         if slot.pauses:
-            return self._pause(slot)
+            self._heartbeats.forget(slot.worker)
+            lost = [] if slot.info is None else [WorkerLost(worker=slot.worker, crashed=False)]
+            return [*lost, self._slots.pause(slot)]
         if slot.info is None or not slot.leaves:
             return []
         # A node without workers goes at once.
@@ -358,65 +321,29 @@ class RayExecutor:
         if refs:
             ray.wait(refs, num_returns=len(refs), timeout=self._config.fetch_timeout_s, fetch_local=True)
 
-    def _room(self) -> Counter[Hashable]:
-        """Kind of placement -> workers that the cluster has room for, those that are there included."""
-        try:
-            return Counter(placement.kind for placement in self._placed())
-        except ClusterError:  # nodes have left as well
-            return Counter()
-
-    def _placed(self) -> Sequence[Placement]:
-        return self._cluster.place(self._unfit) if self._cluster else ()
-
-    def _grow(self) -> list[ExecutorEvent]:
-        """Open slots for what the nodes have room for beyond the slots that there are."""
-        try:
-            wanted = self._placed()
-        except ClusterError:
-            return []
-        taken = self._broken + Counter(placement.kind for placement in self._open_placements())
-        events: list[ExecutorEvent] = []
-        for placement in wanted:
-            if taken[placement.kind] > 0:
-                taken[placement.kind] -= 1
-            else:
-                events.append(self._open_slot(placement))
-        return events
-
-    def _refuse(self, worker: str, node: str, reason: str) -> list[ExecutorEvent]:
-        """Start no worker any more on a node that does not fit; this one's slot stays where others have room for it."""
-        refused = [] if node in self._unfit else [NodeRefused(node=host_of(node), reason=reason)]
-        self._unfit.add(node)
-        slot = self._slots[worker]
-        slots = sum(other.placement.kind == slot.placement.kind for other in self._slots.values())
-        has_room = self._room()[slot.placement.kind] >= slots
-        replaced = self._replace(worker, reason, set()) if has_room else self._close_slot(worker, reason)
-        return [*refused, dataclasses.replace(replaced, is_told=True)]
-
     def _scale(self) -> list[ExecutorEvent]:
         """On a cluster that adds nodes for the job, request room for the workers that it needs and release the rest."""
         if self._cluster is None or self._cluster.autoscaling is None:
             return []
         events = [event for slot in self._spare() for event in self._let_go(slot)]
         # Workers hold their nodes. A request for them as well could be met by a node that idles, which would never go.
-        wanted = [slot.placement for slot in self._slots.values()] if self._starting else []
+        wanted = [slot.placement for slot in self._slots.occupied.values()] if self._slots.starting else []
         with suppress(*UNREACHABLE):  # it is asked again at the next look
             self._cluster.autoscaling.request(wanted)
         return events
 
     def _spare(self) -> list[Slot]:
         return spare(
-            list(self._slots.values()),
+            list(self._slots.occupied.values()),
             needed=self._needed,
             busy=self._busy().keys(),
             idle_before=time.monotonic() - self._config.idle_release_s,
         )
 
     def _let_go(self, slot: Slot) -> list[ExecutorEvent]:
-        ray.kill(slot.actor, no_restart=True)
-        self._starting = {ref: worker for ref, worker in self._starting.items() if worker != slot.worker}
+        self._slots.end(slot)
         lost = [] if slot.info is None else [WorkerLost(worker=slot.worker, crashed=False)]
-        return [*lost, self._close_slot(slot.worker, "is not needed any more")]
+        return [*lost, self._slots.close(slot.worker, "is not needed any more")]
 
     # -- other jobs ------------------------------------------------------------------------------------------------
 
@@ -424,23 +351,21 @@ class RayExecutor:
         """Give up workers that are more than the job's share, and start those again that it has room for."""
         if self._cluster is None or self._cluster.share is None:
             return []
-        slots = Counter(placement.occupies for placement in self._open_placements())
+        slots = Counter(placement.occupies for placement in self._slots.placements())
         useful = slots - Counter(slot.placement.occupies for slot in self._spare())
         allowed = self._cluster.share.allowed({kind: useful[kind] for kind in slots})
         if allowed is None:
             return []
         events: list[ExecutorEvent] = []
         for kind, count in allowed.items():
-            held = [slot for slot in self._slots.values() if slot.placement.occupies == kind and not slot.pauses]
+            held = [
+                slot for slot in self._slots.occupied.values() if slot.placement.occupies == kind and not slot.pauses
+            ]
             room = int(min(count, slots[kind])) - len(held)
             for slot in least_useful(held, busy=self._busy().keys())[: max(0, -room)]:
                 events += self._begin_to_pause(slot)
-            self._resume(kind, room)
+            self._slots.resume(kind, room)
         return events + self._take_turns()
-
-    def _open_placements(self) -> list[Placement]:
-        """Of the slots that have a worker, or are to have one."""
-        return [slot.placement for slot in self._slots.values()] + [paused.placement for paused in self._paused]
 
     def _begin_to_pause(self, slot: Slot) -> list[ExecutorEvent]:
         """End a worker once what it runs is saved or finished."""
@@ -450,35 +375,16 @@ class RayExecutor:
                 slot.actor.stop.remote(running.number, True)
         return self._leave_if_due(slot.worker)
 
-    def _pause(self, slot: Slot) -> list[ExecutorEvent]:
-        ray.kill(slot.actor, no_restart=True)
-        self._starting = {ref: worker for ref, worker in self._starting.items() if worker != slot.worker}
-        self._heartbeats.forget(slot.worker)
-        del self._slots[slot.worker]
-        successor = f"{slot.name}.{slot.history.workers}"
-        history = slot.history.failed_at(set())
-        self._paused.append(PausedSlot(name=slot.name, placement=slot.placement, worker=successor, history=history))
-        lost = [] if slot.info is None else [WorkerLost(worker=slot.worker, crashed=False)]
-        reason = "makes way for another job"
-        return [
-            *lost,
-            WorkerReplaced(worker=slot.worker, slot=slot.name, reason=reason, successor=successor, waits=True),
-        ]
-
-    def _resume(self, kind: str, count: int) -> None:
-        """Start workers again in slots that paused longest."""
-        for paused in [paused for paused in self._paused if paused.placement.occupies == kind][: max(0, count)]:
-            self._paused.remove(paused)
-            self._launch(paused.name, paused.worker, paused.placement, paused.history)
-
     def _take_turns(self) -> list[ExecutorEvent]:
         """While nothing runs, let an idle worker make way for a paused device, which may be the only one able to go on."""
         idle_before = time.monotonic() - self._config.turn_after_s
-        for paused in list(self._paused):
-            same = [slot for slot in self._slots.values() if slot.placement.occupies == paused.placement.occupies]
+        for paused in list(self._slots.paused):
+            same = [
+                slot for slot in self._slots.occupied.values() if slot.placement.occupies == paused.placement.occupies
+            ]
             if not self._running and same and all(slot.idle_since <= idle_before for slot in same):
                 events = self._begin_to_pause(min(same, key=lambda slot: slot.idle_since))
-                self._resume(paused.placement.occupies, 1)
+                self._slots.resume(paused.placement.occupies, 1)
                 return events
         return []
 
@@ -510,11 +416,11 @@ class RayExecutor:
 
     def _ended(self, running: _Running, report: TaskReport) -> TaskEnded:
         worker, task, failure = running.worker, running.task, report.failure
-        self._slots[worker].idle_since = time.monotonic()
+        self._slots.occupied[worker].idle_since = time.monotonic()
         if failure is not None:
             failed = TaskFailed(worker=worker, task=task, kind=failure.kind, message=failure.message)
             return TaskEnded(event=failed, report=report)
-        slot = self._slots[worker]
+        slot = self._slots.occupied[worker]
         slot.history = slot.history.succeeded()
         self._data.update(running.outputs)
         done = TaskDone(worker=worker, task=task, seconds=report.seconds, load_seconds=report.load_seconds)
@@ -534,11 +440,3 @@ class RayExecutor:
 
 def _leaves(info: WorkerInfo) -> str:
     return f"is ended, because its node {info.node} leaves the cluster"
-
-
-def _kill(slot: Slot) -> None:
-    """End an actor. A frozen process does not react to Ray, so a local one is also killed by its pid."""
-    ray.kill(slot.actor, no_restart=True)
-    if slot.info is not None and slot.info.node == socket.gethostname():
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(slot.info.pid, signal.SIGKILL)

@@ -11,6 +11,8 @@ class SlotHistory:
     """The workers that a slot has had, and what they failed at since one of them last finished a task."""
 
     workers: int = 1
+    was_placed: bool = False
+    """A node had a place for one of the workers: such a node may come back."""
     failures: frozenset[Hashable] = frozenset()
     """Each failed start and each task that killed its worker at its first attempt."""
 
@@ -20,7 +22,11 @@ class SlotHistory:
         `causes` is empty if that is not the slot's fault: it went down with its node, or was killed by a task that had failed
         before.
         """
-        return SlotHistory(workers=self.workers + 1, failures=self.failures | causes)
+        return replace(self, workers=self.workers + 1, failures=self.failures | causes)
+
+    def placed(self) -> "SlotHistory":
+        """The history after a node had a place for the current worker."""
+        return replace(self, was_placed=True)
 
     def succeeded(self) -> "SlotHistory":
         """The history after a task succeeded."""

@@ -23,6 +23,12 @@ class Slot:
     history: SlotHistory
     idle_since: float = math.inf
     """When the worker became ready, or its last task ended."""
+    asked_at: float = math.inf
+    """When Ray was asked for a place for the worker."""
+    process: int = 0
+    """Pid of a worker that has not answered yet, as seen at the last look; 0 while it has no place."""
+    looked_at: float = math.inf
+    """When it was looked whether it has a process."""
     leaves: bool = False
     """Its node is about to leave: the worker gets no further task."""
     pauses: bool = False

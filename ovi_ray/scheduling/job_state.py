@@ -6,7 +6,7 @@ state return the Drop and Finish actions that this causes.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import chain
 
 import numpy as np
@@ -78,6 +78,13 @@ class JobState:
     def pending(self, kind: int) -> int:
         """Clips of a kind that are not admitted yet."""
         return len(self._pending[kind]) - self._admitted[kind]
+
+    def needed_stages(self, kind: int) -> Set[Stage]:
+        """Stages that waiting clips of a kind still need, whichever of their inputs are there."""
+        counts = self.counts[kind]
+        if any(counts[state] for state in (ClipState.PENDING, ClipState.WAITING, ClipState.READY)):
+            return frozenset(Stage)
+        return frozenset([Stage.DECODE] if counts[ClipState.DENOISED] else [])
 
     def queue(self, stage: Stage, kind: int) -> deque[int]:
         """Items of a kind that are ready for a stage."""

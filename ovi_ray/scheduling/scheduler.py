@@ -107,6 +107,7 @@ class Scheduler:
         self._now = float("-inf")
         self._stuck_since: float | None = None
         self._awaits_worker = False
+        self._is_stuck = False
 
     # --- the cycle
 
@@ -159,7 +160,7 @@ class Scheduler:
 
         Restrictions are kept for a while when a worker is expected that they may not apply to.
         """
-        self._awaits_worker = False
+        self._awaits_worker = self._is_stuck = False
         if self._runs_anything() or self.done or not self.pool.workers:
             self._stuck_since = None
             return []
@@ -180,6 +181,7 @@ class Scheduler:
         if self._awaits_worker:
             self._stuck_since = None
             return actions
+        self._is_stuck = True
         return actions + (wakes if is_patient else self._fail_unplaceable())
 
     def _runs_anything(self) -> bool:
@@ -233,6 +235,15 @@ class Scheduler:
     def awaited_slots(self) -> list[str]:
         """Slots whose next worker the job waits for, because no present one can go on."""
         return sorted(self.pool.expected) if self._awaits_worker else []
+
+    @property
+    def unserved_stages(self) -> list[Stage]:
+        """Stages of clips that no present or expected worker can run, while nothing else is left to do."""
+        if not self._is_stuck:
+            return []
+        needed = [(kind, self.job.needed_stages(kind)) for kind in range(len(self.workload.kinds))]
+        missing = {stage for kind, stages in needed if stages for stage in stages & {*self.pool.missing_stages(kind)}}
+        return [stage for stage in Stage if stage in missing]
 
     def idle_reasons(self) -> dict[str, Reason]:
         """Why each idle worker has no task."""

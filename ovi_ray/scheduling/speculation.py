@@ -5,7 +5,9 @@ The first result is used, and the other worker is told to stop.
 """
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +29,18 @@ class Speculation:
     """An idle worker that would overtake `original`."""
     original: WorkerState | None = None
     wakes: tuple[WakeAt, ...] = ()
+
+
+class _Original(NamedTuple):
+    """A running denoise that may be copied."""
+
+    worker: WorkerState
+    ends_s: float
+    """When it should end, as far as is known of its device; never when it is late."""
+    late_s: float
+    """When it is late."""
+    is_measured: bool
+    """Whether a denoise has ended on a device of its class."""
 
 
 class SpeculativeExecution:
@@ -57,74 +71,74 @@ class SpeculativeExecution:
         only_unmeasured = totals[ClipState.READY] > 0
         if only_unmeasured and any(self._pool.preloading.values()):
             return Speculation()  # the clips may be for the workers that load their transformer
-        fastest: dict[int, tuple[WorkerState | None, float]] = {}
-        for ends_s, original in self._originals(now):
-            if original.kind not in fastest:
-                fastest[original.kind] = self._fastest_idle(original.kind, now)
-            copy_on, seconds = fastest[original.kind]
-            if copy_on is None or self._has_enough_copies(original, copy_on, now):
+        fastest = self._fastest_idle(now)
+        for original in self._originals(fastest.keys(), now) if fastest else ():
+            worker, ends_s = original.worker, original.ends_s
+            copy_on, seconds = fastest[worker.kind]
+            is_copy_measured = self._is_measured(copy_on.device_class)
+            if self._has_enough_copies(original, is_copy_measured, now):
                 continue
-            if only_unmeasured and (self._is_measured(original) or self._is_measured(copy_on)):
+            if only_unmeasured and (original.is_measured or is_copy_measured):
                 continue
-            if copy_on.device_class == original.device_class and now < self._late_at(original):
-                ends_s = original.expected_end_s  # what is not known of one is not known of the other
+            if copy_on.device_class == worker.device_class and now < original.late_s:
+                ends_s = worker.expected_end_s  # what is not known of one is not known of the other
             if now + self._config.speedup * seconds <= ends_s:
-                return Speculation(copy_on=copy_on, original=original, wakes=tuple(wakes))
-            if now < (late_at := self._late_at(original)):
-                wakes.append(WakeAt(time=late_at))
+                return Speculation(copy_on=copy_on, original=worker, wakes=tuple(wakes))
+            if now < original.late_s:
+                wakes.append(WakeAt(time=original.late_s))
         return Speculation(wakes=tuple(wakes))
 
-    def _originals(self, now: float) -> list[tuple[float, WorkerState]]:
-        """The denoises whose results are awaited, by when the first of those who run each should end, latest first.
+    def _originals(self, kinds: Set[int], now: float) -> list[_Original]:
+        """The denoises of kinds whose results are awaited, each on the worker that should end it first; latest first.
 
         One that has failed before is not among them: it might fail on a second device too.
         """
-        ends: dict[int, tuple[float, WorkerState]] = {}
+        is_measured = {c: self._is_measured(c) for c in self._pool.capabilities.classes}
+        first: dict[int, _Original] = {}
         for worker in self._pool.workers.values():
             task = worker.running.task if worker.running else None
-            if task is None or task.stage is not Stage.DENOISE or not task.items:
+            if task is None or task.stage is not Stage.DENOISE or not task.items or worker.kind not in kinds:
                 continue
             item = (task.stage, task.items[0])
             if self._job.is_running(*item) and not self._retries.has_failed(item):
-                found = (self._ends_by(worker, now), worker)
-                ends[task.items[0]] = min(found, ends.get(task.items[0], found), key=lambda run: run[0])
-        return sorted(ends.values(), key=lambda run: (run[0] < math.inf, -run[1].expected_end_s, run[1].number))
+                found = self._original(worker, is_measured[worker.device_class], now)
+                known = first.get(task.items[0])
+                if known is None or found.ends_s <= known.ends_s:
+                    first[task.items[0]] = found
+        return sorted(first.values(), key=lambda o: (o.ends_s < math.inf, -o.worker.expected_end_s, o.worker.number))
 
-    def _ends_by(self, worker: WorkerState, now: float) -> float:
-        """When a task should end, as far as is known of its device; never when it is late."""
-        if now >= self._late_at(worker):
-            return math.inf
-        return worker.expected_end_s + (self._doubt(worker) - 1) * worker.work_s
+    def _original(self, worker: WorkerState, is_measured: bool, now: float) -> _Original:
+        doubt = 1.0 if is_measured else self._pool.costs.config.unmeasured_doubt
+        expected_s = worker.expected_end_s
+        late_s = expected_s + (doubt - 1 + self._config.late_share) * worker.work_s
+        ends_s = math.inf if now >= late_s else expected_s + (doubt - 1) * worker.work_s
+        return _Original(worker, ends_s, late_s, is_measured)
 
-    def _late_at(self, worker: WorkerState) -> float:
-        return worker.expected_end_s + (self._doubt(worker) - 1 + self._config.late_share) * worker.work_s
+    def _is_measured(self, device_class: int) -> bool:
+        return self._pool.costs.is_measured(device_class, Stage.DENOISE)
 
-    def _doubt(self, worker: WorkerState) -> float:
-        return 1.0 if self._is_measured(worker) else self._pool.costs.config.unmeasured_doubt
-
-    def _is_measured(self, worker: WorkerState) -> bool:
-        return self._pool.costs.is_measured(worker.device_class, Stage.DENOISE)
-
-    def _has_enough_copies(self, original: WorkerState, copy_on: WorkerState, now: float) -> bool:
+    def _has_enough_copies(self, original: _Original, is_copy_measured: bool, now: float) -> bool:
         """Whether another copy on a device says no more about the end than those that run already."""
-        if self._is_measured(original) and now < self._late_at(original):
+        if original.is_measured and now < original.late_s:
             return False
-        return len(self._runners_of(original)) > (self._config.max_copies if self._is_measured(copy_on) else 1)
+        return len(self._runners_of(original.worker)) > (self._config.max_copies if is_copy_measured else 1)
 
     def _runners_of(self, worker: WorkerState) -> list[int]:
         """The workers that run its task."""
         assert worker.running is not None
         return self._runners.get((Stage.DENOISE, worker.running.task.items[0]), [worker.number])
 
-    def _fastest_idle(self, kind: int, now: float) -> tuple[WorkerState | None, float]:
-        """The idle worker that would end a copy first, and the seconds it would take."""
-        numbers = self._pool.arrays.numbers()
-        ends = self._pool.end_times(Stage.DENOISE, kind, now)
-        ends = np.where(self._pool.arrays.available(now) > 0, np.inf, ends)
-        seconds = float(ends.min(initial=np.inf))
-        if not np.isfinite(seconds):
-            return None, seconds
-        return self._pool.workers[int(numbers[int(ends.argmin())])], seconds
+    def _fastest_idle(self, now: float) -> dict[int, tuple[WorkerState, float]]:
+        """Kind of a running denoise -> the idle worker that would end a copy first, and the seconds it would take."""
+        arrays = self._pool.arrays
+        is_idle = arrays.available(now) <= 0
+        found: dict[int, tuple[WorkerState, float]] = {}
+        for kind in {worker.kind for worker in self._pool.workers.values() if worker.runs(Stage.DENOISE)}:
+            ends = np.where(is_idle, self._pool.end_times(Stage.DENOISE, kind, now), np.inf)
+            position = int(ends.argmin())
+            if np.isfinite(ends[position]):
+                found[kind] = self._pool.workers[int(arrays.numbers()[position])], float(ends[position])
+        return found
 
     # --- changes
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovi.stages import Stage, stages_of
+from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.workload import NO_FRAME, Workload
 from ovi_ray.simulation.virtual_cluster import VirtualDevice, simulate
@@ -43,24 +44,31 @@ class Comparison:
         return 1 - self.placed_s / self.without_helpers_s if self.without_helpers_s else None
 
 
-def compare(workload: Workload, devices: Sequence[VirtualDevice], placed_s: float) -> Comparison:
-    """Simulate a job, or its first clips, in the other ways. `placed_s` is the time of the whole job as placed."""
+def compare(
+    workload: Workload, devices: Sequence[VirtualDevice], placed_s: float, config: SchedulerConfig | None = None
+) -> Comparison:
+    """Simulate a job, or its first clips, in the other ways.
+
+    `placed_s` is the time of the whole job as placed with this configuration.
+    """
     if workload.clips > MOST_CLIPS:
         workload = first_clips(workload, MOST_CLIPS)
-        placed_s = simulate(workload, devices).makespan_s
+        placed_s = _makespan(devices, Scheduler(workload, config=config))
     able = [d for d in devices if any(d.profile.fits(Stage.DENOISE, kind) for kind in workload.kinds)]
     helpers = dict.fromkeys(d.profile.name for d in devices if d not in able)
     return Comparison(
         clips=workload.clips,
         placed_s=placed_s,
-        whole_clips_s=_makespan(workload, devices, dynamic_queue(workload)) if _has_queue(workload, devices) else None,
+        whole_clips_s=_makespan(devices, dynamic_queue(workload, config)) if _has_queue(workload, devices) else None,
         helpers=tuple(helpers),
-        without_helpers_s=_makespan(workload, able) if helpers and _can_render(workload, able) else None,
+        without_helpers_s=(
+            _makespan(able, Scheduler(workload, config=config)) if helpers and _can_render(workload, able) else None
+        ),
     )
 
 
-def _makespan(workload: Workload, devices: Sequence[VirtualDevice], scheduler: Scheduler | None = None) -> float:
-    return simulate(workload, devices, scheduler=scheduler).makespan_s
+def _makespan(devices: Sequence[VirtualDevice], scheduler: Scheduler) -> float:
+    return simulate(scheduler.workload, devices, scheduler=scheduler).makespan_s
 
 
 def _has_queue(workload: Workload, devices: Sequence[VirtualDevice]) -> bool:

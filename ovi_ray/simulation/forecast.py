@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from ovi.stages import Stage
 from ovi_ray.inputs.cluster_profile import ClusterProfile
+from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.device_profile import DeviceProfile, StageRates
+from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.workload import Workload
 from ovi_ray.simulation.lower_bound import makespan_bound
 from ovi_ray.simulation.virtual_cluster import Outcome, Span, VirtualDevice, simulate, virtual_devices
@@ -72,12 +74,14 @@ class Forecast:
         return self.clips * 3600 / self.eta_s if self.eta_s else 0.0
 
 
-def forecast(workload: Workload, cluster: ClusterProfile, *, keep_spans: bool = False) -> Forecast:
+def forecast(
+    workload: Workload, cluster: ClusterProfile, *, config: SchedulerConfig | None = None, keep_spans: bool = False
+) -> Forecast:
     """Forecast a job. Raises InputError for a stage that fits on no device of the cluster."""
     cluster.check(workload.kinds, source=f"cluster {cluster.name}")
     devices = virtual_devices(cluster)
     bound_s = makespan_bound(workload, devices)
-    outcome = simulate(workload, devices, keep_spans=keep_spans)
+    outcome = simulate(workload, devices, scheduler=Scheduler(workload, config=config), keep_spans=keep_spans)
     classes = tuple(_class_forecasts(cluster, outcome))
     costs = [part.cost for part in classes]
     return Forecast(

@@ -129,6 +129,12 @@ class HdfsStore:
         """See Store."""
         self._ask(key, lambda store, path: store.create_dir(path, recursive=True))
 
+    def remove_unfinished(self, key: str) -> None:
+        """See Store."""
+        unfinished = [entry.name for entry in self.list(key) if entry.name.startswith(UNFINISHED_PREFIX)]
+        for name in unfinished:
+            self.delete(self.join(key, name))
+
     # -- requests --------------------------------------------------------------------------------------------------
 
     def _write(self, key: str, source: Callable[[], IO[bytes]], size: int, aside: str | None = None) -> None:

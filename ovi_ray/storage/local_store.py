@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
 
-from ovi.files import atomic_writer
+from ovi.files import UNFINISHED_PREFIX, atomic_writer
 from ovi_ray.storage.store import FileEntry, FileKind, FileStat
 
 
@@ -96,3 +96,12 @@ class LocalStore:
     def make_folder(self, key: str) -> None:
         """See Store."""
         Path(key).mkdir(parents=True, exist_ok=True)
+
+    def remove_unfinished(self, key: str) -> None:
+        """See Store."""
+        if not Path(key).is_dir():
+            return
+        with os.scandir(key) as entries:  # `glob` would make a list of a million names
+            unfinished = [entry.path for entry in entries if entry.name.startswith(UNFINISHED_PREFIX)]
+        for path in unfinished:
+            self.delete(path)

@@ -145,6 +145,9 @@ class ObjectStore:
     def make_folder(self, key: str) -> None:
         """See Store."""
 
+    def remove_unfinished(self, key: str) -> None:
+        """See Store."""
+
     # -- conditional writes ----------------------------------------------------------------------------------------
 
     def create(self, key: str, content: bytes) -> str:

@@ -1,6 +1,5 @@
 """`Location`, the path of a file or folder on a disk or in a store, and what is done with one."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from ovi.files import UNFINISHED_PREFIX, atomic_writer
+from ovi.files import atomic_writer
 from ovi_ray.printing import is_utf8
 from ovi_ray.storage.local_store import LocalStore
 from ovi_ray.storage.scratch import scratch_folder
@@ -245,14 +244,8 @@ def list_files(folder: Location, suffix: str) -> pa.Table:
 
 
 def remove_unfinished(folder: Location) -> None:
-    """Remove what killed processes left half written. Object stores never show such files."""
-    path = folder.local_path
-    if path is None or not path.is_dir():
-        return
-    with os.scandir(path) as entries:  # `glob` would make a list of a million names
-        unfinished = [entry.path for entry in entries if entry.name.startswith(UNFINISHED_PREFIX)]
-    for name in unfinished:
-        Path(name).unlink(missing_ok=True)
+    """Remove what killed processes left half written in a folder. Raises OSError."""
+    folder.store.remove_unfinished(folder.key)
 
 
 def _batches(entries: Iterator[FileEntry], suffix: str) -> Iterator[pa.RecordBatch]:

@@ -101,6 +101,12 @@ class Store(Protocol):
     def make_folder(self, key: str) -> None:
         """Create a folder and its parents where folders exist; nothing happens in object stores."""
 
+    def remove_unfinished(self, key: str) -> None:
+        """Remove the incomplete files that killed writers left directly in a folder, which may be missing.
+
+        Nothing happens in object stores, which never show such files.
+        """
+
 
 @runtime_checkable
 class ConditionalStore(Store, Protocol):

@@ -42,6 +42,21 @@ def test_every_profile_in_the_repository_can_be_planned_on(prompts, name):
     assert sum(part["device_hours"] for part in planned["classes"]) > 0
 
 
+def test_a_plan_counts_on_copies_only_where_the_job_lets_idle_devices_run_them(tmp_path):
+    (tmp_path / "fox.txt").write_text("a fox\n", encoding="utf-8")
+    times = {}
+    for speculation in (True, False):
+        (tmp_path / "job.yaml").write_text(
+            f"text_prompt: fox.txt\noutput_dir: out\npolicies:\n  speculation: {str(speculation).lower()}\n",
+            encoding="utf-8",
+        )
+        arguments = ("--cluster", PROFILES / "b.yaml", "--each-example-n-times", 5)
+        times[speculation] = json.loads(plan(tmp_path / "job.yaml", *arguments, "--json").stdout)
+    assert times[True]["eta_s"] < times[False]["eta_s"]
+    assert times[True]["comparison"]["placed_s"] < times[False]["comparison"]["placed_s"]
+    assert times[True]["comparison"]["whole_clips_s"] == times[False]["comparison"]["whole_clips_s"]
+
+
 def test_the_plan_is_printed_as_text(prompts):
     text = plan(prompts, "--cluster", PROFILES / "c.yaml").stdout
     assert "3 clips, 5 distinct texts" in text

@@ -11,7 +11,7 @@ from ovi.config import Architecture, Component
 from ovi.errors import InvalidImage
 from ovi.media.images import read_image
 from ovi.stages import DataKind, Stage
-from ovi_ray.errors import JobStopped, WorkersLost
+from ovi_ray.errors import JobStopped, WorkersLost, WorkersUnplaceable
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
@@ -22,6 +22,7 @@ from ovi_ray.protocol.observer import Observers
 from ovi_ray.runtime.clip_records import TRACEBACK_CHARS
 from ovi_ray.runtime.device_profiles import device_profile
 from ovi_ray.runtime.driver import Driver, DriverConfig
+from ovi_ray.runtime.executor import SlotsUnplaceable, WorkerStarting
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.runtime.storage_pause import StoragePauseConfig
 from ovi_ray.scheduling.actions import RunTask
@@ -144,6 +145,44 @@ def test_when_no_worker_is_left_the_rows_so_far_are_kept_and_the_reason_is_given
         run(tmp_path, FakeExecutor(script=script), observer=observer)
     assert len(rows_in(tmp_path)) == observer.ends[0].done <= 1
     assert "killed" in observer.ends[0].error
+
+
+class TextHosts(FakeExecutor):
+    """Workers that can encode texts and nothing else."""
+
+    def info_of(self, slot):
+        stages = frozenset({Stage.ENCODE_TEXT})
+        return info(declared=DeviceProfile(name=slot, memory_gb=100.0, stages=stages))
+
+
+def unplaceable(*slots, stages=frozenset(Stage)):
+    return SlotsUnplaceable(slots=slots, asked="CPU 1, GPU 1", nodes="1 node with CPU 4", waited_s=120.0, stages=stages)
+
+
+@pytest.mark.parametrize("text_hosts", [(), ("text",)])
+def test_a_job_ends_when_no_node_has_a_place_for_a_stage_that_clips_need_and_no_clip_fails(tmp_path, text_hosts):
+    executor = TextHosts(workers=text_hosts)
+    executor.events += [WorkerStarting(worker=slot, slot=slot) for slot in ("a", "b")]
+    executor.events.append(unplaceable("a", "b"))
+    observer = RecordingObserver()
+    with pytest.raises(WorkersUnplaceable, match="asks for CPU 1, GPU 1"):
+        run(tmp_path, executor, observer=observer)
+    assert [message for message in observer.messages if "a, b" in message] == [str(unplaceable("a", "b"))]
+    assert rows_in(tmp_path) == []
+
+
+def test_clips_that_fit_on_no_device_fail_when_the_slot_without_a_place_could_not_have_run_them(tmp_path):
+    executor = TextHosts(workers=("text",))
+    executor.events.append(unplaceable("a", stages=frozenset({Stage.ENCODE_TEXT})))
+    _, rows = run(tmp_path, executor)
+    assert [row["status"] for row in rows] == ["failed", "failed"]
+
+
+def test_a_job_goes_on_without_a_slot_that_no_node_has_a_place_for(tmp_path):
+    executor = FakeExecutor()
+    executor.events += [WorkerStarting(worker="a", slot="a"), unplaceable("a")]
+    _, rows = run(tmp_path, executor)
+    assert [row["status"] for row in rows] == ["done", "done"]
 
 
 def test_data_are_released_when_nothing_needs_them(tmp_path):

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
@@ -17,9 +18,10 @@ from ovi.weights.formats import WeightFormat
 from ovi_ray.protocol.messages import Denoise, EncodeTexts, Preload
 from ovi_ray.runtime.autoscaling import Autoscaling
 from ovi_ray.runtime.changing_cluster import ChangingCluster
-from ovi_ray.runtime.cluster_watch import Changes, ClusterWatch
+from ovi_ray.runtime.cluster_watch import Changes, ClusterWatch, process_of
 from ovi_ray.runtime.executor import (
     NodeRefused,
+    SlotsUnplaceable,
     Submission,
     TaskEnded,
     WorkerReplaced,
@@ -31,6 +33,7 @@ from ovi_ray.runtime.placement import Placement
 from ovi_ray.runtime.ray_errors import is_crash
 from ovi_ray.runtime.ray_executor import ExecutorConfig, RayExecutor
 from ovi_ray.runtime.slot_history import SlotHistory
+from ovi_ray.runtime.unplaceable import PlaceFinder, alive_nodes
 from ovi_ray.scheduling.events import DataLost, TaskDone, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 from ovi_ray.workers.actor import WorkerConfig
@@ -59,12 +62,15 @@ def start_executor(local_ray):
     """Starts executors with one worker, and stops them."""
     started = []
 
-    def start(ckpt_dir, *, workers=1, cluster=None, **config):
+    def start(ckpt_dir, *, workers=1, placements=None, cluster=None, finder=None, **config):
         worker = WorkerConfig(
             ckpt_dir=str(ckpt_dir), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1
         )
         placement = Placement(config=worker, num_cpus=1, num_gpus=0)
-        started.append(RayExecutor([placement] * workers, config=ExecutorConfig(**config), cluster=cluster))
+        settings = ExecutorConfig(**config)
+        started.append(
+            RayExecutor(placements or [placement] * workers, config=settings, cluster=cluster, finder=finder)
+        )
         return started[-1]
 
     yield start
@@ -147,6 +153,18 @@ def test_a_frozen_worker_is_killed_and_replaced(start_executor, tiny_dir):
     lost_worker, replaced = wait_for(executor, WorkerLost, WorkerReplaced)
     assert lost_worker == WorkerLost(worker="w0", crashed=True)
     assert (replaced.slot, replaced.successor) == ("w0", "w0.1")
+
+
+@pytest.mark.ray
+def test_a_worker_that_freezes_while_it_starts_is_killed_and_replaced(start_executor, tiny_dir):
+    executor = start_executor(tiny_dir, start_timeout_s=0.2)
+    (slot,) = executor._slots.occupied.values()
+    wait_until(lambda: process_of(slot.actor))
+    frozen = process_of(slot.actor)
+    os.kill(frozen, signal.SIGSTOP)
+    (replaced,) = wait_for(executor, WorkerReplaced)
+    assert (replaced.worker, replaced.slot, replaced.successor) == ("w0", "w0", "w0.1")
+    wait_until(lambda: not Path(f"/proc/{frozen}").exists())
 
 
 @pytest.mark.ray
@@ -251,6 +269,31 @@ def test_a_node_that_does_not_fit_says_why_once_and_gets_no_workers_until_one_jo
     replaced = [event for event in events if isinstance(event, WorkerReplaced)]
     assert [(event.successor, event.is_told) for event in replaced] == [("", True)] * 2
     assert rooms[-1] == {ray.get_runtime_context().get_node_id()}
+
+
+@pytest.mark.ray
+def test_a_slot_that_no_node_has_a_place_for_is_given_up_until_a_node_joins_that_has(start_executor, tiny_dir):
+    nodes = FakeNodes()
+    config = WorkerConfig(ckpt_dir=str(tiny_dir), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1)
+    placements = [Placement(config=config, num_cpus=1, num_gpus=0, labels={"vendor": "amd"})] * 2
+    seen = alive_nodes()
+    executor = start_executor(
+        tiny_dir,
+        placements=placements,
+        cluster=nodes.cluster(room=lambda unfit: placements),
+        finder=PlaceFinder(nodes=lambda: seen),
+        unplaceable_after_s=0.01,
+    )
+    (given_up,) = wait_for(executor, SlotsUnplaceable)
+    assert (given_up.slots, given_up.asked) == (("w0", "w1"), "CPU 1, vendor=amd")
+    assert "1 node with CPU 2" in given_up.nodes
+    nodes.alive = {"another"}
+    time.sleep(0.02)  # the next look at the nodes is due
+    assert executor.poll(0.0) == []
+    seen.append(replace(seen[0], node_id="amd", labels={"vendor": "amd"}))
+    nodes.alive = {"another", "amd"}
+    (starting,) = wait_for(executor, WorkerStarting)
+    assert starting.slot == "w2"
 
 
 def test_nodes_that_join_or_are_about_to_leave_are_seen_once():

@@ -14,6 +14,8 @@ import pytest
 from ovi.errors import MediaError
 from ovi.files import UNFINISHED_PREFIX
 from ovi_ray.errors import StorageUnavailable
+from ovi_ray.output.intermediates import Intermediates
+from ovi_ray.output.results import Results
 from ovi_ray.storage.diagnostics import is_unreachable, plain_reason, storage_error, write_problem
 from ovi_ray.storage.object_store import ObjectStore
 from ovi_ray.storage.paths import Location, remove_unfinished, resolve_path, to_location
@@ -208,6 +210,19 @@ def test_a_writer_that_is_killed_leaves_a_file_on_a_disk_that_is_removed_later(t
     assert left.name.startswith(UNFINISHED_PREFIX)
     remove_unfinished(to_location(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_writer_left_in_hdfs_is_removed_by_the_next_run_and_nothing_else(tmp_path):
+    out = hdfs_folder(tmp_path)
+    results, intermediates = Results(out), Intermediates(output_dir=out)
+    folders = [out, *(out / name for name in (".unfinished", "results", "videos", "posters", "latents", "checkpoints"))]
+    for folder in folders:
+        folder.mkdir()
+        (folder / f"{UNFINISHED_PREFIX}12345678.half").write_bytes(b"ha")
+    (out / "videos" / "a.mp4").write_bytes(b"whole")
+    results.remove_unfinished()
+    intermediates.remove_unfinished()
+    assert [entry.name for folder in folders for entry in folder.files()] == ["a.mp4"]
 
 
 # -- HDFS --------------------------------------------------------------------------------------------------------------
