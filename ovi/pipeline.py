@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ovi import geometry
@@ -84,6 +85,7 @@ class OviPipeline:
         self._attention_plans: dict[tuple[int, ...], AttentionPlan] = {}
         self._attention_trials = TrialCache.default()
         self._convolution_path: ConvolutionPath | None = None
+        self._tokenizer: Tokenizer | None = None
         self._components: dict[Component, nn.Module] = {}
         self._offloaded: dict[Component, nn.Module] = {}
 
@@ -212,9 +214,10 @@ class OviPipeline:
         Raises NonFiniteError for rows that are not finite numbers.
         """
         distinct = list(dict.fromkeys(texts))
-        tokenizer = load_tokenizer(self.ckpt_dir, self.spec.name)
+        if self._tokenizer is None:  # kept: a vocabulary of 256,000 pieces takes longer to read than a batch to encode
+            self._tokenizer = load_tokenizer(self.ckpt_dir, self.spec.name)
         encoder = self._require(Component.TEXT_ENCODER, TextEncoder)
-        rows = encoder(tokenize(tokenizer, distinct))
+        rows = encoder(tokenize(self._tokenizer, distinct))
         for text, finite in zip(distinct, torch.stack([all_finite(row) for row in rows]).tolist(), strict=True):
             if not finite:
                 raise self._non_finite("text embeddings", Stage.ENCODE_TEXT, f"for the text {text[:_SHOWN_CHARS]!r}")
