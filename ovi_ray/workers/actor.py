@@ -143,6 +143,7 @@ class Worker:
         self._activity = Activity(done=0, total=0)
         self._attention_backend = ""
         self._threads = WriteThreads(MAX_WRITES)
+        self._checkpoints = WriteThreads(1)
         self._writes: dict[int, tuple[TaskReport, Future[_Result]]] = {}
         """Number of a request -> its report so far, and the write of its file."""
 
@@ -276,10 +277,13 @@ class Worker:
 
     def _denoise(self, request: TaskRequest, work: Denoise, inputs: tuple[Packed, ...]) -> _Result:
         """Denoise a clip, unless its latents were written by an earlier task."""
-        checkpointer = DenoiseCheckpointer(work)
+        checkpointer = DenoiseCheckpointer(work, start=self._checkpoints.submit)
         latents, facts = checkpointer.finished() or (None, {})
         if latents is None:
-            latents = self._denoise_with_fallback(request, work, inputs, checkpointer)
+            try:
+                latents = self._denoise_with_fallback(request, work, inputs, checkpointer)
+            finally:
+                checkpointer.settle()  # another worker may go on from it as soon as this task has ended
             attention = self._pipeline.attention_plan(latents.video.shape, latents.audio.shape[0])
             self._attention_backend = str(attention)
             facts = {"attention_backend": self._attention_backend, "denoise_s": checkpointer.spent_s}
