@@ -12,8 +12,6 @@ import dataclasses
 import itertools
 import logging
 import math
-import os
-import signal
 import socket
 import time
 from collections import Counter, deque
@@ -22,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError
 from ray.experimental.locations import get_local_object_locations
@@ -553,5 +552,5 @@ def _kill(slot: Slot) -> None:
     """End an actor. A frozen process does not react to Ray, so a local one is also killed by its pid."""
     ray.kill(slot.actor, no_restart=True)
     if slot.info is not None and slot.info.node == socket.gethostname():
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(slot.info.pid, signal.SIGKILL)
+        with suppress(psutil.Error):
+            psutil.Process(slot.info.pid).kill()
