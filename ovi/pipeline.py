@@ -9,7 +9,7 @@ Shapes: F latent frames, h w latents per side, L audio latents, N text rows, t f
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -72,6 +72,7 @@ class OviPipeline:
         allow_inexact: bool,
         weights: WeightFormat,
         compile_blocks: bool,
+        stream_blocks: bool,
     ) -> None:
         self.ckpt_dir = ckpt_dir
         self.spec = spec
@@ -82,6 +83,7 @@ class OviPipeline:
         self.allow_inexact = allow_inexact
         self.weights = weights
         self.compile_blocks = compile_blocks
+        self.stream_blocks = stream_blocks
         self._attention_plans: dict[tuple[int, ...], AttentionPlan] = {}
         self._attention_trials = TrialCache.default()
         self._convolution_path: ConvolutionPath | None = None
@@ -100,12 +102,16 @@ class OviPipeline:
         allow_inexact: bool = False,
         weights: WeightFormat = WeightFormat.DTYPE,
         compile_blocks: bool = False,
+        stream_blocks: bool = False,
     ) -> Self:
         """Open a checkpoint folder without reading weights; `load` or the first stage that needs them does.
 
         `allow_inexact` lets `auto` choose attention backends that compute in fewer bits than `dtype`. `weights` is the
         storage format of the transformer. `compile_blocks` has torch.compile fuse the transformer's blocks: the first clip
-        waits for it, and half precision rounds differently. Raises CheckpointNotFound for a folder that does not exist,
+        waits for it, and half precision rounds differently. `stream_blocks` leaves the transformer's blocks in pinned host
+        memory and copies each to the device beside the work of the one before: the same numbers, for weights in `dtype`.
+
+        Raises CheckpointNotFound for a folder that does not exist,
         DeviceUnavailable for a device that is not there, InvalidRequest for an unknown model or one that is not published in
         that format, and CheckpointMismatch for an invalid `architecture.json`.
         """
@@ -126,6 +132,7 @@ class OviPipeline:
             allow_inexact=allow_inexact,
             weights=weights,
             compile_blocks=compile_blocks,
+            stream_blocks=stream_blocks,
         )
 
     # -- components ------------------------------------------------------------------------------------------------
@@ -170,7 +177,11 @@ class OviPipeline:
         """Move components to host memory, from which `load` moves them back. On a CPU, nothing is copied."""
         for component in components:
             if component in self._components:
-                self._offloaded[component] = offload_to_cpu(self._components.pop(component))
+                module = self._components.pop(component)
+                if self._is_streamed(component):
+                    cast(FusionTransformer, module).leave_device()
+                    release_memory(self.device)
+                self._offloaded[component] = offload_to_cpu(module)
 
     def on_cpu(self) -> Self:
         """A pipeline for the same model on the CPU, with nothing loaded."""
@@ -184,18 +195,30 @@ class OviPipeline:
             allow_inexact=self.allow_inexact,
             weights=self.weights,
             compile_blocks=self.compile_blocks,
+            stream_blocks=False,
         )
 
     def _load(self, component: Component) -> nn.Module:
-        if component in self._offloaded:
-            return self._offloaded.pop(component).to(self.device)
         name, device, dtype = self.spec.name, self.device, self.dtype
+        if component in self._offloaded:
+            module = self._offloaded.pop(component)
+            return self._streamed(module) if self._is_streamed(component) else module.to(device)
         if component is Component.TRANSFORMER:
-            transformer = load_transformer(self.ckpt_dir, name, device, dtype, self.weights)
+            first = torch.device("cpu") if self.stream_blocks else device
+            transformer = load_transformer(self.ckpt_dir, name, first, dtype, self.weights)
+            if self.stream_blocks:
+                self._streamed(transformer)
             if self.compile_blocks:
                 transformer.compile_blocks()
             return transformer
         return load_component(self.ckpt_dir, component, name, device, dtype)
+
+    def _is_streamed(self, component: Component) -> bool:
+        return self.stream_blocks and component is Component.TRANSFORMER
+
+    def _streamed(self, transformer: nn.Module) -> nn.Module:
+        cast(FusionTransformer, transformer).stream_blocks(self.device)
+        return transformer
 
     def _require(self, component: Component, kind: type[M]) -> M:
         self.load([component])
@@ -282,7 +305,10 @@ class OviPipeline:
         key = (*video_shape, audio_length)
         if key not in self._attention_plans:
             shapes = attention_shapes(self.architecture.video, self.architecture.audio, video_shape, audio_length)
-            weights = (weight.nbytes for module in self._components.values() for weight in module.parameters())
+            held = (weight for module in self._components.values() for weight in module.parameters())
+            weights = (
+                weight.nbytes for weight in held if weight.device.type == self.device.type
+            )  # else it is streamed
             target = AttentionTarget.of(self.device, self.dtype, model_bytes=sum(weights))
             self._attention_plans[key] = plan_attention(
                 self.attention_backend,

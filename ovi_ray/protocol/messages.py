@@ -152,7 +152,9 @@ class WorkerInfo:
     memory_gb: float
     """GB available for weights and activations together."""
     component_gb: dict[Component, float]
-    """GB of each component's weights once loaded."""
+    """GB of each component's weights on the device once loaded."""
+    streamed_gb: float = 0.0
+    """GB of the transformer's weights that stay in host memory and pass through the device's buffers."""
     declared: DeviceProfile | None = None
     """The device's entry in the cluster profile, if the job has one."""
     node_id: str = ""

@@ -88,6 +88,8 @@ class WorkerConfig:
     """Storage format of the transformer's weights."""
     compile: bool = False
     """Let torch.compile fuse the transformer's blocks."""
+    stream_blocks: bool = False
+    """Leave the transformer's blocks in host memory, where that is not the device's."""
     cpu_offload: bool = False
     """Always keep inactive components in host memory, whatever the memory plan says."""
     declared: DeviceProfile | None = None
@@ -120,6 +122,8 @@ class Worker:
         if requires is not None:
             check_versions(requires)
             check_device(config.device)
+        device = describe_device(torch.device(config.device))
+        has_own_memory = device.vendor != "cpu" and not device.shares_host_memory
         self._pipeline = OviPipeline.from_pretrained(
             self._checkpoint(config.model_name),
             config.model_name,
@@ -129,9 +133,9 @@ class Worker:
             allow_inexact=config.allow_inexact,
             weights=config.weights,
             compile_blocks=config.compile,
+            stream_blocks=config.stream_blocks and has_own_memory,
         )
         self._plan = plan_device(self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb)
-        device = describe_device(self._pipeline.device)
         asked = config.cpu_offload and not device.shares_host_memory
         self._offloads = asked or self._plan.mode is MemoryMode.OFFLOADED
         if config.memory_gb is not None:
@@ -160,10 +164,21 @@ class Worker:
             vendor=device.vendor,
             architecture=device.architecture,
             memory_gb=self._plan.budget / GB,
-            component_gb=component_sizes(self._pipeline.ckpt_dir, self._pipeline.dtype, self._config.weights),
+            component_gb=self._component_gb(streams=self._pipeline.stream_blocks),
+            streamed_gb=self._streamed_gb(),
             declared=self._config.declared,
             node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
         )
+
+    def _component_gb(self, *, streams: bool) -> dict[Component, float]:
+        pipeline = self._pipeline
+        return component_sizes(pipeline.ckpt_dir, pipeline.dtype, self._config.weights, streams=streams)
+
+    def _streamed_gb(self) -> float:
+        if not self._pipeline.stream_blocks:
+            return 0.0
+        whole, buffered = (self._component_gb(streams=streams)[Component.TRANSFORMER] for streams in (False, True))
+        return whole - buffered
 
     @ray.method(concurrency_group=CONTROL)
     def activity(self) -> Activity:
@@ -286,7 +301,11 @@ class Worker:
                 checkpointer.settle()  # another worker may go on from it as soon as this task has ended
             attention = self._pipeline.attention_plan(latents.video.shape, latents.audio.shape[0])
             self._attention_backend = str(attention)
-            facts = {"attention_backend": self._attention_backend, "denoise_s": checkpointer.spent_s}
+            facts = {
+                "attention_backend": self._attention_backend,
+                "memory_mode": str(self._plan),
+                "denoise_s": checkpointer.spent_s,
+            }
             where = {"node": socket.gethostname(), "device": describe_device(self._pipeline.device).name}
             checkpointer.save_latents(latents, facts | where)
         return _Result(

@@ -26,7 +26,7 @@ from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.runtime.storage_pause import StoragePauseConfig
 from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.config import CircuitBreakerConfig, SchedulerConfig
-from ovi_ray.scheduling.device_profile import DeviceProfile
+from ovi_ray.scheduling.device_profile import BF16_SIZES, DeviceProfile
 from ovi_ray.scheduling.events import WorkerJoined
 from ovi_ray.scheduling.task import BreakerChange, BreakerState, FailureKind
 from ovi_ray.storage.paths import to_location
@@ -244,6 +244,16 @@ def test_a_device_is_expected_to_be_faster_at_a_smaller_model():
     real, tiny = (device_profile(info(component_gb=sizes), "bfloat16") for sizes in (published, small))
     assert tiny.rates.denoise == pytest.approx(1000 * real.rates.denoise)
     assert real.sizes.vocoder == pytest.approx(0.2)
+
+
+def test_a_device_that_streams_its_blocks_is_expected_to_compute_as_fast_with_less_memory():
+    whole = {component: BF16_SIZES.of(component) for component in Component}
+    buffered = whole | {Component.TRANSFORMER: 2.0}
+    streamed_gb = whole[Component.TRANSFORMER] - 2.0
+    resident = device_profile(info(component_gb=whole), "bfloat16")
+    streamed = device_profile(info(component_gb=buffered, streamed_gb=streamed_gb), "bfloat16")
+    assert streamed.rates.denoise == pytest.approx(resident.rates.denoise)
+    assert streamed.sizes.transformer == 2.0
 
 
 def test_a_device_that_no_profile_declares_is_expected_to_be_as_fast_as_its_published_peak_says():
