@@ -19,7 +19,7 @@ from ovi.attention import AttentionPlan
 from ovi.attention.types import SDPA_PLAN
 from ovi.config import TransformerConfig
 from ovi.files import user_cache_folder
-from ovi.memory.block_stream import BlockStream, StreamEdge
+from ovi.models.block_stream import BlockStream, StreamEdge
 from ovi.models.rope import audio_rotation, video_rotation
 from ovi.models.transformer import Backbone, Block, KeyValue, TimeEmbedding
 

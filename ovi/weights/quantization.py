@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ovi.config import Architecture, Component
 from ovi.errors import CheckpointMismatch, CheckpointNotFound
 from ovi.files import atomic_writer, user_cache_folder
-from ovi.memory.block_stream import BUFFERS, pair_bytes, pinned_bytes
+from ovi.models.block_stream import BUFFERS, pair_bytes, pinned_bytes
 from ovi.models.fusion import FusionTransformer
 from ovi.weights.formats import FP8_FILE, WeightFormat, check_format
 from ovi.weights.loading import load_component

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ovi.config import Component, SamplingParams
-from ovi.memory.block_stream import BlockStream, pair_bytes, pinned_bytes
+from ovi.models.block_stream import BlockStream, pair_bytes, pinned_bytes
 from ovi.pipeline import OviPipeline
 from ovi.types import PromptEmbeds
 
