@@ -28,6 +28,7 @@ class _Worker:
     joined_s: float | None = None
     lost_s: float | None = None
     crashed: bool = False
+    log: str = ""
 
 
 @dataclass(slots=True)
@@ -74,8 +75,9 @@ class _Tracker:
                     yield self._ended(written, event, written.ended_s)
                 elif worker in self._open:
                     yield self._ended(self._open.pop(worker), event, self.now)
-            case WorkerLost(worker=worker, crashed=crashed):
-                self._worker(worker).lost_s, self._worker(worker).crashed = self.now, crashed
+            case WorkerLost(worker=worker, crashed=crashed, log=log):
+                lost = self._worker(worker)
+                lost.lost_s, lost.crashed, lost.log = self.now, crashed, log
                 for key in [key for key in self._written if key[0] == worker]:
                     yield replace(self._written.pop(key), outcome=TaskOutcome.WORKER_LOST)
                 if worker in self._open:
@@ -152,6 +154,7 @@ def worker_history(run: RecordedRun, name: str) -> WorkerHistory:
         joined_s=worker.joined_s,
         lost_s=worker.lost_s,
         crashed=worker.crashed,
+        log=worker.log,
         tasks=spans,
         idle=tuple(_idle_spans(worker.joined_s or 0.0, end_s, spans, idle)),
         breaker=tuple(entry for entry in tracker.breaker if entry.change.worker == name),

@@ -119,7 +119,7 @@ class TaskOutcomes:
         tasks = [task for task in (*running, *worker.writing) if task.items]
         self._dispatcher.worker_unavailable(worker)
         self._pool.remove(worker)
-        actions = self._blame_for_crash(tasks[0], worker, now) if event.crashed and tasks else []
+        actions = self._blame_for_crash(tasks[0], worker, event.log, now) if event.crashed and tasks else []
         charged, is_alone = not actions, len(tasks) == 1 and len(tasks[0].items) == 1
         for task in tasks:
             kind = self._kind(task, worker)
@@ -128,11 +128,11 @@ class TaskOutcomes:
                 if not event.crashed or self._survives_crash(key, worker, charged=charged, is_alone=is_alone):
                     actions += self._retry(task.stage, item, kind)
                 else:
-                    actions += self._give_up(task.stage, item, self._poison_message(task.stage))
+                    actions += self._give_up(task.stage, item, self._poison_message(task.stage, event.log))
         return actions
 
-    def _blame_for_crash(self, task: Task, worker: WorkerState, now: float) -> list[Action]:
-        message = f"the worker died during {task.stage}"
+    def _blame_for_crash(self, task: Task, worker: WorkerState, log: str, now: float) -> list[Action]:
+        message = f"the worker died during {task.stage}{f'; its log: {log}' if log else ''}"
         worker.health.of(task.stage).record_failure(task.items, message, crashed=True)
         return self._quarantine.trip_if_faulty(worker, task.stage, self._kind(task, worker), now)
 
@@ -233,9 +233,10 @@ class TaskOutcomes:
         cancels = self._speculation.cancel(stage, item, Reason.CLIP_ENDED)
         return [*cancels, *self._job.give_up(stage, item, message)]
 
-    def _poison_message(self, stage: Stage) -> str:
+    def _poison_message(self, stage: Stage, log: str) -> str:
         crashes = self._retries.config.max_crashes
-        return f"poison: {crashes} workers died one after the other, each while it ran the {stage} of this clip alone"
+        last = f"; the log of the last one: {log}" if log else ""
+        return f"poison: {crashes} workers died one after the other, each while it ran the {stage} of this clip alone{last}"
 
 
 def _runs(worker: WorkerState, task: Task) -> bool:

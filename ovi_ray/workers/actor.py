@@ -168,6 +168,7 @@ class Worker:
             streamed_gb=self._streamed_gb(),
             declared=self._config.declared,
             node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
+            log=_error_log(),
         )
 
     def _component_gb(self, *, streams: bool) -> dict[Component, float]:
@@ -497,3 +498,12 @@ def _timed(work: Callable[[], None]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def _error_log() -> str:
+    """The file that this process's standard error is written to, as Ray does it; empty where it is none."""
+    try:
+        path = Path("/proc/self/fd/2").readlink()
+    except OSError:
+        return ""
+    return str(path) if path.is_file() else ""
