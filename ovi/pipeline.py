@@ -10,11 +10,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ovi import geometry
@@ -77,6 +78,7 @@ class OviPipeline:
         allow_inexact: bool,
         weights: WeightFormat,
         compile_blocks: bool,
+        stream_blocks: bool,
     ) -> None:
         self.ckpt_dir = ckpt_dir
         self.spec = spec
@@ -87,9 +89,11 @@ class OviPipeline:
         self.allow_inexact = allow_inexact
         self.weights = weights
         self.compile_blocks = compile_blocks
+        self.stream_blocks = stream_blocks
         self._attention_plans: dict[tuple[int, ...], AttentionPlan] = {}
         self._attention_trials = TrialCache.default()
         self._convolution_path: ConvolutionPath | None = None
+        self._tokenizer: Tokenizer | None = None
         self._components: dict[Component, nn.Module] = {}
         self._offloaded: dict[Component, nn.Module] = {}
 
@@ -104,12 +108,16 @@ class OviPipeline:
         allow_inexact: bool = False,
         weights: WeightFormat = WeightFormat.DTYPE,
         compile_blocks: bool = False,
+        stream_blocks: bool = False,
     ) -> Self:
         """Open a checkpoint folder without reading weights; `load` or the first stage that needs them does.
 
         `allow_inexact` lets `auto` choose attention backends that compute in fewer bits than `dtype`. `weights` is the
         storage format of the transformer. `compile_blocks` has torch.compile fuse the transformer's blocks: the first clip
-        waits for it, and half precision rounds differently. Raises CheckpointNotFound for a folder that does not exist,
+        waits for it, and half precision rounds differently. `stream_blocks` leaves the transformer's blocks in pinned host
+        memory and copies each to the device beside the work of the one before: the same numbers, for weights in `dtype`.
+
+        Raises CheckpointNotFound for a folder that does not exist,
         DeviceUnavailable for a device that is not there, InvalidRequest for an unknown model or one that is not published in
         that format, and CheckpointMismatch for an invalid `architecture.json`.
         """
@@ -130,6 +138,7 @@ class OviPipeline:
             allow_inexact=allow_inexact,
             weights=weights,
             compile_blocks=compile_blocks,
+            stream_blocks=stream_blocks,
         )
 
     # -- components ------------------------------------------------------------------------------------------------
@@ -174,7 +183,11 @@ class OviPipeline:
         """Move components to host memory, from which `load` moves them back. On a CPU, nothing is copied."""
         for component in components:
             if component in self._components:
-                self._offloaded[component] = offload_to_cpu(self._components.pop(component))
+                module = self._components.pop(component)
+                if self._is_streamed(component):
+                    cast(FusionTransformer, module).leave_device()
+                    release_memory(self.device)
+                self._offloaded[component] = offload_to_cpu(module)
 
     def on_cpu(self) -> Self:
         """A pipeline for the same model on the CPU, with nothing loaded."""
@@ -188,18 +201,30 @@ class OviPipeline:
             allow_inexact=self.allow_inexact,
             weights=self.weights,
             compile_blocks=self.compile_blocks,
+            stream_blocks=False,
         )
 
     def _load(self, component: Component) -> nn.Module:
-        if component in self._offloaded:
-            return self._offloaded.pop(component).to(self.device)
         name, device, dtype = self.spec.name, self.device, self.dtype
+        if component in self._offloaded:
+            module = self._offloaded.pop(component)
+            return self._streamed(module) if self._is_streamed(component) else module.to(device)
         if component is Component.TRANSFORMER:
-            transformer = load_transformer(self.ckpt_dir, name, device, dtype, self.weights)
+            first = torch.device("cpu") if self.stream_blocks else device
+            transformer = load_transformer(self.ckpt_dir, name, first, dtype, self.weights)
+            if self.stream_blocks:
+                self._streamed(transformer)
             if self.compile_blocks:
                 transformer.compile_blocks()
             return transformer
         return load_component(self.ckpt_dir, component, name, device, dtype)
+
+    def _is_streamed(self, component: Component) -> bool:
+        return self.stream_blocks and component is Component.TRANSFORMER
+
+    def _streamed(self, transformer: nn.Module) -> nn.Module:
+        cast(FusionTransformer, transformer).stream_blocks(self.device)
+        return transformer
 
     def _require(self, component: Component, kind: type[M]) -> M:
         self.load([component])
@@ -218,9 +243,10 @@ class OviPipeline:
         Raises NonFiniteError for rows that are not finite numbers.
         """
         distinct = list(dict.fromkeys(texts))
-        tokenizer = load_tokenizer(self.ckpt_dir, self.spec.name)
+        if self._tokenizer is None:  # kept: a vocabulary of 256,000 pieces takes longer to read than a batch to encode
+            self._tokenizer = load_tokenizer(self.ckpt_dir, self.spec.name)
         encoder = self._require(Component.TEXT_ENCODER, TextEncoder)
-        rows = encoder(tokenize(tokenizer, distinct))
+        rows = encoder(tokenize(self._tokenizer, distinct))
         for text, finite in zip(distinct, torch.stack([all_finite(row) for row in rows]).tolist(), strict=True):
             if not finite:
                 raise self._non_finite("text embeddings", Stage.ENCODE_TEXT, f"for the text {text[:_SHOWN_CHARS]!r}")
@@ -343,8 +369,10 @@ class OviPipeline:
         return replace(plan, video_self=choice.chosen)
 
     def _attention_target(self) -> AttentionTarget:
-        weights = (weight.nbytes for module in self._components.values() for weight in module.parameters())
-        return AttentionTarget.of(self.device, self.dtype, model_bytes=sum(weights))
+        held = (weight for module in self._components.values() for weight in module.parameters())
+        # streamed weights are on the host
+        here = sum(weight.nbytes for weight in held if weight.device.type == self.device.type)
+        return AttentionTarget.of(self.device, self.dtype, model_bytes=here)
 
     def convolution_path(self) -> ConvolutionPath:
         """The convolution mode of the decoders on this device: tried on first use and then constant.

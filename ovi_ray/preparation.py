@@ -13,7 +13,6 @@ from ovi.attention import AttentionBackend
 from ovi.config import Architecture
 from ovi.errors import CheckpointError
 from ovi.weights.digest import fingerprint
-from ovi.weights.formats import WeightFormat
 from ovi.weights.layout import ARCHITECTURE
 from ovi.weights.tokenizer import load_tokenizer
 from ovi_ray.devices.kernel_gpus import may_have_gpu
@@ -141,11 +140,9 @@ def _with_weights(job: JobSpec, on_message: Callable[[str], None]) -> tuple[JobS
             chosen = chosen_weights(job)
         except InputError as error:
             return job, list(error.problems)
-        reason = (
-            "which the devices have room for" if chosen is WeightFormat.DTYPE else "with which more devices can denoise"
-        )
+        reason = "which the devices have room for" if chosen is Weights.DTYPE else "with which more devices can denoise"
         on_message(f"weights: {chosen}, {reason}")
-        return job.model_copy(update={"weights": Weights(chosen)}), []
+        return job.model_copy(update={"weights": chosen}), []
     return job, []
 
 

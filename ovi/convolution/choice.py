@@ -1,12 +1,13 @@
 """The way to run convolutions on a device, chosen by trying, and remembered by device, driver and versions."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovi.attention.target import AttentionTarget
-from ovi.convolution.paths import ConvolutionPath
+from ovi.convolution.paths import FIND_MODE, ConvolutionPath
 from ovi.convolution.probe import ConvolutionShape, ConvolutionTrial, measure_in_child
 from ovi.errors import ConvolutionsWrong
 from ovi.files import user_cache_folder
@@ -59,6 +60,8 @@ def _trials(
     target: AttentionTarget, shapes: Sequence[ConvolutionShape], known: TrialFile, run: Measure
 ) -> Iterator[ConvolutionTrial]:
     for path in ConvolutionPath:
+        if path is ConvolutionPath.FAST_FIND and (target.vendor != "amd" or FIND_MODE in os.environ):
+            continue  # the user's own choice applies to every way
         key = " | ".join((target.name, target.architecture, target.driver, build_of_torch(), path, str(list(shapes))))
         try:
             yield ConvolutionTrial(**{**known.get(key), "path": path})

@@ -1,5 +1,6 @@
 """The ways to run a convolution. The libraries below torch are right and fast in one of them, by device and version."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.backends import cudnn
 from torch.overrides import TorchFunctionMode
 
+FIND_MODE = "MIOPEN_FIND_MODE"
+
 
 class ConvolutionPath(StrEnum):
     """A way to run convolutions; torch calls MIOpen `cudnn` on ROCm."""
@@ -19,6 +22,8 @@ class ConvolutionPath(StrEnum):
     """As torch chooses."""
     SEARCHED = "searched"
     """The fastest kernel of cuDNN or MIOpen for each shape, searched for at its first use."""
+    FAST_FIND = "fast_find"
+    """The kernel that MIOpen's heuristics name, without its search: on ROCm only, where the search may take minutes."""
     WITHOUT_CUDNN = "without_cudnn"
     """Torch's own kernels."""
     AS_CONV2D = "as_conv2d"
@@ -33,6 +38,9 @@ def convolving(path: ConvolutionPath) -> Iterator[None]:
             yield
         case ConvolutionPath.SEARCHED:
             with _set("benchmark", True):
+                yield
+        case ConvolutionPath.FAST_FIND:
+            with _environment(FIND_MODE, "FAST"):  # which MIOpen reads once, at the first convolution of a process
                 yield
         case ConvolutionPath.WITHOUT_CUDNN:
             with _set("enabled", False):
@@ -87,6 +95,19 @@ def _set(name: str, value: bool) -> Iterator[None]:
         yield
     finally:
         setattr(cudnn, name, before)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _triple(value: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -45,8 +45,13 @@ def frames_to_uint8(chunk: Tensor) -> NDArray[np.uint8]:
     Rounds to the nearest level, so an 8-bit image scaled to [-1, 1] is recovered exactly. The published code truncates,
     which darkens every clip by half a level.
     """
-    frames: NDArray[np.uint8] = _levels(chunk, 255).byte().cpu().numpy()
+    frames: NDArray[np.uint8] = frames_as_bytes(chunk).cpu().numpy()
     return frames
+
+
+def frames_as_bytes(chunk: Tensor) -> Tensor:
+    """As `frames_to_uint8`, on the chunk's device, which is not waited for."""
+    return _levels(chunk, 255).byte()
 
 
 def frames_to_uint16(chunk: Tensor) -> NDArray[np.uint16]:

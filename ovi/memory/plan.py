@@ -42,6 +42,8 @@ class MemoryDemand:
     """Weights of each component."""
     activations: Mapping[Stage, int]
     """Peak activations of each stage."""
+    pinned: int = 0
+    """Host memory for the transformer's blocks, where they are streamed; `components` then has only their buffers."""
 
     def of(self, stage: Stage) -> int:
         """Bytes of a stage with only its own components in memory."""
@@ -72,18 +74,29 @@ class MemoryPlan:
     """Bytes that the device offers."""
     weight_bytes: int
     """Bytes of the weights that are on the device while it denoises."""
+    pinned: int = 0
+    """Bytes of host memory that streamed blocks take."""
 
     def __str__(self) -> str:
-        return str(self.mode) if self.weights is WeightFormat.DTYPE else f"{self.weights} {self.mode}"
+        form = "streamed " if self.pinned else "" if self.weights is WeightFormat.DTYPE else f"{self.weights} "
+        return f"{form}{self.mode}"
 
 
 def plan_memory(demands: Mapping[WeightFormat, MemoryDemand], *, budget: int, host: int) -> MemoryPlan:
     """The fastest memory mode for a device with `budget` bytes, next to `host` bytes of host memory.
 
     `demands` holds the permitted weight formats in order of preference. A later format is chosen only if it lets the
-    device run more stages. Raises MemoryTooSmall, naming the smallest sufficient budget, when no stage fits.
+    device run more stages. Raises MemoryTooSmall, naming the smallest sufficient budget, when no stage fits, or the host
+    memory that streamed blocks need where it is not there.
     """
-    plans = [_plan(weights, demand, budget=budget, host=host) for weights, demand in demands.items()]
+    if not any(demand.pinned <= host for demand in demands.values()):
+        pinned = min(demand.pinned for demand in demands.values())
+        raise MemoryTooSmall(
+            f"streamed blocks need {_gigabytes(pinned)} GB of host memory for each device, and it has {host / 1e9:.2f} GB",
+            needed=pinned,
+        )
+    possible = {weights: demand for weights, demand in demands.items() if demand.pinned <= host}
+    plans = [_plan(weights, demand, budget=budget, host=host) for weights, demand in possible.items()]
     best = max(plans, key=lambda plan: len(plan.stages))  # the first among equals
     if not best.stages:
         smallest = min(demand.of(stage) for demand in demands.values() for stage in Stage)
@@ -98,13 +111,15 @@ def _plan(weights: WeightFormat, demand: MemoryDemand, *, budget: int, host: int
     peak = resident if mode is MemoryMode.RESIDENT else {stage: demand.of(stage) for stage in Stage}
     stages = frozenset(stage for stage, needed in peak.items() if needed <= budget)
     held = peak[Stage.DENOISE] - demand.activations[Stage.DENOISE]
-    return MemoryPlan(mode=mode, weights=weights, peak=peak, stages=stages, budget=budget, weight_bytes=held)
+    return MemoryPlan(
+        mode=mode, weights=weights, peak=peak, stages=stages, budget=budget, weight_bytes=held, pinned=demand.pinned
+    )
 
 
 def _mode(demand: MemoryDemand, *, budget: int, host: int) -> MemoryMode:
     if demand.resident <= budget:
         return MemoryMode.RESIDENT
-    return MemoryMode.OFFLOADED if sum(demand.components.values()) <= host else MemoryMode.STAGED
+    return MemoryMode.OFFLOADED if sum(demand.components.values()) + demand.pinned <= host else MemoryMode.STAGED
 
 
 def check_budget(demand: MemoryDemand, budget: int) -> None:

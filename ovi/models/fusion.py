@@ -7,7 +7,7 @@ latents [L', 20].
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from ovi.attention import AttentionPlan
 from ovi.attention.types import SDPA_PLAN
 from ovi.config import TransformerConfig
 from ovi.files import user_cache_folder
+from ovi.models.block_stream import BlockStream, StreamEdge
 from ovi.models.rope import audio_rotation, video_rotation
 from ovi.models.transformer import Backbone, Block, KeyValue, TimeEmbedding
 
@@ -57,6 +58,7 @@ class FusionTransformer(nn.Module):
         self.video_model = Backbone(video)
         self.audio_model = Backbone(audio)
         self._run_block: Callable[..., list[Tensor]] = run_block
+        self._stream: BlockStream | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,7 +67,20 @@ class FusionTransformer(nn.Module):
 
     def embed_text(self, *, video: Tensor, audio: Tensor) -> TextContext:
         """Text context of one pass, from encoded texts [N, text_dim] for the video and for the audio backbone."""
-        return TextContext(video=self.video_model.embed_text(video), audio=self.audio_model.embed_text(audio))
+        if self._stream is None:
+            return TextContext(video=self.video_model.embed_text(video), audio=self.audio_model.embed_text(audio))
+        (video_rows, video_padding), (audio_rows, audio_padding) = (
+            self.video_model.text_rows(video),
+            self.audio_model.text_rows(audio),
+        )
+        both = [
+            (
+                video_block.cross_attn.text_key_value(video_rows, video_padding),
+                audio_block.cross_attn.text_key_value(audio_rows, audio_padding),
+            )
+            for _, (video_block, audio_block) in self._blocks()
+        ]
+        return TextContext(video=tuple(pair[0] for pair in both), audio=tuple(pair[1] for pair in both))
 
     def embed_grid(self, video_shape: tuple[int, ...], audio_length: int, device: torch.device) -> Grid:
         """Positions for video latents of `video_shape` (48, F, h, w) and `audio_length` audio latents."""
@@ -113,19 +128,18 @@ class FusionTransformer(nn.Module):
             self.video_model.patch_embedding(video.unsqueeze(0)),  # B L C
             self.audio_model.patch_embedding(audio.unsqueeze(0)),  # B L' C
         ]
-        for index, (video_block, audio_block) in enumerate(self._blocks()):
-            if index != skip_layer:
-                streams = self._run_block(
-                    streams,
-                    video_block=video_block,
-                    audio_block=audio_block,
-                    video_text=text.video[index],
-                    audio_text=text.audio[index],
-                    grid=grid,
-                    time=time,
-                    attention=attention,
-                    fp8=fp8,
-                )
+        for index, (video_block, audio_block) in self._blocks(skip_layer):
+            streams = self._run_block(
+                streams,
+                video_block=video_block,
+                audio_block=audio_block,
+                video_text=text.video[index],
+                audio_text=text.audio[index],
+                grid=grid,
+                time=time,
+                attention=attention,
+                fp8=fp8,
+            )
         v, a = streams
         patches = self.video_model.head(v, time.video)
         return self._unpatchify(patches, grid), self.audio_model.head(a, time.audio).squeeze(0)
@@ -140,9 +154,30 @@ class FusionTransformer(nn.Module):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_folder() / "inductor"))
         self._run_block = torch.compile(run_block, backend=backend, dynamic=True, fullgraph=fullgraph)
 
-    def _blocks(self) -> Iterable[tuple[Block, Block]]:
-        blocks = zip(self.video_model.blocks, self.audio_model.blocks, strict=True)
-        return cast("Iterable[tuple[Block, Block]]", blocks)
+    def stream_blocks(self, device: torch.device, edge: StreamEdge | None = None) -> None:
+        """Compute on `device` with blocks that stay in host memory; all else moves to the device. The model is on the CPU."""
+        for backbone in (self.video_model, self.audio_model):
+            for name, child in backbone.named_children():
+                if name != "blocks":
+                    child.to(device)
+        if self._stream is None:
+            pairs = list(zip(self.video_model.blocks, self.audio_model.blocks, strict=True))
+            self._stream = BlockStream(pairs, device, edge)
+
+    def leave_device(self) -> None:
+        """Free the device of a model whose blocks are streamed, until `stream_blocks` is called again."""
+        if self._stream is not None:
+            self._stream.release()
+            self.to("cpu")
+
+    def _blocks(self, skip: int | None = None) -> Iterator[tuple[int, tuple[Block, Block]]]:
+        """The blocks of both backbones with their indices, but one."""
+        order = [index for index in range(len(self.video_model.blocks)) if index != skip]
+        if self._stream is not None:
+            yield from cast("Iterator[tuple[int, tuple[Block, Block]]]", self._stream.run(order))
+            return
+        for index in order:
+            yield index, cast("tuple[Block, Block]", (self.video_model.blocks[index], self.audio_model.blocks[index]))
 
     def _unpatchify(self, patches: Tensor, grid: Grid) -> Tensor:
         f, h, w = grid.video_shape

@@ -281,10 +281,13 @@ class Backbone(nn.Module):
         The published model pads the rows with zeros to text_len and attends to the padding. All padding rows are equal,
         so one of them is computed and repeated text_len - N times.
         """
-        padding = self.config.text_len - text.shape[0]
-        rows = self.text_embedding(F.pad(text, (0, 0, 0, 1)).unsqueeze(0))  # B N+1 C
+        rows, padding = self.text_rows(text)
         layers = cast("Iterable[Block]", self.blocks)
         return tuple(block.cross_attn.text_key_value(rows, padding) for block in layers)
+
+    def text_rows(self, text: Tensor) -> tuple[Tensor, int]:
+        """What every block makes its keys and values of: the embedded rows [B, N+1, C], and how often the last one counts."""
+        return self.text_embedding(F.pad(text, (0, 0, 0, 1)).unsqueeze(0)), self.config.text_len - text.shape[0]
 
     def embed_time(self, times: list[float], spans: tuple[int, ...]) -> TimeEmbedding:
         """Embeddings of the distinct timesteps; `times[i]` applies to `spans[i]` consecutive tokens."""

@@ -6,6 +6,7 @@ they are 98% of the weights, and narrowing the embeddings and the head would cos
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from ovi.config import Architecture, Component
 from ovi.errors import CheckpointMismatch, CheckpointNotFound
 from ovi.files import atomic_writer, user_cache_folder
+from ovi.models.block_stream import BUFFERS, pair_bytes, pinned_bytes
 from ovi.models.fusion import FusionTransformer
 from ovi.weights.formats import FP8_FILE, WeightFormat, check_format
 from ovi.weights.loading import load_component
@@ -61,6 +63,27 @@ def transformer_bytes(arch: Architecture, dtype: torch.dtype, weights: WeightFor
     matrices = [layer.weight for _, layer in _block_linears(module)]
     scales = sum(weight.shape[0] for weight in matrices) * dtype.itemsize if weights is WeightFormat.QINT8 else 0
     return total - sum(weight.numel() for weight in matrices) * (dtype.itemsize - 1) + scales
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class StreamedBytes:
+    """Bytes of a transformer whose blocks are streamed."""
+
+    device: int
+    """All else, and the buffers."""
+    host: int
+    """The blocks, in pinned memory."""
+
+
+@lru_cache(maxsize=16)
+def streamed_bytes(arch: Architecture, dtype: torch.dtype) -> StreamedBytes:
+    """Bytes of the transformer with streamed blocks, from the architecture alone."""
+    module = _empty(arch).to(dtype)
+    pairs = list(zip(module.video_model.blocks, module.audio_model.blocks, strict=True))
+    blocks = sum(parameter.nbytes for pair in pairs for block in pair for parameter in block.parameters())
+    each = pair_bytes(pairs[0])
+    total = sum(parameter.nbytes for parameter in module.parameters())
+    return StreamedBytes(device=total - blocks + BUFFERS * each, host=len(pairs) * pinned_bytes(each))
 
 
 # -- qint8 -----------------------------------------------------------------------------------------------------------

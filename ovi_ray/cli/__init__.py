@@ -28,7 +28,7 @@ from ovi_ray.cli.retry import retry
 from ovi_ray.cli.serve import serve
 from ovi_ray.cli.submit import submit
 from ovi_ray.cli.weights import weights
-from ovi_ray.runtime.shutdown import end_process
+from ovi_ray.runtime.shutdown import end_process, hang_up_signals
 
 app = typer.Typer(
     cls=Program,
@@ -68,9 +68,8 @@ def main() -> None:
     """Run `ovi-ray`."""
     # Ray prints many lines about every worker that dies, to standard output, which is for JSON.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-    signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
-        signal.signal(signal.SIGHUP, _terminate)
+    for number in (signal.SIGTERM, *hang_up_signals()):
+        signal.signal(number, _terminate)
     try:
         app(prog_name="ovi-ray")
     except SystemExit as ended:

@@ -1,6 +1,7 @@
 """Checks of a job against its devices before anything starts: memory budget and attention backend."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,18 +19,21 @@ from ovi_ray.devices.memory import memory_demand
 from ovi_ray.devices.probe import GB, Device, DeviceEdge, ProbeResult, host_memory_gb, probe
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem
 from ovi_ray.inputs.cluster_profile import read_profile
-from ovi_ray.inputs.job_spec import DeviceKind, JobSpec
+from ovi_ray.inputs.job_spec import DeviceKind, JobSpec, Weights
 from ovi_ray.weights.cache import local_checkpoint
 
 
-def device_problems(job: JobSpec, edge: DeviceEdge | None = None) -> list[Problem]:
-    """Problems of a job's memory budget and, if it runs on this machine, of its device and its attention backend."""
+def device_problems(job: JobSpec, edge: DeviceEdge | None = None, *, host_gb: float | None = None) -> list[Problem]:
+    """Problems of a job's memory budget and, if it runs on this machine, of its device and its attention backend.
+
+    `host_gb` is the memory of this machine, by default what it has.
+    """
     folder = local_checkpoint(job.ckpt_dir)
     problems = list(_memory_problems(job, folder))
     if job.address is None:
         probed = probe(edge)
         if not problems:
-            problems += _room_problems(job, folder, probed)
+            problems += _room_problems(job, folder, probed, host_gb or host_memory_gb())
         problems += [*_device_problems(job, probed), *_attention_problems(job, folder, probed)]
     return problems
 
@@ -43,59 +47,101 @@ def _device_problems(job: JobSpec, probed: ProbeResult) -> Iterator[Problem]:
         yield Problem(file=COMMAND_LINE, field="device", value=str(job.device), expected=expected)
 
 
-def chosen_weights(job: JobSpec, edge: DeviceEdge | None = None) -> WeightFormat:
-    """The form of the weights for a job that leaves it open: qint8 if more of its devices can denoise with it.
+def chosen_weights(job: JobSpec, edge: DeviceEdge | None = None, *, host_gb: float | None = None) -> Weights:
+    """The form of the weights for a job that leaves it open: streamed, or else qint8, if more of its devices can denoise so.
 
-    Raises InputError where the devices are not known.
+    `host_gb` is as in `device_problems`. Raises InputError where the devices are not known.
     """
     folder = local_checkpoint(job.ckpt_dir)
-    budgets = _budgets(job, edge)
+    budgets = _budgets(job, edge, host_gb or host_memory_gb())
+    forms = {
+        Weights.DTYPE: _demand(job, folder, WeightFormat.DTYPE),
+        Weights.STREAMED: _demand(job, folder, WeightFormat.DTYPE, streams=True),
+        Weights.QINT8: _demand(job, folder, WeightFormat.QINT8),
+    }
     able = {
-        weights: sum(_bytes_to_denoise(job, folder, weights) <= budget for budget in budgets)
-        for weights in (WeightFormat.DTYPE, WeightFormat.QINT8)
+        weights: sum(demand.of(Stage.DENOISE) <= each.device and demand.pinned <= each.host for each in budgets)
+        for weights, demand in forms.items()
     }
     return max(able, key=lambda weights: able[weights])  # the first among equals
 
 
-def _budgets(job: JobSpec, edge: DeviceEdge | None) -> list[int]:
-    """Bytes of each device that may denoise."""
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Budget:
+    """Bytes of one device."""
+
+    device: int
+    host: int = 0
+    """Of its host's memory, for streamed blocks; 0 where that is its own, or is not known."""
+
+
+def _budgets(job: JobSpec, edge: DeviceEdge | None, host_gb: float) -> list[_Budget]:
+    """What each device has that may denoise."""
     if job.cluster is not None:
         devices = read_profile(job.cluster).devices
         classes = [(kind.profile(name), kind.count) for name, kind in devices.items()]
         return [
-            int(each.memory_gb * GB) for each, count in classes if Stage.DENOISE in each.stages for _ in range(count)
+            _Budget(device=int(each.memory_gb * GB))
+            for each, count in classes
+            if Stage.DENOISE in each.stages
+            for _ in range(count)
         ]
     if job.address is not None:
         expected = "a cluster profile beside it (--cluster), which tells the devices' memory; or dtype, or qint8"
         raise InputError([Problem(file=COMMAND_LINE, field="weights", value=str(job.weights), expected=expected)])
     probed = probe(edge)
-    gigabytes = [device.usable_gb for device in probed.gpus if job.device is not DeviceKind.CPU] or [host_memory_gb()]
-    return [int(min(size, job.memory_gb or size) * GB) for size in gigabytes]
+    gpus = () if job.device is DeviceKind.CPU else probed.gpus
+    if not gpus:
+        return [_Budget(device=int(min(host_gb, job.memory_gb or host_gb) * GB))]
+    host = _host_bytes_per_gpu(gpus, host_gb)
+    return [_Budget(device=int(min(gpu.usable_gb, job.memory_gb or gpu.usable_gb) * GB), host=host) for gpu in gpus]
 
 
-def _bytes_to_denoise(job: JobSpec, folder: Path, weights: WeightFormat) -> int:
-    return _demand(job, folder, weights).of(Stage.DENOISE)
+def _host_bytes_per_gpu(gpus: Sequence[Device], host_gb: float) -> int:
+    """Bytes of this machine's memory that each GPU may have for streamed blocks; 0 where it is the GPUs' own."""
+    return int(min(gpu.spare_host_gb(host_gb) for gpu in gpus) / len(gpus) * GB)
 
 
-def _demand(job: JobSpec, folder: Path, weights: WeightFormat) -> MemoryDemand:
+def _bytes_to_denoise(job: JobSpec, folder: Path, weights: WeightFormat, *, streams: bool = False) -> int:
+    return _demand(job, folder, weights, streams=streams).of(Stage.DENOISE)
+
+
+def _demand(job: JobSpec, folder: Path, weights: WeightFormat, *, streams: bool = False) -> MemoryDemand:
     size = snap_size(*job.video_frame_height_width, Architecture.read(folder).spec(job.model_name).video_area)
-    return memory_demand(folder, job.model_name, getattr(torch, job.dtype), weights, size)
+    return memory_demand(folder, job.model_name, getattr(torch, job.dtype), weights, size, streams=streams)
 
 
-def _room_problems(job: JobSpec, folder: Path, probed: ProbeResult) -> Iterator[Problem]:
+def _room_problems(job: JobSpec, folder: Path, probed: ProbeResult, host_gb: float) -> Iterator[Problem]:
     """GPUs of which none can denoise, told before anything loads, with the option that makes it fit."""
     gpus = () if job.device is DeviceKind.CPU or job.cluster is not None else probed.gpus
     sizes = [min(gpu.usable_gb, job.memory_gb or gpu.usable_gb) for gpu in gpus]
-    needed = _bytes_to_denoise(job, folder, job.weight_format) / GB
-    if not sizes or needed <= max(sizes):
+    if not sizes:
+        return
+    streams = job.weights is Weights.STREAMED
+    streamed, host = _demand(job, folder, WeightFormat.DTYPE, streams=True), _host_bytes_per_gpu(gpus, host_gb)
+    if streams and streamed.pinned > host:
+        value = (
+            f"streamed, which needs {streamed.pinned / GB:.1f} GB of host memory for each GPU, of {host / GB:.1f} GB"
+        )
+        expected = "--weights auto or --qint8, or a machine with more memory of its own beside the GPUs'"
+        yield Problem(file=COMMAND_LINE, field="weights", value=value, expected=expected)
+        return
+    needed = _bytes_to_denoise(job, folder, job.weight_format, streams=streams) / GB
+    if needed <= max(sizes):
         return
     largest = max(gpus, key=lambda gpu: gpu.usable_gb)
     narrow = _bytes_to_denoise(job, folder, WeightFormat.QINT8) / GB
     fp8 = f" or, of model {FP8_MODEL}, --fp8" if job.model_name == FP8_MODEL else ""
     fits = f"--qint8 or --weights auto{fp8}, with which it needs {narrow:.1f} GB and other pixels are rendered"
     expected = fits if narrow <= max(sizes) else "a larger GPU, or --device cpu"
+    if not streams and streamed.pinned <= host and streamed.of(Stage.DENOISE) / GB <= max(sizes):
+        exact = (
+            f"--weights streamed, with {streamed.pinned / GB:.1f} GB of host memory for each GPU and the same pixels"
+        )
+        expected = f"{exact}; or {expected}"
     room = f"{largest.name} has {max(sizes):.1f} GB for it"
-    value = f"{job.weight_format}, with which denoising needs {needed:.1f} GB, and {room}"
+    form = Weights.STREAMED if streams else job.weight_format
+    value = f"{form}, with which denoising needs {needed:.1f} GB, and {room}"
     yield Problem(file=COMMAND_LINE, field="weights", value=value, expected=expected)
 
 
@@ -103,7 +149,8 @@ def _memory_problems(job: JobSpec, folder: Path) -> Iterator[Problem]:
     if job.memory_gb is None:
         return
     try:
-        check_budget(_demand(job, folder, job.weight_format), int(job.memory_gb * GB))
+        streams = job.weights is Weights.STREAMED
+        check_budget(_demand(job, folder, job.weight_format, streams=streams), int(job.memory_gb * GB))
     except MemoryTooSmall as error:
         yield Problem(file=COMMAND_LINE, field="memory_gb", value=f"{job.memory_gb:g}", expected=str(error))
 

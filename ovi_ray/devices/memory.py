@@ -11,24 +11,29 @@ from ovi.memory.plan import MemoryDemand, MemoryPlan, activations, plan_memory
 from ovi.pipeline import OviPipeline
 from ovi.weights.formats import WeightFormat
 from ovi.weights.loading import FLOAT32_COMPONENTS, num_parameters
-from ovi.weights.quantization import transformer_bytes
+from ovi.weights.quantization import streamed_bytes, transformer_bytes
 from ovi_ray.devices.probe import GB, USABLE_SHARE, DeviceEdge, describe_device, host_memory_gb
 
 
 def component_sizes(
-    ckpt_dir: str | Path, dtype: torch.dtype, weights: WeightFormat = WeightFormat.DTYPE
+    ckpt_dir: str | Path, dtype: torch.dtype, weights: WeightFormat = WeightFormat.DTYPE, *, streams: bool = False
 ) -> dict[Component, float]:
     """GB of each component's weights when loaded in `dtype`, from the architecture alone; no weights are read."""
-    return {component: size / GB for component, size in component_bytes(ckpt_dir, dtype, weights).items()}
+    sizes = component_bytes(ckpt_dir, dtype, weights, streams=streams)
+    return {component: size / GB for component, size in sizes.items()}
 
 
-def component_bytes(ckpt_dir: str | Path, dtype: torch.dtype, weights: WeightFormat) -> dict[Component, int]:
-    """Bytes of each component's weights, with the transformer's in a weight format."""
+def component_bytes(
+    ckpt_dir: str | Path, dtype: torch.dtype, weights: WeightFormat, *, streams: bool = False
+) -> dict[Component, int]:
+    """Bytes of each component's weights on the device, with the transformer's in a weight format, or its blocks streamed."""
     sizes = {
         component: count * (torch.float32 if component in FLOAT32_COMPONENTS else dtype).itemsize
         for component, count in num_parameters(ckpt_dir).items()
     }
-    return sizes | {Component.TRANSFORMER: transformer_bytes(Architecture.read(ckpt_dir), dtype, weights)}
+    arch = Architecture.read(ckpt_dir)
+    transformer = streamed_bytes(arch, dtype).device if streams else transformer_bytes(arch, dtype, weights)
+    return sizes | {Component.TRANSFORMER: transformer}
 
 
 def memory_demand(
@@ -37,14 +42,17 @@ def memory_demand(
     dtype: torch.dtype,
     weights: WeightFormat,
     size: tuple[int, int] | None = None,
+    *,
+    streams: bool = False,
 ) -> MemoryDemand:
     """Bytes that a model needs for clips of `size` (height, width) pixels; by default a square of the model's area."""
     arch = Architecture.read(ckpt_dir)
     spec = arch.spec(model_name)
     height, width = size or snap_size(1, 1, spec.video_area)
     return MemoryDemand(
-        components=component_bytes(ckpt_dir, dtype, weights),
+        components=component_bytes(ckpt_dir, dtype, weights, streams=streams),
         activations=activations(arch, spec, height, width, dtype.itemsize),
+        pinned=streamed_bytes(arch, dtype).host if streams else 0,
     )
 
 
@@ -60,7 +68,9 @@ def plan_device(
 
     `memory_gb` and `host_gb` limit device and host memory; None uses what the machine has. Of a GPU, only what is free is used.
     """
-    demand = memory_demand(pipeline.ckpt_dir, pipeline.spec.name, pipeline.dtype, pipeline.weights)
+    demand = memory_demand(
+        pipeline.ckpt_dir, pipeline.spec.name, pipeline.dtype, pipeline.weights, streams=pipeline.stream_blocks
+    )
     device = describe_device(pipeline.device, edge)
     budget = memory_gb or device.usable_gb
     if (free := free_bytes(pipeline.device, memory)) is not None:

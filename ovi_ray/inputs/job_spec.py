@@ -74,6 +74,8 @@ class Weights(StrEnum):
 
     DTYPE = "dtype"
     """The dtype of the job."""
+    STREAMED = "streamed"
+    """The dtype of the job, with the transformer's blocks in host memory."""
     QINT8 = "qint8"
     FP8 = "fp8"
     AUTO = "auto"
@@ -217,7 +219,8 @@ class BatchSpec(BaseModel):
     weights: Annotated[
         Weights,
         Help(
-            "Form of the transformer's weights; auto takes qint8, and other pixels, where devices are too small else."
+            "Form of the transformer's weights; streamed keeps them in host memory; auto takes streamed, and else qint8 and"
+            " other pixels, where devices are too small else."
         ),
     ] = Field(Weights.DTYPE, strict=False, description=f"one of {', '.join(Weights)}")
     cpu_offload: Annotated[bool, Help("Keep components that a device has no room for in its host's memory.")] = Field(
@@ -306,7 +309,7 @@ class BatchSpec(BaseModel):
             return WeightFormat.FP8
         if self.qint8:
             return WeightFormat.QINT8
-        return WeightFormat.DTYPE if self.weights is Weights.AUTO else WeightFormat(self.weights)
+        return WeightFormat.DTYPE if self.weights in (Weights.AUTO, Weights.STREAMED) else WeightFormat(self.weights)
 
     @property
     def numerics(self) -> str:

@@ -127,7 +127,7 @@ def _disk_obstacle(folder: Path) -> str | None:
     ancestor = _nearest_existing(folder.absolute())
     if not stat.S_ISDIR(ancestor.stat().st_mode):
         return os.strerror(errno.ENOTDIR)
-    if os.statvfs(ancestor).f_flag & os.ST_RDONLY:
+    if hasattr(os, "statvfs") and os.statvfs(ancestor).f_flag & os.ST_RDONLY:  # Windows has none
         return os.strerror(errno.EROFS)
     if not os.access(ancestor, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         return os.strerror(errno.EACCES)

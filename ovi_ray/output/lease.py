@@ -7,7 +7,6 @@ ClaimLease   in HDFS and other stores that have neither: one file a driver, each
 Times are those of the storage, on both sides of every comparison: the clocks of two machines may differ by minutes.
 """
 
-import fcntl
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from uuid import uuid4
 
 from ovi_ray.errors import OutputInUse, StorageUnavailable
 from ovi_ray.output.owner import Owner
+from ovi_ray.storage.file_locks import lock_exclusively
 from ovi_ray.storage.paths import Location, list_files
 from ovi_ray.storage.store import ConditionalStore, PreconditionFailed
 
@@ -126,10 +126,10 @@ class FileLease:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_exclusively(self._file)
         except BlockingIOError:
             raise OutputInUse(in_use_message(str(self._folder), self._read(), self._config)) from None
-        except OSError:  # a file system without locks: the heartbeat alone decides
+        except OSError:  # a system without locks: the heartbeat alone decides
             pass
 
     def _claim(self) -> Sighting | None:
@@ -152,7 +152,7 @@ class FileLease:
             return self._take_back()
         if self._read() != self._owner:
             return False
-        os.utime(self._file.fileno())
+        os.utime(self._file.fileno() if os.utime in os.supports_fd else self._folder / LOCK)
         return True
 
     def _is_in_place(self) -> bool:

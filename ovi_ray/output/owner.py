@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
+import psutil
+
 from ovi_ray.storage.scratch import process_namespace
 
 
@@ -20,7 +22,7 @@ class Owner:
     machine: str = field(default_factory=lambda: _machine())
     """The machine since its last boot, and the container on it; process ids are comparable within one."""
     born: str = field(default_factory=lambda: _start_time(os.getpid()))
-    """When the process started, in the kernel's ticks: process ids are used again."""
+    """When the process started, in the kernel's ticks or, off Linux, in seconds: process ids are used again."""
     token: str = field(default_factory=lambda: uuid4().hex)
 
     def to_json(self) -> str:
@@ -58,10 +60,18 @@ def _machine() -> str:
 
 
 def _start_time(pid: int) -> str:
-    """When a process started, in the kernel's ticks; "" where there is no such process, or it has ended."""
+    """When a process started, as in `Owner.born`; "" where there is no such process, or it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
+        return "" if Path("/proc/self").exists() else _start_time_off_linux(pid)
     state, *fields = stat.rpartition(")")[2].split()
     return "" if state in "ZX" else fields[18]
+
+
+def _start_time_off_linux(pid: int) -> str:
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) else str(process.create_time())
+    except psutil.Error:
+        return ""

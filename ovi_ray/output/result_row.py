@@ -55,6 +55,7 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("node", pa.string()),  # of `worker`
         pa.field("device", pa.string()),  # of `worker`
         pa.field("attention_backend", pa.string()),  # that ran
+        pa.field("memory_mode", pa.string()),  # of `worker`: resident, streamed resident, qint8 staged, ...
         pa.field("convolutions", pa.string()),  # how `decode_worker` ran them: default, as_conv2d, ...
         *LOSS_FIELDS,
         pa.field("dtype", pa.string(), nullable=False),

@@ -109,10 +109,12 @@ class TaskReport:
     """The outcome of a task."""
 
     seconds: float
-    """Time of the work itself, without loading components."""
+    """Time of the work itself on the device, without loading components and without a write that went on meanwhile."""
     load_seconds: float = 0.0
     """Time spent on unloading and loading components before the work."""
     failure: Failure | None = None
+    writes: bool = False
+    """The device is free, and the file is still being written: `Worker.written` returns the report of its end."""
     facts: dict[str, object] = field(default_factory=dict)
     """Measured columns of the clip's result row: attention_backend, video_bytes, ..."""
     notes: tuple[str, ...] = ()
@@ -150,7 +152,9 @@ class WorkerInfo:
     memory_gb: float
     """GB available for weights and activations together."""
     component_gb: dict[Component, float]
-    """GB of each component's weights once loaded."""
+    """GB of each component's weights on the device once loaded."""
+    streamed_gb: float = 0.0
+    """GB of the transformer's weights that stay in host memory and pass through the device's buffers."""
     declared: DeviceProfile | None = None
     """The device's entry in the cluster profile, if the job has one."""
     node_id: str = ""

@@ -18,8 +18,8 @@ from ovi_ray.report.run_history import (
     WorkerSummary,
 )
 from ovi_ray.scheduling.actions import Action, Finish, RunTask
-from ovi_ray.scheduling.events import Event, TaskDone, TaskFailed, WorkerJoined, WorkerLost
-from ovi_ray.scheduling.task import BreakerChange, ClipStatus, FailureKind, Reason
+from ovi_ray.scheduling.events import DeviceFree, Event, TaskDone, TaskFailed, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.task import BreakerChange, ClipStatus, FailureKind, Reason, Task
 
 
 @dataclass(slots=True)
@@ -41,6 +41,8 @@ class _Tracker:
     ended: dict[int, tuple[float, Finish]] = field(default_factory=dict)
     now: float = 0.0
     _open: dict[str, TaskSpan] = field(default_factory=dict)
+    _written: dict[tuple[str, Task], TaskSpan] = field(default_factory=dict)
+    """Tasks whose files are written while their workers run others: their spans end where their devices were free."""
 
     def spans(self, entries: Iterable[Entry]) -> Iterator[TaskSpan]:
         """Every task, when it ends."""
@@ -52,7 +54,7 @@ class _Tracker:
                     self.workers[worker] = _Worker(entry)
                 case IdleEntry(at_s=at_s) | MessageEntry(at_s=at_s) | EndEntry(at_s=at_s):
                     self.now = max(self.now, at_s)
-        yield from self._open.values()
+        yield from (*self._written.values(), *self._open.values())
 
     def _cycle(self, cycle: Cycle) -> Iterator[TaskSpan]:
         self.now = cycle.now
@@ -65,21 +67,28 @@ class _Tracker:
         match event:
             case WorkerJoined(worker=worker):
                 self._worker(worker).joined_s = self.now
-            case TaskDone(worker=worker) | TaskFailed(worker=worker):
+            case DeviceFree(worker=worker, task=task):
                 if worker in self._open:
-                    yield self._ended(self._open.pop(worker), event)
+                    self._written[worker, task] = replace(self._open.pop(worker), ended_s=self.now)
+            case TaskDone(worker=worker, task=task) | TaskFailed(worker=worker, task=task):
+                if (written := self._written.pop((worker, task), None)) is not None:
+                    yield self._ended(written, event, written.ended_s)
+                elif worker in self._open:
+                    yield self._ended(self._open.pop(worker), event, self.now)
             case WorkerLost(worker=worker, crashed=crashed, log=log):
                 lost = self._worker(worker)
                 lost.lost_s, lost.crashed, lost.log = self.now, crashed, log
+                for key in [key for key in self._written if key[0] == worker]:
+                    yield replace(self._written.pop(key), outcome=TaskOutcome.WORKER_LOST)
                 if worker in self._open:
                     yield replace(self._open.pop(worker), ended_s=self.now, outcome=TaskOutcome.WORKER_LOST)
 
-    def _ended(self, span: TaskSpan, event: TaskDone | TaskFailed) -> TaskSpan:
+    def _ended(self, span: TaskSpan, event: TaskDone | TaskFailed, ended_s: float | None) -> TaskSpan:
         if isinstance(event, TaskDone):
-            done = replace(span, ended_s=self.now, outcome=TaskOutcome.DONE)
+            done = replace(span, ended_s=ended_s, outcome=TaskOutcome.DONE)
             return replace(done, seconds=event.seconds, load_seconds=event.load_seconds)
         outcome = TaskOutcome.CANCELLED if event.kind is FailureKind.CANCELLED else TaskOutcome.FAILED
-        return replace(span, ended_s=self.now, outcome=outcome, failure=event.kind, message=event.message)
+        return replace(span, ended_s=ended_s, outcome=outcome, failure=event.kind, message=event.message)
 
     def _action(self, action: Action, *, stopping: bool) -> Iterator[TaskSpan]:
         match action:

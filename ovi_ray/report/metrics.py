@@ -65,7 +65,9 @@ class MetricsObserver(JobObserver):
         self._running = Gauge("ovi_ray_running", "1 until the run has ended", registry=registry)
         self._running.set(1)
         self._infos: dict[str, WorkerInfo] = {}
-        self._open: dict[str, tuple[str, tuple[int, ...]]] = {}  # worker -> stage and items of its task
+        self._open: set[tuple[str, str, tuple[int, ...]]] = (
+            set()
+        )  # worker, stage and items of tasks that have not ended
         self._reasons: dict[tuple[str, tuple[int, ...]], str] = {}  # of items that failed and were not tried again yet
 
     def started(self, run: RunStarted) -> None:
@@ -115,29 +117,32 @@ class MetricsObserver(JobObserver):
     def _event(self, event: Event) -> None:
         match event:
             case TaskDone(worker=worker, task=task, seconds=seconds, load_seconds=load_s):
-                self._open.pop(worker, None)
+                self._open.discard((worker, str(task.stage), task.items))
                 device = self._infos[worker].device
                 self._load_s.labels(device).inc(load_s)
                 if task.items:
                     self._stage_s.labels(task.stage, device).observe(seconds)
-            case TaskFailed(worker=worker, kind=kind):
-                self._fail(worker, str(kind), is_counted=kind is not FailureKind.CANCELLED)
+            case TaskFailed(worker=worker, task=task, kind=kind):
+                self._fail(worker, task.stage, task.items, str(kind), is_counted=kind is not FailureKind.CANCELLED)
             case WorkerLost(worker=worker, crashed=crashed):
                 self._lost.labels(str(crashed).lower()).inc()
-                self._fail(worker, _WORKER_LOST, is_counted=True)
+                for _, stage, items in [opened for opened in self._open if opened[0] == worker]:
+                    self._fail(worker, stage, items, _WORKER_LOST, is_counted=True)
                 info = self._infos[worker]
                 self._memory.labels(worker, info.node, info.device).set(0)
 
-    def _fail(self, worker: str, reason: str, *, is_counted: bool) -> None:
-        key = self._open.pop(worker, None)
-        if key is not None and is_counted:
-            self._failures.labels(key[0], reason).inc()
-            self._reasons[key] = reason
+    def _fail(self, worker: str, stage: str, items: tuple[int, ...], reason: str, *, is_counted: bool) -> None:
+        opened = (worker, str(stage), items)
+        if opened in self._open and is_counted:
+            self._failures.labels(stage, reason).inc()
+            self._reasons[str(stage), items] = reason
+        self._open.discard(opened)
 
     def _action(self, action: Action) -> None:
         match action:
             case RunTask(worker=worker, task=task):
-                key = self._open[worker] = str(task.stage), task.items
+                key = str(task.stage), task.items
+                self._open.add((worker, *key))
                 if (reason := self._reasons.pop(key, None)) is not None:
                     self._retries.labels(task.stage, reason).inc()
             case Finish(status=status):

@@ -9,7 +9,7 @@ from ovi_ray.protocol.observer import Cycle, JobObserver, RunStarted
 from ovi_ray.protocol.progress import JobSnapshot, WorkerTime
 from ovi_ray.scheduling.actions import Action, Finish, RunTask
 from ovi_ray.scheduling.device_profile import DeviceProfile
-from ovi_ray.scheduling.events import Event, TaskDone, TaskFailed, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import DeviceFree, Event, TaskDone, TaskFailed, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.task import ClipStatus, Task
 from ovi_ray.scheduling.workload import Workload
 
@@ -71,6 +71,7 @@ class ChartRecorder(JobObserver):
         self._times_of: dict[str, WorkerTime] = {}
         self._joined_at: dict[str, float] = {}  # of workers that are alive
         self._open: dict[str, float] = {}  # worker -> start of its task
+        self._written: set[tuple[str, Task]] = set()  # tasks whose files are written while their workers run others
         self._lanes: defaultdict[str, list[Bar]] = defaultdict(list)
         self._finished: list[tuple[float, int]] = [(0.0, 0)]
         self._done = 0
@@ -132,20 +133,34 @@ class ChartRecorder(JobObserver):
             case WorkerJoined(worker=worker, device=device):
                 self._profiles[worker] = device
                 self._joined_at[worker] = now
-            case TaskDone(worker=worker, task=task, seconds=seconds, load_seconds=load_s):
-                start = self._open.pop(worker, now)
-                worked_from = max(start, min(now, start + load_s))
-                self._add(worker, LOAD, start, worked_from)
-                self._times_of[worker] = self._times_of[worker].plus(task.stage, seconds, load_s)
-                if task.items:
-                    self._add(worker, STAGES[task.stage].time_group, worked_from, now)
-                    self._compare(worker, task, seconds)
+            case DeviceFree(worker=worker, task=task):
+                self._worked(event, now)
+                self._written.add((worker, task))
+            case TaskDone(worker=worker, task=task) | TaskFailed(worker=worker, task=task) if (
+                worker,
+                task,
+            ) in self._written:
+                self._written.remove((worker, task))
+            case TaskDone():
+                self._worked(event, now)
             case TaskFailed(worker=worker):
                 self._failed(worker, now)
             case WorkerLost(worker=worker):
+                self._written = {written for written in self._written if written[0] != worker}
                 self._failed(worker, now)
                 held_s = now - self._joined_at.pop(worker, now)
                 self._times_of[worker] = replace(self._times_of[worker], held_s=held_s)
+
+    def _worked(self, event: DeviceFree | TaskDone, now: float) -> None:
+        """A device is done with a task."""
+        worker, task = event.worker, event.task
+        start = self._open.pop(worker, now)
+        worked_from = max(start, min(now, start + event.load_seconds))
+        self._add(worker, LOAD, start, worked_from)
+        self._times_of[worker] = self._times_of[worker].plus(task.stage, event.seconds, event.load_seconds)
+        if task.items:
+            self._add(worker, STAGES[task.stage].time_group, worked_from, now)
+            self._compare(worker, task, event.seconds)
 
     def _failed(self, worker: str, now: float) -> None:
         if worker in self._open:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ovi.config import Component
 from ovi.stages import STAGES
 from ovi_ray.protocol.messages import WorkerInfo
 from ovi_ray.scheduling.assumed_speeds import assumed_rates
@@ -29,7 +30,8 @@ def device_profile(info: WorkerInfo, dtype: str) -> DeviceProfile:
     counted = BF16_SIZES if base.sizes == INT8_SIZES else base.sizes  # as many weights, in 16 bits
     rated_for = {component: counted.of(component) * bytes_per_weight / 2 for component in COMPONENTS}
     work = {stage: spec.main_component for stage, spec in STAGES.items()}
-    rates = {stage.value: base.rates.of(stage) * rated_for[c] / sizes.of(c) for stage, c in work.items()}
+    computed = {c: sizes.of(c) + (info.streamed_gb if c is Component.TRANSFORMER else 0.0) for c in COMPONENTS}
+    rates = {stage.value: base.rates.of(stage) * rated_for[c] / computed[c] for stage, c in work.items()}
     return dataclasses.replace(
         base, memory_gb=min(base.memory_gb, info.memory_gb), sizes=sizes, rates=StageRates(**rates)
     )

@@ -39,7 +39,7 @@ from ovi_ray.runtime.wake_ups import WakeUps
 from ovi_ray.runtime.worker_records import WorkerRecords
 from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.config import SchedulerConfig
-from ovi_ray.scheduling.events import Event, SlotClosed, Tick, WorkerExpected, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import DeviceFree, Event, SlotClosed, Tick, WorkerExpected, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.progress import Progress
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import BreakerChange, BreakerReason, BreakerState, Task
@@ -229,6 +229,9 @@ class Driver:
         match event:
             case TaskEnded():
                 return self._outcomes.events(event, self._now())
+            case DeviceFree(worker=worker, task=task):
+                self._workers.device_free(worker, task)
+                return [event]
             case WorkerStarted(worker=worker, slot=slot, info=info):
                 return [self._join(worker, slot, info)]
             case WorkerStarting(slot=slot):

@@ -10,7 +10,7 @@ from typing import Protocol
 from ovi.config import Component
 from ovi.stages import Stage
 from ovi_ray.protocol.messages import Activity, TaskReport, Work, WorkerInfo
-from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
+from ovi_ray.scheduling.events import DataLost, DeviceFree, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKey, Task
 
 
@@ -115,14 +115,23 @@ class TaskEnded:
 
 
 ExecutorEvent = (
-    WorkerStarting | WorkerStarted | WorkerReplaced | NodeRefused | SlotsUnplaceable | TaskEnded | WorkerLost | DataLost
+    WorkerStarting
+    | WorkerStarted
+    | WorkerReplaced
+    | NodeRefused
+    | SlotsUnplaceable
+    | DeviceFree
+    | TaskEnded
+    | WorkerLost
+    | DataLost
 )
 
 
 class Executor(Protocol):
     """Runs tasks on workers that it starts and replaces. `tests/unit/runtime/test_executor_contract.py` is the contract.
 
-    Each submission is answered once: by its TaskEnded, or by the WorkerLost of its worker. A failure that ends its worker
+    Each submission is answered once: by its TaskEnded, or by the WorkerLost of its worker. DeviceFree may come before, where
+    the worker can take the next submission while it writes the file of this one. A failure that ends its worker
     (`Failure.ends_worker`) is answered by a TaskEnded, which the worker's WorkerLost follows. A WorkerLost is followed by a
     WorkerReplaced for the same worker, and where that names a successor, by the successor's WorkerStarted. An executor may say
     with WorkerStarting which workers it starts at first, and later on nodes that join, so that the job waits for them.

@@ -17,7 +17,7 @@ from ovi_ray.devices.kernel_gpus import counts_in_words, gpus_by_vendor
 from ovi_ray.devices.probe import gpu_environment, host_memory_gb
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.cluster_profile import ClusterProfile, read_profile
-from ovi_ray.inputs.job_spec import DeviceKind, JobSpec
+from ovi_ray.inputs.job_spec import DeviceKind, JobSpec, Weights
 from ovi_ray.printing import counted
 from ovi_ray.scheduling.device_profile import DeviceProfile
 from ovi_ray.workers.actor import WorkerConfig
@@ -251,6 +251,7 @@ def _config(
         attention=job.attention,
         allow_inexact=job.allow_inexact,
         weights=job.weight_format,
+        stream_blocks=job.weights is Weights.STREAMED,
         compile=job.compile,
         cpu_offload=job.cpu_offload,
         host_gb=host_gb,

@@ -41,7 +41,7 @@ from ovi_ray.runtime.ray_slots import RaySlots, kill
 from ovi_ray.runtime.slot_history import causes_of
 from ovi_ray.runtime.slots import Slot, least_useful, spare
 from ovi_ray.runtime.unplaceable import PlaceFinder
-from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, WorkerLost
+from ovi_ray.scheduling.events import DataLost, DeviceFree, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import DataKey, FailureKind, Task
 
 logger = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ class RayExecutor:
             finder=finder,
         )
         self._running: dict[ray.ObjectRef, _Running] = {}
+        self._writing: dict[ray.ObjectRef, _Running] = {}
         self._data: dict[DataKey, ray.ObjectRef] = {}
         self._numbers = itertools.count(1)
         self._heartbeats = Heartbeats(
@@ -185,7 +186,7 @@ class RayExecutor:
     def drop(self, key: DataKey) -> None:
         """Release the output of an earlier task, and that of a copy of it which still runs and ends later."""
         self._data.pop(key, None)
-        for running in self._running.values():
+        for running in self._unfinished():
             running.outputs.pop(key, None)
 
     def poll(self, timeout_s: float) -> list[ExecutorEvent]:
@@ -198,7 +199,7 @@ class RayExecutor:
 
     def _wait(self, timeout_s: float) -> list[ExecutorEvent]:
         """The starts and tasks that ended."""
-        waiting = [*self._slots.starting, *self._running]
+        waiting = [*self._slots.starting, *self._running, *self._writing]
         if not waiting:
             time.sleep(timeout_s)  # every worker is idle
             return []
@@ -221,17 +222,25 @@ class RayExecutor:
         """Stop every worker now and release all data."""
         self._slots.end_all()
         self._running.clear()
+        self._writing.clear()
         self._data.clear()
         if self._cluster is not None:
             self._cluster.leave()
 
+    def _unfinished(self) -> Iterator[_Running]:
+        """The tasks that devices run, then those whose files are being written."""
+        return itertools.chain(self._running.values(), self._writing.values())
+
     def _busy(self) -> dict[str, Any]:
-        return {running.worker: self._slots.occupied[running.worker].actor for running in self._running.values()}
+        return {running.worker: self._slots.occupied[running.worker].actor for running in self._unfinished()}
 
     def _collect(self, ref: ray.ObjectRef) -> list[ExecutorEvent]:
         if ref in self._slots.starting:
             return self._collect_start(ref)
-        return self._collect_task(ref) if ref in self._running else []  # dropped with its worker, in this very poll
+        running = self._running.pop(ref, None) or self._writing.pop(ref, None)
+        return (
+            [] if running is None else self._collect_task(ref, running)
+        )  # None: dropped with its worker, in this very poll
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
@@ -259,6 +268,7 @@ class RayExecutor:
             self._slots.occupied[worker].actor, no_restart=True
         )  # if only unreachable, it would run beside its replacement
         self._running = {ref: running for ref, running in self._running.items() if running.worker != worker}
+        self._writing = {ref: running for ref, running in self._writing.items() if running.worker != worker}
         self._heartbeats.forget(worker)
         if causes is None:
             return [WorkerLost(worker=worker, crashed=False), self._slots.replace(worker, reason, set())]
@@ -274,7 +284,7 @@ class RayExecutor:
             kill(self._slots.occupied[worker])
             reason = f"did not answer for {self._config.unresponsive_after_s:.0f} s"
             self._last_death = f"{worker} {reason}"
-            causes = causes_of(running.task for running in self._running.values() if running.worker == worker)
+            causes = causes_of(running.task for running in self._unfinished() if running.worker == worker)
             events += self._lose(worker, reason, causes)
         return events
 
@@ -382,7 +392,7 @@ class RayExecutor:
             same = [
                 slot for slot in self._slots.occupied.values() if slot.placement.occupies == paused.placement.occupies
             ]
-            if not self._running and same and all(slot.idle_since <= idle_before for slot in same):
+            if not self._busy() and same and all(slot.idle_since <= idle_before for slot in same):
                 events = self._begin_to_pause(min(same, key=lambda slot: slot.idle_since))
                 self._slots.resume(paused.placement.occupies, 1)
                 return events
@@ -390,8 +400,7 @@ class RayExecutor:
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
-    def _collect_task(self, ref: ray.ObjectRef) -> list[ExecutorEvent]:
-        running = self._running.pop(ref)
+    def _collect_task(self, ref: ray.ObjectRef, running: _Running) -> list[ExecutorEvent]:
         try:
             report: TaskReport = ray.get(ref)
         except RayActorError as error:
@@ -402,8 +411,18 @@ class RayExecutor:
             return self._lose(running.worker, "was lost with its node, or is unreachable", None)
         except RayError as error:
             return [*self._not_run(running, error), *self._leave_if_due(running.worker)]
+        if report.writes:
+            return [self._device_free(running, report)]
         ended = self._ended(running, report)
         return [ended, *self._replace_broken(running, report), *self._leave_if_due(running.worker)]
+
+    def _device_free(self, running: _Running, report: TaskReport) -> DeviceFree:
+        """The worker can take another task, and says later how the write of this one's file ended."""
+        actor = self._slots.occupied[running.worker].actor
+        self._writing[actor.written.remote(running.number)] = running
+        return DeviceFree(
+            worker=running.worker, task=running.task, seconds=report.seconds, load_seconds=report.load_seconds
+        )
 
     def _replace_broken(self, running: _Running, report: TaskReport) -> list[ExecutorEvent]:
         """End and replace a worker whose device failed it: its process would fail every later task too."""

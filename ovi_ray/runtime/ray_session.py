@@ -108,6 +108,9 @@ def _hang_up_held() -> Iterator[None]:
 
     A terminal that is closed sends it to all of them, and workers must live on to save what they do.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no such signal
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
     try:
         yield

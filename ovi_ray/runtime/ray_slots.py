@@ -5,14 +5,13 @@ In a cluster that was joined, nodes that join get slots, and nodes that do not f
 
 import dataclasses
 import itertools
-import os
-import signal
 import socket
 import time
 from collections import Counter, deque
 from collections.abc import Hashable, Sequence, Set
 from contextlib import suppress
 
+import psutil
 import ray
 from ray.util.placement_group import NODE_ID_LABEL_KEY
 
@@ -25,7 +24,7 @@ from ovi_ray.runtime.placement import Placement
 from ovi_ray.runtime.slot_history import SlotHistory
 from ovi_ray.runtime.slots import PausedSlot, Slot
 from ovi_ray.runtime.unplaceable import Asked, PlaceFinder, held_by
-from ovi_ray.workers.actor import CONTROL, Worker
+from ovi_ray.workers.actor import CONTROL, MAX_WRITES, WRITES, Worker
 
 
 class RaySlots:
@@ -66,7 +65,7 @@ class RaySlots:
         return WorkerStarting(worker=name, slot=name)
 
     def _launch(self, slot_name: str, worker: str, placement: Placement, history: SlotHistory) -> None:
-        actor_class = ray.remote(concurrency_groups={CONTROL: 1})(Worker).options(
+        actor_class = ray.remote(concurrency_groups={CONTROL: 1, WRITES: MAX_WRITES})(Worker).options(
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,
             label_selector=self._selector(placement) or None,
@@ -248,5 +247,5 @@ def kill(slot: Slot) -> None:
 
 def _kill_here(pid: int, host: str) -> None:
     if host == socket.gethostname():
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+        with suppress(psutil.Error):
+            psutil.Process(pid).kill()

@@ -19,6 +19,7 @@ from typing import Any
 
 TERM_GRACE_S = 20.0  # Kubernetes and Slurm wait 30 s before they kill
 END_S = 1.5  # of an orderly end after the last signal
+_HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
 class StopRequest:
@@ -88,11 +89,10 @@ def stop_on_signals(
     `grace_s` is the time that SIGTERM and SIGHUP leave. When the block has not ended `end_s` after the KeyboardInterrupt was
     due, `end` is called with the exit code. Call it on the main thread only, like all signal handling.
     """
-    is_hang_up_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    numbers = (signal.SIGINT, signal.SIGTERM, *(() if is_hang_up_ignored else (signal.SIGHUP,)))
+    numbers = (signal.SIGINT, signal.SIGTERM, *hang_up_signals())
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_asked and number == signal.SIGHUP:
+        if stop.is_asked and number == _HANG_UP:
             return
         if stop.is_asked or not stop.is_watched:
             stop.reason = stop.reason or signal.Signals(number).name
@@ -113,6 +113,12 @@ def stop_on_signals(
             signal.signal(number, handler)
 
 
+def hang_up_signals() -> tuple[signal.Signals, ...]:
+    """The signal of a terminal that is closed; none where it is ignored, as nohup leaves it, and on Windows."""
+    is_heard = _HANG_UP is not None and signal.getsignal(_HANG_UP) is not signal.SIG_IGN
+    return (_HANG_UP,) if _HANG_UP is not None and is_heard else ()
+
+
 @contextmanager
 def _ended_in_time(
     numbers: Sequence[signal.Signals], is_last: Callable[[int], bool], end_s: float, end: Callable[[int], None]
@@ -131,7 +137,7 @@ def _ended_in_time(
     def watch() -> None:
         signals = 0
         while number := arrived.recv(1):
-            if number[0] not in numbers or (signals and number[0] == signal.SIGHUP):
+            if number[0] not in numbers or (signals and number[0] == _HANG_UP):
                 continue
             signals += 1
             if is_last(signals):

@@ -30,7 +30,7 @@ class TaskOutcomes:
     def events(self, ended: TaskEnded, now: float) -> list[Event]:
         """The events for the scheduler; a failure that storage caused is held back until the pause is over."""
         event, report = ended.event, ended.report
-        self.workers.ended(event.worker)
+        self.workers.ended(event.worker, event.task)
         if report is None:
             return [event]
         self._record(event.worker, event.task, report, now)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import chain
 
 from ovi.stages import CLIP_STAGES, Stage
 from ovi_ray.protocol.messages import TaskReport, WorkerInfo
@@ -15,6 +16,7 @@ class WorkerRecords:
     def __init__(self) -> None:
         self._infos: dict[str, WorkerInfo] = {}
         self._running: dict[str, Task] = {}
+        self._writing: dict[str, list[Task]] = {}
         self._times: dict[str, WorkerTime] = {}
         self._joined_at: dict[str, float] = {}  # of workers that are alive
 
@@ -25,7 +27,7 @@ class WorkerRecords:
 
     @property
     def running(self) -> Mapping[str, Task]:
-        """Worker -> the task it was given and has not answered."""
+        """Worker -> the task that its device runs."""
         return self._running
 
     @property
@@ -36,7 +38,8 @@ class WorkerRecords:
     @property
     def has_unsaved_work(self) -> bool:
         """Whether a task runs that would be costly to repeat; encodes are not."""
-        return any(task.items and task.stage in CLIP_STAGES for task in self._running.values())
+        tasks = chain(self._running.values(), *self._writing.values())
+        return any(task.items and task.stage in CLIP_STAGES for task in tasks)
 
     def denoising(self) -> list[tuple[str, Task]]:
         """(worker, task) of each running denoise."""
@@ -52,17 +55,26 @@ class WorkerRecords:
         """A worker was given a task."""
         self._running[worker] = task
 
-    def ended(self, worker: str) -> None:
-        """A worker's task ended."""
+    def device_free(self, worker: str, task: Task) -> None:
+        """A worker's device is done with a task whose file is still being written."""
         self._running.pop(worker, None)
+        self._writing.setdefault(worker, []).append(task)
+
+    def ended(self, worker: str, task: Task) -> None:
+        """A worker's task ended."""
+        if task in self._writing.get(worker, ()):
+            self._writing[worker].remove(task)
+        else:
+            self._running.pop(worker, None)
 
     def add_time(self, worker: str, task: Task, report: TaskReport) -> None:
         """Count the time that a task took."""
         self._times[worker] = self._times[worker].plus(task.stage, report.seconds, report.load_seconds)
 
     def lost(self, worker: str, now: float) -> None:
-        """A worker is gone, and its task with it."""
+        """A worker is gone, and its tasks with it."""
         self._running.pop(worker, None)
+        self._writing.pop(worker, None)
         held_s = now - self._joined_at.pop(worker)
         self._times[worker] = dataclasses.replace(self._times[worker], held_s=held_s)
 

@@ -139,6 +139,8 @@ class SchedulerConfig:
     """GB of latents that may wait for decode: 1,400 clips of 5 s, or 400 of 10 s at 960x960."""
     latents_gb_per_worker: float = 0.05
     """GB added to `latents_gb` for each worker."""
+    max_writes: int = 2
+    """Tasks whose files a worker may be writing when its device begins another one."""
     text_batch: int = 32
     """Items of one batched task at most."""
     text_batch_s: float = 5.0
@@ -164,5 +166,12 @@ class SchedulerConfig:
         _require(self, self.text_batch_s > 0, "text_batch_s", "more than 0")
         _require(self, self.latents_gb > 0, "latents_gb", "more than 0")
         _require_minimum(
-            self, 0, "latents_gb_per_worker", "patience_s", "replan_share", "min_recheck_s", "recheck_share"
+            self,
+            0,
+            "latents_gb_per_worker",
+            "max_writes",
+            "patience_s",
+            "replan_share",
+            "min_recheck_s",
+            "recheck_share",
         )

@@ -41,7 +41,7 @@ class SlotClosed:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class WorkerLost:
-    """A worker is gone. Its task is requeued. Another one may come in its slot, until SlotClosed."""
+    """A worker is gone. Its tasks are requeued. Another one may come in its slot, until SlotClosed."""
 
     worker: str
     crashed: bool = True
@@ -51,13 +51,27 @@ class WorkerLost:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class DeviceFree:
+    """A worker's device is done with a task of a clip whose file is still being written: it can run another one meanwhile.
+
+    TaskDone or TaskFailed follows, for the same task.
+    """
+
+    worker: str
+    task: Task
+    seconds: float
+    """Time of the work without loads, as in the TaskDone."""
+    load_seconds: float = 0.0
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class TaskDone:
     """A task succeeded: its embeddings or latents are in the object store, or its video is committed."""
 
     worker: str
     task: Task
     seconds: float
-    """Time of the work without loads."""
+    """Time of the work without loads, and without what was written while the device ran other tasks."""
     load_seconds: float = 0.0
     """Time spent on unloading and loading components before it."""
 
@@ -86,4 +100,4 @@ class Tick:
     """Time has passed: the answer to WakeAt."""
 
 
-Event = WorkerJoined | WorkerExpected | SlotClosed | WorkerLost | TaskDone | TaskFailed | DataLost | Tick
+Event = WorkerJoined | WorkerExpected | SlotClosed | WorkerLost | DeviceFree | TaskDone | TaskFailed | DataLost | Tick

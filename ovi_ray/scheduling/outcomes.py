@@ -1,21 +1,21 @@
 """The meaning of a task's end: for its items (done, retried, given up), for its device, and for other devices."""
 
-from ovi.stages import STAGES, Stage
+from ovi.stages import CLIP_STAGES, STAGES, Stage
 from ovi_ray.scheduling.actions import Action
 from ovi_ray.scheduling.dispatcher import Dispatcher
-from ovi_ray.scheduling.events import TaskDone, TaskFailed, WorkerLost
+from ovi_ray.scheduling.events import DeviceFree, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.job_state import JobState
 from ovi_ray.scheduling.memory_limits import SEVERAL_DEVICES
 from ovi_ray.scheduling.quarantine import Quarantine
 from ovi_ray.scheduling.ready_work import ReadyWork
-from ovi_ray.scheduling.retry_tracker import RetryTracker
+from ovi_ray.scheduling.retry_tracker import Item, RetryTracker
 from ovi_ray.scheduling.speculation import SpeculativeExecution
 from ovi_ray.scheduling.task import FailureKind, Reason, Task
 from ovi_ray.scheduling.worker_pool import WorkerPool, WorkerState
 
 
 class TaskOutcomes:
-    """Applies TaskDone, TaskFailed and WorkerLost. Answers from workers that were given up are ignored."""
+    """Applies DeviceFree, TaskDone, TaskFailed and WorkerLost. Answers from workers that were given up are ignored."""
 
     def __init__(
         self,
@@ -27,7 +27,9 @@ class TaskOutcomes:
         speculation: SpeculativeExecution,
         dispatcher: Dispatcher,
         quarantine: Quarantine,
+        max_writes: int,
     ) -> None:
+        """`max_writes` is that of SchedulerConfig."""
         self._job = job
         self._pool = pool
         self._retries = retries
@@ -35,18 +37,33 @@ class TaskOutcomes:
         self._speculation = speculation
         self._dispatcher = dispatcher
         self._quarantine = quarantine
+        self._max_writes = max_writes
+
+    def device_free(self, event: DeviceFree) -> None:
+        """Learn its times, and let the worker take the next task.
+
+        One that writes enough files already stays busy. So does one whose item has failed before: if the worker dies, it must
+        be known at which clip.
+        """
+        worker, task = self._pool.find(event.worker), event.task
+        if worker is None or not _runs(worker, task) or self._retries.has_failed((task.stage, task.items[0])):
+            return
+        if len(worker.writing) >= self._max_writes:
+            return
+        self._learn(worker, event)
+        self._dispatcher.task_ended(worker)
+        worker.writing.append(task)
 
     def succeeded(self, event: TaskDone, now: float) -> list[Action]:
         """Learn its times, close the breaker if it was a probe, and complete its items."""
-        worker = self._release(event.worker, event.task)
+        worker, task = self._pool.find(event.worker), event.task
         if worker is None:
             return []
-        task = event.task
-        self._pool.costs.observe_load(worker.device_class, worker.load_s, event.load_seconds)
-        if not task.items:
+        if _runs(worker, task):
+            self._learn(worker, event)
+        if not self._release(worker, task) or not task.items:
             return []
-        self._pool.learn(worker, task.stage, event.seconds)
-        self._pool.memory_limits.finished(task.stage, worker.kind, worker.profile.memory_gb)
+        self._pool.memory_limits.finished(task.stage, self._kind(task, worker), worker.profile.memory_gb)
         actions = self._quarantine.record_success(worker, task.stage)
         if self._pool.memory_limits or self._pool.capabilities.limits:
             self._dispatcher.apply_memory_limits()
@@ -59,10 +76,9 @@ class TaskOutcomes:
 
     def failed(self, event: TaskFailed, now: float) -> list[Action]:
         """Charge the device or the items, then retry or give up each item at fault; requeue the others."""
-        worker = self._release(event.worker, event.task)
-        if worker is None:
+        worker, task = self._pool.find(event.worker), event.task
+        if worker is None or not self._release(worker, task):
             return []
-        task = event.task
         worker.preload_failed = not task.items
         at_fault = set(event.items or task.items)
         is_known = bool(event.items) or len(task.items) == 1  # of several, it is not known which one is at fault
@@ -82,7 +98,7 @@ class TaskOutcomes:
 
         Out of memory is evidence only of a single item with nothing beside it: the plan may have allowed too much.
         """
-        task, kind = event.task, worker.kind
+        task, kind = event.task, self._kind(event.task, worker)
         if event.kind not in (FailureKind.ERROR, FailureKind.OUT_OF_MEMORY) or not task.items:
             return []
         if event.kind is FailureKind.OUT_OF_MEMORY:
@@ -95,35 +111,51 @@ class TaskOutcomes:
         return self._quarantine.trip_if_faulty(worker, task.stage, kind, now)
 
     def worker_lost(self, event: WorkerLost, now: float) -> list[Action]:
-        """Requeue its task. A crash is charged to the device, or to the item if it ran alone."""
+        """Requeue its tasks. A crash is charged to the device, or to the item if there was no other."""
         worker = self._pool.find(event.worker)
         if worker is None:
             return []
-        run, actions = worker.running, list[Action]()
+        running = [] if worker.running is None else [worker.running.task]
+        tasks = [task for task in (*running, *worker.writing) if task.items]
         self._dispatcher.worker_unavailable(worker)
         self._pool.remove(worker)
-        if run is None:
-            return actions
-        task = run.task
-        if event.crashed and task.items:
-            message = f"the worker died during {task.stage}{f'; its log: {event.log}' if event.log else ''}"
-            worker.health.of(task.stage).record_failure(task.items, message, crashed=True)
-            actions += self._quarantine.trip_if_faulty(worker, task.stage, worker.kind, now)
-        charged = not actions
-        for item in reversed(task.items):
-            if not event.crashed or self._survives_crash(task, item, worker, charged=charged):
-                actions += self._retry(task.stage, item, worker.kind)
-            else:
-                actions += self._give_up(task.stage, item, self._poison_message(task.stage, event.log))
+        actions = self._blame_for_crash(tasks[0], worker, event.log, now) if event.crashed and tasks else []
+        charged, is_alone = not actions, len(tasks) == 1 and len(tasks[0].items) == 1
+        for task in tasks:
+            kind = self._kind(task, worker)
+            for item in reversed(task.items):
+                key = (task.stage, item)
+                if not event.crashed or self._survives_crash(key, worker, charged=charged, is_alone=is_alone):
+                    actions += self._retry(task.stage, item, kind)
+                else:
+                    actions += self._give_up(task.stage, item, self._poison_message(task.stage, event.log))
         return actions
 
-    def _release(self, name: str, task: Task) -> WorkerState | None:
-        """Make the worker idle; None when it was not running this task (any more)."""
-        worker = self._pool.find(name)
-        if worker is None or worker.running is None or worker.running.task != task:
-            return None
+    def _blame_for_crash(self, task: Task, worker: WorkerState, log: str, now: float) -> list[Action]:
+        message = f"the worker died during {task.stage}{f'; its log: {log}' if log else ''}"
+        worker.health.of(task.stage).record_failure(task.items, message, crashed=True)
+        return self._quarantine.trip_if_faulty(worker, task.stage, self._kind(task, worker), now)
+
+    def _learn(self, worker: WorkerState, event: DeviceFree | TaskDone) -> None:
+        """Learn from the times of the task that a worker runs."""
+        self._pool.costs.observe_load(worker.device_class, worker.load_s, event.load_seconds)
+        if event.task.items:
+            self._pool.learn(worker, event.task.stage, event.seconds)
+
+    def _release(self, worker: WorkerState, task: Task) -> bool:
+        """A worker is done with a task; false when it neither ran nor wrote it (any more)."""
+        if task in worker.writing:
+            worker.writing.remove(task)
+            return True
+        if not _runs(worker, task):
+            return False
         self._dispatcher.task_ended(worker)
-        return worker
+        return True
+
+    def _kind(self, task: Task, worker: WorkerState) -> int:
+        """The kind of a task that a worker has run, which may have begun another one since."""
+        is_of_clip = task.items and task.stage in CLIP_STAGES
+        return self._job.kind_of(task.items[0]) if is_of_clip else worker.kind
 
     # --- items
 
@@ -146,11 +178,12 @@ class TaskOutcomes:
                 memory_gb = self._pool.memory_gb(worker)
                 again = self._retries.record_out_of_memory(key, worker.slot, memory_gb, charged=charged)
                 again = again or self._quarantine.may_have_too_little_memory(worker, key)
-                is_hopeless = self._retries.tries(key, worker.slot) > 1 and self._ran_out_everywhere(stage, worker)
+                kind = self._kind(event.task, worker)
+                is_hopeless = self._retries.tries(key, worker.slot) > 1 and self._ran_out_everywhere(stage, kind)
                 again = again and not is_hopeless  # a worker that gets an item again tries its last resort
-        may_be_done = event.kind is not FailureKind.BAD_INPUT and self._speculation.runs_elsewhere(stage, item)
+        may_be_done = event.kind is not FailureKind.BAD_INPUT and self._goes_on_elsewhere(stage, item)
         if again or may_be_done:
-            return self._retry(stage, item, worker.kind)
+            return self._retry(stage, item, self._kind(event.task, worker))
         return self._give_up(stage, item, event.message or f"{stage} failed: {event.kind}")
 
     def _suspect(self, event: TaskFailed, item: int, worker: WorkerState) -> list[Action]:
@@ -158,21 +191,21 @@ class TaskOutcomes:
         if event.kind is not FailureKind.CANCELLED:
             out_of_memory = event.kind is FailureKind.OUT_OF_MEMORY
             self._retries.record_suspicion((event.task.stage, item), out_of_memory=out_of_memory)
-        return self._retry(event.task.stage, item, worker.kind)
+        return self._retry(event.task.stage, item, self._kind(event.task, worker))
 
-    def _ran_out_everywhere(self, stage: Stage, worker: WorkerState) -> bool:
+    def _ran_out_everywhere(self, stage: Stage, kind: int) -> bool:
         """Whether all devices that should be able to run the stage of this kind ran out of memory, and no other may come."""
         if self._pool.expected:
             return False
-        slots = self._pool.memory_limits.slots(stage, worker.kind)
-        able = [w for w in self._pool.workers.values() if w.profile.fits(stage, self._pool.costs.kinds[worker.kind])]
+        slots = self._pool.memory_limits.slots(stage, kind)
+        able = [w for w in self._pool.workers.values() if w.profile.fits(stage, self._pool.costs.kinds[kind])]
         return len(able) >= SEVERAL_DEVICES and all(w.slot in slots for w in able)
 
-    def _survives_crash(self, task: Task, item: int, worker: WorkerState, *, charged: bool) -> bool:
+    def _survives_crash(self, key: Item, worker: WorkerState, *, charged: bool, is_alone: bool) -> bool:
         """Whether an item is tried again after its worker died."""
-        if len(task.items) == 1:
-            return self._retries.record_crash((task.stage, item), worker.slot, charged=charged)
-        self._retries.record_suspicion((task.stage, item))
+        if is_alone:
+            return self._retries.record_crash(key, worker.slot, charged=charged)
+        self._retries.record_suspicion(key)
         return True
 
     def _retry(self, stage: Stage, item: int, kind: int) -> list[Action]:
@@ -183,9 +216,13 @@ class TaskOutcomes:
 
     def _requeue(self, stage: Stage, item: int) -> list[Action]:
         """The item is ready again, unless a copy of it still runs or has finished."""
-        if not self._job.is_running(stage, item) or self._speculation.runs_elsewhere(stage, item):
+        if not self._job.is_running(stage, item) or self._goes_on_elsewhere(stage, item):
             return []
         return list(self._job.requeue(stage, item, last=(stage, item) in self._retries.last_items))
+
+    def _goes_on_elsewhere(self, stage: Stage, item: int) -> bool:
+        """Whether another worker runs a copy of an item, or writes its file, after the caller's has ended."""
+        return self._speculation.runs_elsewhere(stage, item) or self._pool.is_written(stage, item)
 
     def _give_up(self, stage: Stage, item: int, message: str) -> list[Action]:
         """The item can never be done: the clips that need it fail."""
@@ -200,3 +237,7 @@ class TaskOutcomes:
         crashes = self._retries.config.max_crashes
         last = f"; the log of the last one: {log}" if log else ""
         return f"poison: {crashes} workers died one after the other, each while it ran the {stage} of this clip alone{last}"
+
+
+def _runs(worker: WorkerState, task: Task) -> bool:
+    return worker.running is not None and worker.running.task == task

@@ -109,6 +109,8 @@ class ReadyWork:
         key = (stage, item)
         if not self._retries.has_failed(key):
             return True
+        if worker.writing:  # if the worker dies, it must be known at which clip
+            return False
         if key in self._retries.last_items and self._job.unstarted > self._last_clips():
             return False
         return self._allows(worker, key) and self._is_best_of_the_able(worker, kind, key)

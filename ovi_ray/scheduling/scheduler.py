@@ -13,8 +13,9 @@
                 case BreakerChange(): ...  # inform the user
         actions = scheduler.handle(events, now)
 
-One worker runs one task at a time. The same events at the same times give the same actions. Each clip gets exactly one
-Finish. Latents are kept (no Drop) until the decode is committed, so a failed decode never costs a second denoise.
+One worker runs one task at a time, and may run the next one while it writes the file of the one before (DeviceFree). The
+same events at the same times give the same actions. Each clip gets exactly one Finish. Latents are kept (no Drop) until the
+decode is committed, so a failed decode never costs a second denoise.
 A decode's TaskDone means that the video is committed. Of a task and its speculative copy, the first result counts.
 
 A device that fails tasks which others finish is taken off their stage for a while, and its failures are not counted against the
@@ -32,6 +33,7 @@ from ovi_ray.scheduling.cost_model import CostModel
 from ovi_ray.scheduling.dispatcher import Dispatcher
 from ovi_ray.scheduling.events import (
     DataLost,
+    DeviceFree,
     Event,
     SlotClosed,
     TaskDone,
@@ -103,6 +105,7 @@ class Scheduler:
             speculation=speculation,
             dispatcher=self._dispatcher,
             quarantine=self._quarantine,
+            max_writes=config.max_writes,
         )
         self._now = float("-inf")
         self._stuck_since: float | None = None
@@ -126,6 +129,8 @@ class Scheduler:
 
     def _apply(self, event: Event) -> Iterable[Action]:
         match event:
+            case DeviceFree():
+                self._outcomes.device_free(event)
             case TaskDone():
                 return self._outcomes.succeeded(event, self._now)
             case TaskFailed():
@@ -185,7 +190,7 @@ class Scheduler:
         return actions + (wakes if is_patient else self._fail_unplaceable())
 
     def _runs_anything(self) -> bool:
-        return self.pool.busy > 0
+        return self.pool.busy > 0 or self.pool.has_writes
 
     def _dispatch_without_restrictions(self) -> list[Action]:
         """Let items run again where they failed, on devices on probation too, if that is what kept the workers idle."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ovi_ray.scheduling.events import WorkerJoined
 from ovi_ray.scheduling.memory_limits import MemoryLimits
 from ovi_ray.scheduling.policies.base import Holding, IdleWorker
 from ovi_ray.scheduling.states import WORKER_TRANSITIONS, WorkerStatus, check_transition
+from ovi_ray.scheduling.task import Task
 from ovi_ray.scheduling.worker_arrays import WorkerArrays
 
 _SURPRISE = 0.05  # change of an expected time, as a share of it
@@ -60,6 +61,8 @@ class WorkerState:
     """Another worker began its task before."""
     superseded_s: float = math.inf
     """When another worker that runs the same task should end it."""
+    writing: list[Task] = field(default_factory=list)
+    """Tasks that its device is done with, whose files are still being written."""
     preload_failed: bool = False
     """Its last task was a preload that failed: it is not tried again until another task has ended."""
 
@@ -181,6 +184,15 @@ class WorkerPool:
         worker.running = None
         self.busy -= 1
         self.arrays.set_idle(worker.position)
+
+    @property
+    def has_writes(self) -> bool:
+        """Whether any worker still writes the file of a task that its device is done with."""
+        return any(worker.writing for worker in self.workers.values())
+
+    def is_written(self, stage: Stage, item: int) -> bool:
+        """Whether a worker writes the file of an item now."""
+        return any(task.stage is stage and item in task.items for w in self.workers.values() for task in w.writing)
 
     def supersede(self, worker: WorkerState, end_s: float, *, is_copy: bool) -> None:
         """Another worker runs the same task, and should end it at `end_s`."""

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from os import getpid
 from pathlib import Path
 
+import psutil
+
 _PREFIX = "ovi-ray-scratch"
 
 
@@ -22,7 +24,7 @@ def remove_old_scratch() -> None:
     """Remove the scratch folders of processes that were killed on this machine."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}-{process_namespace()}-*"):
         pid = path.name.split("-")[-2]
-        if Path("/proc/self").exists() and not Path(f"/proc/{pid}").exists():
+        if not psutil.pid_exists(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
 
 

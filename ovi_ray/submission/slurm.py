@@ -10,7 +10,6 @@
 With shards, each has its own logs and exit code, and its clips in OUT/shard-N.
 """
 
-import fcntl
 import math
 import re
 import shlex
@@ -29,6 +28,7 @@ from ovi_ray.errors import ClusterError, InputError, Problem
 from ovi_ray.inputs.job_spec import DeviceKind
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.printing import counted
+from ovi_ray.storage.file_locks import lock_exclusively
 from ovi_ray.submission.bundle import Bundle
 from ovi_ray.submission.states import JOB_ID, JobState, JobStatus
 from ovi_ray.submission.templates import render_script
@@ -371,7 +371,7 @@ class SlurmTarget:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with (folder / ".lock").open("w", encoding="utf-8") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                lock_exclusively(lock, waits=True)
                 yield folder
         except OSError as error:
             raise ClusterError(

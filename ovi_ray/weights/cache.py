@@ -8,7 +8,6 @@ A file whose size or time of change differs in the store is fetched again. While
 fetched before is used. Where a file has no room, others that no process uses go (`eviction`).
 """
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +21,7 @@ from ovi.files import atomic_writer, user_cache_folder
 from ovi.weights.formats import WeightFormat, in_format
 from ovi.weights.layout import ARCHITECTURE, model_files
 from ovi_ray.errors import InputError, Problem, StorageUnavailable
+from ovi_ray.storage.file_locks import lock_exclusively
 from ovi_ray.storage.paths import Location, PathOrUri, remove_unfinished, to_location
 from ovi_ray.weights.eviction import FREE_BYTES, LOCK, FilesInUse, NoRoom, Room, cache_bound, record_of
 
@@ -88,7 +88,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
         expected = "a cache folder for weights from a store: set XDG_CACHE_HOME to one that can be written"
         raise InputError([Problem(file=str(folder), value=found, expected=expected)]) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_exclusively(lock, waits=True)
         yield
 
 

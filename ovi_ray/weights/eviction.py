@@ -4,7 +4,6 @@ A process says that it uses a file by a shared lock on the file's record, which 
 of the record is that of the last use.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence, Set
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovi_ray.errors import InputError, Problem, show
+from ovi_ray.storage.file_locks import lock_exclusively, lock_shared
 
 VARIABLE = "OVI_RAY_CACHE_GB"
 FREE_BYTES = 1 << 30
@@ -50,8 +50,8 @@ class FilesInUse:
         for file in files:
             with suppress(FileNotFoundError):  # missing in the store
                 record = self._locks.enter_context(record_of(file).open("rb"))
-                fcntl.flock(record, fcntl.LOCK_SH)
-                os.utime(record.fileno())
+                lock_shared(record)
+                os.utime(record_of(file))
         before.close()
 
     def release(self) -> None:
@@ -143,12 +143,15 @@ def _remove(file: Path, *, is_locked: bool) -> None:
             held.enter_context(_locked_at_once(record_of(file)))
         except OSError:  # taken by another process, or gone
             return
-        file.unlink(missing_ok=True)
-        record_of(file).unlink(missing_ok=True)
+        with suppress(
+            PermissionError
+        ):  # Windows keeps a file that is open, as the record is here: it is not used any more
+            file.unlink(missing_ok=True)
+            record_of(file).unlink(missing_ok=True)
 
 
 @contextmanager
 def _locked_at_once(path: Path) -> Iterator[None]:
     with path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_exclusively(file)
         yield

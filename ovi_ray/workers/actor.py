@@ -3,7 +3,9 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +21,7 @@ from ovi.config import Component, SamplingParams
 from ovi.device_errors import is_out_of_memory
 from ovi.errors import CheckpointError, DenoiseStopped, MediaError
 from ovi.media.flatness import Flatness
-from ovi.media.video import VideoWriter, frames_to_uint8, write_poster
+from ovi.media.video import VideoWriter, frames_as_bytes, write_poster
 from ovi.memory.limit import limit_memory
 from ovi.memory.plan import MemoryMode
 from ovi.memory.release import release_memory, try_to_release_memory
@@ -56,9 +58,13 @@ from ovi_ray.workers.oom_fallback import DENOISE_STEPS, FULL, FallbackStep, deco
 from ovi_ray.workers.requirements import NodeRequirements, check_device, check_versions, check_weights
 from ovi_ray.workers.tensor_files import load_tensors
 from ovi_ray.workers.tensor_transport import Packed, pack, unpack
+from ovi_ray.workers.writes import FrameQueue, WriteThreads
 
 Facts = dict[str, object]
 CONTROL = "control"  # concurrency group of the methods that answer while a task runs
+WRITES = "writes"  # of the method that waits for the end of a write, while other tasks run
+MAX_WRITES = 2  # at a time
+_CHUNKS_AHEAD = 8  # decoded and not written yet: at most 90 MB of frames on the device
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -83,6 +89,8 @@ class WorkerConfig:
     """Storage format of the transformer's weights."""
     compile: bool = False
     """Let torch.compile fuse the transformer's blocks."""
+    stream_blocks: bool = False
+    """Leave the transformer's blocks in host memory, where that is not the device's."""
     cpu_offload: bool = False
     """Always keep inactive components in host memory, whatever the memory plan says."""
     declared: DeviceProfile | None = None
@@ -99,10 +107,12 @@ class _Result:
     facts: Facts = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     storage_error: str = ""
+    write: "Future[_Result] | None" = None
+    """The rest of the task, on another thread: it returns facts and notes."""
 
 
 class Worker:
-    """Runs one task at a time; `stop` and `activity` answer meanwhile, on a thread of their own."""
+    """Runs one task at a time, and may still write the files of tasks before; `stop` and `activity` answer meanwhile."""
 
     def __init__(self, config: WorkerConfig, requires: NodeRequirements | None = None) -> None:
         """Raises NodeUnfit where this node does not meet `requires`, and otherwise what opening the model raises."""
@@ -113,6 +123,8 @@ class Worker:
         if requires is not None:
             check_versions(requires)
             check_device(config.device)
+        device = describe_device(torch.device(config.device))
+        has_own_memory = device.vendor != "cpu" and not device.shares_host_memory
         self._pipeline = OviPipeline.from_pretrained(
             self._checkpoint(config.model_name),
             config.model_name,
@@ -122,9 +134,9 @@ class Worker:
             allow_inexact=config.allow_inexact,
             weights=config.weights,
             compile_blocks=config.compile,
+            stream_blocks=config.stream_blocks and has_own_memory,
         )
         self._plan = plan_device(self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb)
-        device = describe_device(self._pipeline.device)
         asked = config.cpu_offload and not device.shares_host_memory
         self._offloads = asked or self._plan.mode is MemoryMode.OFFLOADED
         if config.memory_gb is not None:
@@ -136,6 +148,10 @@ class Worker:
         self._told_shortcuts: set[str] = set()  # that this device has not
         self._activity = Activity(done=0, total=0)
         self._attention_backend = ""
+        self._threads = WriteThreads(MAX_WRITES)
+        self._checkpoints = WriteThreads(1)
+        self._writes: dict[int, tuple[TaskReport, Future[_Result]]] = {}
+        """Number of a request -> its report so far, and the write of its file."""
 
     # -- control: answered while a task runs -----------------------------------------------------------------------
 
@@ -150,11 +166,22 @@ class Worker:
             vendor=device.vendor,
             architecture=device.architecture,
             memory_gb=self._plan.budget / GB,
-            component_gb=component_sizes(self._pipeline.ckpt_dir, self._pipeline.dtype, self._config.weights),
+            component_gb=self._component_gb(streams=self._pipeline.stream_blocks),
+            streamed_gb=self._streamed_gb(),
             declared=self._config.declared,
             node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
             log=_error_log(),
         )
+
+    def _component_gb(self, *, streams: bool) -> dict[Component, float]:
+        pipeline = self._pipeline
+        return component_sizes(pipeline.ckpt_dir, pipeline.dtype, self._config.weights, streams=streams)
+
+    def _streamed_gb(self) -> float:
+        if not self._pipeline.stream_blocks:
+            return 0.0
+        whole, buffered = (self._component_gb(streams=streams)[Component.TRANSFORMER] for streams in (False, True))
+        return whole - buffered
 
     @ray.method(concurrency_group=CONTROL)
     def activity(self) -> Activity:
@@ -174,7 +201,10 @@ class Worker:
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     def run(self, request: TaskRequest, *inputs: Packed) -> Any:
-        """Execute a task. Returns its report, followed by its outputs as separate objects (None for a failed task)."""
+        """Execute a task. Returns its report, followed by its outputs as separate objects (None for a failed task).
+
+        A report with `writes` is of the device's part only: `written` returns the report of the task's end.
+        """
         num_outputs = _num_outputs(request)
         try:
             load_seconds = _timed(lambda: self._make_resident(request))
@@ -187,12 +217,25 @@ class Worker:
                 facts=result.facts,
                 notes=result.notes,
                 storage_error=result.storage_error,
+                writes=result.write is not None,
             )
+            if result.write is not None:
+                self._writes[request.number] = report, result.write
         except Exception as error:  # of any kind: the driver decides what it means for the clip
             report, outputs = TaskReport(seconds=0.0, failure=failure_of(error)), [None] * num_outputs
             try_to_release_memory(self._pipeline.device)
         self._activity = Activity(done=0, total=0)
         return (report, *outputs) if num_outputs else report
+
+    @ray.method(concurrency_group=WRITES)
+    def written(self, number: int) -> TaskReport:
+        """The report of a task whose file was still being written, once it is durable or has failed."""
+        report, write = self._writes.pop(number)
+        try:
+            result = write.result()
+        except Exception as error:  # as in `run`
+            return TaskReport(seconds=0.0, failure=failure_of(error))
+        return replace(report, facts=report.facts | result.facts, notes=report.notes + result.notes, writes=False)
 
     def _make_resident(self, request: TaskRequest) -> None:
         """Load what a task needs. Raises InputAway where the weights cannot be read because their storage is away."""
@@ -252,13 +295,20 @@ class Worker:
 
     def _denoise(self, request: TaskRequest, work: Denoise, inputs: tuple[Packed, ...]) -> _Result:
         """Denoise a clip, unless its latents were written by an earlier task."""
-        checkpointer = DenoiseCheckpointer(work)
+        checkpointer = DenoiseCheckpointer(work, start=self._checkpoints.submit)
         latents, facts = checkpointer.finished() or (None, {})
         if latents is None:
-            latents = self._denoise_with_fallback(request, work, inputs, checkpointer)
+            try:
+                latents = self._denoise_with_fallback(request, work, inputs, checkpointer)
+            finally:
+                checkpointer.settle()  # another worker may go on from it as soon as this task has ended
             attention = self._pipeline.attention_plan(latents.video.shape, latents.audio.shape[0])
             self._attention_backend = str(attention)
-            facts = {"attention_backend": self._attention_backend, "denoise_s": checkpointer.spent_s}
+            facts = {
+                "attention_backend": self._attention_backend,
+                "memory_mode": str(self._plan),
+                "denoise_s": checkpointer.spent_s,
+            }
             if latents.loss is not None:
                 facts |= loss_facts(latents.loss)
                 checkpointer.notes += [f"clip {work.clip_id} {note}" for note in self._loss_notes(latents.loss)]
@@ -355,7 +405,7 @@ class Worker:
     def _decode_with_fallback(self, work: Decode, latents: Latents, facts: Facts) -> _Result:
         steps = decode_steps(failed_here_before=work.video_path in self._failed_decodes)
         try:
-            step, (decoded, notes) = run_with_fallback(
+            _, decoded = run_with_fallback(
                 steps, lambda step: self._decode_to_file(work, latents, step), is_out_of_memory
             )
         except Exception as error:
@@ -363,36 +413,54 @@ class Worker:
                 self._failed_decodes.add(work.video_path)
             raise
         self._failed_decodes.discard(work.video_path)
-        notes += _fallback_note("decoded", step)
-        told = tuple(f"clip {work.clip_id} {note}" for note in notes)
-        return _Result(facts={**facts, **decoded, "notes": "; ".join(notes) or None}, notes=told)
+        return replace(decoded, facts=facts | decoded.facts)
 
-    def _decode_to_file(self, work: Decode, latents: Latents, step: FallbackStep) -> tuple[Facts, list[str]]:
-        """Returns the facts of the video, and notes that go on after "clip ..."."""
+    def _decode_to_file(self, work: Decode, latents: Latents, step: FallbackStep) -> _Result:
+        """Decode on this thread, and write on another one, which may go on for a while."""
         self._make_room(step, Stage.DECODE)
         pipeline = self._pipeline.on_cpu() if step.on_cpu else self._pipeline
         audio = pipeline.decode_audio(latents.audio)
-        flatness = Flatness(audio)
-        with output_errors(), staged_file(to_location(work.video_path)) as path:
-            notes = self._write_video(work, path, audio, pipeline.decode_video(latents.video, step.tiling), flatness)
-            size = path.stat().st_size
+        frames, notes = FrameQueue(_CHUNKS_AHEAD), _fallback_note("decoded", step)
+        write = self._threads.submit(lambda: self._write_video(work, audio, frames, notes))
+        try:
+            num_frames = 0
+            for chunk in pipeline.decode_video(latents.video, step.tiling):
+                if not frames.put(frames_as_bytes(chunk)):
+                    break  # the write has failed
+                num_frames += chunk.shape[1]
+                self._on_step(num_frames, work.num_frames)
+        except BaseException:
+            frames.abort()
+            with suppress(Exception):  # it says only that this one ended
+                write.result()
+            raise
+        frames.end()
         facts: Facts = {
             "num_frames": work.num_frames,
             "num_samples": len(audio),
-            "video_bytes": size,
             "convolutions": str(pipeline.convolution_path()),
         }
-        return facts, [*flatness.notes, *notes]
+        return _Result(facts=facts, write=write)
 
     def _write_video(
-        self,
-        work: Decode,
-        path: Path,
-        audio: NDArray[np.float32],
-        chunks: Iterator[torch.Tensor],
-        flatness: Flatness,
+        self, work: Decode, audio: NDArray[np.float32], frames: FrameQueue, fallback_notes: list[str]
+    ) -> _Result:
+        """Write the frames of a clip while they are decoded, and make the file durable. The notes go on after "clip ..."."""
+        flatness = Flatness(audio)
+        try:
+            with output_errors(), staged_file(to_location(work.video_path)) as path:
+                poster_notes = self._encode(work, path, audio, frames, flatness)
+                size = path.stat().st_size
+        finally:
+            frames.close()
+        notes = [*flatness.notes, *poster_notes, *fallback_notes]
+        told = tuple(f"clip {work.clip_id} {note}" for note in notes)
+        return _Result(facts={"video_bytes": size, "notes": "; ".join(notes) or None}, notes=told)
+
+    def _encode(
+        self, work: Decode, path: Path, audio: NDArray[np.float32], frames: FrameQueue, flatness: Flatness
     ) -> list[str]:
-        """Write frames as they are decoded, and the middle one as the poster. Returns notes, as `_decode_to_file`."""
+        """Encode frames as they come, and the middle one as the poster. Returns notes on the poster."""
         writer = VideoWriter(
             path,
             audio=audio,
@@ -403,14 +471,13 @@ class Worker:
         )
         num_frames, notes = 0, list[str]()
         with writer:
-            for chunk in chunks:
-                frames = frames_to_uint8(chunk)
-                flatness.add(frames)
-                if num_frames <= work.num_frames // 2 < num_frames + len(frames):
-                    notes += self._write_poster(work, frames[work.num_frames // 2 - num_frames])
-                writer.write(frames)
-                num_frames += len(frames)
-                self._on_step(num_frames, work.num_frames)
+            for piece in frames:
+                pixels: NDArray[np.uint8] = piece.cpu().numpy()  # waits for the device, which has gone on meanwhile
+                flatness.add(pixels)
+                if num_frames <= work.num_frames // 2 < num_frames + len(pixels):
+                    notes += self._write_poster(work, pixels[work.num_frames // 2 - num_frames])
+                writer.write(pixels)
+                num_frames += len(pixels)
         return notes
 
     def _write_poster(self, work: Decode, frame: NDArray[np.uint8]) -> list[str]:

@@ -1,11 +1,13 @@
-"""Checkpoints of a running denoise: its solver state at intervals, its latents at the end."""
+"""Checkpoints of a running denoise: its solver state at intervals, written beside the next steps; its latents at the end."""
 
 import errno
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 
+import torch
 from torch import Tensor
 
 from ovi.sampling.denoise import DenoiseState
@@ -18,13 +20,21 @@ from ovi_ray.storage.paths import to_location
 from ovi_ray.workers.failures import output_errors
 from ovi_ray.workers.tensor_files import Facts, load_tensors, save_tensors
 
+Start = Callable[[Callable[[], None]], Future[None]]
+"""Starts a write on another thread."""
+
 
 class DenoiseCheckpointer:
-    """Reads and writes the checkpoint and the latents of one denoise. A failed write never fails the denoise."""
+    """Reads and writes the checkpoint and the latents of one denoise. A failed write never fails the denoise.
 
-    def __init__(self, work: Denoise, *, clock: Callable[[], float] = time.monotonic) -> None:
+    At most one checkpoint is being written: while it is, none is due.
+    """
+
+    def __init__(self, work: Denoise, *, start: Start, clock: Callable[[], float] = time.monotonic) -> None:
         self._work = work
+        self._start = start
         self._clock = clock
+        self._saving: Future[None] | None = None
         self._started_at = self._saved_at = clock()
         self._saved_step = 0
         self._steps_since_save = 0
@@ -40,7 +50,8 @@ class DenoiseCheckpointer:
         return None if found is None else (Latents(video=found[0]["video"], audio=found[0]["audio"]), found[1])
 
     def state(self) -> DenoiseState | None:
-        """The state to resume from, if an earlier task left a checkpoint."""
+        """The state to resume from, if an earlier task or attempt left a checkpoint."""
+        self.settle()
         found = self._load(self._work.checkpoint_path)
         if found is None:
             self._check_folder()
@@ -62,19 +73,31 @@ class DenoiseCheckpointer:
     def is_due(self) -> bool:
         """Whether the state should be saved before the next step; never twice without a step in between."""
         is_late = self._clock() - self._saved_at >= self._work.checkpoint_s
-        return bool(self._work.checkpoint_path) and self._steps_since_save > 0 and is_late
+        is_saving = self._saving is not None and not self._saving.done()
+        return bool(self._work.checkpoint_path) and self._steps_since_save > 0 and is_late and not is_saving
 
     def save_state(self, state: DenoiseState) -> None:
-        """Write a checkpoint, unless there is one of this step or a later one."""
+        """Begin to write a checkpoint, unless there is one of this step or a later one; `settle` waits for its end."""
+        self.settle()
         self._saved_at = self._clock()
         self._steps_since_save = 0
-        if state.step > self._saved_step and self._save(
-            self._work.checkpoint_path, state.tensors(), {"denoise_s": self.spent_s}
-        ):
-            self._saved_step = state.step
+        if state.step > self._saved_step:
+            tensors, facts = state.to(torch.device("cpu")).tensors(), {"denoise_s": self.spent_s}
+            self._saving = self._start(lambda: self._save_state(state.step, tensors, facts))
+
+    def _save_state(self, step: int, tensors: dict[str, Tensor], facts: Facts) -> None:
+        if self._save(self._work.checkpoint_path, tensors, facts):
+            self._saved_step = step
+
+    def settle(self) -> None:
+        """Wait until the checkpoint that is being written is there, or could not be written."""
+        if self._saving is not None:
+            self._saving.result()
+            self._saving = None
 
     def save_latents(self, latents: Latents, facts: Facts) -> None:
         """Write the latents and remove the checkpoint."""
+        self.settle()
         if self._save(self._work.latents_path, {"video": latents.video, "audio": latents.audio}, facts):
             with suppress(OSError):  # storage is unreachable: the driver removes it together with the latents
                 to_location(self._work.checkpoint_path).unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import ROOT, ovi_ray
+from tests.support.cli import ROOT, WITHOUT_POSIX, ovi_ray
 from tests.support.jobs import probe_clip, result_rows, write_prompts
 from tests.support.report_pages import clips_of
 from tests.support.worker_hooks import hooked_environment
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def finished_job(tiny_dir, first_frame_path, tmp_path_factory):
-    """A job with every kind of clip."""
+    """A job with every kind of clip, by a driver that has nothing that Windows has not."""
     folder = tmp_path_factory.mktemp("job")
     out = folder / "takes [" / "final] [b]v2"  # what rich's markup would take for tags
     first_frame = folder / "first.png"
@@ -34,6 +34,7 @@ def finished_job(tiny_dir, first_frame_path, tmp_path_factory):
     result = ovi_ray(
         *("render", prompts, "--ckpt-dir", tiny_dir, "--out", out, "--sample-steps", 2, "--workers", 2),
         *("--each-example-n-times", 2, "--dtype", "float32", "--json", "--explain"),
+        program=WITHOUT_POSIX,
     )
     return out, result
 
@@ -96,6 +97,8 @@ def test_its_decisions_are_explained_and_come_out_the_same_when_replayed(finishe
     replayed = json.loads(ovi_ray("explain", out, "--verify", "--json").stdout)
     assert replayed["divergence"] is None
     assert replayed["actions"] > 9
+    events = (out / "events.jsonl").read_text(encoding="utf-8")
+    assert events.count('"DeviceFree"') == 10  # each video is written while its device may go on
     glance = json.loads(ovi_ray("explain", out, "--json").stdout)
     assert (glance["done"], glance["failed"], glance["was_killed"]) == (10, 0, False)
     assert {worker["slot"] for worker in glance["workers"]} <= {"w0", "w1"}

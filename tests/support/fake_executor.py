@@ -6,7 +6,7 @@ from ovi.config import Component
 from ovi_ray.protocol.messages import Decode, Failure, FailureCause, TaskReport, WorkerInfo
 from ovi_ray.runtime.executor import Submission, TaskEnded, WorkerReplaced, WorkerStarted
 from ovi_ray.runtime.slot_history import SlotHistory, causes_of
-from ovi_ray.scheduling.events import TaskDone, TaskFailed, WorkerLost
+from ovi_ray.scheduling.events import DeviceFree, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.task import FailureKind
 
 SIZES = dict.fromkeys(Component, 0.01)
@@ -56,8 +56,12 @@ HANGS = "hangs"
 """A task that does not end before it is stopped."""
 
 
+WRITES = "writes"
+"""A task that succeeds, but whose file is durable only when nothing else happens any more."""
+
+
 class FakeExecutor:
-    """Ends every task at once. `script(worker, task, tries)` may return Fails, DIES or HANGS; None lets a task succeed."""
+    """Ends every task at once. `script(worker, task, tries)` may return Fails, DIES, HANGS or WRITES; None is success."""
 
     def __init__(self, workers=("w0",), script=None, *, replaces=False, clock=None, max_failures=None):
         self.clock = clock or FakeClock()
@@ -73,6 +77,7 @@ class FakeExecutor:
         self.deaths = {}
         self.histories = {}
         self.running = {}
+        self.writing = []
         self.tries = {}
         self.events = []
         for worker in workers:
@@ -96,6 +101,9 @@ class FakeExecutor:
                 self._fail(submission, failure)
             case "dies":
                 self.kill(worker)
+            case "writes":
+                self.writing.append(self.running.pop(worker))
+                self.events.append(DeviceFree(worker=worker, task=task, seconds=1.0, load_seconds=0.5))
 
     def stop(self, worker, task, *, save=False):
         submission = self.running.get(worker)
@@ -106,6 +114,7 @@ class FakeExecutor:
     def kill(self, worker, *, crashed=True):
         """Let a worker die, as a machine would."""
         submission = self.running.pop(worker, None)
+        self.writing = [written for written in self.writing if written.worker != worker]
         slot = self.slots.pop(worker)
         self.last_death = "killed"
         self.deaths[slot] = self.deaths.get(slot, 0) + 1
@@ -129,6 +138,8 @@ class FakeExecutor:
         self.data.discard(key)
 
     def poll(self, timeout_s):
+        if not self.events and self.writing:
+            self._succeed(self.writing.pop(0))
         if not self.events:
             self.clock.sleep(timeout_s)
         events, self.events = self.events, []
@@ -140,6 +151,7 @@ class FakeExecutor:
     def shutdown(self):
         self.slots.clear()
         self.running.clear()
+        self.writing.clear()
         self.data.clear()
         self.events.clear()
 
@@ -164,7 +176,8 @@ class FakeExecutor:
         return info()
 
     def _succeed(self, submission: Submission):
-        del self.running[submission.worker]
+        if self.running.get(submission.worker) is submission:
+            del self.running[submission.worker]
         slot = self.slots[submission.worker]
         self.histories[slot] = self.histories.get(slot, SlotHistory()).succeeded()
         self.data |= set(submission.outputs)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ovi.config import Component
-from ovi.stages import STAGES, Stage
+from ovi.stages import CLIP_STAGES, STAGES, Stage
 from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.device_profile import INT8_SIZES, DeviceProfile, StageRates
-from ovi_ray.scheduling.events import DataLost, Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import DataLost, DeviceFree, Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import ClipStatus, DataKey, DataKind, Reason
 from ovi_ray.scheduling.workload import NO_FRAME, ClipKind, Workload
@@ -88,6 +88,8 @@ class CheckedCluster:
     workers: dict[str, DeviceProfile] = field(default_factory=dict)
     slots: dict[str, str] = field(default_factory=dict)
     running: dict[str, RunTask] = field(default_factory=dict)
+    writing: list[RunTask] = field(default_factory=list)
+    """Tasks whose files are written while their workers run others."""
     held: set[DataKey] = field(default_factory=set)
     finished: dict[int, Finish] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
@@ -106,6 +108,9 @@ class CheckedCluster:
             self._note(event)
         actions = self.scheduler.handle(events, self.now)
         self.log.append((self.now, events, tuple(actions)))
+        for event in events:
+            if isinstance(event, DeviceFree) and event.task in self.scheduler.pool.find(event.worker).writing:
+                self.writing.append(self.running.pop(event.worker))
         for action in actions:
             self._apply(action)
         self._check_idle()
@@ -120,13 +125,21 @@ class CheckedCluster:
             case WorkerLost():
                 self.workers.pop(event.worker, None)
                 self.running.pop(event.worker, None)
+                self.writing = [run for run in self.writing if run.worker != event.worker]
             case TaskFailed():
-                del self.running[event.worker]
+                self._end(event)
             case DataLost():
                 self.held.discard(event.key)
             case TaskDone():
-                del self.running[event.worker]
+                self._end(event)
                 self._keep_results(event)
+
+    def _end(self, event: TaskDone | TaskFailed) -> None:
+        written = [run for run in self.writing if (run.worker, run.task) == (event.worker, event.task)]
+        if written:
+            self.writing.remove(written[0])
+        else:
+            del self.running[event.worker]
 
     def _keep_results(self, event: TaskDone) -> None:
         output = STAGES[event.task.stage].output
@@ -153,12 +166,21 @@ class CheckedCluster:
                 assert self.running[action.worker].task == action.task
                 self.cancelled.add(action.worker)
 
+    def given(self) -> list[RunTask]:
+        """The tasks that have not ended: those that a device runs, and those whose files are being written."""
+        return sorted((*self.running.values(), *self.writing), key=lambda run: (run.worker, str(run.task)))
+
+    def writable(self) -> list[RunTask]:
+        """The tasks that a device runs and whose files may be written while it runs others: those of clips."""
+        return [r for r in self.given() if r not in self.writing and r.task.items and r.task.stage in CLIP_STAGES]
+
     def droppable(self) -> list[DataKey]:
         """Data in the object store that no running task needs."""
         return sorted((key for key in self.held if not self._in_use(key)), key=lambda key: (key.kind, key.number))
 
     def _in_use(self, key: DataKey) -> bool:
         wanted = [run for worker, run in self.running.items() if worker not in self.cancelled]
+        wanted += [run for run in self.writing if run.task.stage is Stage.DECODE]  # the write may fail
         return any(key in self._inputs(run.task.stage, item) for run in wanted for item in run.task.items)
 
     def _inputs(self, stage: Stage, item: int) -> set[DataKey]:
@@ -197,6 +219,10 @@ class CheckedCluster:
         for _ in range(limit):
             if self.scheduler.done:
                 return
+            if not self.running and self.writing:
+                run = self.writing[0]
+                self.send(TaskDone(worker=run.worker, task=run.task, seconds=seconds))
+                continue
             if not self.running:
                 assert self.wakes, f"nothing runs and no Tick is due: {self.scheduler.idle_reasons()}"
                 self.now = max(self.now, self.wakes.pop(0))

@@ -71,8 +71,9 @@ def published(job, tmp_path):
     return make
 
 
-def weight_problems(job, node):
-    return [problem for problem in device_problems(job, NODES[node]) if problem.field == "weights"]
+def weight_problems(job, node, host_gb=16.0):
+    problems = device_problems(job, NODES[node], host_gb=host_gb)
+    return [problem for problem in problems if problem.field == "weights"]
 
 
 def test_a_24_gb_card_is_told_before_anything_loads_which_option_makes_the_model_fit(published):
@@ -85,6 +86,16 @@ def test_a_24_gb_card_is_told_before_anything_loads_which_option_makes_the_model
     assert weight_problems(published(), "h100") == []
 
 
+def test_streamed_blocks_are_offered_where_the_hosts_memory_has_room_for_them_and_refused_where_not(published):
+    (problem,) = weight_problems(published(), "rtx4090", host_gb=64.0)
+    assert problem.expected.startswith("--weights streamed")
+    streamed = published(weights="streamed")
+    assert weight_problems(streamed, "rtx4090", host_gb=64.0) == []
+    (problem,) = weight_problems(streamed, "rtx4090", host_gb=16.0)
+    assert problem.value.startswith("streamed, which needs 32.2 GB of host memory")
+    assert "--qint8" in problem.expected
+
+
 def test_a_card_too_small_for_every_form_is_told_so(published):
     (problem,) = weight_problems(published(model_name="960x960_10s"), "12gb")
     assert "--qint8" not in problem.expected
@@ -92,19 +103,20 @@ def test_a_card_too_small_for_every_form_is_told_so(published):
 
 
 @pytest.mark.parametrize(
-    ("node", "options", "chosen"),
+    ("node", "host_gb", "options", "chosen"),
     [
-        ("rtx4090", {}, "qint8"),
-        ("h100", {}, "dtype"),
-        ("12gb", {}, "dtype"),  # neither fits: what changes pixels must help
-        ("rtx4090 and h100", {}, "qint8"),
-        ("h100", {"memory_gb": 20.0}, "qint8"),
+        ("rtx4090", 16.0, {}, "qint8"),
+        ("rtx4090", 64.0, {}, "streamed"),
+        ("h100", 64.0, {}, "dtype"),
+        ("12gb", 16.0, {}, "dtype"),  # neither fits: what changes pixels must help
+        ("rtx4090 and h100", 40.0, {}, "qint8"),  # half of the host's memory for each
+        ("h100", 16.0, {"memory_gb": 20.0}, "qint8"),
     ],
 )
 def test_the_form_of_the_weights_is_chosen_by_the_devices_where_the_user_leaves_it_open(
-    published, node, options, chosen
+    published, node, host_gb, options, chosen
 ):
-    assert chosen_weights(published(weights="auto", **options), NODES[node]) == chosen
+    assert chosen_weights(published(weights="auto", **options), NODES[node], host_gb=host_gb) == chosen
 
 
 def test_the_form_of_the_weights_follows_the_cluster_profile(published):

@@ -27,13 +27,13 @@ from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.runtime.storage_pause import StoragePauseConfig
 from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.config import CircuitBreakerConfig, SchedulerConfig
-from ovi_ray.scheduling.device_profile import ComponentSizes, DeviceProfile, StageRates
+from ovi_ray.scheduling.device_profile import BF16_SIZES, ComponentSizes, DeviceProfile, StageRates
 from ovi_ray.scheduling.events import WorkerJoined
 from ovi_ray.scheduling.task import BreakerChange, BreakerState, FailureKind
 from ovi_ray.storage.paths import to_location
 from ovi_ray.workers.failures import failure_kind
 from ovi_ray.workers.first_frame import first_frame_file
-from tests.support.fake_executor import DIES, HANGS, Fails, FakeExecutor, info
+from tests.support.fake_executor import DIES, HANGS, WRITES, Fails, FakeExecutor, info
 from tests.support.recording_observer import RecordingObserver
 from tests.support.tables import make_tasks
 
@@ -88,6 +88,47 @@ def test_each_distinct_text_is_encoded_once(tmp_path):
 def test_the_time_of_a_text_batch_is_shared_by_its_texts(tmp_path):
     _, rows = run(tmp_path, FakeExecutor())
     assert rows[0]["encode_s"] == pytest.approx(1.0 / 4)  # one batch: two prompts and two negatives
+
+
+def writing(worker, task, tries):
+    return WRITES if task.stage is Stage.DECODE else None
+
+
+def test_a_worker_takes_the_next_clip_while_it_writes_and_each_clip_ends_once(tmp_path):
+    executor, observer = FakeExecutor(script=writing), RecordingObserver()
+    driver, rows = run(tmp_path, executor, observer=observer)
+    assert [(row["status"], row["decode_worker"], row["decode_s"]) for row in rows] == [("done", "w0", 1.0)] * 2
+    events = [event for cycle in observer.cycles for event in cycle.events]
+    kinds = [
+        type(event).__name__ for event in events if getattr(event, "task", None) and event.task.stage is Stage.DECODE
+    ]
+    assert kinds == ["DeviceFree", "DeviceFree", "TaskDone", "TaskDone"]
+    (time,) = driver.worker_times()
+    assert time.decode_s == 2.0
+
+
+def test_a_clip_whose_worker_dies_while_it_writes_is_decoded_by_another(tmp_path):
+    def script(worker, task, tries):
+        if worker == "w0" and task.stage is Stage.DECODE and executor.writing:
+            return DIES
+        return writing(worker, task, tries)
+
+    executor = FakeExecutor(script=script, replaces=True)
+    _, rows = run(tmp_path, executor)
+    assert [(row["status"], row["attempts"], row["decode_worker"]) for row in rows] == [("done", 1, "w0.1")] * 2
+
+
+def test_a_stop_waits_for_videos_that_are_being_written(tmp_path):
+    stop = StopRequest()
+
+    def script(worker, task, tries):
+        if task.stage is Stage.DECODE:
+            stop.ask("SIGINT")
+        return writing(worker, task, tries)
+
+    with pytest.raises(JobStopped):
+        make_driver(tmp_path, FakeExecutor(script=script), stop=stop).run()
+    assert [row["status"] for row in rows_in(tmp_path)] == ["done"]
 
 
 def test_a_bad_clip_fails_alone_with_its_reason(tmp_path):
@@ -242,6 +283,16 @@ def test_a_device_is_expected_to_be_faster_at_a_smaller_model():
     real, tiny = (device_profile(info(component_gb=sizes), "bfloat16") for sizes in (published, small))
     assert tiny.rates.denoise == pytest.approx(1000 * real.rates.denoise)
     assert real.sizes.vocoder == pytest.approx(0.2)
+
+
+def test_a_device_that_streams_its_blocks_is_expected_to_compute_as_fast_with_less_memory():
+    whole = {component: BF16_SIZES.of(component) for component in Component}
+    buffered = whole | {Component.TRANSFORMER: 2.0}
+    streamed_gb = whole[Component.TRANSFORMER] - 2.0
+    resident = device_profile(info(component_gb=whole), "bfloat16")
+    streamed = device_profile(info(component_gb=buffered, streamed_gb=streamed_gb), "bfloat16")
+    assert streamed.rates.denoise == pytest.approx(resident.rates.denoise)
+    assert streamed.sizes.transformer == 2.0
 
 
 def test_rates_that_were_measured_with_a_model_hold_for_it_as_they_are():

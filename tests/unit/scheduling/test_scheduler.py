@@ -9,7 +9,7 @@ from ovi.config import Component
 from ovi.stages import Stage
 from ovi_ray.scheduling.actions import Cancel, Drop, RunTask, WakeAt
 from ovi_ray.scheduling.config import RetryConfig, SchedulerConfig, SpeculationConfig
-from ovi_ray.scheduling.events import TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import DeviceFree, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import BreakerChange, DataKind, FailureKind, Reason
 from ovi_ray.scheduling.workload import Workload
@@ -194,6 +194,79 @@ def test_a_clip_that_was_alone_with_three_crashes_is_poison_and_is_tried_after_t
     assert list(failed(cluster)) == [0]
     assert failed(cluster)[0].startswith("poison")
     assert "worker.err on host" in failed(cluster)[0]
+
+
+def begin_write(cluster: CheckedCluster, run: RunTask) -> None:
+    cluster.send(DeviceFree(worker=run.worker, task=run.task, seconds=1.0), after=1.0)
+
+
+def test_a_worker_gets_the_next_task_while_it_writes_a_video_and_the_clip_is_done_when_that_ends():
+    cluster = cluster_for(make_workload(3))
+    cluster.send(*joins(a=BIG))
+    run = run_stage(cluster, Stage.DECODE)
+    begin_write(cluster, run)
+    assert cluster.running["a"].task != run.task
+    assert not cluster.finished
+    cluster.send(TaskDone(worker="a", task=run.task, seconds=1.0), after=1.0)
+    assert list(cluster.finished) == list(run.task.items)
+    assert cluster.running["a"].task != run.task
+
+
+def test_a_write_that_fails_costs_its_own_clip_another_decode():
+    cluster = cluster_for(make_workload(3))
+    cluster.send(*joins(a=BIG))
+    run = run_stage(cluster, Stage.DECODE)
+    begin_write(cluster, run)
+    fail(cluster, run, FailureKind.CANCELLED)
+    cluster.finish_all()
+    runs = [action for _, _, actions in cluster.log for action in actions if isinstance(action, RunTask)]
+    assert sum(again.task.stage is Stage.DECODE and again.task.items == run.task.items for again in runs) == 2
+    assert sorted(cluster.denoised) == [0, 1, 2]
+    assert not failed(cluster)
+
+
+def test_a_worker_that_dies_while_it_writes_loses_no_clip_and_charges_none():
+    cluster = cluster_for(make_workload(3), config=SchedulerConfig(retry=RetryConfig(max_crashes=1)))
+    cluster.send(*joins(a=BIG))
+    run = run_stage(cluster, Stage.DECODE)
+    begin_write(cluster, run)
+    cluster.send(WorkerLost(worker="a"))
+    cluster.send(*joins(a2=BIG))
+    cluster.finish_all()
+    assert sorted(cluster.finished) == [0, 1, 2]
+    assert not failed(cluster)
+
+
+def test_a_clip_whose_write_kills_its_worker_every_time_is_poison_and_the_others_are_rendered():
+    cluster, deaths = cluster_for(make_workload(4)), 0
+    cluster.send(*joins(a=BIG))
+    while not cluster.scheduler.done:
+        run = next((r for r in cluster.given() if r.task.stage is Stage.DECODE and r.task.items == (0,)), None)
+        if run is not None and run not in cluster.writing:
+            begin_write(cluster, run)
+            deaths += 1
+            cluster.send(WorkerLost(worker="a"), after=1.0)
+            cluster.send(*joins(a=BIG), after=1.0)
+        else:
+            run = cluster.given()[0]
+            cluster.send(TaskDone(worker=run.worker, task=run.task, seconds=1.0), after=1.0)
+    assert list(failed(cluster)) == [0]
+    assert "poison" in failed(cluster)[0]
+    assert deaths <= 4  # the first time another task ran beside it
+
+
+def test_a_worker_begins_no_task_beside_more_writes_than_it_may_have():
+    cluster = cluster_for(make_workload(6, with_latents=tuple(range(6))), config=SchedulerConfig(max_writes=2))
+    cluster.send(*joins(a=BIG))
+    for _ in range(3):
+        begin_write(cluster, cluster.running["a"])
+    assert (len(cluster.writing), len(cluster.running)) == (2, 1)
+    begun = cluster.running["a"]
+    written = cluster.writing[0]
+    cluster.send(TaskDone(worker="a", task=written.task, seconds=1.0), after=1.0)
+    cluster.finish_all()
+    assert begun.task.stage is Stage.DECODE
+    assert not failed(cluster)
 
 
 def test_planned_departures_never_make_poison():

@@ -13,7 +13,7 @@ from yardsticks.baseline_policies import SCHEDULERS, production
 from ovi.stages import Stage
 from ovi_ray.scheduling.config import CircuitBreakerConfig, SchedulerConfig, SpeculationConfig
 from ovi_ray.scheduling.device_profile import BF16_SIZES, INT8_SIZES, DeviceProfile, StageRates
-from ovi_ray.scheduling.events import DataLost, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import DataLost, DeviceFree, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.states import ClipState
 from ovi_ray.scheduling.task import FailureKind, Reason
@@ -109,9 +109,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.joined += 1
         return WorkerJoined(worker=f"w{self.joined}", slot=slot, device=device)
 
-    def pick_run(self, pick):
-        return self.cluster.running[pick_from(sorted(self.cluster.running), pick)]
-
     @rule(device=DEVICES, after=AFTER)
     def join(self, device, after):
         if len(self.cluster.workers) < 6:
@@ -129,20 +126,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.empty_slots.append(self.cluster.slots[worker])
         self.send(WorkerLost(worker=worker, crashed=crashed), after=after)
 
-    @precondition(lambda self: self.cluster.running)
+    @precondition(lambda self: self.cluster.writable())
+    @rule(pick=PICK, after=AFTER)
+    def free_device(self, pick, after):
+        run = pick_from(self.cluster.writable(), pick)
+        self.send(DeviceFree(worker=run.worker, task=run.task, seconds=1.0 + after), after=after)
+
+    @precondition(lambda self: self.cluster.given())
     @rule(picks=st.lists(PICK, min_size=1, max_size=3), load_seconds=AFTER, after=AFTER)
     def complete(self, picks, load_seconds, after):
-        runs = {run.worker: run for run in map(self.pick_run, picks)}
+        runs = {(run.worker, run.task): run for run in (pick_from(self.cluster.given(), pick) for pick in picks)}
         done = [
             TaskDone(worker=run.worker, task=run.task, seconds=1.0 + after, load_seconds=float(load_seconds))
             for run in runs.values()
         ]
         self.send(*done, after=after)
 
-    @precondition(lambda self: self.cluster.running)
+    @precondition(lambda self: self.cluster.given())
     @rule(pick=PICK, kind=st.sampled_from([FailureKind.ERROR, *FailureKind]), blamed=st.integers(0, 3), after=AFTER)
     def fail(self, pick, kind, blamed, after):
-        run = self.pick_run(pick)
+        run = pick_from(self.cluster.given(), pick)
         items = run.task.items[:blamed]
         self.send(TaskFailed(worker=run.worker, task=run.task, kind=kind, message=INJECTED, items=items), after=after)
 
@@ -191,7 +194,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def while_nothing_runs_a_worker_or_a_time_is_waited_for(self):
         cluster = self.cluster
         waits = any(wake >= cluster.now for wake in cluster.wakes) or cluster.scheduler.awaited_slots
-        assert cluster.running or cluster.scheduler.done or not cluster.workers or waits
+        assert cluster.running or cluster.writing or cluster.scheduler.done or not cluster.workers or waits
 
     # --- what holds in the end
 
@@ -256,10 +259,16 @@ class FaultMachine(RuleBasedStateMachine):
             return TaskFailed(worker=run.worker, task=run.task, kind=kind, message=INJECTED)
         return TaskDone(worker=run.worker, task=run.task, seconds=1.0)
 
-    @precondition(lambda self: self.cluster.running)
+    @precondition(lambda self: self.cluster.writable())
+    @rule(pick=PICK, after=AFTER)
+    def free_device(self, pick, after):
+        run = pick_from(self.cluster.writable(), pick)
+        self.send(DeviceFree(worker=run.worker, task=run.task, seconds=1.0 + after), after=after)
+
+    @precondition(lambda self: self.cluster.given())
     @rule(picks=st.lists(PICK, min_size=1, max_size=3), after=AFTER)
     def tasks_end(self, picks, after):
-        runs = {run.worker: run for run in (pick_from(sorted(self.cluster.running.items()), p)[1] for p in picks)}
+        runs = {(run.worker, run.task): run for run in (pick_from(self.cluster.given(), pick) for pick in picks)}
         self.send(*map(self.end, runs.values()), after=after)
 
     @precondition(lambda self: self.cluster.workers)
@@ -289,8 +298,8 @@ class FaultMachine(RuleBasedStateMachine):
         for _ in range(3000):
             if self.cluster.scheduler.done:
                 break
-            if self.cluster.running:
-                self.send(self.end(next(iter(self.cluster.running.values()))), after=1)
+            if given := self.cluster.given():
+                self.send(self.end(given[0]), after=1)
             else:
                 assert self.cluster.wakes, "nothing runs, and no time is waited for"
                 self.cluster.now = max(self.cluster.now, self.cluster.wakes.pop(0))

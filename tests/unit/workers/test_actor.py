@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -23,7 +24,9 @@ from ovi_ray.workers.actor import Worker, WorkerConfig
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
 from ovi_ray.workers.failures import failure_kind
 from ovi_ray.workers.tensor_transport import pack, unpack
+from ovi_ray.workers.writes import WriteThreads
 from tests.support.files import UNREADABLE
+from tests.support.worker_tasks import finished
 
 TEXT, TRANSFORMER = frozenset({Component.TEXT_ENCODER}), frozenset({Component.TRANSFORMER})
 DECODERS = frozenset({Component.VIDEO_VAE, Component.AUDIO_VAE, Component.VOCODER})
@@ -60,7 +63,8 @@ def embeddings(worker):
 def test_the_stages_of_a_clip_end_in_a_video_with_sound(worker, tmp_path):
     report, latents = worker.run(request(Denoise(params=PARAMS), TRANSFORMER), *embeddings(worker))
     assert (report.failure, report.facts["attention_backend"]) == (None, "sdpa_flash")
-    report = worker.run(request(decode(tmp_path), DECODERS), latents)
+    assert report.facts["memory_mode"] == "resident"
+    report = finished(worker, request(decode(tmp_path), DECODERS), latents)
     assert (report.facts["num_frames"], report.facts["num_samples"]) == (9, 6656)
     info = probe(tmp_path / "clip.mp4")
     assert (info.num_frames, info.width, info.height, info.sample_rate) == (9, 64, 64, 16_000)
@@ -95,10 +99,10 @@ def test_a_bad_image_is_the_clips_fault(worker, tmp_path):
 def test_a_failed_decode_leaves_no_file_and_the_worker_goes_on(worker, tmp_path):
     latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
     broken = pack(video=torch.randn(3, 3, 2, 2), audio=torch.randn(13, 20))
-    report = worker.run(request(decode(tmp_path), DECODERS), broken)
+    report = finished(worker, request(decode(tmp_path), DECODERS), broken)
     assert report.failure.kind in (FailureKind.ERROR, FailureKind.BAD_INPUT)
     assert not list(tmp_path.iterdir())
-    assert worker.run(request(decode(tmp_path), DECODERS), latents).failure is None
+    assert finished(worker, request(decode(tmp_path), DECODERS), latents).failure is None
 
 
 def test_a_stopped_denoise_says_so_and_a_late_stop_stops_nothing_else(worker):
@@ -240,7 +244,7 @@ def test_a_decode_takes_kept_latents_where_none_are_given(worker, tmp_path):
     texts = embeddings(worker)
     worker.run(request(kept(tmp_path), TRANSFORMER, number=2), *texts)
     work = replace(decode(tmp_path), clip_id="a", latents_path=str(tmp_path / "latents"))
-    report = worker.run(request(work, DECODERS))
+    report = finished(worker, request(work, DECODERS))
     assert report.facts["attention_backend"].startswith("sdpa")
     assert probe(tmp_path / "clip.mp4").num_frames == 9
 
@@ -252,7 +256,7 @@ def test_a_decode_of_corrupt_latents_says_so(worker, tmp_path):
     content[-100] ^= 1
     (tmp_path / "latents").write_bytes(content)
     work = replace(decode(tmp_path), clip_id="a", latents_path=str(tmp_path / "latents"))
-    failure = worker.run(request(work, DECODERS)).failure
+    failure = finished(worker, request(work, DECODERS)).failure
     assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, FailureCause.LATENTS)
     assert "checksum" in failure.message
 
@@ -272,7 +276,7 @@ def test_an_output_that_cannot_be_written_is_not_the_clips_fault(worker, tmp_pat
 
     monkeypatch.setattr(Path, "replace", fail)
     latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
-    failure = worker.run(request(decode(tmp_path), DECODERS), latents).failure
+    failure = finished(worker, request(decode(tmp_path), DECODERS), latents).failure
     assert (failure.kind, failure.cause) == (FailureKind.CANCELLED, FailureCause.STORAGE)
     assert os.strerror(number) in failure.message
     assert not failure.input_path
@@ -280,7 +284,7 @@ def test_an_output_that_cannot_be_written_is_not_the_clips_fault(worker, tmp_pat
 
 def test_a_folder_for_videos_that_is_gone_is_not_the_clips_fault(worker, tmp_path):
     latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
-    failure = worker.run(request(decode(tmp_path / "gone"), DECODERS), latents).failure
+    failure = finished(worker, request(decode(tmp_path / "gone"), DECODERS), latents).failure
     assert failure.cause is FailureCause.STORAGE
 
 
@@ -289,11 +293,48 @@ def test_a_poster_that_cannot_be_written_fails_nothing_and_is_told_once(worker, 
     work = replace(decode(tmp_path), poster_path=str(tmp_path / "gone" / "clip.jpg"))
     notes = []
     for _ in range(2):
-        report = worker.run(request(work, DECODERS), latents)
+        report = finished(worker, request(work, DECODERS), latents)
         assert report.failure is None
         notes += report.notes
     assert len(notes) == 1
     assert "no poster" in notes[0]
+    assert probe(tmp_path / "clip.mp4").num_frames == 9
+
+
+class SlowThreads(WriteThreads):
+    """Writes that do not begin before `gate` is set."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.gate = Event()
+
+    def submit(self, write):
+        return super().submit(lambda: (self.gate.wait(), write())[1])
+
+
+def test_the_device_runs_the_next_task_while_a_slow_writer_has_not_ended(worker, tmp_path):
+    worker._threads = slow = SlowThreads()
+    latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
+    report = worker.run(request(decode(tmp_path), DECODERS, number=1), latents)
+    assert (report.writes, report.failure) == (True, None)
+    embeddings(worker)
+    assert not (tmp_path / "clip.mp4").exists()
+    slow.gate.set()
+    ended = worker.written(1)
+    assert (ended.writes, ended.facts["num_frames"]) == (False, 9)
+    assert ended.facts["video_bytes"] == (tmp_path / "clip.mp4").stat().st_size
+    assert (ended.seconds, ended.load_seconds) == (report.seconds, report.load_seconds)
+
+
+def test_a_write_that_fails_fails_its_own_clip_after_the_next_one_has_begun(worker, tmp_path):
+    worker._threads = slow = SlowThreads()
+    latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
+    for number, folder in enumerate((tmp_path / "gone", tmp_path)):
+        assert worker.run(request(decode(folder), DECODERS, number=number), latents).failure is None
+    slow.gate.set()
+    failure = worker.written(0).failure
+    assert (failure.cause, "gone" in failure.message) == (FailureCause.STORAGE, True)
+    assert worker.written(1).failure is None
     assert probe(tmp_path / "clip.mp4").num_frames == 9
 
 
@@ -326,7 +367,7 @@ def test_a_denoise_does_not_begin_at_its_first_step_because_its_checkpoint_is_aw
 
 def test_a_video_with_too_few_frames_is_not_committed(worker, tmp_path):
     latents = pack(video=torch.randn(48, 3, 2, 2), audio=torch.randn(13, 20))
-    report = worker.run(request(replace(decode(tmp_path), num_frames=13), DECODERS), latents)
+    report = finished(worker, request(replace(decode(tmp_path), num_frames=13), DECODERS), latents)
     assert "9 frames were written; expected 13" in report.failure.message
     assert not (tmp_path / "clip.mp4").exists()
 

@@ -1,10 +1,13 @@
 """When a denoise is checkpointed, without a model."""
 
+from concurrent.futures import Future
+
 import torch
 
 from ovi.config import SamplingParams
 from ovi.sampling.denoise import DenoiseState
 from ovi.sampling.solvers import SolverState
+from ovi.types import Latents
 from ovi_ray.protocol.messages import Denoise
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
 
@@ -16,7 +19,31 @@ class Clock:
         return self.time
 
 
-def make_checkpointer(tmp_path, **changes):
+def at_once(write):
+    done = Future()
+    done.set_result(write())
+    return done
+
+
+class Later:
+    """Writes that begin when somebody waits for them."""
+
+    def __init__(self):
+        self.begun = 0
+
+    def __call__(self, write):
+        future, later = Future(), self
+
+        def result():
+            if not future.done():
+                later.begun += 1
+                future.set_result(write())
+
+        future.result = result
+        return future
+
+
+def make_checkpointer(tmp_path, *, start=at_once, **changes):
     clock = Clock()
     work = Denoise(
         **{
@@ -28,7 +55,7 @@ def make_checkpointer(tmp_path, **changes):
             **changes,
         }
     )
-    return DenoiseCheckpointer(work, clock=clock), clock
+    return DenoiseCheckpointer(work, start=start, clock=clock), clock
 
 
 def make_state(step):
@@ -62,6 +89,35 @@ def test_after_a_checkpoint_the_interval_starts_again(tmp_path):
     assert not checkpointer.is_due()
     clock.time = 122.0
     assert checkpointer.is_due()
+
+
+def test_a_checkpoint_is_written_beside_the_next_steps_and_none_is_due_meanwhile(tmp_path):
+    later = Later()
+    checkpointer, clock = make_checkpointer(tmp_path, start=later)
+    clock.time = 61.0
+    checkpointer.step_done()
+    checkpointer.save_state(make_state(1))
+    clock.time = 200.0
+    checkpointer.step_done()
+    assert (later.begun, (tmp_path / "checkpoint").exists(), checkpointer.is_due()) == (0, False, False)
+    checkpointer.settle()
+    assert (later.begun, (tmp_path / "checkpoint").exists(), checkpointer.is_due()) == (1, True, True)
+
+
+def test_the_latents_are_written_after_the_checkpoint_which_is_then_removed(tmp_path):
+    later = Later()
+    checkpointer, _ = make_checkpointer(tmp_path, start=later)
+    checkpointer.save_state(make_state(1))
+    checkpointer.save_latents(Latents(video=torch.zeros(1), audio=torch.zeros(1)), {})
+    assert later.begun == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["latents"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_when_it_has_ended(tmp_path):
+    checkpointer, _ = make_checkpointer(tmp_path, checkpoint_path=str(tmp_path / "gone" / "checkpoint"))
+    checkpointer.save_state(make_state(1))
+    checkpointer.settle()
+    assert "No such file" in checkpointer.storage_error
 
 
 def test_the_time_of_earlier_tasks_counts(tmp_path):

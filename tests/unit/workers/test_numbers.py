@@ -15,6 +15,7 @@ from ovi_ray.storage.paths import to_location
 from ovi_ray.workers.actor import Worker, WorkerConfig
 from ovi_ray.workers.tensor_files import load_tensors, save_tensors
 from ovi_ray.workers.tensor_transport import pack, unpack
+from tests.support.worker_tasks import finished
 
 NAN, INF = math.nan, math.inf
 TEXT, TRANSFORMER = frozenset({Component.TEXT_ENCODER}), frozenset({Component.TRANSFORMER})
@@ -158,7 +159,7 @@ def test_an_attention_backend_that_is_wrong_is_named(worker, tmp_path, monkeypat
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_frames_name_the_first_one_and_no_video_is_there(worker, tmp_path, value):
     spoil(worker, Component.VIDEO_VAE, "decoder.head.2.weight", value)
-    message = failure(worker.run(request(decode(tmp_path), DECODERS), latents()))
+    message = failure(finished(worker, request(decode(tmp_path), DECODERS), latents()))
     assert message.startswith(
         "decode: the frames are not finite numbers, first at frame 1; usual causes: damaged weights"
     )
@@ -168,7 +169,7 @@ def test_frames_name_the_first_one_and_no_video_is_there(worker, tmp_path, value
 def test_frames_are_checked_as_they_are_decoded(worker, tmp_path):
     tensors = unpack(latents())
     tensors["video"][:, 2] = INF  # the last of three latent frames: four frames of the last chunk
-    message = failure(worker.run(request(decode(tmp_path), DECODERS), pack(**tensors)))
+    message = failure(finished(worker, request(decode(tmp_path), DECODERS), pack(**tensors)))
     assert "first at frame 6" in message
     assert not (tmp_path / "clip.mp4").exists()
 
@@ -180,7 +181,7 @@ def test_frames_are_checked_as_they_are_decoded(worker, tmp_path):
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_sound(worker, tmp_path, component, name, value):
     spoil(worker, component, name, value)
-    message = failure(worker.run(request(decode(tmp_path), DECODERS), latents()))
+    message = failure(finished(worker, request(decode(tmp_path), DECODERS), latents()))
     assert "of the sound are not finite numbers" in message
     assert not list(tmp_path.iterdir())
 
@@ -206,7 +207,7 @@ def flatten(worker, component, name):
 
 def test_a_clip_of_one_colour_is_done_with_a_note_in_its_row(worker, tmp_path):
     flatten(worker, Component.VIDEO_VAE, "decoder.head.2")
-    report = worker.run(request(decode(tmp_path), DECODERS), latents())
+    report = finished(worker, request(decode(tmp_path), DECODERS), latents())
     assert report.failure is None
     assert report.facts["notes"] == "shows one colour throughout"
     assert report.notes == ("clip c shows one colour throughout",)
@@ -214,11 +215,11 @@ def test_a_clip_of_one_colour_is_done_with_a_note_in_its_row(worker, tmp_path):
 
 def test_a_silent_clip_is_done_with_a_note_in_its_row(worker, tmp_path):
     flatten(worker, Component.VOCODER, "conv_post")
-    report = worker.run(request(decode(tmp_path), DECODERS), latents())
+    report = finished(worker, request(decode(tmp_path), DECODERS), latents())
     assert report.facts["notes"] == "is silent throughout"
     assert report.notes == ("clip c is silent throughout",)
 
 
 def test_a_clip_with_content_has_no_note(worker, tmp_path):
-    report = worker.run(request(decode(tmp_path), DECODERS), latents())
+    report = finished(worker, request(decode(tmp_path), DECODERS), latents())
     assert (report.facts["notes"], report.notes) == (None, ())

@@ -13,6 +13,7 @@ from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.workers.actor import Worker, WorkerConfig
 from ovi_ray.workers.oom_fallback import DECODE_STEPS, FULL, ON_CPU, FallbackStep, decode_steps, run_with_fallback
 from ovi_ray.workers.tensor_transport import pack
+from tests.support.worker_tasks import finished
 
 TEXT, TRANSFORMER = frozenset({Component.TEXT_ENCODER}), frozenset({Component.TRANSFORMER})
 DECODERS = frozenset({Component.VIDEO_VAE, Component.AUDIO_VAE, Component.VOCODER})
@@ -79,7 +80,7 @@ def tried(monkeypatch):
 )
 def test_a_decode_falls_back_until_it_has_memory(worker, tmp_path, tried, fails, note):
     tried.fails = fails
-    report = worker.run(request(decode(tmp_path), DECODERS), LATENTS)
+    report = finished(worker, request(decode(tmp_path), DECODERS), LATENTS)
     assert report.failure is None
     assert list(tried) == [step.tiling for step in DECODE_STEPS[: fails + 1]]
     assert report.notes == (f"clip c {note}",)
@@ -97,25 +98,25 @@ def test_a_decode_falls_back_until_it_has_memory(worker, tmp_path, tried, fails,
 )
 def test_libraries_that_say_out_of_memory_in_their_own_words_are_understood(worker, tmp_path, tried, words):
     tried.fails, tried.error = 1, RuntimeError(words)
-    report = worker.run(request(decode(tmp_path), DECODERS), LATENTS)
+    report = finished(worker, request(decode(tmp_path), DECODERS), LATENTS)
     assert report.failure is None
     assert list(tried) == [step.tiling for step in DECODE_STEPS[:2]]
 
 
 def test_a_decode_that_runs_out_on_every_step_fails_and_its_next_attempt_ends_on_the_cpu(worker, tmp_path, tried):
     tried.fails = len(DECODE_STEPS)
-    failed = worker.run(request(decode(tmp_path), DECODERS), LATENTS)
+    failed = finished(worker, request(decode(tmp_path), DECODERS), LATENTS)
     assert failed.failure.kind is FailureKind.OUT_OF_MEMORY
     assert not list(tmp_path.iterdir())
     tried.fails = 2 * len(DECODE_STEPS)
-    again = worker.run(request(decode(tmp_path), DECODERS), LATENTS)
+    again = finished(worker, request(decode(tmp_path), DECODERS), LATENTS)
     assert again.failure is None
     assert "on the CPU" in again.notes[0]
     assert probe(tmp_path / "clip.mp4").num_frames == 9
 
 
 def test_a_decode_with_enough_memory_is_not_tiled_and_nothing_is_said(worker, tmp_path, tried):
-    report = worker.run(request(decode(tmp_path), DECODERS), LATENTS)
+    report = finished(worker, request(decode(tmp_path), DECODERS), LATENTS)
     assert (list(tried), report.notes) == ([None], ())
 
 

@@ -1,6 +1,7 @@
 """Convolutions: the ways to run them are equal, a wrong one is found, and the choice follows the trials."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -13,7 +14,8 @@ from ovi.convolution.paths import ConvolutionPath, conv3d_as_conv2d, convolving
 from ovi.convolution.probe import ConvolutionShape, ConvolutionTrial, decoder_shapes, measure, measure_in_child
 from ovi.errors import ConvolutionsWrong
 
-DEFAULT, SEARCHED, WITHOUT_CUDNN, AS_CONV2D = ConvolutionPath
+DEFAULT, SEARCHED, FAST_FIND, WITHOUT_CUDNN, AS_CONV2D = ConvolutionPath
+OFF_ROCM = [DEFAULT, SEARCHED, WITHOUT_CUDNN, AS_CONV2D]
 VIDEO = ConvolutionShape(input=(1, 6, 6, 20, 21), weight=(5, 6, 3, 3, 3), padding=(0, 1, 1), dtype="float32")
 AUDIO = ConvolutionShape(input=(1, 6, 50), weight=(5, 6, 11), padding=(5,), dtype="float32")
 WRONG = {"error": 0.5, "reason": "wrong"}
@@ -127,8 +129,8 @@ def test_the_shapes_are_those_of_the_published_decoders():
     [
         ("nvidia", {}, DEFAULT, [DEFAULT]),
         ("nvidia", {DEFAULT: WRONG}, SEARCHED, [DEFAULT, SEARCHED]),
-        ("nvidia", {DEFAULT: WRONG, SEARCHED: WRONG, WITHOUT_CUDNN: TAKEN}, AS_CONV2D, list(ConvolutionPath)),
-        ("nvidia", dict.fromkeys(ConvolutionPath, TAKEN), DEFAULT, list(ConvolutionPath)),
+        ("nvidia", {DEFAULT: WRONG, SEARCHED: WRONG, WITHOUT_CUDNN: TAKEN}, AS_CONV2D, OFF_ROCM),
+        ("nvidia", dict.fromkeys(ConvolutionPath, TAKEN), DEFAULT, OFF_ROCM),
         ("amd", {DEFAULT: 9.0, AS_CONV2D: 0.5}, AS_CONV2D, list(ConvolutionPath)),
         ("amd", {DEFAULT: 0.5}, DEFAULT, list(ConvolutionPath)),
         ("cpu", {}, DEFAULT, []),
@@ -152,4 +154,14 @@ def test_what_holds_is_remembered_and_what_may_pass_is_tried_again(tmp_path):
     for _ in range(2):
         choose_path(gpu("amd"), [VIDEO], file=file, run=runner({SEARCHED: TAKEN, WITHOUT_CUDNN: WRONG}, calls))
     assert sorted(calls) == sorted([*ConvolutionPath, SEARCHED])
-    assert len(json.loads(file.read_text())) == 3
+    assert len(json.loads(file.read_text())) == 4
+
+
+def test_miopens_own_choice_is_tried_with_its_variable_unless_the_environment_sets_it(tmp_path, monkeypatch):
+    with convolving(FAST_FIND):
+        assert os.environ["MIOPEN_FIND_MODE"] == "FAST"
+    assert "MIOPEN_FIND_MODE" not in os.environ
+    monkeypatch.setenv("MIOPEN_FIND_MODE", "NORMAL")
+    calls = []
+    choose_path(gpu("amd"), [VIDEO], file=tmp_path / "c.json", run=runner({}, calls))
+    assert calls == OFF_ROCM

@@ -55,6 +55,15 @@ def shallow(arch, layers=2):
     )
 
 
+def test_streamed_blocks_let_a_24_gb_card_keep_everything_and_need_the_hosts_memory():
+    streamed = dataclasses.replace(demand(transformer=2_000_000_000), pinned=32 * GB)
+    plan = plan_memory({DTYPE: streamed}, budget=22 * GB, host=64 * GB)
+    assert (plan.mode, plan.stages, str(plan)) == (MemoryMode.RESIDENT, frozenset(Stage), "streamed resident")
+    with pytest.raises(MemoryTooSmall, match=r"32\.00 GB of host memory") as raised:
+        plan_memory({DTYPE: streamed}, budget=22 * GB, host=31 * GB)
+    assert raised.value.needed == 32 * GB
+
+
 # -- the formulas against the code ---------------------------------------------------------------------------------
 
 
