@@ -277,7 +277,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--model", default="published", choices=("published", "tiny"), help="default: published")
     parser.add_argument("--sizes", nargs="+", default=list(MODEL_SPECS), choices=list(MODEL_SPECS), metavar="SIZE")
-    parser.add_argument("--paths", nargs="+", choices=PATHS, help="default: all on a GPU; all but compiled on a CPU")
+    parser.add_argument("--paths", nargs="+", choices=PATHS, help="default: all on a GPU; eager and chosen on a CPU")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)

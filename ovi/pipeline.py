@@ -30,6 +30,9 @@ from ovi.convolution.probe import decoder_shapes
 from ovi.devices import usable_device
 from ovi.errors import CheckpointNotFound, NonFiniteError
 from ovi.finite import all_finite
+from ovi.kernels import KernelMode, KernelPlan
+from ovi.kernels.choice import choose_kernels
+from ovi.kernels.trial import KernelShape
 from ovi.media.images import fit_image, read_image
 from ovi.media.video import frames_to_uint8
 from ovi.memory.release import offload_to_cpu, release_memory
@@ -71,6 +74,7 @@ class OviPipeline:
         allow_inexact: bool,
         weights: WeightFormat,
         compile_blocks: bool,
+        kernels: KernelMode,
     ) -> None:
         self.ckpt_dir = ckpt_dir
         self.spec = spec
@@ -81,9 +85,11 @@ class OviPipeline:
         self.allow_inexact = allow_inexact
         self.weights = weights
         self.compile_blocks = compile_blocks
+        self.kernels = kernels
         self._attention_plans: dict[tuple[int, ...], AttentionPlan] = {}
         self._attention_trials = TrialCache.default()
         self._convolution_path: ConvolutionPath | None = None
+        self._kernel_plan: KernelPlan | None = None
         self._components: dict[Component, nn.Module] = {}
         self._offloaded: dict[Component, nn.Module] = {}
 
@@ -98,12 +104,14 @@ class OviPipeline:
         allow_inexact: bool = False,
         weights: WeightFormat = WeightFormat.DTYPE,
         compile_blocks: bool = False,
+        kernels: KernelMode = KernelMode.AUTO,
     ) -> Self:
         """Open a checkpoint folder without reading weights; `load` or the first stage that needs them does.
 
         `allow_inexact` lets `auto` choose attention backends that compute in fewer bits than `dtype`. `weights` is the
         storage format of the transformer. `compile_blocks` has torch.compile fuse the transformer's blocks: the first clip
-        waits for it, and half precision rounds differently. Raises CheckpointNotFound for a folder that does not exist,
+        waits for it, and half precision rounds differently. `kernels` says which fused kernels may take part where they
+        are not compiled. Raises CheckpointNotFound for a folder that does not exist,
         DeviceUnavailable for a device that is not there, InvalidRequest for an unknown model or one that is not published in
         that format, and CheckpointMismatch for an invalid `architecture.json`.
         """
@@ -124,6 +132,7 @@ class OviPipeline:
             allow_inexact=allow_inexact,
             weights=weights,
             compile_blocks=compile_blocks,
+            kernels=kernels,
         )
 
     # -- components ------------------------------------------------------------------------------------------------
@@ -182,6 +191,7 @@ class OviPipeline:
             allow_inexact=self.allow_inexact,
             weights=self.weights,
             compile_blocks=self.compile_blocks,
+            kernels=self.kernels,
         )
 
     def _load(self, component: Component) -> nn.Module:
@@ -189,7 +199,9 @@ class OviPipeline:
             return self._offloaded.pop(component).to(self.device)
         name, device, dtype = self.spec.name, self.device, self.dtype
         if component is Component.TRANSFORMER:
+            plan = self.kernel_plan()  # tried before the weights take the device's memory
             transformer = load_transformer(self.ckpt_dir, name, device, dtype, self.weights)
+            transformer.fuse(plan)
             if self.compile_blocks:
                 transformer.compile_blocks()
             return transformer
@@ -300,6 +312,14 @@ class OviPipeline:
             shapes = decoder_shapes(self.architecture, self.spec, self.dtype)
             self._convolution_path = choose_path(target, shapes).path
         return self._convolution_path
+
+    def kernel_plan(self) -> KernelPlan:
+        """The fused kernels of the transformer on this device: tried on first use and then constant. None if it is compiled."""
+        if self._kernel_plan is None:
+            mode = KernelMode.EAGER if self.compile_blocks else self.kernels
+            target = AttentionTarget.of(self.device, self.dtype)
+            self._kernel_plan = choose_kernels(mode, target, KernelShape.of(self.architecture.video)).plan
+        return self._kernel_plan
 
     @torch.inference_mode()
     def decode_video(self, video_latents: Tensor, tiling: Tiling | None = None) -> Iterator[Tensor]:

@@ -42,6 +42,7 @@ RUNTIME_FIELDS = (
     "attention",
     "allow_inexact",
     "compile",
+    "kernels",
     "qint8",
     "fp8",
     "weights",

@@ -16,6 +16,11 @@ from ovi.convolution.choice import ConvolutionChoice, choose_path
 from ovi.convolution.choice import Measure as ConvolutionMeasure
 from ovi.convolution.probe import decoder_shapes, measure_in_child
 from ovi.errors import AttentionUnavailable, ConvolutionsWrong, MemoryTooSmall
+from ovi.kernels import KernelMode
+from ovi.kernels.choice import KernelChoice, choose_kernels
+from ovi.kernels.choice import Measure as KernelMeasure
+from ovi.kernels.trial import KernelShape
+from ovi.kernels.trial import measure_in_child as measure_kernel
 from ovi.memory.plan import MemoryPlan, plan_memory
 from ovi.precision import full_float32
 from ovi.stages import Stage
@@ -64,6 +69,8 @@ class Benchmarks:
     """Runs attention trials; None for the default of `ovi.attention.autotune.choose`."""
     convolution: ConvolutionMeasure = measure_in_child
     """Tries a way to run convolutions."""
+    kernels: KernelMeasure = measure_kernel
+    """Tries a fused kernel."""
     matmul_rate: Callable[[AttentionTarget, int], float] = measure_matmul_rate
     """(target, width) -> achieved FLOP/s of matrix products."""
 
@@ -122,6 +129,7 @@ class _Examiner:
             attention_error=error,
             convolutions=convolutions,
             convolution_error=convolution_error,
+            kernels=self._kernels(target),
             memory="" if plan is None else str(plan),
             stages=stages,
             clip_s=self._denoise_seconds(attention, shapes, target) if can_denoise else None,
@@ -145,6 +153,11 @@ class _Examiner:
             return choose_path(target, shapes, run=self.benchmarks.convolution), ""
         except ConvolutionsWrong as error:
             return ConvolutionChoice(), str(error)
+
+    def _kernels(self, target: AttentionTarget) -> KernelChoice:
+        """The trials of every fused kernel, those among them that a job takes only where it is allowed to change pixels."""
+        shape = KernelShape.of(Architecture.read(self.ckpt_dir).video)
+        return choose_kernels(KernelMode.FUSED, target, shape, run=self.benchmarks.kernels)
 
     def _denoise_seconds(
         self, attention: Mapping[Site, Choice], shapes: Mapping[Site, AttentionShape], target: AttentionTarget

@@ -44,6 +44,7 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("node", pa.string()),  # of `worker`
         pa.field("device", pa.string()),  # of `worker`
         pa.field("attention_backend", pa.string()),  # that ran
+        pa.field("kernels", pa.string()),  # fused ones that `worker` used, eager for none, or compiled
         pa.field("convolutions", pa.string()),  # how `decode_worker` ran them: default, as_conv2d, ...
         pa.field("dtype", pa.string(), nullable=False),
         pa.field("attempts", pa.int32(), nullable=False),  # denoises begun, failed ones too

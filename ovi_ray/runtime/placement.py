@@ -247,6 +247,7 @@ def _config(
         allow_inexact=job.allow_inexact,
         weights=job.weight_format,
         compile=job.compile,
+        kernels=job.kernels,
         cpu_offload=job.cpu_offload,
         host_gb=host_gb,
         declared=declared,

@@ -18,6 +18,7 @@ from ovi.attention import AttentionBackend
 from ovi.config import Component, SamplingParams
 from ovi.device_errors import is_out_of_memory
 from ovi.errors import CheckpointError, DenoiseStopped, MediaError
+from ovi.kernels import KernelMode
 from ovi.media.flatness import Flatness
 from ovi.media.video import VideoWriter, frames_to_uint8, write_poster
 from ovi.memory.limit import limit_memory
@@ -82,6 +83,8 @@ class WorkerConfig:
     """Storage format of the transformer's weights."""
     compile: bool = False
     """Let torch.compile fuse the transformer's blocks."""
+    kernels: KernelMode = KernelMode.AUTO
+    """Fused kernels that may take part where the blocks are not compiled."""
     cpu_offload: bool = False
     """Always keep inactive components in host memory, whatever the memory plan says."""
     declared: DeviceProfile | None = None
@@ -121,6 +124,7 @@ class Worker:
             allow_inexact=config.allow_inexact,
             weights=config.weights,
             compile_blocks=config.compile,
+            kernels=config.kernels,
         )
         self._plan = plan_device(self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb)
         device = describe_device(self._pipeline.device)
@@ -255,7 +259,11 @@ class Worker:
             latents = self._denoise_with_fallback(request, work, inputs, checkpointer)
             attention = self._pipeline.attention_plan(latents.video.shape, latents.audio.shape[0])
             self._attention_backend = str(attention)
-            facts = {"attention_backend": self._attention_backend, "denoise_s": checkpointer.spent_s}
+            facts = {
+                "attention_backend": self._attention_backend,
+                "kernels": "compiled" if self._config.compile else str(self._pipeline.kernel_plan()),
+                "denoise_s": checkpointer.spent_s,
+            }
             where = {"node": socket.gethostname(), "device": describe_device(self._pipeline.device).name}
             checkpointer.save_latents(latents, facts | where)
         return _Result(

@@ -10,9 +10,12 @@ from ovi.attention.backends import BACKENDS
 from ovi.attention.benchmark import Trial
 from ovi.attention.target import AOTRITON_EXPERIMENTAL
 from ovi.convolution.probe import ConvolutionTrial
+from ovi.kernels import FusedKernel
+from ovi.kernels.trial import KernelTrial
 from ovi.stages import Stage
 from ovi_ray.cli import app
 from ovi_ray.devices.doctor import Benchmarks, examine_node
+from ovi_ray.devices.node_report import kernel_summary
 from ovi_ray.devices.probe import probe
 from ovi_ray.scheduling.assumed_speeds import assumed_rates
 from tests.support.fake_devices import NODES
@@ -37,6 +40,14 @@ def convolve(path, device, shapes):
     return ConvolutionTrial(path=path, seconds=0.01, error=3e-3)
 
 
+def try_kernel(kernel, device, dtype, shape):
+    reason = "it is not faster" if kernel is FusedKernel.NORM_ROTATE else ""
+    return KernelTrial(kernel=kernel, seconds=0.001, eager_seconds=0.003, error=4e-4, reason=reason)
+
+
+FAKES = {"convolution": convolve, "kernels": try_kernel}
+
+
 @pytest.fixture
 def examine(tmp_path):
     """Examine a fake node, with the published model's sizes."""
@@ -45,7 +56,7 @@ def examine(tmp_path):
         return [Trial(backend=backend, seconds=TIMES[backend], error=2e-3) for backend, _ in jobs]
 
     def run(node, **options):
-        benchmarks = Benchmarks(attention=measure, convolution=convolve, matmul_rate=lambda target, dim: 3e14)
+        benchmarks = Benchmarks(attention=measure, matmul_rate=lambda target, dim: 3e14, **FAKES)
         return examine_node(tmp_path, "720x720_5s", probed=probe(NODES[node]), benchmarks=benchmarks, **options)
 
     return run
@@ -93,7 +104,7 @@ def test_a_gpu_on_which_torch_wants_a_variable_for_aotriton_is_advised_to_set_it
         tmp_path,
         "720x720_5s",
         probed=probe(NODES["gfx1151"]),
-        benchmarks=Benchmarks(attention=measure, convolution=convolve, matmul_rate=lambda target, dim: 1e14),
+        benchmarks=Benchmarks(attention=measure, matmul_rate=lambda target, dim: 1e14, **FAKES),
     ).devices
     assert any(f"{AOTRITON_EXPERIMENTAL}=1" in line for line in report.advice)
 
@@ -113,7 +124,7 @@ def test_if_no_attention_works_the_reasons_are_reported(tmp_path):
     def broken(target, jobs):
         return [Trial(backend=backend, reason="it hung") for backend, _ in jobs]
 
-    benchmarks = Benchmarks(attention=broken, convolution=convolve, matmul_rate=lambda target, dim: 1e14)
+    benchmarks = Benchmarks(attention=broken, matmul_rate=lambda target, dim: 1e14, **FAKES)
     report = examine_node(tmp_path, "720x720_5s", probed=probe(NODES["h100"]), benchmarks=benchmarks)
     assert "sdpa_flash: it hung" in report.devices[0].attention_error
     assert report.devices[0].clip_s is None
@@ -125,6 +136,8 @@ def test_every_report_can_be_written_as_json(examine, node):
     device = report["devices"][0]
     assert {"vendor", "architecture", "memory_gb", "attention", "stages", "denoise_clip_s", "advice"} <= set(device)
     assert set(device["attention"]["video_self"]["backends"]) == set(BACKENDS) - {"sdpa", "sage"}
+    tried = {} if device["vendor"] == "cpu" else dict.fromkeys(FusedKernel, True) | {FusedKernel.NORM_ROTATE: False}
+    assert {kernel: trial["used"] for kernel, trial in device["kernels"].items()} == tried
     assumed = assumed_rates(device["name"], device["vendor"], device["architecture"])
     assert device["assumed_tflops"] == {stage: round(assumed.of(stage), 2) for stage in Stage}
 
@@ -143,6 +156,14 @@ def test_the_command_prints_a_table_or_json_of_this_machine(tiny_dir):
 
 def test_the_command_prints_labels_for_ray():
     assert "vendor=" in CliRunner().invoke(app, ["doctor", "--labels"]).stdout
+
+
+def test_a_kernel_that_changes_pixels_is_used_by_jobs_that_ask_for_it(examine):
+    (report,) = examine("h100").devices
+    users = {trial.kernel: kernel_summary(trial)[1] for trial in report.kernels.trials}
+    assert users[FusedKernel.RESIDUAL_NORM] == "all"
+    assert users[FusedKernel.NORM_ROTATE] == "none"
+    assert "--kernels fused" in users[FusedKernel.LINEAR_GELU]
 
 
 def test_an_unknown_model_is_refused(tiny_dir):

@@ -17,7 +17,11 @@ def shallow(arch, num_layers):
 @pytest.fixture(scope="module")
 def block():
     """The work of one block at full size: what a second block adds to the first."""
-    one, two = (count(MODEL_SPECS["720x720_5s"], shallow(Architecture(), layers)) for layers in (1, 2))
+    return work_of_a_block("eager")
+
+
+def work_of_a_block(path):
+    one, two = (count(MODEL_SPECS["720x720_5s"], shallow(Architecture(), layers), path) for layers in (1, 2))
     names = ("products_tflop", "attention_tflop", "elementwise_gb", "kernels")
     return {name: getattr(two, name) - getattr(one, name) for name in names}
 
@@ -38,6 +42,20 @@ def test_a_block_moves_no_more_memory_than_its_rotations_norms_and_residuals_nee
     gelu = width * 4 * 14336 / 3072
     expected = rotations + rms_norms + layer_norms + modulations + gates + sums + gelu
     assert block["elementwise_gb"] == pytest.approx(expected / 1e9, rel=0.02)
+
+
+def test_a_fused_block_reads_and_writes_tokens_once_for_each_norm_rotation_and_residual(block):
+    fused = work_of_a_block("fused")
+    width = 2 * (31 * 22 * 22 + 157) * 3072  # bytes of all tokens of both modalities
+    self_attention = 2 + 2 * 2 + 4  # modulated norm; queries and keys; gate, sum and norm
+    cross_attention = 3 + 2 + 2 + 3 + 4  # queries, with and without rotation; norm and keys of the other; two sums
+    feed_forward = 3
+    rotations = 4 * 128 * (31 * 22 * 22 + 157) * 4  # float32, for the queries and keys of two attentions
+    expected = width * (self_attention + cross_attention + feed_forward) + rotations
+    assert fused["elementwise_gb"] == pytest.approx(expected / 1e9, rel=0.02)
+    assert fused["products_tflop"] == pytest.approx(block["products_tflop"], abs=0.11)
+    assert fused["attention_tflop"] == block["attention_tflop"]
+    assert fused["kernels"] < block["kernels"] - 30
 
 
 def test_an_operation_counts_what_it_reads_and_writes():
