@@ -237,7 +237,7 @@ def report(device: torch.device, sizes: Sequence[str], arch: Architecture, paths
     probed = probe()
     measured: list[Measured] = []
     attention: dict[str, object] = {}
-    kernels = choose_kernels(KernelMode.FUSED, target, KernelShape.of(arch.video))
+    kernels = choose_kernels(KernelMode.FUSED, target, KernelShape.of(arch))
     for name in sizes:
         spec = arch.spec(name)
         choices = choose(

@@ -33,6 +33,7 @@ from ovi.finite import all_finite
 from ovi.kernels import KernelMode, KernelPlan
 from ovi.kernels.choice import choose_kernels
 from ovi.kernels.trial import KernelShape
+from ovi.kernels.types import EAGER_PLAN
 from ovi.media.images import fit_image, read_image
 from ovi.media.video import frames_to_uint8
 from ovi.memory.release import offload_to_cpu, release_memory
@@ -201,11 +202,14 @@ class OviPipeline:
         if component is Component.TRANSFORMER:
             plan = self.kernel_plan()  # tried before the weights take the device's memory
             transformer = load_transformer(self.ckpt_dir, name, device, dtype, self.weights)
-            transformer.fuse(plan)
+            transformer.fuse(EAGER_PLAN if self.compile_blocks else plan.in_transformer)
             if self.compile_blocks:
                 transformer.compile_blocks()
             return transformer
-        return load_component(self.ckpt_dir, component, name, device, dtype)
+        module = load_component(self.ckpt_dir, component, name, device, dtype)
+        if isinstance(module, VideoVAE):
+            module.fuse(self.kernel_plan().in_decoder)
+        return module
 
     def _require(self, component: Component, kind: type[M]) -> M:
         self.load([component])
@@ -314,11 +318,10 @@ class OviPipeline:
         return self._convolution_path
 
     def kernel_plan(self) -> KernelPlan:
-        """The fused kernels of the transformer on this device: tried on first use and then constant. None if it is compiled."""
+        """The fused kernels for this device: tried on first use and then constant. A compiled transformer uses none."""
         if self._kernel_plan is None:
-            mode = KernelMode.EAGER if self.compile_blocks else self.kernels
             target = AttentionTarget.of(self.device, self.dtype)
-            self._kernel_plan = choose_kernels(mode, target, KernelShape.of(self.architecture.video)).plan
+            self._kernel_plan = choose_kernels(self.kernels, target, KernelShape.of(self.architecture)).plan
         return self._kernel_plan
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The operations between a block's products and attention, each as a fused kernel where the plan names it.
+"""The operations between products, attention and convolutions, each as a fused kernel where the plan names it.
 
 A fused kernel is an operation of torch's own registry, so that it runs on meta tensors too, where its memory traffic can be
 counted. Shapes as in `reference`, whose functions serve where the plan names no kernel.
@@ -94,6 +94,17 @@ def linear_gelu(x: Tensor, linear: nn.Linear, *, kernels: KernelPlan) -> Tensor:
     return reference.linear_gelu(x, linear)
 
 
+def norm_silu_(x: Tensor, gamma: Tensor, out: Tensor, *, kernels: KernelPlan) -> None:
+    """Write silu(x / |x| * sqrt(C) * gamma), over the channels of x [B, C, t, h, w], to out; gamma is [C, 1, 1, 1].
+
+    `out` is some frames of a window.
+    """
+    if kernels.norm_silu:
+        _norm_silu_(x if x[0, 0].is_contiguous() else x.contiguous(), gamma, out)
+    else:
+        reference.norm_silu_(x, gamma, out)
+
+
 @torch.library.custom_op("ovi::norm_modulate", mutates_args=())
 def _norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, boundary: int, eps: float) -> Tensor:
     from ovi.kernels import triton_kernels
@@ -171,6 +182,18 @@ def _norm_and_rotate(x: Tensor, weight: Tensor, rotation: Tensor, eps: float) ->
 @_norm_and_rotate.register_fake
 def _(x: Tensor, weight: Tensor, rotation: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return _heads_like(x, rotation), _heads_like(x, rotation)
+
+
+@torch.library.custom_op("ovi::norm_silu_", mutates_args=("out",))
+def _norm_silu_(x: Tensor, gamma: Tensor, out: Tensor) -> None:
+    from ovi.kernels import triton_kernels
+
+    triton_kernels.norm_silu_(x, gamma, out)
+
+
+@_norm_silu_.register_fake
+def _(x: Tensor, gamma: Tensor, out: Tensor) -> None:
+    pass
 
 
 def _heads_like(x: Tensor, rotation: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The operations between a block's products and attention in plain torch: what the fused kernels must compute.
+"""The operations between products, attention and convolutions in plain torch: what the fused kernels must compute.
 
 Shapes: B batch, L tokens, C width, H heads, D head width, T spans of tokens. Row i of a tensor [T, C] belongs to span i.
 """
@@ -72,6 +72,18 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 def linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
     """GELU, by its tanh form, of a linear layer of x [..., in]: [..., out]."""
     return F.gelu(linear(x), approximate="tanh")
+
+
+def norm_silu_(x: Tensor, gamma: Tensor, out: Tensor) -> None:
+    """Write silu(x / |x| * sqrt(C) * gamma), over the channels of x [B, C, t, h, w], to out; gamma is [C, 1, 1, 1]."""
+    out.copy_(x)
+    F.silu(normalize_channels_(out, gamma), inplace=True)
+
+
+def normalize_channels_(x: Tensor, gamma: Tensor) -> Tensor:
+    """x / |x| * sqrt(C) * gamma over the channels, dimension 1, in place."""
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
+    return x.div_(norm).mul_(gamma * gamma.shape[0] ** 0.5)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

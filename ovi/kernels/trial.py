@@ -14,7 +14,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from ovi.config import TransformerConfig
+from ovi.config import Architecture
 from ovi.device_errors import may_pass
 from ovi.kernels import operations
 from ovi.kernels.types import EAGER_PLAN, FusedKernel, KernelPlan
@@ -27,6 +27,7 @@ ALLOWED_ERROR = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 """Allowed root-mean-square difference from plain torch, relative to its results: a rounding or two of each number."""
 _EPS = 1e-6  # of every norm of the model
 _TOKENS = 4099  # enough to keep a GPU busy
+_FRAMES, _ROWS = 4, 16  # of the decoder, with rows of as many pixels as there are tokens
 _COMMAND = (sys.executable, "-m", "ovi.kernels.trial")
 
 Case = Callable[[KernelPlan], Tensor | tuple[Tensor, ...]]
@@ -35,17 +36,25 @@ Case = Callable[[KernelPlan], Tensor | tuple[Tensor, ...]]
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class KernelShape:
-    """Sizes of a backbone's block, and the tokens of a trial."""
+    """Sizes of a backbone's block and of the video decoder, and the tokens of a trial."""
 
     tokens: int
     dim: int
     num_heads: int
     ffn_dim: int
+    channels: int
+    """Of the decoder's largest frames."""
 
     @classmethod
-    def of(cls, config: TransformerConfig) -> "KernelShape":
-        """The shape for a backbone; every number of tokens stands for all others."""
-        return cls(tokens=_TOKENS, dim=config.dim, num_heads=config.num_heads, ffn_dim=config.ffn_dim)
+    def of(cls, arch: Architecture) -> "KernelShape":
+        """The shape for an architecture; one number of tokens stands for all others."""
+        return cls(
+            tokens=_TOKENS,
+            dim=arch.video.dim,
+            num_heads=arch.video.num_heads,
+            ffn_dim=arch.video.ffn_dim,
+            channels=arch.video_vae.dec_dim,
+        )
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -155,6 +164,10 @@ def _cases(kernel: FusedKernel, device: torch.device, dtype: torch.dtype, shape:
             linear.weight.copy_(draw(shape.ffn_dim, shape.dim) * shape.dim**-0.5)
             linear.bias.copy_(draw(shape.ffn_dim))
             return [lambda plan: operations.linear_gelu(update, linear, kernels=plan)]
+        case FusedKernel.NORM_SILU:
+            frames, gamma = draw(1, shape.channels, _FRAMES, _ROWS, shape.tokens), draw(shape.channels, 1, 1, 1)
+            window = frames.new_empty(1, shape.channels, _FRAMES + 2, _ROWS, shape.tokens)[:, :, 2:]
+            return [partial(_norm_silu, frames, gamma, window)]
 
 
 def _residual_norm_cases(x: Tensor, update: Tensor, modulation: Tensor, affine: Tensor) -> list[Case]:
@@ -178,6 +191,12 @@ def _norm_rotate_cases(x: Tensor, weight: Tensor, rotation: Tensor) -> list[Case
     rotate = partial(operations.norm_rotate, x, weight=weight, rotation=rotation, eps=_EPS)
     norm_and_rotate = partial(operations.norm_and_rotate, x, weight=weight, rotation=rotation, eps=_EPS)
     return [lambda plan: rotate(kernels=plan), lambda plan: norm_and_rotate(kernels=plan)]
+
+
+def _norm_silu(x: Tensor, gamma: Tensor, out: Tensor, plan: KernelPlan) -> Tensor:
+    out = out if plan.norm_silu else torch.empty_like(x)
+    operations.norm_silu_(x, gamma, out, kernels=plan)
+    return out
 
 
 def _error(found: Tensor | tuple[Tensor, ...], expected: Tensor | tuple[Tensor, ...]) -> Tensor:

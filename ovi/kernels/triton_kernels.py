@@ -1,10 +1,11 @@
-"""The fused kernels in Triton, one program for each token. In half precision they round where plain torch rounds.
+"""The fused kernels in Triton, one program for each token or block of pixels. Half precision is rounded where torch rounds it.
 
 Sums are taken in float32 in another order than torch's, so that results differ by float32's rounding, and a result in half
 precision that lies at the edge between two numbers may become the other one. The functions launch a kernel; their arguments
 and shapes are those of `reference`, with the spans as their first length. CUDA and ROCm; CPUs with $TRITON_INTERPRET=1.
 """
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 _CHANNELS_PER_WARP = 512
 _MAX_WARPS = 8
+_PIXELS, _CHANNELS_AT_ONCE = 64, 32  # of a program: what it reads twice stays in the cache
 _IN_EVERY_SIZE = (
     "length",
     "boundary",
@@ -96,6 +98,43 @@ def _norm_rotate(  # type: ignore[no-untyped-def]
     tl.store(rotated + at, turned.to(x.dtype.element_ty), mask=inside)
 
 
+@triton.jit(do_not_specialize=("pixels",))
+def _norm_silu(  # type: ignore[no-untyped-def]
+    x,
+    gamma,
+    out,
+    pixels,
+    x_clip,
+    x_channel,
+    out_clip,
+    out_channel,
+    root,
+    CHANNELS: tl.constexpr,
+    STEP: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    clip = tl.program_id(1).to(tl.int64)
+    step = tl.arange(0, STEP)
+    dtype = x.dtype.element_ty
+    total = tl.zeros((PIXELS,), dtype=tl.float32)
+    for first in range(0, CHANNELS, STEP):
+        channel = (first + step)[:, None]
+        inside = (channel < CHANNELS) & (pixel < pixels)[None, :]
+        value = tl.load(x + clip * x_clip + channel * x_channel + pixel[None, :], mask=inside, other=0.0).to(tl.float32)
+        total += tl.sum(value * value, axis=0)
+    norm = tl.maximum(tl.sqrt(total).to(dtype).to(tl.float32), 1e-12)[None, :]
+    for first in range(0, CHANNELS, STEP):  # once more, from the cache
+        channel = (first + step)[:, None]
+        inside = (channel < CHANNELS) & (pixel < pixels)[None, :]
+        value = tl.load(x + clip * x_clip + channel * x_channel + pixel[None, :], mask=inside, other=0.0).to(tl.float32)
+        factor = tl.load(gamma + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32) * root
+        unit = (value / norm).to(dtype).to(tl.float32) * factor.to(dtype).to(tl.float32)
+        unit = unit.to(dtype).to(tl.float32)
+        silu = unit / (1.0 + tl.exp(-unit))
+        tl.store(out + clip * out_clip + channel * out_channel + pixel[None, :], silu.to(dtype), mask=inside)
+
+
 def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, boundary: int, eps: float) -> Tensor:
     """As in `reference`."""
     normed = torch.empty_like(x)
@@ -169,6 +208,27 @@ def norm_rotate(x: Tensor, weight: Tensor, rotation: Tensor, eps: float, *, norm
             num_warps=_warps(block),
         )
     return rotated
+
+
+def norm_silu_(x: Tensor, gamma: Tensor, out: Tensor) -> None:
+    """As in `reference`. The frames of a channel lie side by side in x, and in out."""
+    batch, channels, *size = x.shape
+    pixels = math.prod(size)
+    with _on(x):
+        _norm_silu[triton.cdiv(pixels, _PIXELS), batch](
+            x,
+            gamma,
+            out,
+            pixels,
+            x.stride(0),
+            x.stride(1),
+            out.stride(0),
+            out.stride(1),
+            channels**0.5,
+            CHANNELS=channels,
+            STEP=_CHANNELS_AT_ONCE,
+            PIXELS=_PIXELS,
+        )
 
 
 def _launch_residual_norm(

@@ -27,6 +27,8 @@ class FusedKernel(StrEnum):
     """The RMS norm of queries or keys and their rotation."""
     LINEAR_GELU = "linear_gelu"
     """GELU in the product before it."""
+    NORM_SILU = "norm_silu"
+    """The video decoder's RMS norm and SiLU, written where the convolution reads them."""
 
     @property
     def rounds_as_eager(self) -> bool:
@@ -41,11 +43,22 @@ class KernelPlan:
     residual_norm: bool = False
     norm_rotate: bool = False
     linear_gelu: bool = False
+    norm_silu: bool = False
 
     @classmethod
     def of(cls, kernels: Iterable[FusedKernel]) -> Self:
         """The plan that uses the given kernels."""
         return cls(**dict.fromkeys(map(str, kernels), True))
+
+    @property
+    def in_transformer(self) -> Self:
+        """The part of the plan that denoising uses."""
+        return dataclasses.replace(self, norm_silu=False)
+
+    @property
+    def in_decoder(self) -> Self:
+        """The part of the plan that decoding uses."""
+        return type(self)(norm_silu=self.norm_silu)
 
     def __str__(self) -> str:
         """The form used in results: "eager", or the names of the kernels."""

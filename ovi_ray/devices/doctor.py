@@ -156,7 +156,7 @@ class _Examiner:
 
     def _kernels(self, target: AttentionTarget) -> KernelChoice:
         """The trials of every fused kernel, those among them that a job takes only where it is allowed to change pixels."""
-        shape = KernelShape.of(Architecture.read(self.ckpt_dir).video)
+        shape = KernelShape.of(Architecture.read(self.ckpt_dir))
         return choose_kernels(KernelMode.FUSED, target, shape, run=self.benchmarks.kernels)
 
     def _denoise_seconds(

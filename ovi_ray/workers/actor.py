@@ -261,7 +261,7 @@ class Worker:
             self._attention_backend = str(attention)
             facts = {
                 "attention_backend": self._attention_backend,
-                "kernels": "compiled" if self._config.compile else str(self._pipeline.kernel_plan()),
+                "kernels": "compiled" if self._config.compile else str(self._pipeline.kernel_plan().in_transformer),
                 "denoise_s": checkpointer.spent_s,
             }
             where = {"node": socket.gethostname(), "device": describe_device(self._pipeline.device).name}
@@ -374,6 +374,7 @@ class Worker:
             "num_samples": len(audio),
             "video_bytes": size,
             "convolutions": str(pipeline.convolution_path()),
+            "decode_kernels": str(pipeline.kernel_plan().in_decoder),
         }
         return facts, [*flatness.notes, *notes]
 

@@ -82,13 +82,11 @@ def test_a_way_of_convolving_is_right_or_says_why_not(path):
 @pytest.mark.parametrize("dtype", [torch.float32, DTYPE])
 @pytest.mark.parametrize("kernel", FusedKernel)
 def test_a_fused_kernel_computes_what_plain_torch_does(kernel, dtype):
-    assert deviation(kernel, "cuda", dtype, KernelShape.of(Architecture().video)) <= ALLOWED_ERROR[dtype]
+    assert deviation(kernel, "cuda", dtype, KernelShape.of(Architecture())) <= ALLOWED_ERROR[dtype]
 
 
 def test_fused_kernels_are_chosen_by_trying_each(target, tmp_path):
-    choice = choose_kernels(
-        KernelMode.FUSED, target, KernelShape.of(Architecture().video), file=tmp_path / "kernels.json"
-    )
+    choice = choose_kernels(KernelMode.FUSED, target, KernelShape.of(Architecture()), file=tmp_path / "kernels.json")
     used = [trial for trial in choice.trials if not trial.reason]
     assert [trial.kernel for trial in choice.trials] == list(FusedKernel)
     assert all(trial.seconds < trial.eager_seconds and getattr(choice.plan, trial.kernel) for trial in used)

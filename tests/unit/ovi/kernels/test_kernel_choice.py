@@ -12,8 +12,9 @@ from ovi.kernels import FusedKernel, KernelMode, KernelPlan
 from ovi.kernels.choice import choose_kernels
 from ovi.kernels.trial import KernelShape, KernelTrial, answer, measure, measure_in_child
 
-RESIDUAL_NORM, NORM_ROTATE, LINEAR_GELU = FusedKernel
-SHAPE = KernelShape.of(Architecture().video)
+RESIDUAL_NORM, NORM_ROTATE, LINEAR_GELU, NORM_SILU = FusedKernel
+AS_EAGER = [RESIDUAL_NORM, NORM_ROTATE, NORM_SILU]
+SHAPE = KernelShape.of(Architecture())
 WRONG = {"error": 0.5, "reason": "it deviates"}
 TAKEN = {"reason": "busy or unavailable", "transient": True}
 
@@ -38,8 +39,8 @@ def runner(results, calls):
 @pytest.mark.parametrize(
     ("mode", "vendor", "results", "chosen", "tried"),
     [
-        (KernelMode.AUTO, "nvidia", {}, [RESIDUAL_NORM, NORM_ROTATE], [RESIDUAL_NORM, NORM_ROTATE]),
-        (KernelMode.AUTO, "amd", {RESIDUAL_NORM: WRONG}, [NORM_ROTATE], [RESIDUAL_NORM, NORM_ROTATE]),
+        (KernelMode.AUTO, "nvidia", {}, AS_EAGER, AS_EAGER),
+        (KernelMode.AUTO, "amd", {RESIDUAL_NORM: WRONG}, [NORM_ROTATE, NORM_SILU], AS_EAGER),
         (KernelMode.FUSED, "nvidia", {}, list(FusedKernel), list(FusedKernel)),
         (KernelMode.FUSED, "amd", dict.fromkeys(FusedKernel, TAKEN), [], list(FusedKernel)),
         (KernelMode.EAGER, "nvidia", {}, [], []),
@@ -58,9 +59,9 @@ def test_what_holds_is_remembered_for_a_driver_and_what_may_pass_is_tried_again(
     for driver in ("1", "1", "2"):
         run = runner({NORM_ROTATE: TAKEN, LINEAR_GELU: WRONG}, calls)
         plan = choose_kernels(KernelMode.FUSED, target(driver=driver), SHAPE, file=file, run=run).plan
-        assert plan == KernelPlan(residual_norm=True)
-    assert [calls.count(kernel) for kernel in FusedKernel] == [2, 3, 2]
-    assert len(json.loads(file.read_text())) == 4
+        assert plan == KernelPlan(residual_norm=True, norm_silu=True)
+    assert [calls.count(kernel) for kernel in FusedKernel] == [2, 3, 2, 2]
+    assert len(json.loads(file.read_text())) == 6
 
 
 def test_a_trial_of_another_version_is_made_again(tmp_path):
@@ -68,7 +69,7 @@ def test_a_trial_of_another_version_is_made_again(tmp_path):
     choose_kernels(KernelMode.AUTO, target(), SHAPE, file=file, run=runner({}, calls))
     file.write_text(json.dumps({key: {"other": 1} for key in json.loads(file.read_text())}))
     choose_kernels(KernelMode.AUTO, target(), SHAPE, file=file, run=runner({}, calls))
-    assert len(calls) == 4
+    assert len(calls) == 6
 
 
 def test_a_trial_in_a_child_may_crash_hang_and_be_noisy(tmp_path):
@@ -97,7 +98,7 @@ def test_a_trial_in_a_child_may_crash_hang_and_be_noisy(tmp_path):
 
 
 def test_a_request_is_answered_in_one_line_that_the_parent_reads(tmp_path):
-    small = KernelShape(tokens=5, dim=48, num_heads=3, ffn_dim=64)
+    small = KernelShape(tokens=5, dim=48, num_heads=3, ffn_dim=64, channels=40)
     request, reply = tmp_path / "request.json", tmp_path / "reply.json"
     child = tmp_path / "child.py"
     child.write_text(
@@ -114,6 +115,8 @@ def test_a_request_is_answered_in_one_line_that_the_parent_reads(tmp_path):
     assert ask() == measure(LINEAR_GELU, "cpu", torch.float32, small)
 
 
-@pytest.mark.parametrize(("kernels", "text"), [([], "eager"), (FusedKernel, "residual_norm, norm_rotate, linear_gelu")])
+@pytest.mark.parametrize(
+    ("kernels", "text"), [([], "eager"), (FusedKernel, "residual_norm, norm_rotate, linear_gelu, norm_silu")]
+)
 def test_a_plan_is_named_in_results_by_its_kernels(kernels, text):
     assert str(KernelPlan.of(kernels)) == text

@@ -7,28 +7,29 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovi.config import Architecture
+from ovi.config import Architecture, VideoVAEConfig
 from ovi.kernels import FusedKernel, KernelPlan, operations
 from ovi.kernels.trial import ALLOWED_ERROR, KernelShape, deviation, measure
 from ovi.kernels.types import EAGER_PLAN
 from ovi.models.fusion import FusionTransformer
+from ovi.models.video_vae import VideoVAE
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="there is a GPU: tests/gpu runs the kernels on it"
 )
 
-RESIDUAL_NORM, NORM_ROTATE, LINEAR_GELU = FusedKernel
+RESIDUAL_NORM, NORM_ROTATE, LINEAR_GELU, NORM_SILU = FusedKernel
 IN_TRITON = KernelPlan.of([RESIDUAL_NORM, NORM_ROTATE])
 CPU = torch.device("cpu")
 SHAPES = {
-    "ragged": KernelShape(tokens=7, dim=48, num_heads=3, ffn_dim=64),
-    "wide heads": KernelShape(tokens=4, dim=512, num_heads=4, ffn_dim=64),
+    "ragged": KernelShape(tokens=7, dim=48, num_heads=3, ffn_dim=64, channels=40),
+    "wide heads": KernelShape(tokens=4, dim=512, num_heads=4, ffn_dim=64, channels=40),
 }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("kernel", [RESIDUAL_NORM, NORM_ROTATE])
+@pytest.mark.parametrize("kernel", [RESIDUAL_NORM, NORM_ROTATE, NORM_SILU])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_every_operation_of_a_kernel_is_plain_torch_s(kernel, shape, dtype):
     assert deviation(kernel, "cpu", dtype, shape) <= ALLOWED_ERROR[dtype]
@@ -110,3 +111,14 @@ def test_the_fused_model_computes_what_the_plain_one_does(transformer, first_fra
     for found, plain in zip(fused, expected, strict=True):
         assert_close_to_std(found, plain, 1e-5)
         assert not torch.equal(found, plain)  # it was computed in another way
+
+
+def test_the_fused_decoder_computes_what_the_plain_one_does(tiny_dir, assert_close_to_std):
+    torch.manual_seed(0)
+    vae = VideoVAE(VideoVAEConfig(dec_dim=8, dim=8))
+    latents = torch.randn(1, 48, 2, 1, 2)
+    expected = vae.decode(latents)
+    vae.fuse(KernelPlan(norm_silu=True))
+    fused = vae.decode(latents)
+    assert_close_to_std(fused, expected, 1e-4)
+    assert not torch.equal(fused, expected)

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from benchmarks.decode import count_traffic
 from benchmarks.denoise import AsOnGpus, WorkCounter, count
-from ovi.config import MODEL_SPECS, Architecture
+from ovi.config import MODEL_SPECS, Architecture, VideoVAEConfig
 
 
 def shallow(arch, num_layers):
@@ -78,3 +79,11 @@ def test_norm_and_attention_count_as_one_kernel_each():
     assert counter.kernels == 2
     assert counter.attention_flops == 4 * 8 * 20 * 20 * 16
     assert counter.elementwise_bytes == 2 * 8 * 20 * 16 * 2
+
+
+def test_a_fused_chunk_of_the_decoder_moves_half_the_memory():
+    narrow = VideoVAEConfig(dec_dim=64, dim=8)  # all counts but those of the ends grow with it
+    eager, fused = (count_traffic(MODEL_SPECS["720x720_5s"], path, narrow) for path in ("eager", "fused"))
+    assert fused.products_tflop == eager.products_tflop
+    assert fused.elementwise_gb < 0.52 * eager.elementwise_gb
+    assert fused.kernels < eager.kernels
