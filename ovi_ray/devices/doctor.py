@@ -26,7 +26,7 @@ from ovi.precision import full_float32
 from ovi.stages import Stage
 from ovi.timing import seconds_per_call
 from ovi.weights.formats import WeightFormat
-from ovi_ray.devices.advice import advice
+from ovi_ray.devices.advice import DenoiseTime, advice
 from ovi_ray.devices.attention import attention_target, model_shapes
 from ovi_ray.devices.memory import memory_demand
 from ovi_ray.devices.node_report import DeviceReport, NodeReport
@@ -122,6 +122,7 @@ class _Examiner:
         stages = () if plan is None else tuple(stage for stage in Stage if stage in plan.stages)
         convolutions, convolution_error = self._convolutions(target)
         can_denoise = bool(attention) and Stage.DENOISE in stages
+        time = self._denoise_time(attention, shapes, target) if can_denoise else None
         return DeviceReport(
             device=device,
             labels=node_labels(device),
@@ -132,8 +133,8 @@ class _Examiner:
             kernels=self._kernels(target),
             memory="" if plan is None else str(plan),
             stages=stages,
-            clip_s=self._denoise_seconds(attention, shapes, target) if can_denoise else None,
-            advice=advice(device, attention, plans),
+            clip_s=None if time is None else time.seconds,
+            advice=advice(device, attention, plans, time),
         )
 
     def _attention(
@@ -159,19 +160,24 @@ class _Examiner:
         shape = KernelShape.of(Architecture.read(self.ckpt_dir))
         return choose_kernels(KernelMode.FUSED, target, shape, run=self.benchmarks.kernels)
 
-    def _denoise_seconds(
+    def _denoise_time(
         self, attention: Mapping[Site, Choice], shapes: Mapping[Site, AttentionShape], target: AttentionTarget
-    ) -> float:
-        """Expected seconds to denoise a clip, from measured attention and matrix products alone.
+    ) -> DenoiseTime:
+        """Expected time to denoise a clip, from measured attention and matrix products alone.
 
         Per block: the six attention calls, and on the video tokens 8 products of dim x dim and 2 of dim x ffn_dim.
         """
         config = Architecture.read(self.ckpt_dir).video
-        attention_s = sum(_site_seconds(choice, shapes[site]) for site, choice in attention.items())
+        site_s = {site: _site_seconds(choice, shapes[site]) for site, choice in attention.items()}
         tokens = shapes[Site.VIDEO_SELF].query_length
         flops = 2 * tokens * (8 * config.dim**2 + 2 * config.dim * config.ffn_dim)
-        block_s = attention_s + flops / self.benchmarks.matmul_rate(target, config.dim)
-        return 2 * STEPS * config.num_layers * block_s  # two passes per step
+        block_s = sum(site_s.values()) + flops / self.benchmarks.matmul_rate(target, config.dim)
+        blocks = 2 * STEPS * config.num_layers  # two passes per step
+        return DenoiseTime(
+            seconds=blocks * block_s,
+            self_attention_s=blocks * site_s[Site.VIDEO_SELF],
+            self_attention_flops=blocks * 4.0 * tokens**2 * config.dim,
+        )
 
 
 def memory_plans(device: Device, ckpt_dir: str | Path, model_name: str) -> dict[WeightFormat, MemoryPlan]:

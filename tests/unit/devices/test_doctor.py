@@ -14,6 +14,7 @@ from ovi.kernels import FusedKernel
 from ovi.kernels.trial import KernelTrial
 from ovi.stages import Stage
 from ovi_ray.cli import app
+from ovi_ray.devices.advice import DenoiseTime
 from ovi_ray.devices.doctor import Benchmarks, examine_node
 from ovi_ray.devices.node_report import kernel_summary
 from ovi_ray.devices.probe import probe
@@ -117,7 +118,34 @@ def test_gfx1151_runs_aotriton_where_torch_does(examine):
 
 def test_an_h100_without_flash_attention_3_is_advised_to_install_it(examine):
     (report,) = examine("h100").devices
-    assert any("install FlashAttention-3" in line for line in report.advice)
+    (line,) = [line for line in report.advice if "install FlashAttention-3" in line]
+    rate = 4 * 15_004**2 * 3072 / TIMES[AttentionBackend.SDPA_CUDNN] / 1e12
+    assert f"{rate * report.attention[Site.VIDEO_SELF].shape.score_bytes / (96 * 15_004**2):,.0f} TFLOP/s" in line
+
+
+def test_the_gain_of_another_attention_counts_its_part_of_the_clip_alone():
+    time = DenoiseTime(seconds=100.0, self_attention_s=60.0, self_attention_flops=370e12 * 60)
+    assert time.speedup_at(370e12) == pytest.approx(1.0)
+    assert time.speedup_at(740e12) == pytest.approx(100 / 70)
+
+
+def test_why_cudnn_has_no_attention_on_an_h100_is_told(tmp_path):
+    def measure(target, jobs):
+        return [
+            Trial(backend=name, reason="it deviates")
+            if name == "sdpa_cudnn"
+            else Trial(backend=name, seconds=1.0, error=0.0)
+            for name, _ in jobs
+        ]
+
+    benchmarks = Benchmarks(attention=measure, matmul_rate=lambda target, dim: 3e14, **FAKES)
+    (report,) = examine_node(tmp_path, "720x720_5s", probed=probe(NODES["h100"]), benchmarks=benchmarks).devices
+    assert any("cuDNN" in line and "it deviates" in line for line in report.advice)
+
+
+def test_an_amd_gpu_is_advised_to_have_aiter_measured(examine):
+    (report,) = examine("mi300x").devices
+    assert any("amd-aiter" in line for line in report.advice)
 
 
 def test_if_no_attention_works_the_reasons_are_reported(tmp_path):
