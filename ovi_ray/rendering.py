@@ -49,6 +49,7 @@ from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.result_queries import count_noted
 from ovi_ray.runtime.background_writer import WriteInterval
 from ovi_ray.runtime.clock import Clock
+from ovi_ray.runtime.cluster_probe import check_joinable
 from ovi_ray.runtime.driver import Driver, DriverConfig
 from ovi_ray.runtime.executor import Executor
 from ovi_ray.runtime.job_report import JobReport
@@ -123,6 +124,8 @@ class JobResult:
 
 
 def _ray_executor(job: JobSpec, config: "ExecutorConfig | None") -> AbstractContextManager[Executor]:
+    if job.address:
+        check_joinable(job.address)
     from ovi_ray.runtime.ray_executor import ray_executor  # with Ray and torch, which a finished job does without
 
     return ray_executor(job, config)

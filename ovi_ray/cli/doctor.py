@@ -10,6 +10,7 @@ from ovi.config import MODEL_SPECS
 from ovi_ray.cli.common import command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.printing import Console
+from ovi_ray.runtime.cluster_probe import check_joinable
 from ovi_ray.storage.paths import Location
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def _node_labels() -> str:
 def _examine(folder: Location, model_name: str, address: str | None, *, allow_inexact: bool) -> "list[NodeReport]":
     """The reports of this machine, or of every node of a cluster."""
     if address:
+        check_joinable(address)
         from ovi_ray.runtime.ray_session import examine_cluster
 
         return examine_cluster(address, str(folder), model_name, allow_inexact=allow_inexact)

@@ -4,6 +4,8 @@ Ray itself tries for minutes, in C++ that no signal interrupts, and writes its o
 process of its own, `python -m ovi_ray.runtime.cluster_probe ADDRESS`, which alarms end.
 """
 
+import logging
+import os
 import signal
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import sys
 
 from ovi_ray.errors import ClusterError
 
+logger = logging.getLogger(__name__)
 CONNECT_S = 10
 """Seconds for the name to resolve and the port to accept."""
 ANSWER_S = 12
@@ -19,6 +22,30 @@ CLIENT = "ray://"
 _PORT = "expected the port that `ray start --head` names, 6379 unless another was chosen"
 _MAX_PORT = 65_535
 _ADDRESS = "expected host:port, ray://host:port or auto"
+
+
+def named_cluster(address: str) -> str:
+    """The address of the cluster that is meant: "auto" is the one that RAY_ADDRESS names, where it names one."""
+    named = os.environ.get("RAY_ADDRESS")
+    return named if address == "auto" and named else address
+
+
+def check_joinable(address: str) -> None:
+    """Check, before Ray and torch are loaded, that a job can join the cluster at an address. Raises ClusterError."""
+    named = named_cluster(address)
+    if named != address:
+        logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", named)
+    try:
+        check_cluster(named)
+    except ClusterError as error:
+        raise cannot_join(named, error) from error
+
+
+def cannot_join(address: str, reason: Exception) -> ClusterError:
+    """The error of a cluster that a job cannot join, with what to look at."""
+    # Ray reads the token file on its own only for the address "auto"
+    hint = "is it up? if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+    return ClusterError(f"the Ray cluster at {address} cannot be joined: {reason}; {hint}")
 
 
 def check_cluster(address: str, *, connect_s: int = CONNECT_S, answer_s: int = ANSWER_S) -> None:

@@ -16,7 +16,7 @@ from ovi_ray.devices.node_report import NodeReport
 from ovi_ray.devices.probe import DeviceEdge, TorchEdge, faults_of_versions, gpu_environment, node_labels, probe
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.runtime.cluster_probe import check_cluster
+from ovi_ray.runtime.cluster_probe import cannot_join, named_cluster
 from ovi_ray.runtime.session_folder import session_folder
 from ovi_ray.runtime.visible_devices import choose_as_ray_does
 
@@ -51,17 +51,12 @@ def node_options(job: JobSpec, edge: DeviceEdge | None = None) -> dict[str, Any]
 
 @contextmanager
 def _joined(address: str, **options: Any) -> Iterator[None]:
-    named = os.environ.get("RAY_ADDRESS")
-    if address == "auto" and named:
-        logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", named)
-        address = named
+    """Ray answers at this address, as `check_joinable` has found before anything heavy was imported."""
+    address = named_cluster(address)
     try:
-        check_cluster(address)
         _init(address=address, **options)
-    except (ClusterError, *_START_ERRORS) as error:
-        # Ray reads the token file on its own only for the address "auto"
-        hint = "is it up? if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
-        raise ClusterError(f"the Ray cluster at {address} cannot be joined: {error}; {hint}") from error
+    except _START_ERRORS as error:
+        raise cannot_join(address, error) from error
     try:
         yield
     finally:

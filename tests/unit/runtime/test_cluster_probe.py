@@ -1,13 +1,14 @@
 """A cluster that is not there is told from one that is, soon and in plain words."""
 
 import contextlib
+import logging
 import socket
 import threading
 
 import pytest
 
 from ovi_ray.errors import ClusterError
-from ovi_ray.runtime.cluster_probe import check_cluster
+from ovi_ray.runtime.cluster_probe import check_cluster, check_joinable
 
 
 def refusal(address, **limits):
@@ -93,3 +94,15 @@ def test_a_port_that_accepts_but_is_not_ray(answer):
 )
 def test_an_address_of_another_form(address):
     assert "host:port" in refusal(address)
+
+
+def test_the_address_of_the_environment_is_used_for_auto_and_told(monkeypatch, caplog):
+    monkeypatch.setenv("RAY_ADDRESS", "no-such-host.invalid:6379")
+    with (
+        caplog.at_level(logging.WARNING, logger="ovi_ray"),
+        pytest.raises(
+            ClusterError, match=r"at no-such-host\.invalid:6379 cannot be joined: the name .* does not resolve"
+        ),
+    ):
+        check_joinable("auto")
+    assert "RAY_ADDRESS" in caplog.text

@@ -1,11 +1,9 @@
 """Connecting to Ray: which cluster, what is told of it, and the environment of its workers."""
 
-import logging
 import os
 
 import pytest
 
-from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.runtime.ray_session import node_options, ray_session
 from tests.support.fake_devices import NODES
@@ -20,20 +18,6 @@ def test_the_environment_of_a_job_is_that_of_its_workers(tiny_dir, tmp_path):
     )
     with ray_session(job):
         assert ray.get(ray.remote(num_cpus=0)(os.getenv).remote("OVI_RAY_TEST")) == "a b"
-
-
-def test_the_address_of_the_environment_is_used_for_auto_and_told(monkeypatch, caplog, tiny_dir, tmp_path):
-    monkeypatch.setenv("RAY_ADDRESS", "no-such-host.invalid:6379")
-    job = JobSpec.from_options(text_prompt="a fox", ckpt_dir=tiny_dir, output_dir=tmp_path / "out", address="auto")
-    with (
-        caplog.at_level(logging.WARNING, logger="ovi_ray"),
-        pytest.raises(
-            ClusterError, match=r"at no-such-host\.invalid:6379 cannot be joined: the name .* does not resolve"
-        ),
-        ray_session(job),
-    ):
-        pass
-    assert "RAY_ADDRESS" in caplog.text
 
 
 @pytest.mark.parametrize(
