@@ -6,6 +6,7 @@ transformer.
 Shapes: F latent frames, h w latents per side, L audio latents, N text rows, t frames of a chunk, S audio samples.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -208,7 +209,7 @@ class OviPipeline:
             return transformer
         module = load_component(self.ckpt_dir, component, name, device, dtype)
         if isinstance(module, VideoVAE):
-            module.fuse(self.kernel_plan().in_decoder)
+            module.fuse(self.decoder_kernels())
         return module
 
     def _require(self, component: Component, kind: type[M]) -> M:
@@ -323,6 +324,12 @@ class OviPipeline:
             target = AttentionTarget.of(self.device, self.dtype)
             self._kernel_plan = choose_kernels(self.kernels, target, KernelShape.of(self.architecture)).plan
         return self._kernel_plan
+
+    def decoder_kernels(self) -> KernelPlan:
+        """The part of the plan that decodes: with its layout where torch itself chooses how to run convolutions."""
+        plan = self.kernel_plan().in_decoder
+        is_torchs = self.convolution_path() is ConvolutionPath.DEFAULT
+        return plan if is_torchs else dataclasses.replace(plan, channels_last=False)
 
     @torch.inference_mode()
     def decode_video(self, video_latents: Tensor, tiling: Tiling | None = None) -> Iterator[Tensor]:

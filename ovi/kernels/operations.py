@@ -100,9 +100,20 @@ def norm_silu_(x: Tensor, gamma: Tensor, out: Tensor, *, kernels: KernelPlan) ->
     `out` is some frames of a window.
     """
     if kernels.norm_silu:
-        _norm_silu_(x if x[0, 0].is_contiguous() else x.contiguous(), gamma, out)
+        _norm_silu_(x if _has_one_stride(x) else x.contiguous(), gamma, out)
     else:
         reference.norm_silu_(x, gamma, out)
+
+
+def empty_frames(like: Tensor, *size: int, kernels: KernelPlan) -> Tensor:
+    """Frames of some size [B, C, t, h, w], not written yet, in the layout of a plan."""
+    layout = torch.channels_last_3d if kernels.channels_last else torch.contiguous_format
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+def with_channels_last(x: Tensor) -> Tensor:
+    """Frames, images or weights of a convolution with the channels of a pixel side by side."""
+    return x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
 
 
 @torch.library.custom_op("ovi::norm_modulate", mutates_args=())
@@ -199,6 +210,11 @@ def _(x: Tensor, gamma: Tensor, out: Tensor) -> None:
 def _heads_like(x: Tensor, rotation: Tensor) -> Tensor:
     head = 2 * rotation.shape[-2]
     return x.new_empty(*x.shape[:-1], x.shape[-1] // head, head)
+
+
+def _has_one_stride(x: Tensor) -> bool:
+    """Whether the pixels of a clip lie at equal distances: channel by channel, or with the channels of a pixel side by side."""
+    return x[0, 0].is_contiguous() or x[0].permute(1, 2, 3, 0).is_contiguous()
 
 
 def _boundary(spans: tuple[int, ...]) -> int:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import IO, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovi.config import Architecture
@@ -29,6 +30,8 @@ _EPS = 1e-6  # of every norm of the model
 _TOKENS = 4099  # enough to keep a GPU busy
 _FRAMES, _ROWS = 4, 16  # of the decoder, with rows of as many pixels as there are tokens
 _COMMAND = (sys.executable, "-m", "ovi.kernels.trial")
+
+_LAYOUTS = (torch.clone, operations.with_channels_last)
 
 Case = Callable[[KernelPlan], Tensor | tuple[Tensor, ...]]
 """An operation on fixed inputs, computed as a plan says."""
@@ -164,10 +167,20 @@ def _cases(kernel: FusedKernel, device: torch.device, dtype: torch.dtype, shape:
             linear.weight.copy_(draw(shape.ffn_dim, shape.dim) * shape.dim**-0.5)
             linear.bias.copy_(draw(shape.ffn_dim))
             return [lambda plan: operations.linear_gelu(update, linear, kernels=plan)]
+        case FusedKernel.CHANNELS_LAST:
+            window = draw(1, shape.channels, _FRAMES + 2, _ROWS, shape.tokens)
+            weight = draw(shape.channels, shape.channels, 3, 3, 3) * (27 * shape.channels) ** -0.5
+            return [_channels_last_case(window, weight)]
         case FusedKernel.NORM_SILU:
             frames, gamma = draw(1, shape.channels, _FRAMES, _ROWS, shape.tokens), draw(shape.channels, 1, 1, 1)
-            window = frames.new_empty(1, shape.channels, _FRAMES + 2, _ROWS, shape.tokens)[:, :, 2:]
-            return [partial(_norm_silu, frames, gamma, window)]
+            window = frames.new_empty(1, shape.channels, _FRAMES + 2, _ROWS, shape.tokens)
+            return [partial(_norm_silu, as_is(frames), gamma, as_is(window)[:, :, 2:]) for as_is in _LAYOUTS]
+
+
+def _channels_last_case(window: Tensor, weight: Tensor) -> Case:
+    by_channel = partial(F.conv3d, window, weight, padding=(0, 1, 1))
+    by_pixel = partial(F.conv3d, *map(operations.with_channels_last, (window, weight)), padding=(0, 1, 1))
+    return lambda plan: by_pixel() if plan.channels_last else by_channel()
 
 
 def _residual_norm_cases(x: Tensor, update: Tensor, modulation: Tensor, affine: Tensor) -> list[Case]:

@@ -106,8 +106,10 @@ def _norm_silu(  # type: ignore[no-untyped-def]
     pixels,
     x_clip,
     x_channel,
+    x_pixel,
     out_clip,
     out_channel,
+    out_pixel,
     root,
     CHANNELS: tl.constexpr,
     STEP: tl.constexpr,
@@ -117,22 +119,23 @@ def _norm_silu(  # type: ignore[no-untyped-def]
     clip = tl.program_id(1).to(tl.int64)
     step = tl.arange(0, STEP)
     dtype = x.dtype.element_ty
+    x_at, out_at = x + clip * x_clip + pixel[None, :] * x_pixel, out + clip * out_clip + pixel[None, :] * out_pixel
     total = tl.zeros((PIXELS,), dtype=tl.float32)
     for first in range(0, CHANNELS, STEP):
         channel = (first + step)[:, None]
         inside = (channel < CHANNELS) & (pixel < pixels)[None, :]
-        value = tl.load(x + clip * x_clip + channel * x_channel + pixel[None, :], mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(x_at + channel * x_channel, mask=inside, other=0.0).to(tl.float32)
         total += tl.sum(value * value, axis=0)
     norm = tl.maximum(tl.sqrt(total).to(dtype).to(tl.float32), 1e-12)[None, :]
     for first in range(0, CHANNELS, STEP):  # once more, from the cache
         channel = (first + step)[:, None]
         inside = (channel < CHANNELS) & (pixel < pixels)[None, :]
-        value = tl.load(x + clip * x_clip + channel * x_channel + pixel[None, :], mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(x_at + channel * x_channel, mask=inside, other=0.0).to(tl.float32)
         factor = tl.load(gamma + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32) * root
         unit = (value / norm).to(dtype).to(tl.float32) * factor.to(dtype).to(tl.float32)
         unit = unit.to(dtype).to(tl.float32)
         silu = unit / (1.0 + tl.exp(-unit))
-        tl.store(out + clip * out_clip + channel * out_channel + pixel[None, :], silu.to(dtype), mask=inside)
+        tl.store(out_at + channel * out_channel, silu.to(dtype), mask=inside)
 
 
 def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, boundary: int, eps: float) -> Tensor:
@@ -211,7 +214,7 @@ def norm_rotate(x: Tensor, weight: Tensor, rotation: Tensor, eps: float, *, norm
 
 
 def norm_silu_(x: Tensor, gamma: Tensor, out: Tensor) -> None:
-    """As in `reference`. The frames of a channel lie side by side in x, and in out."""
+    """As in `reference`. In x, and in out, the frames of a channel lie side by side, or the channels of a pixel do."""
     batch, channels, *size = x.shape
     pixels = math.prod(size)
     with _on(x):
@@ -222,8 +225,10 @@ def norm_silu_(x: Tensor, gamma: Tensor, out: Tensor) -> None:
             pixels,
             x.stride(0),
             x.stride(1),
+            _pixel_stride(x),
             out.stride(0),
             out.stride(1),
+            _pixel_stride(out),
             channels**0.5,
             CHANNELS=channels,
             STEP=_CHANNELS_AT_ONCE,
@@ -266,6 +271,10 @@ def _launch_residual_norm(
             MODULATED=modulated,
             num_warps=_warps(block),
         )
+
+
+def _pixel_stride(x: Tensor) -> int:
+    return 1 if x[0, 0].is_contiguous() else x.shape[1]
 
 
 def _row_stride(rows: Tensor | None) -> int:

@@ -27,6 +27,8 @@ class FusedKernel(StrEnum):
     """The RMS norm of queries or keys and their rotation."""
     LINEAR_GELU = "linear_gelu"
     """GELU in the product before it."""
+    CHANNELS_LAST = "channels_last"
+    """Not a kernel but a layout: the video decoder's convolutions read and write the channels of a pixel side by side."""
     NORM_SILU = "norm_silu"
     """The video decoder's RMS norm and SiLU, written where the convolution reads them."""
 
@@ -43,6 +45,7 @@ class KernelPlan:
     residual_norm: bool = False
     norm_rotate: bool = False
     linear_gelu: bool = False
+    channels_last: bool = False
     norm_silu: bool = False
 
     @classmethod
@@ -53,12 +56,12 @@ class KernelPlan:
     @property
     def in_transformer(self) -> Self:
         """The part of the plan that denoising uses."""
-        return dataclasses.replace(self, norm_silu=False)
+        return dataclasses.replace(self, channels_last=False, norm_silu=False)
 
     @property
     def in_decoder(self) -> Self:
         """The part of the plan that decoding uses."""
-        return type(self)(norm_silu=self.norm_silu)
+        return type(self)(channels_last=self.channels_last, norm_silu=self.norm_silu)
 
     def __str__(self) -> str:
         """The form used in results: "eager", or the names of the kernels."""

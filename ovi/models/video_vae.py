@@ -110,7 +110,7 @@ class CausalConv3d(nn.Conv3d):
     def _window(self, x: Tensor, stream: Stream) -> Tensor:  # [B,C,memory+t,.,.]
         """A window for the frames of x, of which only those before x are there."""
         batch, channels, frames, *size = x.shape
-        window = x.new_empty(batch, channels, self.memory + frames, *size)
+        window = operations.empty_frames(x, batch, channels, self.memory + frames, *size, kernels=stream.kernels)
         tail = stream.tails.pop(self, None)
         window[:, :, : self.memory] = 0 if tail is None else tail
         return window
@@ -195,12 +195,21 @@ class Upsample(nn.Module):
         """Run the layer on one chunk."""
         if self.time_conv is not None and not stream.is_first_chunk:
             # The first chunk leaves no tail: the second one starts from zeros, as in training.
-            x = rearrange(self.time_conv(x, stream), "b (two c) t h w -> b c (t two) h w", two=2)
+            x = _interleaved(self.time_conv(x, stream), stream)
         batch, dim, frames, height, width = x.shape
-        out = x.new_empty(batch, dim, frames, 2 * height, 2 * width)
+        out = operations.empty_frames(x, batch, dim, frames, 2 * height, 2 * width, kernels=stream.kernels)
         for i in range(frames):  # one at a time: the enlarged input of the convolution is the largest tensor here
             out[:, :, i] = self.resample(x[:, :, i])
         return out
+
+
+def _interleaved(x: Tensor, stream: Stream) -> Tensor:
+    """[B,2C,t,h,w] -> [B,C,2t,h,w]: the first half of the channels holds the even frames."""
+    batch, channels, frames, height, width = x.shape
+    size = (batch, channels // 2, 2 * frames, height, width)
+    out = operations.empty_frames(x, *size, kernels=stream.kernels)
+    out[:, :, 0::2], out[:, :, 1::2] = x.chunk(2, dim=1)
+    return out
 
 
 class Downsample(nn.Module):
@@ -376,8 +385,12 @@ class VideoVAE(nn.Module):
         self.requires_grad_(False)  # a stream consumed outside inference mode would keep its autograd graph alive
 
     def fuse(self, kernels: KernelPlan) -> None:
-        """Compute with the fused kernels of a plan, which the model's device must have."""
+        """Compute with the fused kernels and in the layout of a plan, which the model's device must have."""
         self._kernels = kernels
+        if kernels.channels_last:
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d | nn.Conv3d):
+                    layer.weight.data = operations.with_channels_last(layer.weight)
 
     def encode(self, video: Tensor) -> Tensor:
         """Normalised latent means of a clip, float32.

@@ -46,7 +46,7 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("attention_backend", pa.string()),  # that ran
         pa.field("kernels", pa.string()),  # fused ones that `worker` used, eager for none, or compiled
         pa.field("convolutions", pa.string()),  # how `decode_worker` ran them: default, as_conv2d, ...
-        pa.field("decode_kernels", pa.string()),  # fused ones that `decode_worker` used, or eager for none
+        pa.field("decode_kernels", pa.string()),  # fused ones and layout of `decode_worker`, or eager for none
         pa.field("dtype", pa.string(), nullable=False),
         pa.field("attempts", pa.int32(), nullable=False),  # denoises begun, failed ones too
         *(pa.field(f"{group}_s", pa.float64()) for group in TIME_GROUPS),  # encode_s: of its own text and first frame

@@ -374,7 +374,7 @@ class Worker:
             "num_samples": len(audio),
             "video_bytes": size,
             "convolutions": str(pipeline.convolution_path()),
-            "decode_kernels": str(pipeline.kernel_plan().in_decoder),
+            "decode_kernels": str(pipeline.decoder_kernels()),
         }
         return facts, [*flatness.notes, *notes]
 

@@ -12,8 +12,8 @@ from ovi.kernels import FusedKernel, KernelMode, KernelPlan
 from ovi.kernels.choice import choose_kernels
 from ovi.kernels.trial import KernelShape, KernelTrial, answer, measure, measure_in_child
 
-RESIDUAL_NORM, NORM_ROTATE, LINEAR_GELU, NORM_SILU = FusedKernel
-AS_EAGER = [RESIDUAL_NORM, NORM_ROTATE, NORM_SILU]
+RESIDUAL_NORM, NORM_ROTATE, LINEAR_GELU, CHANNELS_LAST, NORM_SILU = FusedKernel
+AS_EAGER = [RESIDUAL_NORM, NORM_ROTATE, CHANNELS_LAST, NORM_SILU]
 SHAPE = KernelShape.of(Architecture())
 WRONG = {"error": 0.5, "reason": "it deviates"}
 TAKEN = {"reason": "busy or unavailable", "transient": True}
@@ -40,7 +40,7 @@ def runner(results, calls):
     ("mode", "vendor", "results", "chosen", "tried"),
     [
         (KernelMode.AUTO, "nvidia", {}, AS_EAGER, AS_EAGER),
-        (KernelMode.AUTO, "amd", {RESIDUAL_NORM: WRONG}, [NORM_ROTATE, NORM_SILU], AS_EAGER),
+        (KernelMode.AUTO, "amd", {RESIDUAL_NORM: WRONG}, [NORM_ROTATE, CHANNELS_LAST, NORM_SILU], AS_EAGER),
         (KernelMode.FUSED, "nvidia", {}, list(FusedKernel), list(FusedKernel)),
         (KernelMode.FUSED, "amd", dict.fromkeys(FusedKernel, TAKEN), [], list(FusedKernel)),
         (KernelMode.EAGER, "nvidia", {}, [], []),
@@ -59,9 +59,9 @@ def test_what_holds_is_remembered_for_a_driver_and_what_may_pass_is_tried_again(
     for driver in ("1", "1", "2"):
         run = runner({NORM_ROTATE: TAKEN, LINEAR_GELU: WRONG}, calls)
         plan = choose_kernels(KernelMode.FUSED, target(driver=driver), SHAPE, file=file, run=run).plan
-        assert plan == KernelPlan(residual_norm=True, norm_silu=True)
-    assert [calls.count(kernel) for kernel in FusedKernel] == [2, 3, 2, 2]
-    assert len(json.loads(file.read_text())) == 6
+        assert plan == KernelPlan(residual_norm=True, channels_last=True, norm_silu=True)
+    assert [calls.count(kernel) for kernel in FusedKernel] == [2, 3, 2, 2, 2]
+    assert len(json.loads(file.read_text())) == 8
 
 
 def test_a_trial_of_another_version_is_made_again(tmp_path):
@@ -69,7 +69,7 @@ def test_a_trial_of_another_version_is_made_again(tmp_path):
     choose_kernels(KernelMode.AUTO, target(), SHAPE, file=file, run=runner({}, calls))
     file.write_text(json.dumps({key: {"other": 1} for key in json.loads(file.read_text())}))
     choose_kernels(KernelMode.AUTO, target(), SHAPE, file=file, run=runner({}, calls))
-    assert len(calls) == 6
+    assert len(calls) == 8
 
 
 def test_a_trial_in_a_child_may_crash_hang_and_be_noisy(tmp_path):
@@ -116,7 +116,8 @@ def test_a_request_is_answered_in_one_line_that_the_parent_reads(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kernels", "text"), [([], "eager"), (FusedKernel, "residual_norm, norm_rotate, linear_gelu, norm_silu")]
+    ("kernels", "text"),
+    [([], "eager"), (FusedKernel, "residual_norm, norm_rotate, linear_gelu, channels_last, norm_silu")],
 )
 def test_a_plan_is_named_in_results_by_its_kernels(kernels, text):
     assert str(KernelPlan.of(kernels)) == text

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="there is a GPU: tests/gpu runs the kernels on it"
 )
 
-RESIDUAL_NORM, NORM_ROTATE, LINEAR_GELU, NORM_SILU = FusedKernel
+RESIDUAL_NORM, NORM_ROTATE, LINEAR_GELU, CHANNELS_LAST, NORM_SILU = FusedKernel
 IN_TRITON = KernelPlan.of([RESIDUAL_NORM, NORM_ROTATE])
 CPU = torch.device("cpu")
 SHAPES = {
@@ -29,7 +29,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("kernel", [RESIDUAL_NORM, NORM_ROTATE, NORM_SILU])
+@pytest.mark.parametrize("kernel", [RESIDUAL_NORM, NORM_ROTATE, CHANNELS_LAST, NORM_SILU])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_every_operation_of_a_kernel_is_plain_torch_s(kernel, shape, dtype):
     assert deviation(kernel, "cpu", dtype, shape) <= ALLOWED_ERROR[dtype]
@@ -113,12 +113,15 @@ def test_the_fused_model_computes_what_the_plain_one_does(transformer, first_fra
         assert not torch.equal(found, plain)  # it was computed in another way
 
 
-def test_the_fused_decoder_computes_what_the_plain_one_does(tiny_dir, assert_close_to_std):
+@pytest.mark.parametrize(
+    "kernels", [[CHANNELS_LAST], [CHANNELS_LAST, NORM_SILU]], ids=["in the other layout", "fused in it too"]
+)
+def test_a_fused_decoder_computes_what_the_plain_one_does(kernels, assert_close_to_std):
     torch.manual_seed(0)
     vae = VideoVAE(VideoVAEConfig(dec_dim=8, dim=8))
     latents = torch.randn(1, 48, 2, 1, 2)
     expected = vae.decode(latents)
-    vae.fuse(KernelPlan(norm_silu=True))
+    vae.fuse(KernelPlan.of(kernels))
     fused = vae.decode(latents)
     assert_close_to_std(fused, expected, 1e-4)
-    assert not torch.equal(fused, expected)
+    assert not torch.equal(fused, expected)  # it was computed in another way
