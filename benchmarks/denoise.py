@@ -83,6 +83,8 @@ class WorkCounter(TorchDispatchMode):
 
     _FREE = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.new_empty, torch.ops.aten._unsafe_view)
 
+    _OVERWRITING = (torch.ops.aten.copy_, torch.ops.aten.fill_, torch.ops.aten.zero_)
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.product_flops = 0
@@ -102,7 +104,8 @@ class WorkCounter(TorchDispatchMode):
             self.kernels += 1
             self.product_flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
         else:
-            self.add_elementwise(args, kwargs, out)
+            read = args[1:] if func.overloadpacket in self._OVERWRITING else args
+            self.add_elementwise(read, kwargs, out)
         return out
 
     def add_attention(self, q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -6,11 +6,14 @@ import sys
 import pytest
 import torch
 
+from ovi import OviPipeline
 from ovi.attention.target import AttentionTarget
-from ovi.config import Architecture
+from ovi.config import Architecture, Component
 from ovi.kernels import FusedKernel, KernelMode, KernelPlan
 from ovi.kernels.choice import choose_kernels
 from ovi.kernels.trial import KernelShape, KernelTrial, answer, measure, measure_in_child
+from ovi.models.fusion import FusionTransformer
+from ovi.models.video_vae import VideoVAE
 
 RESIDUAL_NORM, NORM_ROTATE, LINEAR_GELU, CHANNELS_LAST, NORM_SILU = FusedKernel
 AS_EAGER = [RESIDUAL_NORM, NORM_ROTATE, CHANNELS_LAST, NORM_SILU]
@@ -121,3 +124,17 @@ def test_a_request_is_answered_in_one_line_that_the_parent_reads(tmp_path):
 )
 def test_a_plan_is_named_in_results_by_its_kernels(kernels, text):
     assert str(KernelPlan.of(kernels)) == text
+
+
+def test_each_model_uses_its_part_of_the_plan_and_a_compiled_one_none(tiny_dir):
+    plan = KernelPlan.of(FusedKernel)
+
+    def parts(**options):
+        pipe = OviPipeline.from_pretrained(tiny_dir, device="cpu", dtype=torch.float32, **options)
+        pipe._kernel_plan = plan  # as on a GPU on which each kernel is right and faster
+        transformer = pipe._require(Component.TRANSFORMER, FusionTransformer)
+        return transformer._kernels, pipe._require(Component.VIDEO_VAE, VideoVAE)._kernels
+
+    assert parts() == (plan.in_transformer, plan.in_decoder)
+    assert parts(compile_blocks=True) == (KernelPlan(), plan.in_decoder)
+    assert str(plan.in_decoder) == "channels_last, norm_silu"

@@ -65,8 +65,9 @@ def test_an_operation_counts_what_it_reads_and_writes():
         _ = x + x.t().t()
         _ = x[:, ::2].float()
         _ = x.expand(4, 10, 30).sum()
-    assert counter.kernels == 3
-    assert counter.elementwise_bytes == 3 * 600 + (300 + 600) + (600 + 2)
+        x[:, :10].copy_(x[:, 10:20])
+    assert counter.kernels == 4
+    assert counter.elementwise_bytes == 3 * 600 + (300 + 600) + (600 + 2) + 2 * 200
     assert counter.product_flops == 0
 
 
