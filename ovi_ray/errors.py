@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from ovi_ray.printing import counted
+
 COMMAND_LINE = "command line"
 """`Problem.file` of an option."""
 MAX_SHOWN = 50  # problems in a message; `InputError.problems` holds all of them
@@ -81,7 +83,7 @@ class InputError(OviRayError, ValueError):
 
     def __str__(self) -> str:
         shown = self.problems[:MAX_SHOWN]
-        lines = [f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''} with the input:"]
+        lines = [f"{counted(len(self.problems), 'problem')} with the input:"]
         for file, problems in groupby(shown, key=lambda problem: problem.file):
             lines.append(file)
             lines.extend(f"  {p.place}: {p.what}" if p.place else f"  {p.what}" for p in problems)

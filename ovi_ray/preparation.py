@@ -216,7 +216,10 @@ def _fingerprint(
 
     Raises InputError with the problems found so far, or with the model's own.
     """
-    problems = found or checkpoint_problems(job.ckpt_dir, model_name, job.weight_format, tell=on_message)
+    is_checked = job.ckpt_dir.is_local and model_name == job.model_name  # by `_local_problems`
+    problems = found or (
+        [] if is_checked else checkpoint_problems(job.ckpt_dir, model_name, job.weight_format, tell=on_message)
+    )
     if problems:
         raise InputError(problems)
     folder = local_checkpoint(job.ckpt_dir, [model_name], job.weight_format)

@@ -47,6 +47,11 @@ def shell_command(*words: object) -> str:
     return " ".join(">" if word == ">" else shlex.quote(str(word)) for word in words)
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, thing: str) -> str:
     """A number of things in words: "1 clip", "2,000 clips"."""
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"
+    return f"{number:,} {noun(number, thing)}"
+
+
+def noun(number: int, thing: str) -> str:
+    """The name of so many things: "clip", "clips"."""
+    return thing if number == 1 else f"{thing}s"

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.errors import MAX_SHOWN, JobStopped, OutputError, OutputGone
-from ovi_ray.inputs.columns import is_meta
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.row_ranges import RowRanges
@@ -44,6 +43,7 @@ from ovi_ray.output.recovery import VideoCheck, VideoState, check_videos, recove
 from ovi_ray.output.result_row import result_row
 from ovi_ray.output.results import Results, ResumeState
 from ovi_ray.preparation import PreparedJob
+from ovi_ray.printing import counted
 from ovi_ray.protocol.observer import JobObserver, Observers, RunEnded, RunStarted
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.result_queries import count_noted
@@ -220,7 +220,7 @@ class _Run:
         if not self._options.replaces:
             check_owner(table, folder, comparison)
             check_seeds(folder, comparison, keep_seeds=self._job.keep_seeds)
-        return list(comparison.notes())
+        return list(comparison.notes(replaces=self._options.replaces))
 
     def _recorded(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
         with _usable(self._job.output_dir):
@@ -305,7 +305,7 @@ class _Run:
         if self._recover(found.videos):
             found = self._resumed(newer_than)
         if self._unreadable:
-            count = f"{len(self._unreadable)} video{'s'[: len(self._unreadable) != 1]}"
+            count = counted(len(self._unreadable), "video")
             self._observer.message(f"{count} could not be read; run the command again once they can be")
         self._intermediates.remove_all_committed(found.finished)
         done = pc.is_in(ids, value_set=pa.concat_arrays([found.finished, pa.array(self._unreadable, pa.string())]))
@@ -326,9 +326,7 @@ class _Run:
 
     def _resumed(self, newer_than: float) -> ResumeState:
         table = self._manifest.table
-        return self._results.resume(
-            table.column("clip_id"), newer_than=newer_than, own_columns=[*filter(is_meta, table.column_names)]
-        )
+        return self._results.resume(table.column("clip_id"), newer_than=newer_than, listed=table)
 
     def _begin_overwrite(self, ids: pa.ChunkedArray) -> float:
         """The time since when videos count, for `--overwrite`: that of an earlier run which was stopped, else now."""
@@ -360,7 +358,7 @@ class _Run:
         """Write the rows of whole videos that have none. Returns the number of rows."""
         recovered = recover_rows(self._checked(videos), self._results, self._job.numerics)
         if recovered:
-            self._observer.message(f"recovered the missing rows of {recovered} finished video{'s'[: recovered != 1]}")
+            self._observer.message(f"recovered the missing rows of {counted(recovered, 'finished video')}")
         return recovered
 
     def _checked(self, videos: pa.Array) -> Iterator[VideoCheck]:

@@ -1,6 +1,6 @@
 """Prepare clips of an output folder for another attempt, with the same or with changed parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,13 +45,19 @@ class Retry:
 
 
 def prepare_retry(
-    output_dir: PathOrUri, changes: Mapping[str, Any], *, rows: RowRanges | None = None, new_seed: bool = False
+    output_dir: PathOrUri,
+    changes: Mapping[str, Any],
+    *,
+    rows: RowRanges | None = None,
+    new_seed: bool = False,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> Retry:
     """Check clips of an output folder for another attempt. Nothing is written. Raises InputError, ResultsTooNew and OSError.
 
     The clips are those that failed, and with `rows` those of these rows alone; with a change, also finished ones of these rows.
     `changes`, by field of the job (None: not given), and `new_seed` apply to all of them, whatever their rows said; a changed
     clip takes the row of the one that it replaces. Clips that were not rendered stay part of the job, and so do all others.
+    `on_message` receives what is being done.
     """
     folder = to_location(output_dir)
     given = {name: value for name, value in changes.items() if value is not None}
@@ -71,10 +77,10 @@ def prepare_retry(
     job = _retry_job(folder, _saved_job(state), given)
     if len(chosen):
         renewed = chosen
-        checked = _checked(job, chosen, _prompt_list(folder, chosen, given, job, new_seed))
+        checked = _checked(job, chosen, _prompt_list(folder, chosen, given, job, new_seed), on_message)
     else:
         renewed = missing
-        checked = _checked(job, missing, _prompt_list(folder, missing, {}, job, new_seed=False))
+        checked = _checked(job, missing, _prompt_list(folder, missing, {}, job, new_seed=False), on_message)
     kept = manifest.filter(pc.invert(_is_among(manifest, renewed)))
     clips = _in_place_of(renewed, checked.manifest.table)
     clips = clips.filter(pc.invert(_is_among(clips, kept)))  # a change may make a clip of another one that is there
@@ -168,10 +174,10 @@ def _prompt_list(
     )
 
 
-def _checked(job: JobSpec, clips: pa.Table, prompts: PromptList) -> PreparedJob:
+def _checked(job: JobSpec, clips: pa.Table, prompts: PromptList, on_message: Callable[[str], None]) -> PreparedJob:
     """The clips, checked. Problems are told with the rows that the clips have in their own list."""
     try:
-        return prepare(job, prompts=prompts)
+        return prepare(job, prompts=prompts, on_message=on_message)
     except InputError as error:
         rows, lines = clips.column("row").to_pylist(), clips.column("line").to_pylist()
         raise InputError(

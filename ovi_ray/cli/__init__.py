@@ -6,7 +6,6 @@ May import every other package.
 import os
 import platform
 import signal
-import sys
 from types import FrameType
 from typing import Annotated
 
@@ -17,7 +16,7 @@ from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode
 from ovi_ray.cli.doctor import doctor
 from ovi_ray.cli.explain import explain
 from ovi_ray.cli.export import export
-from ovi_ray.cli.faults import Program
+from ovi_ray.cli.faults import Program, StoppedBySignal
 from ovi_ray.cli.init import init
 from ovi_ray.cli.job import job
 from ovi_ray.cli.jobs import jobs, logs, status, stop, wait
@@ -64,7 +63,7 @@ def main() -> None:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     """SIGTERM or SIGHUP outside of a running job: end with its exit code, after clean-up."""
-    sys.exit(ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.HUNG_UP)
+    raise StoppedBySignal(number)
 
 
 def _print_version(requested: bool) -> None:

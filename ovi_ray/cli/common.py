@@ -6,6 +6,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+import typer
+
 from ovi.errors import OviError
 from ovi_ray.cli.console import message_console
 from ovi_ray.cli.options import DisplayOptions
@@ -52,6 +54,15 @@ class ExitCode(IntEnum):
                 return cls.INTERRUPTED
             case _:
                 return cls.UNAVAILABLE
+
+
+class StoppedExit(typer.Exit):
+    """The end of a command whose job was stopped by a signal, as far as it was."""
+
+    def __init__(self, code: ExitCode, message: str, output_dir: Location) -> None:
+        super().__init__(code)
+        self.message = message
+        self.output_dir = output_dir
 
 
 EXIT_CODE_HELP = (

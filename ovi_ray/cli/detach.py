@@ -15,6 +15,8 @@ from ovi_ray.output.lease import last_owner
 from ovi_ray.storage.paths import Location
 
 OPTION = "--detach"
+INPUTS_CHECKED = "inputs checked: "
+"""Begins the line that `ovi-ray render` prints before it starts Ray."""
 DRIVER_LOG = "driver.log"
 """In the output folder: what the driver prints. For an output in a store, it is in the user's folder for state."""
 _LOOK_S = 0.1
@@ -32,9 +34,10 @@ class DetachedDriver:
 
     @property
     def last_lines(self) -> str:
-        """The end of its log."""
+        """The end of its log, without the checks of the input, which this process has told of already."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-_TAIL_LINES:])
+        checked = [number for number, line in enumerate(lines, 1) if line.startswith(INPUTS_CHECKED)]
+        return "\n".join(lines[max(checked, default=0) :][-_TAIL_LINES:])
 
 
 def start_detached(arguments: Sequence[str], output_dir: Location) -> DetachedDriver:

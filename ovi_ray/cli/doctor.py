@@ -1,7 +1,8 @@
 """`ovi-ray doctor`: what each device can do, and what would improve it."""
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -9,6 +10,7 @@ from rich.table import Table
 from ovi.config import MODEL_SPECS
 from ovi_ray.cli.common import command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
+from ovi_ray.errors import COMMAND_LINE, InputError, Problem
 from ovi_ray.printing import Console
 from ovi_ray.runtime.cluster_probe import check_joinable
 from ovi_ray.storage.paths import Location
@@ -27,12 +29,24 @@ def doctor(
         ),
     ] = "ckpts",
     model_name: Annotated[str, typer.Option(help=f"One of {', '.join(MODEL_SPECS)}.")] = "720x720_5s",
-    address: Annotated[str | None, typer.Option(help="A Ray cluster, such as auto, to examine every node of.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster, such as auto, to examine every node of. [default: this machine]")
+    ] = None,
     allow_inexact: Annotated[
-        bool, typer.Option("--allow-inexact", help="Also try attention that changes pixels.")
+        bool, typer.Option("--allow-inexact", help="Also try attention that changes pixels. [default: off]")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
-    labels: Annotated[bool, typer.Option("--labels", help="Print this node's labels for `ray start`.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON. [default: off]")] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Print this node's labels for `ray start`. [default: off]")
+    ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Run the model's stages, and print a cluster profile with the measured speeds, for --cluster and `ovi-ray"
+            " plan`. The weights must be there. [default: off]",
+        ),
+    ] = False,
 ) -> None:
     """Report each device, which attention backends work on it and how fast, which stages fit, and what would improve it.
 
@@ -42,15 +56,29 @@ def doctor(
 
         ovi-ray doctor --address auto --json
 
+        ovi-ray doctor --ckpt-dir ckpts --profile > mine.yaml
+
         ray start --address head:6379 --labels "$(ovi-ray doctor --labels)"
     """
-    with command_console(display):
+    with command_console(display) as console:
+        if sum([as_json, labels, profile]) > 1:
+            expected = "one of --json, --labels and --profile"
+            raise InputError([Problem(file=COMMAND_LINE, field="OPTIONS", value="more than one", expected=expected)])
         if labels:
             typer.echo(_node_labels())
             return
         folder = location(ckpt_dir, "--ckpt-dir").absolute()
-        reports = _examine(folder, model_name, address, allow_inexact=allow_inexact)
-    if as_json:
+
+        def announce(text: str) -> None:
+            console.print(text, soft_wrap=True)
+
+        options = {"allow_inexact": allow_inexact, "measures_stages": profile}
+        reports = _examine(folder, model_name, address, announce, options)
+    if profile:
+        from ovi_ray.devices.measured_profile import profile_text
+
+        typer.echo(profile_text(reports), nl=False)
+    elif as_json:
         typer.echo(json.dumps({"nodes": [report.as_json() for report in reports]}, indent=1))
     else:
         for report in reports:
@@ -63,20 +91,23 @@ def _node_labels() -> str:
     return ",".join(f"{name}={value}" for name, value in node_labels(probe().devices[0]).items())
 
 
-def _examine(folder: Location, model_name: str, address: str | None, *, allow_inexact: bool) -> "list[NodeReport]":
-    """The reports of this machine, or of every node of a cluster."""
+def _examine(
+    folder: Location, model_name: str, address: str | None, announce: Callable[[str], None], options: Mapping[str, Any]
+) -> "list[NodeReport]":
+    """The reports of this machine, or of every node of a cluster; `options` are those of `examine_node`."""
     if address:
         check_joinable(address)
         from ovi_ray.runtime.ray_session import examine_cluster
 
-        return examine_cluster(address, str(folder), model_name, allow_inexact=allow_inexact)
+        return examine_cluster(address, str(folder), model_name, **options)
     from ovi_ray.devices.doctor import examine_node
 
-    return [examine_node(folder, model_name, allow_inexact=allow_inexact)]
+    return [examine_node(folder, model_name, announce=announce, **options)]
 
 
 def _show(report: "NodeReport", console: Console) -> None:
     console.print(f"{report.node}  torch {report.torch_build}  driver {report.driver or '-'}", style="bold")
+    console.print(f"model {report.model}", soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", style="yellow")
     for device in report.devices:

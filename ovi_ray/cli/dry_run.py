@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ovi_ray.errors import InputError
-from ovi_ray.printing import Console
+from ovi_ray.printing import Console, counted
 from ovi_ray.report.durations import format_duration
 
 if TYPE_CHECKING:
@@ -54,11 +54,10 @@ def _as_json(would: "DryRun") -> dict[str, Any]:
 
 
 def _show(would: "DryRun", console: Console) -> None:
-    bad = len(would.bad_rows)
     left = f", {would.left} left for later" if would.left else ""
     console.print(
         f"{would.new} new, {would.finished} finished, {would.superseded} superseded,"
-        f" {bad} bad row{'s'[: bad != 1]}{left}",
+        f" {counted(len(would.bad_rows), 'bad row')}{left}",
         soft_wrap=True,
     )
     if would.forecast is not None:

@@ -13,7 +13,7 @@ import typer
 from ovi_ray.cli.common import ExitCode, command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
-from ovi_ray.printing import printable
+from ovi_ray.printing import counted, printable
 from ovi_ray.scheduling.states import IllegalTransition
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location, local_copy
@@ -31,17 +31,22 @@ def explain(
     out: Annotated[str, typer.Argument(metavar="OUT", help=f"Output folder of a job: {LOCATION}.")],
     display: DisplayOptions,
     clip: Annotated[
-        str | None, typer.Option(metavar="ID", help="The life of a clip; the beginning of its id is enough.")
+        str | None,
+        typer.Option(metavar="ID", help="The life of a clip; the beginning of its id is enough. [default: none]"),
     ] = None,
-    worker: Annotated[str | None, typer.Option(metavar="NAME", help="The life of a worker, such as w0.")] = None,
+    worker: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The life of a worker, such as w0. [default: none]")
+    ] = None,
     run: Annotated[
-        int | None, typer.Option(min=1, help="Number of the run, from 1; by default the last one that fits.")
+        int | None, typer.Option(min=1, help="Number of the run, from 1. [default: the last one that fits]")
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Replay the run's events and check that the scheduler decides the same."),
+        typer.Option(
+            "--verify", help="Replay the run's events and check that the scheduler decides the same. [default: off]"
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON. [default: off]")] = False,
 ) -> None:
     """Tell from a job's record why its tasks ran where they ran. Without an option: a summary of the last run.
 
@@ -179,7 +184,8 @@ def _replay(run: "RecordedRun") -> "Replay":
 def _replay_lines(replayed: "Replay", run: int) -> Iterator[str]:
     divergence = replayed.divergence
     if divergence is None:
-        yield f"run {run}: {replayed.actions} actions in {replayed.cycles} cycles, all the same when replayed"
+        done = f"{counted(replayed.actions, 'action')} in {counted(replayed.cycles, 'cycle')}"
+        yield f"run {run}: {done}, all the same when replayed"
         return
     recorded, again = divergence.first_difference
     yield f"run {run}: cycle {divergence.cycle}, {divergence.now:.1f} s after the start, differs when replayed"

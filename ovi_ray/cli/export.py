@@ -38,17 +38,29 @@ Name = Annotated[
 ]
 Pick = Annotated[
     str | None,
-    typer.Option(metavar=LOCATION, help="Only these clips: a CSV with a column clip_id.", rich_help_panel=FILES),
+    typer.Option(
+        metavar=LOCATION, help="Only these clips: a CSV with a column clip_id. [default: all]", rich_help_panel=FILES
+    ),
 ]
-Csv = Annotated[bool, typer.Option("--csv", help="Write clips.csv, a row a clip.", rich_help_panel=FILES)]
-Wav = Annotated[bool, typer.Option("--wav", help="Write the sound as WAV too, 24 bits.", rich_help_panel=FILES)]
-Png = Annotated[bool, typer.Option("--png", help="Write the frames as numbered PNG too.", rich_help_panel=FILES)]
+Csv = Annotated[
+    bool, typer.Option("--csv", help="Write clips.csv, a row a clip. [default: off]", rich_help_panel=FILES)
+]
+Wav = Annotated[
+    bool, typer.Option("--wav", help="Write the sound as WAV too, 24 bits. [default: off]", rich_help_panel=FILES)
+]
+Png = Annotated[
+    bool, typer.Option("--png", help="Write the frames as numbered PNG too. [default: off]", rich_help_panel=FILES)
+]
 Link = Annotated[
     bool,
-    typer.Option("--link", help="Hard links instead of copies, where the file system has them.", rich_help_panel=FILES),
+    typer.Option(
+        "--link",
+        help="Hard links instead of copies, where the file system has them. [default: off]",
+        rich_help_panel=FILES,
+    ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace files that exist already.", rich_help_panel=FILES)
+    bool, typer.Option("--overwrite", help="Replace files that exist already. [default: off]", rich_help_panel=FILES)
 ]
 Codec = Annotated[
     VideoCodec | None,
@@ -99,7 +111,7 @@ Device = Annotated[
         rich_help_panel=MASTERS,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output. [default: off]")]
 
 
 @with_display_options

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,9 @@ import typer.core
 
 from ovi.errors import OviError
 from ovi_ray import __version__
-from ovi_ray.cli.common import ExitCode
+from ovi_ray.cli.common import ExitCode, StoppedExit
 from ovi_ray.cli.console import message_console
-from ovi_ray.errors import InputError, OviRayError, hide_passwords
+from ovi_ray.errors import InputError, JobStopped, OviRayError, hide_passwords
 from ovi_ray.logs import MESSAGES, RUN_LOG, run_log
 from ovi_ray.printing import shell_command
 from ovi_ray.storage.paths import Location
@@ -48,6 +49,18 @@ class JobFault(Exception):
         self.output_dir = output_dir
 
 
+class StoppedBySignal(SystemExit):
+    """SIGTERM or SIGHUP outside of a running job."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.HUNG_UP
+        super().__init__(self.exit_code)
+        self._name = signal.Signals(number).name
+
+    def __str__(self) -> str:
+        return f"stopped by {self._name}"
+
+
 class Program(typer.core.TyperGroup):
     """The group of all commands. An error that escapes from one ends with ExitCode.FAULT, a message and a log."""
 
@@ -59,8 +72,7 @@ class Program(typer.core.TyperGroup):
             return super().main(words, *other, **options)
         except SystemExit as end:
             if not isinstance(cause := end.__context__, BrokenPipeError):
-                if cause is not None and hasattr(cause, "format_message"):  # typer's: of options that cannot be read
-                    _print_json(ExitCode.BAD_INPUT, "UsageError", cause.format_message(), words)
+                _report_end(end, words)
                 raise
             if not _reader_has_left():
                 sys.exit(report_fault(cause, words))
@@ -88,6 +100,20 @@ def faults_of_job(output_dir: Location) -> Iterator[None]:
         raise
     except Exception as error:
         raise JobFault(output_dir) from error
+
+
+def _report_end(end: SystemExit, arguments: Sequence[str]) -> None:
+    """With --json, tell a program of a command that ended early: by its options, or by a signal."""
+    cause = end.__context__
+    if isinstance(end, StoppedBySignal):
+        _print_json(end.exit_code, JobStopped.__name__, str(end), arguments)
+    elif isinstance(cause, StoppedExit):
+        place = {"output_dir": str(cause.output_dir)}
+        _print_json(ExitCode(cause.exit_code), JobStopped.__name__, cause.message, arguments, **place)
+    elif isinstance(cause, typer.Exit) and isinstance(cause.__cause__, KeyboardInterrupt):
+        _print_json(ExitCode.INTERRUPTED, JobStopped.__name__, "stopped by Ctrl-C", arguments)
+    elif cause is not None and hasattr(cause, "format_message"):  # typer's: of options that cannot be read
+        _print_json(ExitCode.BAD_INPUT, "UsageError", cause.format_message(), arguments)
 
 
 def report_error(error: OviRayError | OviError, arguments: Sequence[str]) -> ExitCode:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 job = typer.Typer(help="Check job files and show what they mean.", epilog=EXIT_CODE_HELP, no_args_is_help=True)
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="A job file (YAML), a path or a URI.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON. [default: off]")]
 _FILES_SHOWN = 12
 
 
@@ -149,7 +149,7 @@ def _show_summary(summary: "JobSummary", job: PortableJob, console: Console) -> 
     line(f"\nrenders {counted(summary.clips, 'clip')}: {counted(summary.rows, 'row')}{swept}{repeated}")
     for kind in summary.kinds:
         line(f"  {kind}")
-    line(f"  {summary.texts} distinct texts, {summary.first_frames} first frames")
+    line(f"  {counted(summary.texts, 'distinct text')}, {counted(summary.first_frames, 'first frame')}")
     line("needs")
     for model in summary.models:
         line(f"  {model.name}: {model.resident_gb:.0f} GB of device memory, or {model.staged_gb:.0f} GB with swapping")
@@ -162,7 +162,7 @@ def _show_summary(summary: "JobSummary", job: PortableJob, console: Console) -> 
     for image in summary.images[:_FILES_SHOWN]:
         line(f"  image {image}")
     if len(summary.images) > _FILES_SHOWN:
-        line(f"  ... and {len(summary.images) - _FILES_SHOWN} more images")
+        line(f"  ... and {counted(len(summary.images) - _FILES_SHOWN, 'more image')}")
     for note in summary.notes:
         line(f"note: {note}")
 

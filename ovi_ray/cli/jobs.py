@@ -30,15 +30,22 @@ UNREACHABLE_S = 600.0
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or an output folder (a path or a URI).")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A job's id.")]
 To = Annotated[
-    str | None, typer.Option("--to", metavar="TARGET", help="Where the job is, if it was not submitted from here.")
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="TARGET",
+        help="Target of the job, if it was not submitted from here. [default: where it was submitted]",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON. [default: off]")]
 
 
 @with_display_options
 def jobs(
     display: DisplayOptions,
-    to: Annotated[str | None, typer.Option("--to", metavar="TARGET", help="Only the jobs of this target.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="TARGET", help="Only the jobs of this target. [default: all]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the jobs of every target that jobs were submitted to, or that targets.yaml names.
@@ -73,7 +80,7 @@ def status(
     job: JobId,
     display: DisplayOptions,
     to: To = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until the job ends.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until the job ends. [default: off]")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the state of a job, and how far it is: from any shell or machine that reaches its output folder.
@@ -105,7 +112,7 @@ def logs(
     job: JobId,
     display: DisplayOptions,
     to: To = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends. [default: off]")] = False,
 ) -> None:
     """Print what the driver of a job printed; of an output folder, the log of its runs. A dropped connection is opened again.
 

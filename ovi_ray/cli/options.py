@@ -9,6 +9,7 @@ A command that is decorated takes the generated options as one parameter:
 
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -125,12 +126,13 @@ def with_display_options(command: Command) -> Command:
     return _expand(command, "display", parameters, DisplayOptions)
 
 
-def with_job_options(
-    panels: Mapping[str, Sequence[str]], *, shows_defaults: bool = True
-) -> Callable[[Command], Command]:
-    """Replace a command's parameter `job_options` by an option for each named field of `JobSpec`, by help panel."""
+def with_job_options(panels: Mapping[str, Sequence[str]], *, default: str = "") -> Callable[[Command], Command]:
+    """Replace a command's parameter `job_options` by an option for each named field of `JobSpec`, by help panel.
+
+    `default` is shown as the default of every option, where that is not the field's.
+    """
     parameters = [
-        _parameter(name, _annotation(name, panel, shows_default=shows_defaults), None)
+        _parameter(name, _annotation(name, panel, default=default), None)
         for panel, names in panels.items()
         for name in names
     ]
@@ -165,16 +167,18 @@ def _parameter(name: str, annotation: Any, default: object) -> inspect.Parameter
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+_DEFAULT_IN_HELP = re.compile(r" \[default: [^]]*\]")
+
 # -- the fields of a job -------------------------------------------------------------------------------------------
 
 
-def _annotation(name: str, panel: str, *, shows_default: bool) -> Any:
+def _annotation(name: str, panel: str, *, default: str) -> Any:
     choices = _choices(name)
     value_type, metavar = _type_and_metavar(name, choices)
-    parts = [help_of(name)]
+    parts = [_DEFAULT_IN_HELP.sub("", help_of(name)) if default else help_of(name)]
     if choices and metavar == _METAVARS[str]:
         parts.append(f"One of {', '.join(choices)}.")
-    if shows_default and (default := _default(name)):
+    if default := default or _default(name):
         parts.append(f"[default: {default}]")
     declaration = option_name(name)
     if value_type is bool and JobSpec.model_fields[name].default is None:  # neither is another choice

@@ -23,7 +23,7 @@ from ovi_ray.cli.options import (
 )
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show_path
 from ovi_ray.inputs.job_spec import BatchSpec
-from ovi_ray.printing import Console
+from ovi_ray.printing import Console, counted
 from ovi_ray.report.durations import format_duration
 from ovi_ray.storage.paths import Location
 
@@ -48,14 +48,17 @@ OnePrompt = Annotated[str | None, PROMPT_OPTION]
 Cluster = Annotated[
     str | None,
     typer.Option(
-        metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml; by default the job file's."
+        metavar=LOCATION, help="Cluster profile (YAML), such as cluster/profiles/b.yaml. [default: the job file's]"
     ),
 ]
-Timeline = Annotated[Path | None, typer.Option(help="Draw which device does what when: a .html or .svg file to write.")]
-Actual = Annotated[
-    str | None, typer.Option(metavar=LOCATION, help="Output folder of the finished job, to compare the plan with.")
+Timeline = Annotated[
+    Path | None, typer.Option(help="Draw which device does what when: a .html or .svg file to write. [default: none]")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
+Actual = Annotated[
+    str | None,
+    typer.Option(metavar=LOCATION, help="Output folder of the finished job, to compare the plan with. [default: none]"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the plan as JSON. [default: off]")]
 
 
 @with_job_options(JOB_PANELS)
@@ -103,7 +106,9 @@ def plan(
         comparison = compare(workload, virtual_devices(profile), planned.eta_s)
         if timeline is not None:
             _write_timeline(
-                local_path(timeline, "--timeline"), planned, title=f"{planned.clips} clips on cluster {profile.name}"
+                local_path(timeline, "--timeline"),
+                planned,
+                title=f"{counted(planned.clips, 'clip')} on cluster {profile.name}",
             )
             console.print(f"timeline {timeline}", soft_wrap=True)
         actuals = None if actual is None else _actuals(location(actual, "--actual"))
@@ -147,8 +152,8 @@ def _as_json(planned: "Forecast", comparison: "Comparison", actuals: "Actuals | 
 
 
 def _show(planned: "Forecast", comparison: "Comparison", actuals: "Actuals | None", console: Console) -> None:
-    frames = f", {planned.first_frames} first frames" if planned.first_frames else ""
-    console.print(f"{planned.clips} clips, {planned.texts} distinct texts{frames}")
+    frames = f", {counted(planned.first_frames, 'first frame')}" if planned.first_frames else ""
+    console.print(f"{counted(planned.clips, 'clip')}, {counted(planned.texts, 'distinct text')}{frames}")
     console.print(
         f"time {format_duration(planned.eta_s)}, {planned.clips_per_hour:.1f} clips an hour "
         f"(no schedule could end before {format_duration(planned.bound_s)})",
@@ -184,8 +189,8 @@ def _placement_line(found: "Comparison") -> str:
             "placement: no device can both denoise and decode every clip, so no queue of whole clips could render them"
         )
     return (
-        f"placement ({found.clips} clips): {format_duration(found.placed_s)}; a queue of whole clips, each device pulling the "
-        f"next: {format_duration(found.whole_clips_s)}; placement {_saving(found.placement_saves)}"
+        f"placement ({counted(found.clips, 'clip')}): {format_duration(found.placed_s)}; a queue of whole clips, each device"
+        f" pulling the next: {format_duration(found.whole_clips_s)}; placement {_saving(found.placement_saves)}"
     )
 
 

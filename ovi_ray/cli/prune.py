@@ -10,15 +10,17 @@ from rich.text import Text
 from ovi_ray.cli.common import ExitCode, command_console, location
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, OutputError, Problem
-from ovi_ray.printing import Console
+from ovi_ray.printing import Console, counted
 
 
 @with_display_options
 def prune(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Output folder of a job: a path or a URI.")],
     display: DisplayOptions,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking. [default: off]")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the outcome as JSON on standard output. [default: off]")
+    ] = False,
 ) -> None:
     """Remove the superseded clips of an output folder: finished ones that the list of its last run does not ask for.
 
@@ -40,7 +42,7 @@ def prune(
             superseded_clips(folder)  # before anything is written there: it may be no output folder
             with output_lock(folder, tell=lambda text: console.print(text, soft_wrap=True)):
                 clips = superseded_clips(folder)
-                count = f"{len(clips)} superseded clip{'s'[: len(clips) != 1]}"
+                count = counted(len(clips), "superseded clip")
                 removes = bool(len(clips)) and (
                     yes or _is_wanted(f"Remove {count} ({clips.bytes / 1e6:.1f} MB) from {folder}?", console)
                 )

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ovi_ray.cli.common import ExitCode, command_console, read_job
-from ovi_ray.cli.detach import OPTION, start_detached
+from ovi_ray.cli.detach import INPUTS_CHECKED, OPTION, start_detached
 from ovi_ray.cli.dry_run import print_bad_rows, show_dry_run
 from ovi_ray.cli.faults import given_arguments
 from ovi_ray.cli.options import (
@@ -168,7 +168,7 @@ def render(
 
         ovi-ray render job.yaml --detach && ovi-ray status out
 
-        ovi-ray render --prompt "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out out
+        ovi-ray render --prompt "A dog howls at the moon. Audio: howling" --ckpt-dir ckpts --out howl
     """
     with command_console(display) as console:
         ranges = None if rows is None else RowRanges.parse(rows)
@@ -187,7 +187,7 @@ def render(
             choice = {"rows": ranges, "limit": limit, "overwrite": overwrite}
             would = show_dry_run(prepared, console, as_json=as_json, **choice)
             raise typer.Exit(ExitCode.BAD_INPUT if would.bad_rows and not skip_bad_rows else ExitCode.OK)
-        print_message(f"inputs checked: {counted(len(prepared.manifest), 'clip')}")
+        print_message(f"{INPUTS_CHECKED}{counted(len(prepared.manifest), 'clip')}")
         print_bad_rows(prepared.bad_rows, console)
         if detach:
             _detach(job, console, as_json=as_json)

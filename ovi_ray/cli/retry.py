@@ -20,6 +20,7 @@ from ovi_ray.cli.run import run_job
 from ovi_ray.errors import OutputError
 from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.inputs.row_ranges import RowRanges
+from ovi_ray.printing import counted
 
 if TYPE_CHECKING:
     from ovi_ray.retry import Retry
@@ -31,7 +32,7 @@ JOB_PANELS = {
 }
 
 
-@with_job_options(JOB_PANELS, shows_defaults=False)
+@with_job_options(JOB_PANELS, default="as before")
 @with_display_options
 def retry(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Output folder of a job: a path or a URI.")],
@@ -42,11 +43,11 @@ def retry(
         typer.Option(
             "--rows",
             metavar="ROWS",
-            help="Only clips of these rows, such as 37,40-60; with a change, finished ones too.",
+            help="Only clips of these rows, such as 37,40-60; with a change, finished ones too. [default: all]",
         ),
     ] = None,
     new_seed: Annotated[
-        bool, typer.Option("--new-seed", help="Another seed for every clip that is tried again.")
+        bool, typer.Option("--new-seed", help="Another seed for every clip that is tried again. [default: off]")
     ] = False,
     limit: Limit = None,
     explain: Explain = False,
@@ -72,8 +73,11 @@ def retry(
         from ovi_ray.rendering import JobResult
         from ovi_ray.retry import prepare_retry
 
+        def tell(text: str) -> None:
+            console.print(text, soft_wrap=True)
+
         try:
-            found = prepare_retry(folder, job_options, rows=ranges, new_seed=new_seed)
+            found = prepare_retry(folder, job_options, rows=ranges, new_seed=new_seed, on_message=tell)
         except OSError as error:
             raise OutputError(f"{folder} cannot be read: {error.strerror or error}") from error
         console.print(_what(found, ranges), soft_wrap=True)
@@ -89,15 +93,13 @@ def retry(
 
 def _what(found: "Retry", rows: RowRanges | None) -> str:
     """The number of clips that are rendered now and why, in words."""
-    parts = [f"trying {_clips(found.clips)} again"] if found.clips else []
+    parts = [f"trying {counted(found.clips, 'clip')} again"] if found.clips else []
     if found.missing:
-        parts.append(f"rendering {_clips(found.missing)} that {'was' if found.missing == 1 else 'were'} not rendered")
+        parts.append(
+            f"rendering {counted(found.missing, 'clip')} that {'was' if found.missing == 1 else 'were'} not rendered"
+        )
     if parts:
         return ", ".join(parts)
     if rows is not None:
         return "nothing to retry: these rows are finished; --new-seed or another parameter renders them anew"
-    return f"nothing to retry: {_clips(found.total)}, all finished"
-
-
-def _clips(count: int) -> str:
-    return f"{count} clip{'s'[: count != 1]}"
+    return f"nothing to retry: {counted(found.total, 'clip')}, all finished"

@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from ovi_ray.cli.common import ExitCode
+from ovi_ray.cli.common import ExitCode, StoppedExit
 from ovi_ray.cli.faults import faults_of_job
 from ovi_ray.errors import JobStopped
 from ovi_ray.inputs.job_spec import JobSpec
@@ -105,14 +103,12 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
 
 @contextmanager
 def _stoppable(stop: StopRequest, console: Console, job: JobSpec) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP stop the job; finished clips and checkpoints are kept. Raises typer.Exit."""
+    """Ctrl-C, SIGTERM and SIGHUP stop the job; finished clips and checkpoints are kept. Raises StoppedExit."""
     try:
         with stop_on_signals(stop):
             yield
     except (KeyboardInterrupt, JobStopped):
-        console.print(
-            f"stopped; finished clips are in {job.output_dir}, and the same command continues from there",
-            style="yellow",
-            soft_wrap=True,
-        )
-        raise typer.Exit(_STOPPED_BY.get(stop.reason, ExitCode.INTERRUPTED)) from None
+        message = f"stopped; finished clips are in {job.output_dir}, and the same command continues from there"
+        console.print(message, style="yellow", soft_wrap=True)
+        code = _STOPPED_BY.get(stop.reason, ExitCode.INTERRUPTED)
+        raise StoppedExit(code, message, job.output_dir) from None

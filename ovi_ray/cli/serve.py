@@ -28,7 +28,7 @@ def serve(
         typer.Option(
             metavar="TEXT",
             envvar=TOKEN_VARIABLE,
-            help="Token that every request needs. Without it, one is made up for addresses that are not loopback.",
+            help="Token that every request needs. [default: none on loopback, else one that is made up and shown]",
         ),
     ] = None,
 ) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from ovi_ray import __version__
 from ovi_ray.cli.common import ExitCode, command_console, read_job
+from ovi_ray.cli.detach import INPUTS_CHECKED
 from ovi_ray.cli.options import (
     KEPT_FIELDS,
     LIST_FIELDS,
@@ -22,7 +23,7 @@ from ovi_ray.cli.options import (
     with_job_options,
 )
 from ovi_ray.inputs.job_spec import PortableJob
-from ovi_ray.printing import Console
+from ovi_ray.printing import Console, counted
 
 if TYPE_CHECKING:
     from ovi_ray.submission.bundle import Bundle
@@ -52,35 +53,63 @@ To = Annotated[
 ]
 
 JobOrList = Annotated[str, typer.Argument(metavar="JOB", help="A job file (YAML), a prompt list, or a prompt.")]
-Nodes = Annotated[int | None, typer.Option(help="Number of nodes, or of worker pods.", rich_help_panel=TARGET_PANEL)]
-GpusPerNode = Annotated[int | None, typer.Option(help="GPUs of each node or pod.", rich_help_panel=TARGET_PANEL)]
-Partition = Annotated[str | None, typer.Option(help="Slurm: partition.", rich_help_panel=TARGET_PANEL)]
-TimeLimit = Annotated[
-    str | None, typer.Option("--time", help="Slurm: time limit, such as 8:00:00.", rich_help_panel=TARGET_PANEL)
+Nodes = Annotated[
+    int | None,
+    typer.Option(help="Number of nodes, or of worker pods. [default: the target's]", rich_help_panel=TARGET_PANEL),
 ]
-Account = Annotated[str | None, typer.Option(help="Slurm: account.", rich_help_panel=TARGET_PANEL)]
+GpusPerNode = Annotated[
+    int | None, typer.Option(help="GPUs of each node or pod. [default: the target's]", rich_help_panel=TARGET_PANEL)
+]
+Partition = Annotated[
+    str | None, typer.Option(help="Slurm: partition. [default: the target's]", rich_help_panel=TARGET_PANEL)
+]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--time", help="Slurm: time limit, such as 8:00:00. [default: the target's]", rich_help_panel=TARGET_PANEL
+    ),
+]
+Account = Annotated[
+    str | None, typer.Option(help="Slurm: account. [default: the target's]", rich_help_panel=TARGET_PANEL)
+]
 UntilDone = Annotated[
     bool,
     typer.Option(
-        "--until-done", help="Slurm: go on in another run after the time limit.", rich_help_panel=TARGET_PANEL
+        "--until-done",
+        help="Slurm: go on in another run after the time limit. [default: off]",
+        rich_help_panel=TARGET_PANEL,
     ),
 ]
 Shards = Annotated[
     int | None,
-    typer.Option(help="Slurm: independent jobs, each with a part of the clips.", rich_help_panel=TARGET_PANEL),
+    typer.Option(
+        help="Slurm: independent jobs, each with a part of the clips. [default: the target's, else one]",
+        rich_help_panel=TARGET_PANEL,
+    ),
 ]
 Image = Annotated[
-    str | None, typer.Option(help="Kubernetes: container image with ovi-ray.", rich_help_panel=TARGET_PANEL)
+    str | None,
+    typer.Option(
+        help="Kubernetes: container image with ovi-ray. [default: the target's]", rich_help_panel=TARGET_PANEL
+    ),
 ]
-Namespace = Annotated[str | None, typer.Option(help="Kubernetes: namespace.", rich_help_panel=TARGET_PANEL)]
-Queue = Annotated[str | None, typer.Option(help="Kubernetes: Kueue's local queue.", rich_help_panel=TARGET_PANEL)]
+Namespace = Annotated[
+    str | None, typer.Option(help="Kubernetes: namespace. [default: the target's]", rich_help_panel=TARGET_PANEL)
+]
+Queue = Annotated[
+    str | None,
+    typer.Option(help="Kubernetes: Kueue's local queue. [default: the target's]", rich_help_panel=TARGET_PANEL),
+]
 PrintScript = Annotated[
-    bool, typer.Option("--print", help="Print the script or manifests that start the job there, and submit nothing.")
+    bool,
+    typer.Option(
+        "--print", help="Print the script or manifests that start the job there, and submit nothing. [default: off]"
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the job's id and state as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the job's id and state as JSON. [default: off]")]
 
 
-@with_job_options(JOB_PANELS, shows_defaults=False)
+@with_job_options(JOB_PANELS)
 @with_display_options
 def submit(
     prompts: JobOrList,
@@ -165,7 +194,7 @@ def _start(target: "Target", bundle: "Bundle", to: str) -> "JobStatus":
 
 
 def _announce(bundle: "Bundle", tell: Callable[[str], None]) -> None:
-    tell(f"{bundle.clips} clips, {len(bundle.files)} files of {bundle.size / 1e6:.1f} MB shipped")
+    tell(f"{counted(bundle.clips, 'clip')}, {counted(len(bundle.files), 'file')} of {bundle.size / 1e6:.1f} MB shipped")
     for path in bundle.must_exist:
         tell(f"must be reachable on every node: {path}")
 
@@ -177,15 +206,13 @@ def _watch(target: "Target", status: "JobStatus", since: float) -> "JobStatus":
     while not status.state.is_over:
         if time.monotonic() - since > (QUEUE_S if status.state is JobState.PENDING else WATCH_S):
             break
-        if status.state is JobState.RUNNING and CHECKED in b"".join(target.logs(status.job_id, follow=False)):
+        if status.state is JobState.RUNNING and INPUTS_CHECKED.encode() in b"".join(
+            target.logs(status.job_id, follow=False)
+        ):
             break
         time.sleep(_LOOK_S)
         status = target.status(status.job_id)
     return status
-
-
-CHECKED = b"inputs checked: "
-"""Begins the line that `ovi-ray render` prints before it starts Ray."""
 
 
 def _conclude(target: "Target", status: "JobStatus", console: Console) -> None:

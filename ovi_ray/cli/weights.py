@@ -35,7 +35,9 @@ def download(
     ckpt_dir: Folder,
     display: DisplayOptions,
     model_name: Annotated[str, typer.Option(help=f"One of {', '.join(MODEL_SPECS)}.")] = "720x720_5s",
-    fp8: Annotated[bool, typer.Option("--fp8", help="The transformer in 8-bit floats, for `render --fp8`.")] = False,
+    fp8: Annotated[
+        bool, typer.Option("--fp8", help="The transformer in 8-bit floats, for `render --fp8`. [default: off]")
+    ] = False,
 ) -> None:
     """Download the published files that a model needs, and no others. An interrupted download is resumed.
 

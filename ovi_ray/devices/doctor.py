@@ -1,7 +1,7 @@
 """Examination of a node for `ovi-ray doctor`: attention trials, memory plan and expected speed of each device."""
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ovi.convolution.choice import ConvolutionChoice, choose_path
 from ovi.convolution.choice import Measure as ConvolutionMeasure
 from ovi.convolution.probe import decoder_shapes, measure_in_child
 from ovi.errors import AttentionUnavailable, ConvolutionsWrong, MemoryTooSmall
+from ovi.geometry import num_frames, snap_size
 from ovi.kernels import KernelMode
 from ovi.kernels.choice import KernelChoice, choose_kernels
 from ovi.kernels.choice import Measure as KernelMeasure
@@ -26,10 +27,12 @@ from ovi.precision import full_float32
 from ovi.stages import Stage
 from ovi.timing import seconds_per_call
 from ovi.weights.formats import WeightFormat
+from ovi.weights.layout import ARCHITECTURE
 from ovi_ray.devices.advice import DenoiseTime, advice
 from ovi_ray.devices.attention import attention_target, model_shapes
+from ovi_ray.devices.measured_profile import measure_device
 from ovi_ray.devices.memory import memory_demand
-from ovi_ray.devices.node_report import DeviceReport, NodeReport
+from ovi_ray.devices.node_report import DeviceReport, ExaminedModel, NodeReport
 from ovi_ray.devices.probe import (
     GB,
     Device,
@@ -40,8 +43,11 @@ from ovi_ray.devices.probe import (
     probe,
     use_gpu_environment,
 )
-from ovi_ray.storage.paths import PathOrUri, to_location
+from ovi_ray.devices.stage_speed import Announce
+from ovi_ray.errors import InputError
+from ovi_ray.storage.paths import Location, PathOrUri, to_location
 from ovi_ray.weights.cache import local_checkpoint
+from ovi_ray.weights.checks import checkpoint_problems
 
 CPU_TOKENS = 1024  # limit of queries and keys in trials on a CPU, where the real shapes would take minutes
 STEPS = 50  # denoising steps of the expected time
@@ -80,25 +86,38 @@ def examine_node(
     model_name: str,
     *,
     allow_inexact: bool = False,
+    measures_stages: bool = False,
+    announce: Announce = lambda text: None,
     probed: ProbeResult | None = None,
     benchmarks: Benchmarks | None = None,
 ) -> NodeReport:
-    """Probe and measure every device of this node. Raises CheckpointMismatch for an invalid `architecture.json`."""
+    """Probe and measure every device of this node.
+
+    With `measures_stages` the model's stages are run too, for `measured_profile`; `announce` is told of each. Raises
+    CheckpointMismatch for an invalid `architecture.json`, and InputError where the weights that are run cannot be.
+    """
     if probed is None:
         probed = probe()
         use_gpu_environment(probed)
+    source = to_location(ckpt_dir)
+    if measures_stages and (problems := checkpoint_problems(source, model_name)):
+        raise InputError(problems)
     examiner = _Examiner(
-        ckpt_dir=local_checkpoint(to_location(ckpt_dir)),
+        ckpt_dir=local_checkpoint(source, [model_name] if measures_stages else []),
         model_name=model_name,
         driver=probed.driver,
         allow_inexact=allow_inexact,
         benchmarks=benchmarks or Benchmarks(),
     )
+    devices = [examiner.examine(device) for device in probed.devices]
+    if measures_stages:
+        devices = list(examiner.with_speeds(devices, announce))
     return NodeReport(
         node=socket.gethostname(),
         torch_build=probed.torch_build,
         driver=probed.driver,
-        devices=tuple(examiner.examine(device) for device in probed.devices),
+        model=_examined_model(source, examiner.ckpt_dir, model_name),
+        devices=tuple(devices),
         notes=(*probed.notes, *faults_of_versions(probed)),
     )
 
@@ -136,6 +155,17 @@ class _Examiner:
             clip_s=None if time is None else time.seconds,
             advice=advice(device, attention, plans, time),
         )
+
+    def with_speeds(self, reports: Iterable[DeviceReport], announce: Announce) -> Iterator[DeviceReport]:
+        """The reports, with the measured speed of the first device of each name."""
+        names: set[str] = set()
+        for report in reports:
+            device, measured = report.device, None
+            if device.name not in names:
+                names.add(device.name)
+                plans = memory_plans(device, self.ckpt_dir, self.model_name)
+                measured = measure_device(device, plans, self.ckpt_dir, self.model_name, announce)
+            yield replace(report, measured=measured)
 
     def _attention(
         self, target: AttentionTarget, shapes: Mapping[Site, AttentionShape]
@@ -178,6 +208,18 @@ class _Examiner:
             self_attention_s=blocks * site_s[Site.VIDEO_SELF],
             self_attention_flops=blocks * 4.0 * tokens**2 * config.dim,
         )
+
+
+def _examined_model(source: Location, folder: Path, model_name: str) -> ExaminedModel:
+    spec = Architecture.read(folder).spec(model_name)
+    height, width = snap_size(1, 1, spec.video_area)
+    return ExaminedModel(
+        name=spec.name,
+        height=height,
+        width=width,
+        frames=num_frames(spec.video_latent_length),
+        sizes_from=str(source / ARCHITECTURE) if (folder / ARCHITECTURE).exists() else "",
+    )
 
 
 def memory_plans(device: Device, ckpt_dir: str | Path, model_name: str) -> dict[WeightFormat, MemoryPlan]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ovi.attention import AttentionBackend, Site
 from ovi.attention.autotune import Choice
@@ -13,6 +14,33 @@ from ovi.stages import Stage
 from ovi_ray.devices.probe import Device
 from ovi_ray.scheduling.assumed_speeds import assumed_rates
 from ovi_ray.scheduling.device_profile import StageRates
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ExaminedModel:
+    """The model whose sizes the findings are for."""
+
+    name: str
+    height: int
+    """Pixels of the clips, which are square."""
+    width: int
+    frames: int
+    sizes_from: str
+    """The file that gives the sizes of its components; "" for those of the published model."""
+
+    def __str__(self) -> str:
+        sizes = f"sizes of {self.sizes_from}" if self.sizes_from else "published sizes"
+        return f"{self.name}, {self.frames} frames of {self.height}x{self.width}, {sizes}"
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class MeasuredDevice:
+    """A device as a class of a cluster profile."""
+
+    section: Mapping[str, Any]
+    """The class in the form of the YAML file, without the number of its devices."""
+    not_measured: Mapping[Stage, str]
+    """Why the speed of some stages is assumed."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -40,6 +68,8 @@ class DeviceReport:
     """Expected seconds to denoise a clip; None if the device cannot."""
     advice: tuple[str, ...]
     """Recommendations for the user."""
+    measured: MeasuredDevice | None = None
+    """Its measured speed, where that was asked for; of equal devices of a node the first has it."""
 
     @property
     def assumed_rates(self) -> StageRates:
@@ -55,6 +85,7 @@ class NodeReport:
     """Host name."""
     torch_build: str
     driver: str
+    model: ExaminedModel
     devices: tuple[DeviceReport, ...]
     notes: tuple[str, ...] = ()
     """Notes of the probe: driver errors, and GPUs that torch cannot use."""
@@ -65,6 +96,7 @@ class NodeReport:
             "node": self.node,
             "torch": self.torch_build,
             "driver": self.driver,
+            "model": asdict(self.model),
             "notes": list(self.notes),
             "devices": [_device_json(report) for report in self.devices],
         }

@@ -11,6 +11,7 @@ import pathvalidate
 
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
 from ovi_ray.inputs.params import did_you_mean
+from ovi_ray.printing import counted, noun
 
 MAX_PART_BYTES = 180
 """Of a folder or a file: the rest of the 255 that file systems take is for endings such as `_frames.0001.png`."""
@@ -186,8 +187,8 @@ def _collision(
     return Problem(
         file=COMMAND_LINE,
         field=OPTION,
-        value=f"{show(template.source)}, which gives {len(places)} clips the name {shown}"
-        f" (row{'s'[: len(of_rows) != 1]} {listed})",
+        value=f"{show(template.source)}, which gives {counted(len(places), 'clip')} the name {shown}"
+        f" ({noun(len(of_rows), 'row')} {listed})",
         expected=f"a name that tells them apart, such as {template.source}{apart}",
     )
 

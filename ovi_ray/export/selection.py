@@ -15,6 +15,7 @@ from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.output.finished import finished_rows
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.job_files import MANIFEST, read_job_file
+from ovi_ray.printing import counted, noun
 from ovi_ray.storage.paths import Location
 
 PICK_COLUMN = "clip_id"
@@ -66,8 +67,8 @@ def select_clips(out: Location, picks: Location | None, tell: Callable[[str], No
         rows = _picked(rows, picks)
     unfinished = [row["row"] for row in rows if row["clip_id"] not in finished]
     if unfinished:
-        count = len(unfinished)
-        tell(f"{count} clip{'s are' if count > 1 else ' is'} not finished and left out: {_of_rows(unfinished)}")
+        are = "is" if len(unfinished) == 1 else "are"
+        tell(f"{counted(len(unfinished), 'clip')} {are} not finished and left out: {_of_rows(unfinished)}")
     with_latents = set(Intermediates(output_dir=out).with_latents().to_pylist())
     clips = tuple(
         ExportClip(
@@ -97,7 +98,7 @@ def _of_rows(rows: Sequence[int]) -> str:
     numbers = list(dict.fromkeys(rows))
     if len(numbers) > _MAX_ROWS_SHOWN:
         return f"rows {', '.join(map(str, numbers[:_MAX_ROWS_SHOWN]))}, ..."
-    return f"row{'s'[: len(numbers) != 1]} {in_words(numbers)}"
+    return f"{noun(len(numbers), 'row')} {in_words(numbers)}"
 
 
 # -- picks ---------------------------------------------------------------------------------------------------------

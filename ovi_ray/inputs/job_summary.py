@@ -14,6 +14,7 @@ from ovi_ray.inputs.job_spec import BatchSpec
 from ovi_ray.inputs.manifest import Manifest, build_manifest
 from ovi_ray.inputs.prompt_lengths import text_limit
 from ovi_ray.inputs.task_table import TaskTable
+from ovi_ray.printing import counted
 from ovi_ray.scheduling.device_profile import BF16_SIZES, INT8_SIZES, ComponentSizes
 
 _ITEMSIZE = {"bfloat16": 2, "float32": 4}
@@ -56,13 +57,15 @@ class JobSummary:
 
 
 def manifest_of(job: BatchSpec) -> Manifest:
-    """The clips of a job with the published sizes of the models: no weights are read. Raises InputError.
+    """The clips of a job: no weights are read. Raises InputError, and CheckpointMismatch for an invalid `architecture.json`.
 
-    The ids differ from those of a render, which depend on the weights.
+    The models have the sizes of a checkpoint folder that is on this machine, else the published ones. The ids differ from those
+    of a render, which depend on the weights.
     """
+    folder = None if job.ckpt_dir is None else job.ckpt_dir.local_path
     return build_manifest(
         job,
-        Architecture(),
+        Architecture() if folder is None else Architecture.read(folder),
         weights=lambda name: name,
         numerics=job.numerics,
         limit=text_limit(job.ckpt_dir, job.model_name),
@@ -90,7 +93,7 @@ def summarise(job: BatchSpec, manifest: Manifest) -> JobSummary:
 def _kind(clip: dict[str, Any]) -> str:
     seconds = (4 * clip["video_latent_length"] - 3) / FRAMES_PER_SECOND
     size = f"{clip['height']}x{clip['width']}"
-    return f"{size}, {seconds:.0f} s, {clip['sample_steps']} steps, {clip['model_name']}"
+    return f"{size}, {seconds:.0f} s, {counted(clip['sample_steps'], 'step')}, {clip['model_name']}"
 
 
 def _needs(job: BatchSpec, name: str, clips: Iterable[dict[str, Any]]) -> ModelNeeds:

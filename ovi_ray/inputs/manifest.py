@@ -26,6 +26,7 @@ from ovi_ray.inputs.prompt_lists import ListOptions, PromptList, read_prompt_lis
 from ovi_ray.inputs.rows import Rows, resolve_rows
 from ovi_ray.inputs.seeds import check_seeds, derived_seeds
 from ovi_ray.inputs.sweep import swept
+from ovi_ray.printing import counted
 from ovi_ray.storage.paths import PathOrUri, atomic_write, to_location
 
 
@@ -247,7 +248,7 @@ def _same_clip_note(columns: dict[str, list[Any]], first: dict[str, int]) -> str
     place = next(place for place, value in enumerate(ids) if first[value] != place)
     earlier, later = columns["row"][first[ids[place]]], columns["row"][place]
     extra = len(ids) - len(first)
-    subject = f"{extra} clips are" if extra > 1 else "1 clip is"
+    subject = f"{counted(extra, 'clip')} {'is' if extra == 1 else 'are'}"
     return f"{subject} identical to an earlier one and rendered once: row {later} equals row {earlier}"
 
 
@@ -262,6 +263,6 @@ def _repeated_prompt_note(columns: dict[str, list[Any]]) -> list[str]:
     rows = columns["row"]
     later, earlier = rows[starts[again[0]]], rows[starts[first[pairs[again[0]]]]]
     return [
-        f"{len(again)} row{'s repeat' if len(again) > 1 else ' repeats'} the prompt and image of an earlier row"
+        f"{counted(len(again), 'row')} {'repeats' if len(again) == 1 else 'repeat'} the prompt and image of an earlier row"
         f" (row {later} those of row {earlier}): rendered as variations where the seeds or parameters differ"
     ]

@@ -5,6 +5,7 @@ from typing import Any
 
 from ovi.config import Architecture, param_specs
 from ovi_ray.inputs.prompt_lists import PromptList
+from ovi_ray.printing import counted
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -32,5 +33,5 @@ def _rows_where(prompts: PromptList, columns: Columns, name: str, applies: Calla
     if not found:
         return ""
     others = len({prompts.rows[index] for index in found}) - 1
-    more = f" (and in {others:,} more row{'s'[: others != 1]})" if others else ""
+    more = f" (and in {counted(others, 'more row')})" if others else ""
     return f"{prompts.place(found[0])}: {name} {columns[name][found[0]]:g}{more}"

@@ -29,6 +29,7 @@ from ovi_ray.inputs.params import NEGATIVE_PROMPTS, NOT_TEXT, TEXT_EXPECTED, did
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.inputs.prompt_texts import prepare_texts
 from ovi_ray.inputs.seeds import resolve_keys
+from ovi_ray.printing import counted
 from ovi_ray.storage.paths import Location, resolve_path
 
 DERIVED_COLUMNS = (
@@ -254,7 +255,7 @@ def _add_image_notes(rows: Rows, prompts: PromptList, images: list[_Image | None
     cells = zip(prompts.rows, prompts.columns.get("image_path", ()), strict=False)
     named = len({row for row, cell in cells if not _is_blank(cell)})
     if job.mode is Mode.T2V and (named or job.image_path):
-        rows.notes.append(f"mode t2v ignores the image of {named or 'all'} row{'s' if named != 1 else ''}")
+        rows.notes.append(f"mode t2v ignores the image of {counted(named, 'row') if named else 'all rows'}")
     with_remark: dict[str, list[int]] = {}
     for row, image in zip(prompts.rows, images, strict=True):
         for remark in image.facts.remarks if image is not None else ():

@@ -227,7 +227,7 @@ def workload_of(tasks: TaskTable, with_latents: pa.Array | None = None) -> Workl
         kinds=tuple(kinds),
         clip_kind=np.asarray(clip_kind, np.int32),
         clip_texts=tasks.clip_texts,
-        text_tokens=np.array([_tokens(text) for text in tasks.texts.column("text").to_pylist()], np.int32),
+        text_tokens=np.array([estimated_tokens(text) for text in tasks.texts.column("text").to_pylist()], np.int32),
         clip_first_frame=tasks.clip_first_frame,
         first_frame_kind=frame_kind,
         clips_with_latents=_places(tasks, with_latents),
@@ -241,6 +241,6 @@ def _places(tasks: TaskTable, ids: pa.Array | None) -> IntArray:
     return np.flatnonzero(is_there.to_numpy()).astype(np.int32)
 
 
-def _tokens(text: str) -> int:
+def estimated_tokens(text: str) -> int:
     """Estimated tokens of a text, good enough to balance batches."""
     return 1 + len(text) // 4

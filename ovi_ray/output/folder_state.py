@@ -20,6 +20,7 @@ from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.output.job_files import MANIFEST, read_failed, read_job_file
 from ovi_ray.output.parquet_log import FORMAT
 from ovi_ray.output.results import read_resume_state, read_rows
+from ovi_ray.printing import counted
 from ovi_ray.storage.paths import Location
 
 _LAST_FORMAT_WITH_ROW_SEEDS = 3
@@ -86,17 +87,20 @@ class Comparison:
     """Finished clips of the folder that the job does not ask for."""
     changed: Mapping[tuple[str, ...], int]
     """Number of these that would be rendered anew with other values, by the columns that differ."""
+    sweeps_seeds: bool = False
+    """The job says which seeds its clips have, so that others cannot be kept."""
 
     @property
     def other_seeds(self) -> int:
         """Finished clips that differ from those of the job by their seed alone."""
         return self.changed.get(("seed",), 0)
 
-    def notes(self) -> Iterator[str]:
-        """Notes for the user, before anything is rendered."""
-        for columns, count in self.changed.items():
+    def notes(self, *, replaces: bool = False) -> Iterator[str]:
+        """Notes for the user, before anything is rendered; `replaces`: that clips change is what was asked for."""
+        for columns, count in () if replaces else self.changed.items():
             if columns == ("seed",):
-                yield f"{_with_other_seeds(count)}; keep {'it' if count == 1 else 'them'} with --keep-seeds"
+                keep = "" if self.sweeps_seeds else f"; keep {'it' if count == 1 else 'them'} with --keep-seeds"
+                yield f"{_with_other_seeds(count)}{keep}"
             else:
                 other = in_words(columns) if columns else "weights, number format or combination of parameters"
                 yield f"{_with_prompts(count)} with another {other}"
@@ -118,6 +122,7 @@ def compare(manifest: pa.Table, folder: FolderState) -> Comparison:
         finished=finished,
         superseded=len(superseded),
         changed=_changed(manifest.filter(pc.invert(is_done)), superseded, folder.manifest),
+        sweeps_seeds=any("seed" in names.split(",") for names in _distinct(manifest, "varies")),
     )
 
 
@@ -219,4 +224,4 @@ def _with_prompts(count: int) -> str:
 
 
 def _clips(count: int) -> str:
-    return f"{count:,} finished clip{'s'[: count != 1]}"
+    return counted(count, "finished clip")

@@ -54,7 +54,8 @@ class ColumnChange:
 
     def applied(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The rows with the new values."""
-        return batch.set_column(batch.schema.get_field_index(self.name), self.name, self.values)
+        place = batch.schema.get_field_index(self.name)
+        return batch.set_column(place, batch.schema.field(place), self.values)
 
 
 class ParquetLog:
@@ -146,16 +147,16 @@ class ParquetLog:
 
     # -- when a run starts -----------------------------------------------------------------------------------------
 
-    def retain(self, keep: pa.BooleanArray, counts: Sequence[int], changes: "ColumnChange | None" = None) -> None:
+    def retain(self, keep: pa.BooleanArray, counts: Sequence[int], changes: Sequence[ColumnChange] = ()) -> None:
         """Drop the rows that `keep` does not mark. For `keep` and `counts` see `select`. Raises ResultsDamaged.
 
-        `changes` are new values of a column. Each file is replaced as a whole, so that a reader sees a dropped row or not, and
+        `changes` are new values of columns. Each file is replaced as a whole, so that a reader sees a dropped row or not, and
         every other row once.
         """
         start = 0
         for path, count in zip(self.paths(), counts, strict=True):
-            marks, new = keep.slice(start, count), None if changes is None else changes.slice(start, count)
-            if not pc.all(marks, min_count=0).as_py() or (new is not None and new.is_change):
+            marks, new = keep.slice(start, count), [change.slice(start, count) for change in changes]
+            if not pc.all(marks, min_count=0).as_py() or any(change.is_change for change in new):
                 self._write(path, self._kept(path, _source(path), marks, None, new))
             start += count
 
@@ -196,13 +197,13 @@ class ParquetLog:
         source: "_Source",
         keep: pa.BooleanArray,
         columns: Sequence[str] | None,
-        changes: "ColumnChange | None" = None,
+        changes: Sequence[ColumnChange] = (),
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a file that `keep` marks."""
         start = 0
         for batch in self._batches(path, source, columns):
-            if changes is not None:
-                batch = changes.slice(start, len(batch)).applied(batch)
+            for change in changes:
+                batch = change.slice(start, len(batch)).applied(batch)
             yield batch.filter(keep.slice(start, len(batch))).cast(self._schema_of(columns))
             start += len(batch)
 

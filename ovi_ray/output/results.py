@@ -34,6 +34,8 @@ POSTERS = "posters"
 UNFINISHED = ".unfinished"
 """Files of rows that are not complete: beside the results, where no pattern for them finds it."""
 _RESUME_COLUMNS = ("clip_id", "status", "video_bytes", "current")
+_LISTED_COLUMNS = ("row", "line", "repeat", "key", "varies", "image_path")
+"""Columns that the list of the last run decides, whatever an earlier one said of the same clip; its `meta_` columns too."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -152,11 +154,11 @@ class Results:
         wanted: pa.Array | pa.ChunkedArray | None = None,
         *,
         newer_than: float = 0.0,
-        own_columns: Sequence[str] = (),
+        listed: pa.Table | None = None,
     ) -> ResumeState:
         """The finished clips, for a run that renders the other clips of `wanted` (ids; None for all).
 
-        `own_columns` are the `meta_` columns of this run's list.
+        `listed` is the manifest of this run's list, whose places and `meta_` columns the rows of its clips take over.
 
         Leaves at most one row for each clip, which says whether the clip is wanted. Rows are dropped that say done where the
         video is missing, has another size or, for a wanted clip, is not newer than `newer_than`, and that say failed for a
@@ -164,9 +166,10 @@ class Results:
         Raises ResultsTooNew, and OSError for rows that cannot be read: nothing was changed then.
         """
         self.remove_unfinished()
-        self._log.learn(_own_schema(own_columns))
+        names = [] if listed is None else [name for name in listed.column_names if is_meta(name)]
+        self._log.learn(_own_schema(names))
         notes: list[str] = []
-        return self._with_intact_files(lambda: self._resume(wanted, newer_than, notes), notes.append)
+        return self._with_intact_files(lambda: self._resume(wanted, newer_than, listed, notes), notes.append)
 
     def _with_intact_files(self, work: Callable[[], T], tell: Callable[[str], None]) -> T:
         """The result of `work`, which is done again each time that it finds a damaged file, once that is set aside."""
@@ -181,10 +184,15 @@ class Results:
                 )
 
     def _resume(
-        self, wanted: pa.Array | pa.ChunkedArray | None, newer_than: float, notes: Sequence[str]
+        self,
+        wanted: pa.Array | pa.ChunkedArray | None,
+        newer_than: float,
+        listed: pa.Table | None,
+        notes: Sequence[str],
     ) -> ResumeState:
         """See `resume`. Raises ResultsDamaged."""
-        table, counts, corrupt = self._log.read(_RESUME_COLUMNS)
+        names = [] if listed is None else [n for n in listed.column_names if n in _LISTED_COLUMNS or is_meta(n)]
+        table, counts, corrupt = self._log.read([*_RESUME_COLUMNS, *names])
         if corrupt:
             raise corrupt[0]
         if len(counts) > self._config.merge_files or not self._log.is_uniform:
@@ -194,7 +202,8 @@ class Results:
         is_done = _is_done(table, videos)
         is_failed = _is_failed(table, wanted)
         keep = pc.and_(_deciding(table, is_done), pc.or_(is_done, is_failed)).combine_chunks()
-        self._log.retain(keep, counts, _current_marks(table, wanted))
+        changes = [] if listed is None else _places(table, listed, names)
+        self._log.retain(keep, counts, [*_current_marks(table, wanted), *changes])
         finished = table.column("clip_id").filter(pc.and_(keep, is_done)).combine_chunks()
         others = pc.invert(pc.is_in(videos.column("clip_id"), value_set=finished))
         return ResumeState(
@@ -283,13 +292,23 @@ def _is_failed(table: pa.Table, wanted: pa.Array | pa.ChunkedArray | None) -> pa
     return failed if wanted is None else pc.and_(failed, pc.is_in(table.column("clip_id"), value_set=wanted))
 
 
-def _current_marks(table: pa.Table, wanted: pa.Array | pa.ChunkedArray | None) -> ColumnChange | None:
-    """A mask of the rows of wanted clips."""
-    if wanted is None:
-        return None
-    is_wanted = pc.is_in(table.column("clip_id"), value_set=wanted).combine_chunks()
-    differs = pc.not_equal(is_wanted, _is_current(table)).combine_chunks()
-    return ColumnChange(name="current", values=is_wanted, differs=differs)
+def _current_marks(table: pa.Table, wanted: pa.Array | pa.ChunkedArray | None) -> Iterator[ColumnChange]:
+    """A mask of the rows of wanted clips; nothing where all are."""
+    if wanted is not None:
+        is_wanted = pc.is_in(table.column("clip_id"), value_set=wanted).combine_chunks()
+        differs = pc.not_equal(is_wanted, _is_current(table)).combine_chunks()
+        yield ColumnChange(name="current", values=is_wanted, differs=differs)
+
+
+def _places(table: pa.Table, listed: pa.Table, names: Sequence[str]) -> Iterator[ColumnChange]:
+    """Columns of the rows as the list has them for its clips; the other rows keep theirs."""
+    place = pc.index_in(table.column("clip_id"), value_set=listed.column("clip_id"))
+    is_listed = pc.is_valid(place)
+    for name in names:
+        old = table.column(name)
+        new = pc.if_else(is_listed, listed.column(name).take(place).cast(old.type), old)
+        same = pc.or_(pc.fill_null(pc.equal(old, new), False), pc.and_(pc.is_null(old), pc.is_null(new)))
+        yield ColumnChange(name=name, values=new.combine_chunks(), differs=pc.invert(same).combine_chunks())
 
 
 def _is_current(table: pa.Table) -> pa.ChunkedArray:

@@ -155,3 +155,10 @@ class WorkerInfo:
     """The device's entry in the cluster profile, if the job has one."""
     node_id: str = ""
     """The id of its Ray node; empty outside Ray."""
+    log: str = ""
+    """The file on its node to which its process writes errors; empty where that is none."""
+
+    @property
+    def log_place(self) -> str:
+        """The file with its node, in words; empty where there is none."""
+        return f"{self.log} on {self.node}" if self.log else ""

@@ -61,7 +61,8 @@ _ORDER = [("row", "ascending"), ("repeat", "ascending"), ("clip_id", "ascending"
 def clip_table(
     results: Batches, manifest: pa.Table | None, meta_columns: Sequence[str], limit: int
 ) -> tuple[pa.Table, int]:
-    """The first `limit` clips in the order of the list, and the number of all: ended ones, and those of the list that wait.
+    """The first `limit` clips and the number of all: ended ones, and those of the list that wait, in the order of the list;
+    after them the superseded ones.
 
     Beside `SHOWN` and the `meta_` columns they have the parameters that differ within the list, and `current`: whether the
     clip is in the list. Without a manifest every clip is.
@@ -73,12 +74,12 @@ def clip_table(
     schema = pa.schema([field.with_nullable(True) for field in schema])
     keys = pa.Table.from_batches((batch.cast(_KEYS) for batch in results(_KEYS.names)), _KEYS)
     waiting = _waiting(manifest, keys.column("clip_id"))
-    order = pa.concat_tables([keys, waiting.select(_KEYS.names).cast(_KEYS)]).sort_by(_ORDER)
+    order = _sorted(pa.concat_tables([keys, waiting.select(_KEYS.names).cast(_KEYS)]), manifest)
     wanted = order.column("clip_id").slice(0, limit).combine_chunks()
     found = (batch.filter(pc.is_in(batch.column("clip_id"), value_set=wanted)) for batch in results(names))
     ended = pa.Table.from_batches((batch.cast(schema) for batch in found), schema)
     waiting = waiting.filter(pc.is_in(waiting.column("clip_id"), value_set=wanted))
-    table = pa.concat_tables([ended, waiting], promote_options="permissive").sort_by(_ORDER)
+    table = _sorted(pa.concat_tables([ended, waiting], promote_options="permissive"), manifest)
     return _with_manifest(table, manifest), len(order)
 
 
@@ -104,6 +105,15 @@ def _waiting(manifest: pa.Table | None, ended: pa.ChunkedArray) -> pa.Table:
     missing = manifest.filter(pc.invert(pc.is_in(manifest.column("clip_id"), value_set=ended)))
     names = [name for name in missing.column_names if name in SHOWN or is_meta(name)]
     return missing.select(names).append_column("status", pa.repeat(WAITING, len(missing)))
+
+
+def _sorted(clips: pa.Table, manifest: pa.Table | None) -> pa.Table:
+    """The clips of the list in its order, then the others."""
+    if manifest is None:
+        return clips.sort_by(_ORDER)
+    is_superseded = pc.invert(pc.is_in(clips.column("clip_id"), value_set=manifest.column("clip_id")))
+    ordered = clips.append_column("superseded", is_superseded).sort_by([("superseded", "ascending"), *_ORDER])
+    return ordered.drop_columns(["superseded"])
 
 
 def _with_manifest(table: pa.Table, manifest: pa.Table | None) -> pa.Table:

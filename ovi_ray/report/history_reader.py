@@ -28,6 +28,7 @@ class _Worker:
     joined_s: float | None = None
     lost_s: float | None = None
     crashed: bool = False
+    log: str = ""
 
 
 @dataclass(slots=True)
@@ -67,8 +68,9 @@ class _Tracker:
             case TaskDone(worker=worker) | TaskFailed(worker=worker):
                 if worker in self._open:
                     yield self._ended(self._open.pop(worker), event)
-            case WorkerLost(worker=worker, crashed=crashed):
-                self._worker(worker).lost_s, self._worker(worker).crashed = self.now, crashed
+            case WorkerLost(worker=worker, crashed=crashed, log=log):
+                lost = self._worker(worker)
+                lost.lost_s, lost.crashed, lost.log = self.now, crashed, log
                 if worker in self._open:
                     yield replace(self._open.pop(worker), ended_s=self.now, outcome=TaskOutcome.WORKER_LOST)
 
@@ -143,6 +145,7 @@ def worker_history(run: RecordedRun, name: str) -> WorkerHistory:
         joined_s=worker.joined_s,
         lost_s=worker.lost_s,
         crashed=worker.crashed,
+        log=worker.log,
         tasks=spans,
         idle=tuple(_idle_spans(worker.joined_s or 0.0, end_s, spans, idle)),
         breaker=tuple(entry for entry in tracker.breaker if entry.change.worker == name),

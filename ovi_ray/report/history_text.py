@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ovi.stages import CLIP_STAGES, STAGES
 from ovi_ray.inputs.columns import place_in_list
+from ovi_ray.printing import counted
 from ovi_ray.report.durations import format_duration
 from ovi_ray.report.run_history import (
     BreakerEntry,
@@ -55,7 +56,8 @@ def worker_lines(worker: WorkerHistory) -> Iterator[str]:
     for at_s, line in sorted(lines, key=lambda item: item[0]):
         yield f"{_at(at_s)}  {line}"
     if worker.lost_s is not None:
-        yield f"{_at(worker.lost_s)}  lost{', its process died' if worker.crashed else ''}"
+        died = f", its process died{f'; its log: {worker.log}' if worker.log else ''}" if worker.crashed else ""
+        yield f"{_at(worker.lost_s)}  lost{died}"
 
 
 def summary_lines(run: RunSummary) -> Iterator[str]:
@@ -63,12 +65,13 @@ def summary_lines(run: RunSummary) -> Iterator[str]:
     who = run.identity
     yield f"run {run.run} of {run.runs}: started {who.started_at} on {who.host}, process {who.pid}, ovi-ray {who.version}"
     yield f"  {who.command}"
-    yield f"{run.clips} clips were missing: {run.done} done, {run.failed} failed, {_end(run)} after {_at(run.ended_s)}"
+    missing = f"{counted(run.clips, 'clip')} {'was' if run.clips == 1 else 'were'} missing"
+    yield f"{missing}: {run.done} done, {run.failed} failed, {_end(run)} after {_at(run.ended_s)}"
     yield "workers"
     yield from (f"  {_worker(worker, run.ended_s)}" for worker in run.workers)
     for stage, reasons in run.reasons.items():
         count = sum(reasons.values())
-        yield f"{STAGES[stage].label}: {count} decision{'s'[: count != 1]}"
+        yield f"{STAGES[stage].label}: {counted(count, 'decision')}"
         yield from (f"  {count}x {reason}" for reason, count in reasons.items())
     if run.failures:
         yield "failures"
@@ -121,7 +124,7 @@ def _worker(worker: WorkerSummary, run_ended_s: float) -> str:
     lost = "" if worker.lost_s is None else f", lost after {_at(worker.lost_s)}"
     where = f"{worker.device} on {worker.node}, slot {worker.slot}"
     busy = f"busy {min(1.0, worker.busy_s / held_s):.0%}"
-    return f"{worker.worker}: {where}, {worker.tasks} task{'s'[: worker.tasks != 1]}, {busy}{lost}"
+    return f"{worker.worker}: {where}, {counted(worker.tasks, 'task')}, {busy}{lost}"
 
 
 def _end(run: RunSummary) -> str:

@@ -23,7 +23,7 @@ from ovi_ray.output.results import POSTERS
 from ovi_ray.report.clip_data import chunks, clip_table, count_clips, packed
 from ovi_ray.report.durations import format_number
 from ovi_ray.report.overview import Overview, ReportSummary, TableLimits
-from ovi_ray.report.result_queries import Batches
+from ovi_ray.report.result_queries import Batches, of_list
 from ovi_ray.report.run_charts import RunCharts
 from ovi_ray.storage.paths import Location, PathOrUri, list_files, to_location
 
@@ -56,8 +56,9 @@ def write_report(
     """Write the report of a job into its output folder and return its path. Raises OSError.
 
     `results` yields each clip once, in any order; `manifest` has the clips of the list, so that those that wait are shown, and
-    those that are not in it any more are set apart. `meta_columns` are the list's own columns. Stars that are set in a browser
-    are kept under `key`. Memory stays bounded for a million clips: of all results only a few columns are read at a time.
+    superseded ones, which are not in it any more, stand in a section of their own and count nowhere else. `meta_columns` are
+    the list's own columns. Stars that are set in a browser are kept under `key`. Memory stays bounded for a million clips: of
+    all results only a few columns are read at a time.
     """
     folder = to_location(output_dir)
     clips, total = clip_table(results, manifest, meta_columns, limits.clips)
@@ -66,7 +67,13 @@ def write_report(
         .get_template("report.html.j2")
         .render(
             title=title,
-            overview=Overview.of(results, summary, limits.tables, count_clips(results, manifest)),
+            overview=Overview.of(
+                results,
+                of_list(results, manifest),
+                summary=summary,
+                limits=limits.tables,
+                counts=count_clips(results, manifest),
+            ),
             chunks=chunks(clips),
             charts=packed(asdict(charts or RunCharts())),
             key=key,

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ovi.stages import CLIP_STAGES, STAGES, TIME_GROUPS
+from ovi_ray.printing import counted
 from ovi_ray.protocol.progress import WorkerTime
 from ovi_ray.report.durations import format_duration_in_words, format_number
 from ovi_ray.report.result_queries import (
@@ -176,26 +177,31 @@ class Overview:
     stages: tuple[str, ...]
     """Activities that any worker spent time on."""
     timings: tuple[StageTiming, ...]
+    superseded: int
+    """Finished clips that the list does not ask for."""
 
     @classmethod
-    def of(cls, results: Batches, summary: ReportSummary, limits: TableLimits, counts: ClipCounts) -> Self:
-        """The overview of a job and its last run; `results` may be in any order."""
+    def of(
+        cls, results: Batches, listed: Batches, *, summary: ReportSummary, limits: TableLimits, counts: ClipCounts
+    ) -> Self:
+        """The overview of a job and its last run. `listed` are the results of the list's clips; both may be in any order."""
         run = finished_since(read_columns(results, _COLUMNS), summary.started_at)
-        done, failed = with_status(run, ClipStatus.DONE), count_status(results, ClipStatus.FAILED)
+        done, failed = with_status(run, ClipStatus.DONE), count_status(listed, ClipStatus.FAILED)
         times = summary.workers
         timings = (StageTiming.of(group, done, histogram_bins=limits.histogram_bins) for group in _TIMED_GROUPS)
         return cls(
             finished_at=summary.started_at + timedelta(seconds=summary.seconds),
-            models=_models(results),
+            models=_models(listed),
             is_running=summary.is_running,
-            figures=tuple(_figures(summary, counts, len(done), count_noted(results))),
-            failures=first_rows(results, ClipStatus.FAILED, limits.rows).to_pylist(),
+            figures=tuple(_figures(summary, counts, len(done), count_noted(listed))),
+            failures=first_rows(listed, ClipStatus.FAILED, limits.rows).to_pylist(),
             more_failures=max(0, failed - limits.rows),
-            reasons=_reasons(results, limits),
+            reasons=_reasons(listed, limits),
             workers=_worker_lines(times[: limits.rows], done),
             more_workers=max(0, len(times) - limits.rows),
             stages=tuple(activity for activity in ACTIVITIES if any(_seconds(time, activity) > 0 for time in times)),
             timings=tuple(timing for timing in timings if timing is not None),
+            superseded=counts.superseded,
         )
 
 
@@ -238,7 +244,7 @@ def _this_run(summary: ReportSummary) -> str:
 
 def _device_hours(times: tuple[WorkerTime, ...]) -> Figure:
     held, busy = sum(time.held_s for time in times), sum(time.busy_s for time in times)
-    workers = f"{len(times):,} worker{'' if len(times) == 1 else 's'}"
+    workers = counted(len(times), "worker")
     note = f"{workers}, {min(1.0, busy / held):.0%} busy" if held > 0 else workers
     return Figure(label="Device-hours", value=format_number(held / 3600), note=note)
 

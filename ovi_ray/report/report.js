@@ -8,7 +8,7 @@ const PLAIN = new Set(["clip_id", "row", "line", "text_prompt", "image_path", "s
   "worker", "decode_worker", "node", "device", "attention_backend", "dtype", "attempts", "finished_at", "notes", "current",
   "encode_s", "denoise_s", "decode_s", "height", "width", ...PARAMETERS]);
 
-let clips = [], names = [], shown = [], stars = new Set(), charts = null, isServed = false;
+let clips = [], listed = [], superseded = [], names = [], shown = [], inList = 0, stars = new Set(), charts = null, isServed = false;
 let view = "cards", opened = -1;
 
 // -- data ------------------------------------------------------------------------------------------------------------
@@ -29,6 +29,8 @@ async function load(root) {
     for (let i = 0; i < chunk.rows; i++) found.push({chunk, i});
   }
   clips = found;
+  listed = clips.filter((clip) => of(clip, "current") !== false);
+  superseded = clips.filter((clip) => of(clip, "current") === false);
   charts = await unpacked(root.querySelector("#charts").content.textContent);
 }
 
@@ -63,9 +65,9 @@ function element(tag, properties = {}, ...children) {
 
 // -- filters ---------------------------------------------------------------------------------------------------------
 
-function distinct(name, of_clips = clips) {
+function distinct(name, among) {
   const counted = new Map();
-  for (const clip of of_clips) {
+  for (const clip of among) {
     const value = of(clip, name);
     if (value !== null && value !== "") counted.set(value, (counted.get(value) ?? 0) + 1);
   }
@@ -83,12 +85,7 @@ function fill(select, label, values) {
 }
 
 function fillFilters() {
-  const states = distinct("status");
-  const old = clips.filter((clip) => of(clip, "current") === false).length;
-  if (old) states.push(["superseded", old]);
-  fill($("status"), "any", states);
-  fill($("model_name"), "any", distinct("model_name"));
-  fill($("device"), "any", distinct("device"));
+  for (const name of ["status", "model_name", "device"]) fill($(name), "any", distinct(name, listed));
   fill($("column"), "none", [...metas(), ...varying(), ...PARAMETERS.filter((name) => names.includes(name))].map((name) => [name, null]));
   fillValues();
 }
@@ -96,13 +93,11 @@ function fillFilters() {
 function fillValues() {
   const column = $("column").value;
   $("value").disabled = !column;
-  fill($("value"), "any", column ? distinct(column).slice(0, 2000) : []);
+  fill($("value"), "any", column ? distinct(column, clips).slice(0, 2000) : []);
 }
 
 function matches(clip, words) {
-  const status = $("status").value;
-  if (status === "superseded" ? of(clip, "current") !== false : status && of(clip, "status") !== status) return false;
-  for (const name of ["model_name", "device"]) if ($(name).value && of(clip, name) !== $(name).value) return false;
+  for (const name of ["status", "model_name", "device"]) if ($(name).value && of(clip, name) !== $(name).value) return false;
   if ($("starred").checked && !stars.has(of(clip, "clip_id"))) return false;
   const column = $("column").value;
   if (column && $("value").value && String(of(clip, column)) !== $("value").value) return false;
@@ -114,10 +109,18 @@ function matches(clip, words) {
 
 function filter() {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-  shown = clips.filter((clip) => matches(clip, words));
-  $("count").textContent = shown.length === clips.length ? clips.length.toLocaleString("en")
-    : `${shown.length.toLocaleString("en")} of ${clips.length.toLocaleString("en")}`;
-  if (view === "grid") fillPrompts(); else layOut();
+  const inOrder = listed.filter((clip) => matches(clip, words));
+  inList = inOrder.length;
+  shown = inOrder.concat(superseded.filter((clip) => matches(clip, words)));
+  $("count").textContent = portion(inList, listed.length);
+  $("superseded").hidden = superseded.length === 0;
+  $("superseded-count").textContent = portion(shown.length - inList, superseded.length);
+  if (view === "grid") fillPrompts();
+  layOut();
+}
+
+function portion(part, all) {
+  return part === all ? all.toLocaleString("en") : `${part.toLocaleString("en")} of ${all.toLocaleString("en")}`;
 }
 
 // -- cards: only those near the window are in the document -----------------------------------------------------------
@@ -125,12 +128,19 @@ function filter() {
 let columns = 1, cardWidth = MIN_CARD, cardHeight = 300;
 const cards = new Map();
 
+/** The two lists of cards, each with the clips of `shown` that it holds: those of the job's list, and superseded ones. */
+function blocks() {
+  return [{host: $("list"), first: 0, end: view === "cards" ? inList : 0}, {host: $("superseded-list"), first: inList, end: shown.length}];
+}
+
+const blockOf = (index) => blocks()[index < inList ? 0 : 1];
+
 function layOut() {
-  const list = $("list"), width = list.clientWidth;
+  const width = $("clips").clientWidth;
   columns = Math.max(1, Math.floor((width + GAP) / (MIN_CARD + GAP)));
   cardWidth = (width - GAP * (columns - 1)) / columns;
   cardHeight = Math.round(cardWidth / ratio()) + TEXT_HEIGHT + 12;
-  list.style.height = `${Math.ceil(shown.length / columns) * (cardHeight + GAP)}px`;
+  for (const {host, first, end} of blocks()) host.style.height = `${Math.ceil((end - first) / columns) * (cardHeight + GAP)}px`;
   for (const card of cards.values()) card.remove();
   cards.clear();
   draw();
@@ -146,31 +156,35 @@ function ratio() {
 }
 
 function draw() {
-  if (view !== "cards") return;
-  const top = $("list").getBoundingClientRect().top;
-  const first = Math.max(0, Math.floor((-top - OVERSCAN) / (cardHeight + GAP))) * columns;
-  const last = Math.min(shown.length, Math.ceil((innerHeight - top + OVERSCAN) / (cardHeight + GAP)) * columns);
+  const near = new Set(blocks().flatMap(nearWindow));
   for (const [index, card] of cards) {
-    if ((index < first || index >= last) && !card.contains(document.activeElement)) {
+    if (!near.has(index) && !card.contains(document.activeElement)) {
       card.remove();
       cards.delete(index);
     }
   }
-  for (let index = first; index < last; index++) if (!cards.has(index)) addCard(index);
+  for (const index of near) if (!cards.has(index)) addCard(index);
+}
+
+function nearWindow({host, first, end}) {
+  const top = host.getBoundingClientRect().top;
+  const from = first + Math.max(0, Math.floor((-top - OVERSCAN) / (cardHeight + GAP))) * columns;
+  const to = Math.min(end, first + Math.ceil((innerHeight - top + OVERSCAN) / (cardHeight + GAP)) * columns);
+  return Array.from({length: Math.max(0, to - from)}, (_, i) => from + i);
 }
 
 function addCard(index) {
-  const clip = shown[index], id = of(clip, "clip_id");
-  const card = element("article", {className: "clip", id: `clip-${id}`, role: "listitem", "aria-setsize": shown.length, "aria-posinset": index + 1});
+  const clip = shown[index], id = of(clip, "clip_id"), {host, first, end} = blockOf(index), position = index - first;
+  const card = element("article", {className: "clip", id: `clip-${id}`, role: "listitem", "aria-setsize": end - first, "aria-posinset": position + 1});
   Object.assign(card.style, {width: `${cardWidth}px`, height: `${cardHeight}px`,
-    left: `${(index % columns) * (cardWidth + GAP)}px`, top: `${Math.floor(index / columns) * (cardHeight + GAP)}px`});
+    left: `${(position % columns) * (cardWidth + GAP)}px`, top: `${Math.floor(position / columns) * (cardHeight + GAP)}px`});
   const facts = [place(clip), ...varying().map((name) => `${name} ${text(of(clip, name))}`), `seed ${of(clip, "seed")}`].join(" · ");
   card.append(posterOf(clip, Math.round(cardWidth / ratio()), () => open(index)),
     element("p", {className: "line"}, starOf(clip), element("span", {textContent: facts, title: facts})),
     element("p", {className: "text", dir: "auto", textContent: of(clip, "text_prompt")}));
   card.dataset.index = index;
   cards.set(index, card);
-  $("list").append(card);
+  host.append(card);
 }
 
 function posterOf(clip, height, onOpen) {
@@ -288,6 +302,7 @@ function open(index) {
   $("facts").replaceChildren(...facts.flatMap((name) => [element("dt", {textContent: name}), fact(clip, name)]));
   $("previous").disabled = index === 0;
   $("next").disabled = index === shown.length - 1;
+  $("takes").disabled = index >= inList;
   if (!$("clip").open) $("clip").showModal();
   history.replaceState(null, "", `#row-${of(clip, "row")}`);
   showStars();
@@ -309,9 +324,10 @@ function close() {
 }
 
 function focusCard(index) {
-  if (index < 0 || index >= shown.length || view !== "cards") return;
+  if (index < 0 || index >= shown.length || (view === "grid" && index < inList)) return;
   if (!cards.has(index)) {
-    scrollTo({top: scrollY + $("list").getBoundingClientRect().top + Math.floor(index / columns) * (cardHeight + GAP) - 80});
+    const {host, first} = blockOf(index);
+    scrollTo({top: scrollY + host.getBoundingClientRect().top + Math.floor((index - first) / columns) * (cardHeight + GAP) - 80});
     draw();
   }
   cards.get(index)?.querySelector(".poster").focus();
@@ -341,13 +357,13 @@ function setView(name) {
   $("as-cards").setAttribute("aria-pressed", name === "cards");
   $("as-grid").setAttribute("aria-pressed", name === "grid");
   $("sweep").hidden = name !== "grid";
-  $("list").hidden = name !== "cards";
-  if (name === "grid") fillPrompts(); else layOut();
+  if (name === "grid") fillPrompts();
+  layOut();
 }
 
 function fillPrompts() {
   const groups = new Map();
-  for (const clip of shown) {
+  for (const clip of shown.slice(0, inList)) {
     const key = promptKey(clip);
     if (!groups.has(key)) groups.set(key, {clip, n: 0});
     groups.get(key).n++;
@@ -359,7 +375,7 @@ function fillPrompts() {
 }
 
 function takes() {
-  return shown.filter((clip) => promptKey(clip) === $("prompt").value);
+  return shown.slice(0, inList).filter((clip) => promptKey(clip) === $("prompt").value);
 }
 
 /** The axes that differ among the takes of the prompt; the one with most values across. */
@@ -585,7 +601,7 @@ function listen() {
   $("close").addEventListener("click", () => $("clip").close());
   $("clip").addEventListener("close", close);
   addEventListener("scroll", () => requestAnimationFrame(draw), {passive: true});
-  addEventListener("resize", () => requestAnimationFrame(() => { if (view === "cards") layOut(); drawTimeline(); }));
+  addEventListener("resize", () => requestAnimationFrame(() => { layOut(); drawTimeline(); }));
   addEventListener("hashchange", goToAnchor);
   addEventListener("keydown", onKey);
   const zooms = {in: () => zoom(0.5), out: () => zoom(2), left: () => move(-0.2), right: () => move(0.2), all: () => { from = 0; to = end; drawTimeline(); }};

@@ -15,6 +15,19 @@ Batches = Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
 _ORDER = [("row", "ascending"), ("repeat", "ascending"), ("clip_id", "ascending")]
 
 
+def of_list(results: Batches, manifest: pa.Table | None) -> Batches:
+    """The results of the clips of a list; all of them where there is no manifest of it."""
+    if manifest is None:
+        return results
+
+    def batches(names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for batch in results(list(dict.fromkeys([*names, "clip_id"]))):
+            is_listed = pa.compute.is_in(batch.column("clip_id"), value_set=manifest.column("clip_id"))
+            yield batch.filter(is_listed).select(list(names))
+
+    return batches
+
+
 def read_columns(results: Batches, names: Sequence[str]) -> pa.Table:
     """The named columns of all results, in any order of rows."""
     return pa.Table.from_batches(results(names), pa.schema([RESULTS_SCHEMA.field(name) for name in names]))

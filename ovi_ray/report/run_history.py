@@ -106,6 +106,8 @@ class WorkerHistory:
     joined_s: float | None
     lost_s: float | None
     crashed: bool
+    log: str = ""
+    """The file with the last words of its process, if it died, and its node."""
     tasks: tuple[TaskSpan, ...] = ()
     idle: tuple[IdleSpan, ...] = ()
     breaker: tuple[BreakerEntry, ...] = ()

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ovi.stages import STAGES
-from ovi_ray.printing import Console
+from ovi_ray.printing import Console, counted
 from ovi_ray.protocol.observer import JobObserver
 from ovi_ray.protocol.progress import ClipEnded, JobSnapshot, RunningTask
 from ovi_ray.report.durations import format_duration, format_remaining
@@ -68,7 +68,7 @@ def _panel(snapshot: JobSnapshot) -> Group:
 
 def _headline(snapshot: JobSnapshot) -> Text:
     progress = snapshot.progress
-    line = Text(f"{progress.done}/{progress.clips} clips")
+    line = Text(f"{progress.done}/{counted(progress.clips, 'clip')}")
     if progress.failed:
         line.append(f", {progress.failed} failed", style="bold red")
     line.append(f"  elapsed {format_duration(snapshot.elapsed_s)}")

@@ -12,6 +12,7 @@ import markupsafe
 
 from ovi.files import atomic_writer
 from ovi.stages import STAGES, TIME_GROUPS
+from ovi_ray.printing import counted
 from ovi_ray.report.durations import format_duration
 from ovi_ray.simulation.virtual_cluster import Span
 
@@ -96,7 +97,7 @@ def _lane(name: str, y: int, spans: Iterable[Span], end_s: float) -> _Lane:
             kind=run.kind,
             x=round(LEFT + run.start_s * scale, 2),
             width=round(max(0.3, (run.end_s - run.start_s) * scale), 2),
-            title=f"{run.kind}, {run.tasks} tasks, {format_duration(run.start_s)} to {format_duration(run.end_s)}",
+            title=f"{run.kind}, {counted(run.tasks, 'task')}, {format_duration(run.start_s)} to {format_duration(run.end_s)}",
         )
         for run in _runs(spans, gap_s=end_s / MAX_BARS)
     )

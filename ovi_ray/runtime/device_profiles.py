@@ -5,7 +5,14 @@ import dataclasses
 from ovi.stages import STAGES
 from ovi_ray.protocol.messages import WorkerInfo
 from ovi_ray.scheduling.assumed_speeds import assumed_rates
-from ovi_ray.scheduling.device_profile import BF16_SIZES, COMPONENTS, ComponentSizes, DeviceProfile, StageRates
+from ovi_ray.scheduling.device_profile import (
+    BF16_SIZES,
+    COMPONENTS,
+    INT8_SIZES,
+    ComponentSizes,
+    DeviceProfile,
+    StageRates,
+)
 
 
 def device_profile(info: WorkerInfo, dtype: str) -> DeviceProfile:
@@ -14,14 +21,15 @@ def device_profile(info: WorkerInfo, dtype: str) -> DeviceProfile:
     Measurements correct the rates.
 
     The scheduler counts the operations of the published model. A smaller model needs fewer for the same clip, so the rates are
-    scaled up by the ratio of their weights.
+    scaled up by the ratio of their weights; those of a profile that was measured with a smaller model already are.
     """
     base = info.declared or _assumed(info)
     sizes = ComponentSizes(**{component.value: size for component, size in info.component_gb.items()})
     bytes_per_weight = 4 if dtype == "float32" else 2
-    published = {component: BF16_SIZES.of(component) * bytes_per_weight / 2 for component in COMPONENTS}
+    counted = BF16_SIZES if base.sizes == INT8_SIZES else base.sizes  # as many weights, in 16 bits
+    rated_for = {component: counted.of(component) * bytes_per_weight / 2 for component in COMPONENTS}
     work = {stage: spec.main_component for stage, spec in STAGES.items()}
-    rates = {stage.value: base.rates.of(stage) * published[c] / sizes.of(c) for stage, c in work.items()}
+    rates = {stage.value: base.rates.of(stage) * rated_for[c] / sizes.of(c) for stage, c in work.items()}
     return dataclasses.replace(
         base, memory_gb=min(base.memory_gb, info.memory_gb), sizes=sizes, rates=StageRates(**rates)
     )

@@ -61,12 +61,14 @@ class WorkerReplaced:
     """Another event has told the user already."""
     waits: bool = False
     """The successor is started when there is room for it again."""
+    log: str = ""
+    """The file with the last words of a worker that died, and its node; empty where it is not known."""
 
     def __str__(self) -> str:
         outcome = f"{self.successor} replaces it" if self.successor else "its slot is given up"
         if self.waits:
             outcome = f"{self.successor} follows when there is room"
-        return f"{self.worker} {self.reason}: {outcome}"
+        return f"{self.worker} {self.reason}: {outcome}{f'; its log: {self.log}' if self.log else ''}"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

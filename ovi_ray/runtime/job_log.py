@@ -48,8 +48,9 @@ class JobLog(JobObserver):
         """See JobObserver."""
         for event in cycle.events:
             match event:
-                case WorkerLost(worker=worker, crashed=crashed):
-                    logger.warning("worker %s lost%s", worker, " (its process died)" if crashed else "")
+                case WorkerLost(worker=worker, crashed=crashed, log=log):
+                    died = f" (its process died{f'; its log: {log}' if log else ''})" if crashed else ""
+                    logger.warning("worker %s lost%s", worker, died)
                 case TaskFailed(worker=worker, task=task, kind=kind, message=message):
                     level = logging.DEBUG if kind is FailureKind.CANCELLED else logging.WARNING
                     logger.log(level, "%s failed on %s, attempt %d: %s", task.stage, worker, task.attempt, message)

@@ -18,6 +18,7 @@ from ovi_ray.devices.probe import gpu_environment, host_memory_gb
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.cluster_profile import ClusterProfile, read_profile
 from ovi_ray.inputs.job_spec import DeviceKind, JobSpec
+from ovi_ray.printing import counted
 from ovi_ray.scheduling.device_profile import DeviceProfile
 from ovi_ray.workers.actor import WorkerConfig
 
@@ -120,8 +121,10 @@ def _as_declared(
     wanted = sum(devices.count for devices in cluster.devices.values())
     on_gpus = sum(devices.count for devices in cluster.devices.values() if devices.vendor != "cpu")
     if (wanted > cpus or on_gpus > gpus) and not _may_grow(job):
-        there = f"Ray has {cpus} CPUs and {gpus} GPUs"
-        raise ClusterError(f"{job.cluster} declares {wanted} workers, {on_gpus} of them on GPUs, and {there}")
+        there = f"Ray has {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}"
+        raise ClusterError(
+            f"{job.cluster} declares {counted(wanted, 'worker')}, {on_gpus} of them on GPUs, and {there}"
+        )
     vendors = _gpus_by_vendor(nodes)
     placed: list[Placement] = []
     for name, devices in cluster.devices.items():
@@ -148,7 +151,9 @@ def _on_cpus(job: JobSpec, nodes: Sequence[Mapping[str, Any]], cpus: int) -> lis
     if not cpus and not _may_grow(job):
         raise ClusterError("the job needs CPUs and Ray has none for workers; start nodes, or see `ray status`")
     if count > cpus and not _may_grow(job):
-        raise ClusterError(f"the job asks for {count} workers and Ray has {cpus} CPUs; use --workers {cpus} or fewer")
+        raise ClusterError(
+            f"the job asks for {counted(count, 'worker')} and Ray has {counted(cpus, 'CPU')}; use --workers {cpus} or fewer"
+        )
     # Workers on one machine share its memory; on a cluster each node holds about as many as it has CPUs.
     share = count / max(1, hosts)
     memory_gb = job.memory_gb or host_memory_gb() / max(1.0, share)

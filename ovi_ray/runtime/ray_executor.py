@@ -19,7 +19,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -286,7 +286,13 @@ class RayExecutor:
         ray.kill(self._slots[worker].actor, no_restart=True)  # if only unreachable, it would run beside its replacement
         self._running = {ref: running for ref, running in self._running.items() if running.worker != worker}
         self._heartbeats.forget(worker)
-        return [WorkerLost(worker=worker, crashed=causes is not None), self._replace(worker, reason, causes or set())]
+        if causes is None:
+            return [WorkerLost(worker=worker, crashed=False), self._replace(worker, reason, set())]
+        info = self._slots[worker].info
+        log = "" if info is None else info.log_place
+        if log:
+            self._last_death += f"; its log: {log}"
+        return [WorkerLost(worker=worker, log=log), replace(self._replace(worker, reason, causes), log=log)]
 
     def _replace(self, worker: str, reason: str, causes: Set[Hashable]) -> WorkerReplaced:
         slot = self._slots[worker]

@@ -101,8 +101,11 @@ def _hang_up_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def examine_cluster(address: str, ckpt_dir: str, model_name: str, *, allow_inexact: bool) -> list[NodeReport]:
-    """The report of `ovi-ray doctor` for every node of a cluster, made on that node. Raises ClusterError."""
+def examine_cluster(address: str, ckpt_dir: str, model_name: str, **options: bool) -> list[NodeReport]:
+    """The report of `ovi-ray doctor` for every node of a cluster, made on that node; `options` are those of `examine_node`.
+
+    Raises ClusterError, and what `examine_node` does.
+    """
     with _joined(address):
         tasks = [
             ray.remote(examine_node)
@@ -112,11 +115,14 @@ def examine_cluster(address: str, ckpt_dir: str, model_name: str, *, allow_inexa
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
                 runtime_env={"env_vars": _environment_of(node)},
             )
-            .remote(ckpt_dir, model_name, allow_inexact=allow_inexact)
+            .remote(ckpt_dir, model_name, **options)
             for node in ray.nodes()
             if node["Alive"]
         ]
-        reports: list[NodeReport] = ray.get(tasks)
+        try:
+            reports: list[NodeReport] = ray.get(tasks)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
     return reports
 
 

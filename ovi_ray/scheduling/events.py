@@ -1,6 +1,6 @@
 """Events: what happened on the cluster, as the scheduler receives it. Frozen values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ovi.config import Component
 from ovi_ray.scheduling.device_profile import DeviceProfile
@@ -46,6 +46,8 @@ class WorkerLost:
     worker: str
     crashed: bool = True
     """False for a planned departure (preempted, drained), which never counts against a clip."""
+    log: str = field(default="", compare=False)
+    """The file with the last words of its process, and its node, for messages; empty where it is not known."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -106,7 +106,7 @@ class TaskOutcomes:
             return actions
         task = run.task
         if event.crashed and task.items:
-            message = f"the worker died during {task.stage}"
+            message = f"the worker died during {task.stage}{f'; its log: {event.log}' if event.log else ''}"
             worker.health.of(task.stage).record_failure(task.items, message, crashed=True)
             actions += self._quarantine.trip_if_faulty(worker, task.stage, worker.kind, now)
         charged = not actions
@@ -114,7 +114,7 @@ class TaskOutcomes:
             if not event.crashed or self._survives_crash(task, item, worker, charged=charged):
                 actions += self._retry(task.stage, item, worker.kind)
             else:
-                actions += self._give_up(task.stage, item, self._poison_message(task.stage))
+                actions += self._give_up(task.stage, item, self._poison_message(task.stage, event.log))
         return actions
 
     def _release(self, name: str, task: Task) -> WorkerState | None:
@@ -196,6 +196,7 @@ class TaskOutcomes:
         cancels = self._speculation.cancel(stage, item, Reason.CLIP_ENDED)
         return [*cancels, *self._job.give_up(stage, item, message)]
 
-    def _poison_message(self, stage: Stage) -> str:
+    def _poison_message(self, stage: Stage, log: str) -> str:
         crashes = self._retries.config.max_crashes
-        return f"poison: {crashes} workers died one after the other, each while it ran the {stage} of this clip alone"
+        last = f"; the log of the last one: {log}" if log else ""
+        return f"poison: {crashes} workers died one after the other, each while it ran the {stage} of this clip alone{last}"

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovi.stages import INPUT_STAGES, STAGES, Stage, WorkItem
+from ovi_ray.printing import counted
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -58,7 +59,7 @@ class ClipKind:
     def __str__(self) -> str:
         image = ", first frame" if self.has_image else ""
         size = f"{self.height}x{self.width}, F={self.video_latent_length}"
-        return f"{self.model_name} {size}, {self.sample_steps} steps{image}"
+        return f"{self.model_name} {size}, {counted(self.sample_steps, 'step')}{image}"
 
 
 def _no_ints() -> IntArray:

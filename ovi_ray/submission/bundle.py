@@ -25,6 +25,7 @@ from ovi_ray.inputs.job_summary import manifest_of, summarise
 from ovi_ray.inputs.manifest import read_prompts
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.inputs.rows import DERIVED_COLUMNS
+from ovi_ray.printing import counted
 from ovi_ray.storage.paths import Location, resolve_path
 
 JOB_FILE = "job.yaml"
@@ -202,7 +203,7 @@ def _too_large(bundle: Bundle, size: int, most: int) -> Problem:
     shown: Iterable[str] = (f"{name} {len(content) / 1e6:.1f} MB" for name, content in largest)
     return Problem(
         file="the job's files",
-        value=f"{size / 1e6:.0f} MB compressed ({len(bundle.files)} files; the largest: {', '.join(shown)})",
+        value=f"{size / 1e6:.0f} MB compressed ({counted(len(bundle.files), 'file')}; the largest: {', '.join(shown)})",
         expected=f"at most {most / 1e6:.0f} MB: put the list or its images where the cluster can read them,"
         " and name them by URI, such as s3://bucket/prompts.csv",
     )

@@ -13,6 +13,7 @@ from ovi_ray.output.event_log import EVENTS_FILE
 from ovi_ray.output.lease import LeaseConfig, last_owner
 from ovi_ray.output.owner import Owner
 from ovi_ray.output.progress_file import JobProgress, RunState, read_progress
+from ovi_ray.printing import counted
 from ovi_ray.storage.paths import Location
 from ovi_ray.submission.states import JobState, JobStatus
 
@@ -102,5 +103,5 @@ def _how_it_ended(end: dict[str, Any] | None) -> tuple[JobState, str]:
         return JobState.FAILED, "the last run did not end: its driver was killed"
     error, failed = str(end.get("error", "")), int(end.get("failed", 0))
     if not error:
-        return (JobState.FAILED, f"{failed} clips failed") if failed else (JobState.SUCCEEDED, "")
+        return (JobState.FAILED, f"{counted(failed, 'clip')} failed") if failed else (JobState.SUCCEEDED, "")
     return (JobState.STOPPED if error.startswith("stopped") else JobState.FAILED), error

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.inputs.job_spec import DeviceKind
+from ovi_ray.printing import counted
 from ovi_ray.storage.paths import Location
 from ovi_ray.submission.bundle import Bundle
 from ovi_ray.submission.kuberay import (
@@ -125,8 +126,8 @@ class Group:
     image: str
 
     def __str__(self) -> str:
-        pods = f"{self.pods} pod{'s'[: self.pods != 1]}"
-        return f"{pods} with {self.gpus} {self.vendor} GPUs" if self.gpus else pods
+        pods = counted(self.pods, "pod")
+        return f"{pods} with {counted(self.gpus, f'{self.vendor} GPU')}" if self.gpus else pods
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ovi_ray.errors import ClusterError, InputError, Problem
 from ovi_ray.inputs.job_spec import DeviceKind
+from ovi_ray.printing import counted
 from ovi_ray.submission.bundle import Bundle
 from ovi_ray.submission.ray_client import RayClient
 from ovi_ray.submission.states import JobState, JobStatus
@@ -129,7 +130,7 @@ class RayTarget:
         """Notes on the devices of the cluster. Raises ClusterError where it lacks those that the job needs."""
         nodes = self._client.nodes()
         gpus, cpus = (sum(int(node["resources_total"].get(kind, 0)) for node in nodes) for kind in ("GPU", "CPU"))
-        there = f"{len(nodes)} node{'s'[: len(nodes) != 1]} with {gpus} GPUs and {cpus} CPUs"
+        there = f"{counted(len(nodes), 'node')} with {counted(gpus, 'GPU')} and {counted(cpus, 'CPU')}"
         job = bundle.job
         if job.elastic:
             return [f"{there} now, and those that its autoscaler adds"]
@@ -138,7 +139,9 @@ class RayTarget:
                 f"the job needs GPUs, and {self._name} has {there}: start its nodes with --num-gpus, or set resources.device"
             )
         if job.device is DeviceKind.CPU and (job.workers or 1) > cpus:
-            raise ClusterError(f"the job needs {job.workers} CPUs, and {self._name} has {there}: ask for fewer workers")
+            raise ClusterError(
+                f"the job needs {counted(job.workers or 1, 'CPU')}, and {self._name} has {there}: ask for fewer workers"
+            )
         return [f"{there} now"]
 
     def _packed(self, bundle: Bundle) -> bytes:

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ovi_ray.errors import ClusterError, InputError, Problem
 from ovi_ray.inputs.job_spec import DeviceKind
 from ovi_ray.inputs.params import did_you_mean
+from ovi_ray.printing import counted
 from ovi_ray.submission.bundle import Bundle
 from ovi_ray.submission.states import JOB_ID, JobState, JobStatus
 from ovi_ray.submission.templates import render_script
@@ -130,7 +131,7 @@ class SlurmTarget:
         """See Target."""
         components = self._components(bundle)
         return [
-            f"{component.nodes} node{'s'[: component.nodes != 1]} of"
+            f"{counted(component.nodes, 'node')} of"
             f" {component.partition or 'the default partition'}{f' with {component.gres}' if component.gres else ''}"
             for component in components
         ]
@@ -257,7 +258,7 @@ class SlurmTarget:
         if gpus is None:
             gpus = 0 if on_cpus or found is None else found.gpus
         if (bundle.job.device is DeviceKind.GPU and not gpus) or (found is not None and gpus > found.gpus):
-            has = f"{found.gpus if found else 0} GPUs on a node of {asked.partition or default}"
+            has = f"{counted(found.gpus if found else 0, 'GPU')} on a node of {asked.partition or default}"
             raise InputError([self._problem("gpus_per_node", has, "a partition with the GPUs that the job needs")])
         per_node = (asked.cpus_per_node or (found.cpus if found else 1)) if on_cpus or not gpus else gpus
         nodes = asked.nodes or (math.ceil(count / per_node) if count else 1)

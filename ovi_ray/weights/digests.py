@@ -15,6 +15,7 @@ from ovi.files import atomic_writer, user_cache_folder
 from ovi.weights.digest import file_digest
 from ovi.weights.formats import WeightFormat, in_format
 from ovi.weights.layout import model_files
+from ovi_ray.printing import counted
 
 MAX_TENSORS_NAMED = 3
 _CACHE = "weight-files.json"
@@ -36,7 +37,7 @@ class FileContent:
         if not self.non_finite:
             return ""
         counts = list(self.non_finite.items())
-        named = [f"{name} ({count:,} number{'s'[: count != 1]})" for name, count in counts[:MAX_TENSORS_NAMED]]
+        named = [f"{name} ({counted(count, 'number')})" for name, count in counts[:MAX_TENSORS_NAMED]]
         more = len(counts) - len(named)
         return f"NaN or infinity in {', '.join(named)}{f' and {more:,} more' if more else ''}"
 

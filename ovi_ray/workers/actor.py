@@ -155,6 +155,7 @@ class Worker:
             component_gb=component_sizes(self._pipeline.ckpt_dir, self._pipeline.dtype, self._config.weights),
             declared=self._config.declared,
             node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
+            log=_error_log(),
         )
 
     @ray.method(concurrency_group=CONTROL)
@@ -439,3 +440,12 @@ def _timed(work: Callable[[], None]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def _error_log() -> str:
+    """The file that this process's standard error is written to, as Ray does it; empty where it is none."""
+    try:
+        path = Path("/proc/self/fd/2").readlink()
+    except OSError:
+        return ""
+    return str(path) if path.is_file() else ""

@@ -199,6 +199,27 @@ def test_a_page_that_is_open_takes_over_a_newer_report_and_keeps_its_filter(show
         assert page.input_value("#search") == "fox"
 
 
+def test_superseded_clips_stand_in_a_section_of_their_own_which_filters_and_keys_reach(show, tmp_path):
+    write_job(tmp_path, 24, superseded=12)
+    page = show((tmp_path / "report.html").as_uri())
+    count_is(page, "24")
+    assert page.locator("#superseded-count").inner_text() == "12"
+    page.evaluate("document.getElementById('superseded').scrollIntoView()")
+    page.wait_for_selector("#superseded-list .clip")
+    assert page.locator("#list .clip[aria-setsize='24']").count() == page.locator("#list .clip").count()
+    assert "row 3" in page.locator("#superseded-list .clip[aria-posinset='1']").inner_text()
+    page.locator("#superseded-list .poster").first.click()
+    assert page.locator("#takes").is_disabled()
+    page.keyboard.press("ArrowLeft")
+    until(page, "document.getElementById('clip-title').textContent.startsWith('row 2')")
+    page.keyboard.press("Escape")
+    page.fill("#search", "broken")
+    count_is(page, "0 of 24")
+    page.click("#as-grid")
+    until(page, "document.querySelectorAll('#superseded-list .clip').length > 0")
+    assert page.locator("#grid .take").count() == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_nothing_is_wider_than_the_screen_in_either_scheme(show, job, scheme):
     page = show((job / "report.html").as_uri(), color_scheme=scheme, **PHONE)

@@ -21,6 +21,7 @@ def info(**changes):
         "architecture": "",
         "memory_gb": 100.0,
         "component_gb": SIZES,
+        "log": "/logs/worker.err",
     }
     return WorkerInfo(**facts | changes)
 
@@ -112,8 +113,9 @@ class FakeExecutor:
         self.histories[slot] = self.histories.get(slot, SlotHistory()).failed_at(causes)
         is_broken = self.max_failures is not None and self.histories[slot].is_broken(self.max_failures)
         successor = f"{slot}.{self.deaths[slot]}" if self.replaces and not is_broken else ""
-        self.events.append(WorkerLost(worker=worker, crashed=crashed))
-        self.events.append(WorkerReplaced(worker=worker, slot=slot, reason="died", successor=successor))
+        log = self.info_of(slot).log_place if crashed else ""
+        self.events.append(WorkerLost(worker=worker, crashed=crashed, log=log))
+        self.events.append(WorkerReplaced(worker=worker, slot=slot, reason="died", successor=successor, log=log))
         if successor:
             self._start(successor, slot)
 

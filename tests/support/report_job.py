@@ -22,11 +22,14 @@ FAILED_EVERY, WITH_FILES = 97, 60
 HOSTILE = "<script>document.title = 'broken'</script><img src=x onerror=\"document.title='broken'\">"
 
 
-def write_job(folder: Path, clips: int) -> None:
-    """Rows, a report, and the files of the first clips: every prompt has a take for each of `SEEDS` and `SCALES`."""
+def write_job(folder: Path, clips: int, *, superseded: int = 0) -> None:
+    """Rows, a report, and the files of the first clips: every prompt has a take for each of `SEEDS` and `SCALES`.
+
+    Superseded clips are numbered after those of the list.
+    """
     out = to_location(folder)
     results = Results(out)
-    rows = [_row(number) for number in range(clips)]
+    rows = [{**_row(number), "current": number < clips} for number in range(clips + superseded)]
     schema = pa.schema([*RESULTS_SCHEMA, pa.field("meta_shot", pa.string())])
     table = pa.Table.from_pylist(rows, schema=schema)
     results._log.append(table)
@@ -40,7 +43,7 @@ def write_job(folder: Path, clips: int) -> None:
         planned_s=3000.0,
         stages=(StagePlan(device_class="h200", stage="denoise", tasks=clips, planned_s=50.0, actual_s=60.0),),
     )
-    failed = sum(row["status"] == "failed" for row in rows)
+    failed = sum(row["status"] == "failed" for row in rows[:clips])
     workers = (WorkerTime(worker="gpu-0", node="node-a", device="NVIDIA H200", held_s=3600.0, denoise_s=3000.0),)
     summary = ReportSummary(clips=clips, finished_before=0, started_at=START, seconds=3600.0, workers=workers)
     assert failed == len(range(FAILED_EVERY - 1, clips, FAILED_EVERY))
@@ -49,7 +52,7 @@ def write_job(folder: Path, clips: int) -> None:
         results.batches,
         title="generated",
         summary=summary,
-        manifest=_manifest(table),
+        manifest=_manifest(table.slice(0, clips)),
         meta_columns=["meta_shot"],
         charts=charts,
         key="generated",

@@ -8,7 +8,7 @@ import pytest
 from rich.table import Table
 
 from ovi_ray.errors import show_path
-from ovi_ray.printing import Console, is_utf8, printable, shell_command
+from ovi_ray.printing import Console, counted, is_utf8, printable, shell_command
 
 
 def printed(content, **options):
@@ -61,3 +61,11 @@ def test_a_path_that_is_not_utf8_is_shown_by_its_bytes():
 @pytest.mark.parametrize("path", ["out", "my out [v2]", "it's", "$HOME/`x`", "a\nb", "-x", ""])
 def test_a_command_is_read_by_a_shell_as_the_words_that_it_was_made_of(path):
     assert shlex.split(shell_command("ovi-ray", "retry", path, ">", path)) == ["ovi-ray", "retry", path, ">", path]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "0 clips"), (1, "1 clip"), (2, "2 clips"), (2000, "2,000 clips"), (1_000_000, "1,000,000 clips")],
+)
+def test_one_thing_is_named_in_the_singular(number, words):
+    assert counted(number, "clip") == words

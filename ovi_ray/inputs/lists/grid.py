@@ -8,6 +8,7 @@ from typing import Any
 from ovi_ray.errors import Problem
 from ovi_ray.inputs.columns import clean_names, in_words
 from ovi_ray.inputs.lists.prompt_list import PromptList, check_names
+from ovi_ray.printing import counted
 from ovi_ray.storage.paths import Location
 
 Record = tuple[int, Sequence[Any] | Problem]
@@ -103,6 +104,6 @@ def _width_problem(path: Location, row: int, line: int, found: int, expected: in
         file=str(path),
         row=row,
         line=line,
-        value=f"{found} field{'s' if found != 1 else ''}",
+        value=counted(found, "field"),
         expected=f"{expected}, as in the header; {hint}",
     )

@@ -19,7 +19,7 @@ from ovi_ray.inputs.columns import PROMPT_COLUMN, clean_names, in_words, is_know
 from ovi_ray.inputs.lists.prompt_list import PromptList, check_names, file_problem
 from ovi_ray.inputs.params import NEGATIVE_PROMPTS
 from ovi_ray.inputs.text_files import readable, readable_problem
-from ovi_ray.printing import is_utf8
+from ovi_ray.printing import counted, is_utf8
 from ovi_ray.storage.paths import Location
 
 PARQUET = ".parquet"
@@ -206,7 +206,7 @@ def _without_nan(prompts: PromptList, name: str, cells: list[Any]) -> list[Any]:
     if not any(is_nan):
         return cells
     count = sum(is_nan)
-    prompts.notes.append(f"{name} is NaN in {count} row{'s' if count > 1 else ''}, and is taken for empty there")
+    prompts.notes.append(f"{name} is NaN in {counted(count, 'row')}, and is taken for empty there")
     return [None if nan else cell for cell, nan in zip(cells, is_nan, strict=True)]
 
 

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ovi_ray.cli import app
+from ovi_ray.errors import JobStopped
 from ovi_ray.rendering import render
 from tests.support.cli import ROOT
 from tests.support.files import snapshot
@@ -84,6 +85,8 @@ def test_inserting_sorting_and_deleting_rows_of_a_finished_list_renders_exactly_
     assert len(rows) == 44
     superseded = [row["text_prompt"] for row in rows if not row["current"]]
     assert sorted(superseded) == sorted(inserted[:5])
+    listed = sorted((row["row"], row["text_prompt"]) for row in rows if row["current"])
+    assert listed == list(enumerate([*inserted[5:], "new at the end"], 1))
     assert len(pyarrow.parquet.read_table(ovi.out / "manifest.parquet")) == 39
 
 
@@ -198,8 +201,11 @@ def test_a_row_is_rendered_again_with_a_new_seed_which_stays_when_the_list_grows
     unchanged = ovi("retry", ovi.out, "--rows", 2, "--json")
     assert "these rows are finished" in unchanged.stderr
     assert json.loads(unchanged.stdout)["finished_before"] == 2
-    outcome = json.loads(ovi("retry", ovi.out, "--rows", 2, "--new-seed", "--json").stdout)
+    again = ovi("retry", ovi.out, "--rows", 2, "--new-seed", "--json")
+    outcome = json.loads(again.stdout)
     assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 1, 1)
+    assert "other seeds" not in again.stderr
+    assert "another seed" not in again.stderr
     fox, *dogs = ovi.rows()
     assert fox == first[0]
     assert {row["seed"]: row["current"] for row in dogs}.pop(first[1]["seed"]) is False
@@ -207,3 +213,22 @@ def test_a_row_is_rendered_again_with_a_new_seed_which_stays_when_the_list_grows
     outcome, _ = ovi.render(rows=prompts("a cat", "a fox", "a dog"))
     assert (outcome["done"], outcome["finished_before"], outcome["superseded"]) == (1, 2, 1)
     ovi("retry", ovi.folder, code=2)
+
+
+def test_a_job_that_is_stopped_prints_json_which_names_its_folder(ovi, monkeypatch):
+    @contextlib.contextmanager
+    def stopped(job, config):
+        raise JobStopped("stopped (SIGINT)")
+        yield
+
+    monkeypatch.setitem(render.__kwdefaults__, "open_executor", stopped)
+    outcome, _ = ovi.render(rows=prompts("a fox"), code=130)
+    assert outcome["error"]["kind"] == "interrupted"
+    assert outcome["error"]["output_dir"] == str(ovi.out)
+
+
+def test_seeds_that_are_swept_are_not_said_to_be_kept(ovi):
+    ovi.render(rows=prompts("a fox"))
+    _, told = ovi.render("--sweep", "seed=1-2", "--dry-run")
+    assert "1 finished clip has a prompt of this list with another seed" in told
+    assert "--keep-seeds" not in told

@@ -71,6 +71,17 @@ def test_minus_v_shows_the_traceback(failing_plan):
         assert "Traceback" in failing_plan(ZeroDivisionError("x"), option).stderr
 
 
+def test_with_json_a_command_that_is_interrupted_or_terminated_prints_json(failing_plan):
+    for stopped, code, kind in (
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (faults.StoppedBySignal(signal.SIGTERM), 143, "terminated"),
+        (faults.StoppedBySignal(signal.SIGHUP), 129, "hung_up"),
+    ):
+        result = failing_plan(stopped, "--json")
+        assert (result.exit_code, json.loads(result.stdout)["error"]["kind"]) == (code, kind)
+        assert failing_plan(stopped).stdout == ""
+
+
 def test_with_json_a_fault_is_json_too(failing_plan, state):
     result = failing_plan(ZeroDivisionError("by zero"), "--json")
     assert json.loads(result.stdout)["error"] == {

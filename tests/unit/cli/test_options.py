@@ -5,6 +5,7 @@ import re
 from importlib import import_module
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from ovi.config import SamplingParams
@@ -53,6 +54,28 @@ def as_text(value):
 @pytest.mark.parametrize("name", [*PARAM_FIELDS, "model_name"])
 def test_every_sampling_parameter_is_an_option_of_every_command_that_takes_a_job(command, name):
     assert f"{option_name(name)} " in invoke(command, "--help").stdout
+
+
+def commands(command, *path):
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, *path, name)
+    if path and not hasattr(command, "commands"):
+        yield " ".join(path), command
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_every_command_tells_its_default_once_and_the_help_has_an_example(name):
+    command = COMMANDS[name]
+    assert "Example" in command.help
+    for option in command.params:
+        if option.param_type_name != "option" or option.required or option.name == "help":
+            continue
+        told = (option.help or "").count("[default: ")
+        shown = option.default is not None and option.show_default and not option.is_flag
+        assert told + shown == 1, option.opts
 
 
 def test_render_has_an_option_for_every_field_of_a_job_but_the_argument_and_what_has_no_effect():

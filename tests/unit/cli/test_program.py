@@ -67,7 +67,7 @@ def test_the_version_and_the_help_load_neither_torch_nor_ray():
 
 def test_a_job_with_nothing_to_do_loads_neither_torch_nor_ray_and_says_what_it_does(tiny_dir, tmp_path):
     (tmp_path / "p.csv").write_text("text_prompt\na fox\na dog\n", encoding="utf-8")
-    render_job(tmp_path / "p.csv", tiny_dir, tmp_path / "out")
+    render_job(tmp_path / "out", tmp_path / "p.csv", sample_steps=50)
     command = ("render", tmp_path / "p.csv", "--ckpt-dir", tiny_dir, "--out", tmp_path / "out", "--dtype", "float32")
     assert invoke(*command).exit_code == 0  # the weights were checked before
     code = (
@@ -81,6 +81,7 @@ def test_a_job_with_nothing_to_do_loads_neither_torch_nor_ray_and_says_what_it_d
     assert "2 clips: 0 rendered, 2 finished before" in result.stderr
     detached = invoke(*command, "--detach", "--json")
     assert detached.exit_code == 0
+    assert detached.stderr.count("checking 2 rows") == 1
     log = tmp_path / "out" / "driver.log"
     assert json.loads(detached.stdout)["log"] == str(log)
     wait_until(lambda: "2 clips: 0 rendered, 2 finished before" in log.read_text(encoding="utf-8"))

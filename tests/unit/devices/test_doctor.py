@@ -1,8 +1,10 @@
 """`ovi-ray doctor` on every kind of device, with fake nodes, and on this machine."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from ovi.attention import AttentionBackend, Site
@@ -16,8 +18,10 @@ from ovi.stages import Stage
 from ovi_ray.cli import app
 from ovi_ray.devices.advice import DenoiseTime
 from ovi_ray.devices.doctor import Benchmarks, examine_node
-from ovi_ray.devices.node_report import kernel_summary
+from ovi_ray.devices.measured_profile import profile_text
+from ovi_ray.devices.node_report import MeasuredDevice, kernel_summary
 from ovi_ray.devices.probe import probe
+from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.scheduling.assumed_speeds import assumed_rates
 from tests.support.fake_devices import NODES
 
@@ -35,6 +39,17 @@ TIMES = {
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def kept_trials(tmp_path_factory):
+    return tmp_path_factory.mktemp("trials")
+
+
+@pytest.fixture
+def trials_of_this_machine(kept_trials, monkeypatch):
+    """What was tried on this machine is tried once for all tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept_trials))
 
 
 def convolve(path, device, shapes):
@@ -170,14 +185,18 @@ def test_every_report_can_be_written_as_json(examine, node):
     assert device["assumed_tflops"] == {stage: round(assumed.of(stage), 2) for stage in Stage}
 
 
+@pytest.mark.usefixtures("trials_of_this_machine")
 def test_the_command_prints_a_table_or_json_of_this_machine(tiny_dir):
     runner = CliRunner()
-    table = runner.invoke(app, ["doctor", "--ckpt-dir", str(tiny_dir)])
+    table = runner.invoke(app, ["doctor", "--ckpt-dir", str(tiny_dir)], env={"COLUMNS": "200"})
     assert table.exit_code == 0, table.output
+    assert f"model 720x720_5s, 9 frames of 64x64, sizes of {tiny_dir / 'architecture.json'}" in table.output
     assert "sdpa_flash" in table.output
     assert "it runs on NVIDIA GPUs only" in table.output
     found = runner.invoke(app, ["doctor", "--ckpt-dir", str(tiny_dir), "--json"])
-    (device,) = json.loads(found.stdout)["nodes"][0]["devices"]
+    (node,) = json.loads(found.stdout)["nodes"]
+    (device,) = node["devices"]
+    assert (node["model"]["name"], node["model"]["frames"]) == ("720x720_5s", 9)
     assert device["attention"]["video_self"]["chosen"] in ("sdpa_flash", "sdpa_math")
     assert device["stages"] == ["encode_text", "encode_first_frame", "denoise", "decode"]
 
@@ -197,3 +216,54 @@ def test_a_kernel_that_changes_pixels_is_used_by_jobs_that_ask_for_it(examine):
 def test_an_unknown_model_is_refused(tiny_dir):
     result = CliRunner().invoke(app, ["doctor", "--ckpt-dir", str(tiny_dir), "--model-name", "720p"])
     assert result.exit_code == 2
+
+
+# -- measured profiles -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("trials_of_this_machine")
+def test_a_measured_profile_of_this_machine_is_accepted_by_plan_and_by_a_dry_run(tiny_dir, tmp_path):
+    def run(*arguments):
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    written, prompts = tmp_path / "mine.yaml", tmp_path / "prompts.txt"
+    written.write_text(run("doctor", "--ckpt-dir", tiny_dir, "--profile"))
+    prompts.write_text("a fox\na dog\n")
+    (device,) = read_profile(written).devices.values()
+    assert (device.vendor, device.count) == ("cpu", 1)
+    assert "assumed" not in written.read_text()
+    where = ("--cluster", written, "--ckpt-dir", tiny_dir, "--sample-steps", 2, "--json")
+    planned = json.loads(run("plan", prompts, *where))
+    would = json.loads(run("render", prompts, *where, "--out", tmp_path / "out", "--dry-run"))
+    assert planned["clips"] == would["new"] == 2
+    assert planned["eta_s"] == pytest.approx(would["eta_s"])
+    assert 0 < planned["eta_s"] < 3600
+
+
+def test_a_measurement_without_weights_is_refused_with_every_missing_file(tmp_path):
+    result = CliRunner().invoke(app, ["doctor", "--ckpt-dir", str(tmp_path), "--profile"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "model.safetensors" in result.stderr
+    assert "Wan2.2_VAE.pth" in result.stderr
+
+
+def test_a_profile_has_a_class_for_each_name_and_tells_what_is_assumed(examine):
+    def report(node, rate, **reasons):
+        found = examine(node)
+        section = {
+            "vendor": "nvidia",
+            "memory_gb": 70.0 + rate,
+            "tflops": dict.fromkeys(map(str, Stage), rate),
+            "load_gb_per_s": 3.0,
+        }
+        measured = MeasuredDevice(section=section, not_measured={Stage(name): why for name, why in reasons.items()})
+        first, *others = found.devices
+        return replace(found, devices=(replace(first, measured=measured), *others, first))
+
+    text = profile_text([report("h100", 100.0, denoise="it does not fit"), report("h100", 200.0)])
+    (device,) = yaml.safe_load(text)["devices"].values()
+    assert (device["count"], device["tflops"]["denoise"]) == (4, 100.0)
+    assert device["memory_gb"] < 85
+    assert "# nvidia-h100-80gb-hbm3: denoise is assumed, not measured: it does not fit" in text.splitlines()

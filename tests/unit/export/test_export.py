@@ -19,7 +19,7 @@ from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.storage.paths import to_location
 from ovi_ray.workers.tensor_files import save_tensors
 from tests.support.fake_executor import Fails
-from tests.support.rendered_jobs import render_job
+from tests.support.rendered_jobs import RenderingExecutor, render_job, write_rows
 
 NAME = "{meta_shot}_s{seed}_g{video_guidance_scale}"
 NOTE = 'line 1\nline "2"'
@@ -42,8 +42,7 @@ def job(tiny_dir, tmp_path_factory):
         ),
         {"text_prompt": "a dog", "meta_shot": "sh020"},
     ]
-    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    result = render_job(folder / "prompts.jsonl", tiny_dir, folder / "out", script=fail_last)
+    result = render_job(folder / "out", write_rows(folder, rows), executor=RenderingExecutor(script=fail_last))
     assert (result.done, result.failed) == (12, 1)
     return folder / "out"
 

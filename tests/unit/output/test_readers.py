@@ -6,13 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 import duckdb
 import pandas
 import polars
+import pyarrow.csv
 import pyarrow.dataset
+import pyarrow.parquet
 import pytest
 from pyarrow import fs
 
+from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.output.result_row import RESULTS_SCHEMA
 from ovi_ray.output.results import Results, ResultsConfig
 from ovi_ray.storage.paths import to_location
+from tests.support.rendered_jobs import unchecked, write_rows
 from tests.support.stores import hdfs_folder, memory_folder
 from tests.support.waiting import PATIENCE_S
 from tests.unit.output.test_results import row
@@ -145,3 +149,31 @@ def test_in_every_store_a_run_only_adds_whole_files_and_changes_none(request, tm
     assert not [path for path in spy.opened if "/results/" in path]
     assert results.read().schema.equals(RESULTS_SCHEMA)
     assert len(results.read()) == 5
+
+
+MANIFEST_READERS = {
+    "pandas": lambda path: pandas.read_parquet(path).astype(object).to_dict("records"),
+    "polars": lambda path: polars.read_parquet(path).to_dicts(),
+    "duckdb": lambda path: duckdb.sql(f"select * from '{path}'").to_arrow_table().to_pylist(),
+    "pyarrow.csv": lambda path: csv_rows(path),
+}
+
+
+def csv_rows(path):
+    pyarrow.csv.write_csv(pyarrow.parquet.read_table(path), path.with_suffix(".csv"))
+    options = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    return pyarrow.csv.read_csv(path.with_suffix(".csv"), parse_options=options).to_pylist()
+
+
+@pytest.mark.parametrize("tool", MANIFEST_READERS)
+def test_a_manifest_opens_in_any_tool_for_tables(tmp_path, tiny_dir, tool):
+    rows = [{"text_prompt": 'a fox,\n"quoted"', "meta_shot": "sh010"}, {"text_prompt": "a dog", "meta_shot": "sh020"}]
+    job = JobSpec.from_options(prompts=write_rows(tmp_path, rows), ckpt_dir=tiny_dir, output_dir=tmp_path / "out")
+    path = tmp_path / "manifest.parquet"
+    unchecked(job, tiny_dir).manifest.write(path)
+    found = MANIFEST_READERS[tool](path)
+    names = ("row", "text_prompt", "video_frame_height", "video_frame_width", "meta_shot")
+    assert [tuple(row[name] for name in names) for row in found] == [
+        (1, rows[0]["text_prompt"], 704, 1280, "sh010"),
+        (2, "a dog", 704, 1280, "sh020"),
+    ]

@@ -159,6 +159,32 @@ def test_failures_of_clips_that_the_job_no_longer_asks_for_are_forgotten(tmp_pat
     assert ids(ledger) == ["asked", "done, not asked"]
 
 
+def test_rows_take_over_their_place_and_own_columns_from_the_list_that_is_rendered(tmp_path):
+    ledger = results_in(tmp_path)
+    for number, clip_id in enumerate("abc", 1):
+        finish(ledger, clip_id, row=number, line=number + 1, meta_shot="old")
+    ledger.flush()
+    listed = {
+        "clip_id": ["c", "b"],
+        "row": [1, 2],
+        "line": [5, None],
+        "meta_shot": ["new", None],
+        "meta_take": ["1", "2"],
+    }
+    again = results_in(tmp_path)
+    again.resume(wanted=pyarrow.array(["c", "b"]), listed=pyarrow.table(listed))
+    table = pyarrow.parquet.read_table(tmp_path / "results").sort_by("clip_id").to_pylist()
+    names = ("clip_id", "row", "line", "meta_shot", "meta_take", "current")
+    assert [tuple(row[name] for name in names) for row in table] == [
+        ("a", 1, 2, "old", None, False),
+        ("b", 2, None, None, "2", True),
+        ("c", 1, 5, "new", "1", True),
+    ]
+    before = snapshot(ledger.results.local_path)
+    results_in(tmp_path).resume(wanted=pyarrow.array(["c", "b"]), listed=pyarrow.table(listed))
+    assert snapshot(ledger.results.local_path) == before
+
+
 def test_a_video_of_another_size_than_its_row_says_is_not_finished_and_is_told(tmp_path):
     ledger = results_in(tmp_path)
     finish(ledger, "whole", video_bytes=5)

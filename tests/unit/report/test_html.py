@@ -180,11 +180,15 @@ def test_clips_that_the_list_has_no_more_are_counted_apart_and_those_that_wait_a
     listed = pa.table(
         {"clip_id": ["clip00000", "clip00002"], "row": [1, 2], "repeat": [0, 0], "text_prompt": ["a", "b"]}
     )
-    page = report(clip(0), clip(1), clips=2, manifest=listed)()
+    old = clip(1, row=1, notes="silence", model_name="960x960_5s")
+    page = report(clip(0), old, clips=2, manifest=listed)()
     assert page.figures["Done"] == "1of 2, 2 in the last run"
     assert page.figures["Superseded"] == "1not in the list any more"
-    shown = {clip["clip_id"]: (clip["status"], clip["current"]) for clip in page.clips}
-    assert shown == {"clip00000": ("done", True), "clip00001": ("done", False), "clip00002": ("waiting", True)}
+    assert "With notes" not in page.figures
+    assert not any("960x960_5s" in text for text in page.texts("p"))
+    assert page.all("a", href="#superseded")
+    shown = [(clip["clip_id"], clip["status"], clip["current"]) for clip in page.clips]
+    assert shown == [("clip00000", "done", True), ("clip00002", "waiting", True), ("clip00001", "done", False)]
 
 
 def test_parameters_that_differ_within_the_list_stand_with_the_clips(report):
@@ -204,6 +208,7 @@ def test_figures_and_sections_without_content_are_left_out(report):
     page = report(clip())()
     assert not {"Superseded", "Not rendered", "Left"} & page.figures.keys()
     assert not page.all("section", id="failures")
+    assert not page.all("a", href="#superseded")
     assert not page.all("dd", **{"class": "bad"})
 
 

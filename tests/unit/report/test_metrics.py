@@ -14,8 +14,8 @@ from ovi_ray.report.metrics import MetricsObserver, metrics_server
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import to_location
 from tests.support.fake_executor import Fails
-from tests.support.fake_render import RenderingExecutor, render_job
 from tests.support.recording_observer import RecordingObserver
+from tests.support.rendered_jobs import RenderingExecutor, render_job, write_rows
 from tests.support.s3 import free_port
 
 DASHBOARD = Path(__file__).parents[3] / "cluster" / "grafana" / "ovi-ray.json"
@@ -41,7 +41,7 @@ def test_a_run_is_scraped_with_its_clips_stages_queues_and_retries(tmp_path):
     with metrics_server(address) as observer:
         executor = RenderingExecutor(script=script)
         out = to_location(tmp_path / "out")
-        render_job(out, ["a fox", "a dog", "a cat"], tmp_path, executor=executor, observer=observer)
+        render_job(out, write_rows(tmp_path, ["a fox", "a dog", "a cat"]), executor=executor, observer=observer)
         found = samples(requests.get(f"http://{address}/metrics", timeout=30).text)
     assert found["ovi_ray_clips",] == 3
     assert found["ovi_ray_clips_ended_total", ("status", "done")] == 2

@@ -26,7 +26,7 @@ from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.runtime.storage_pause import StoragePauseConfig
 from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.config import CircuitBreakerConfig, SchedulerConfig
-from ovi_ray.scheduling.device_profile import DeviceProfile
+from ovi_ray.scheduling.device_profile import ComponentSizes, DeviceProfile, StageRates
 from ovi_ray.scheduling.events import WorkerJoined
 from ovi_ray.scheduling.task import BreakerChange, BreakerState, FailureKind
 from ovi_ray.storage.paths import to_location
@@ -203,6 +203,14 @@ def test_a_device_is_expected_to_be_faster_at_a_smaller_model():
     real, tiny = (device_profile(info(component_gb=sizes), "bfloat16") for sizes in (published, small))
     assert tiny.rates.denoise == pytest.approx(1000 * real.rates.denoise)
     assert real.sizes.vocoder == pytest.approx(0.2)
+
+
+def test_rates_that_were_measured_with_a_model_hold_for_it_as_they_are():
+    small = dict.fromkeys(Component, 0.01)
+    sizes = ComponentSizes(**{component.value: 0.01 for component in Component})
+    declared = DeviceProfile(name="measured", sizes=sizes, rates=StageRates(denoise=7.0))
+    profile = device_profile(info(component_gb=small, declared=declared), "bfloat16")
+    assert profile.rates.denoise == pytest.approx(7.0)
 
 
 def test_a_device_that_no_profile_declares_is_expected_to_be_as_fast_as_its_published_peak_says():

@@ -183,6 +183,9 @@ def test_a_worker_that_dies_is_lost_once_and_replaced_in_its_slot_and_its_output
         events += events_until(cluster, WorkerReplaced)
     replaced = next(event for event in events if isinstance(event, WorkerReplaced))
     assert (replaced.worker, replaced.slot, replaced.successor != replaced.worker) == ("w0", "w0", True)
+    lost = next(event for event in events if isinstance(event, WorkerLost))
+    assert lost.log == replaced.log == started.info.log_place != ""
+    assert started.info.log in str(replaced)
     assert cluster.executor.last_death
     after = [event for event in events if isinstance(event, WorkerStarted)]
     successor = after[0] if after else wait_for(cluster, WorkerStarted)

@@ -4,7 +4,7 @@ from ovi_ray.protocol.observer import JobObserver
 from ovi_ray.rendering import RenderOptions
 from ovi_ray.report.last_run import read_last_run
 from ovi_ray.storage.paths import to_location
-from tests.support.fake_render import ALWAYS, RenderingExecutor, render_job
+from tests.support.rendered_jobs import ALWAYS, RenderingExecutor, render_job, write_rows
 from tests.support.waiting import wait_until
 
 LIVE = RenderOptions(progress=ALWAYS, report=ALWAYS)
@@ -28,7 +28,7 @@ class FirstReport(JobObserver):
 
 def test_the_report_is_there_before_the_first_worker_and_says_that_the_job_runs(out, tmp_path):
     observer = FirstReport(out)
-    render_job(out, ["a fox", "a dog"], tmp_path, observer=observer, options=LIVE)
+    render_job(out, write_rows(tmp_path, ["a fox", "a dog"]), observer=observer, options=LIVE)
     assert "data-running" in observer.page
     assert "data-running" not in (out / "report.html").read_text()
     assert read_last_run(out).summary.clips == 2
@@ -36,24 +36,24 @@ def test_the_report_is_there_before_the_first_worker_and_says_that_the_job_runs(
 
 
 def test_a_run_with_nothing_to_do_leaves_the_report_as_it_is(out, tmp_path):
-    render_job(out, ["a fox", "a dog"], tmp_path, options=LIVE)
+    render_job(out, write_rows(tmp_path, ["a fox", "a dog"]), options=LIVE)
     before = (out / "report.html").read_bytes()
-    render_job(out, ["a fox", "a dog"], tmp_path, options=LIVE)
+    render_job(out, write_rows(tmp_path, ["a fox", "a dog"]), options=LIVE)
     assert (out / "report.html").read_bytes() == before
 
 
 def test_a_run_with_nothing_to_do_on_a_shorter_list_reports_on_that_list(out, tmp_path):
     rows = [{"text_prompt": "a fox", "seed": 1}, {"text_prompt": "a dog", "seed": 2}]
-    render_job(out, rows, tmp_path, options=LIVE)
-    render_job(out, rows[:1], tmp_path, options=LIVE)
+    render_job(out, write_rows(tmp_path, rows), options=LIVE)
+    render_job(out, write_rows(tmp_path, rows[:1]), options=LIVE)
     assert "<dt>Superseded</dt>" in (out / "report.html").read_text()
 
 
 def test_the_report_of_an_earlier_version_stays_where_nothing_is_to_be_done(out, tmp_path):
-    render_job(out, ["a fox"], tmp_path, options=LIVE)
+    render_job(out, write_rows(tmp_path, ["a fox"]), options=LIVE)
     (out / "last_run.json").unlink()
     (out / "report.html").write_bytes(b"from an earlier version")
-    render_job(out, ["a fox"], tmp_path, options=LIVE)
+    render_job(out, write_rows(tmp_path, ["a fox"]), options=LIVE)
     assert (out / "report.html").read_bytes() == b"from an earlier version"
 
 
@@ -73,7 +73,7 @@ def test_a_report_that_cannot_be_written_while_the_job_runs_is_told_once_and_fai
             messages.append(text)
 
     prompts = ["a fox", "a dog", "a cat", "a heron"]
-    result = render_job(out, prompts, tmp_path, executor=InTheWay(), observer=Told(), options=LIVE)
+    result = render_job(out, write_rows(tmp_path, prompts), executor=InTheWay(), observer=Told(), options=LIVE)
     assert result.done == 4
     told = [text for text in messages if "the report cannot be written" in text]
     assert 1 <= len(told) <= 2  # while it runs, and at the end

@@ -17,7 +17,7 @@ from ovi_ray.runtime.background_writer import WriteInterval
 from ovi_ray.runtime.clock import SystemClock
 from ovi_ray.storage.paths import to_location
 from tests.support.fake_executor import DIES, HANGS, Fails
-from tests.support.fake_render import ALWAYS, RenderingExecutor, render_job
+from tests.support.rendered_jobs import ALWAYS, RenderingExecutor, render_job, write_rows
 from tests.support.waiting import PATIENCE_S, wait_until
 
 
@@ -55,7 +55,7 @@ def held_at_the_third_clip(out, folder, workers=("w0",)):
     executor = ReportingExecutor(workers, script=script, clock=SystemClock())
     prompts = ["a fox", "a dog", "a cat"]
     with ThreadPoolExecutor(1) as thread:
-        job = thread.submit(render_job, out, prompts, folder, executor=executor, retries=0)
+        job = thread.submit(render_job, out, write_rows(folder, prompts), executor=executor, retries=0)
         try:
             wait_until(
                 lambda: (found := read_progress(out)) is not None and found.done == 2 and found.running,
@@ -86,7 +86,7 @@ def test_a_job_tells_how_far_it_is_while_it_runs_and_when_it_has_ended(out, tmp_
     assert (after["state"], after["progress"]["state"]) == ("failed", "ended")
     assert (after["progress"]["done"], after["progress"]["failed"], after["progress"]["run_done"]) == (2, 1, 2)
     assert after["progress"]["problems"][-1]["text"].endswith("failed: it broke")
-    render_job(out, ["a fox", "a dog", "a cat"], tmp_path)  # the clip that failed is rendered now
+    render_job(out, write_rows(tmp_path, ["a fox", "a dog", "a cat"]))  # the clip that failed is rendered now
     progress = read_progress(out)
     assert (progress.clips, progress.done, progress.failed, progress.run_done) == (3, 3, 0, 1)
     assert status_json(out)["state"] == "succeeded"
@@ -96,7 +96,7 @@ def test_a_run_that_never_had_a_worker_says_why_it_ended(tmp_path):
     out = to_location(tmp_path / "out")
     executor = RenderingExecutor(script=lambda worker, task, tries: DIES)
     with pytest.raises(WorkersLost):
-        render_job(out, ["a fox"], tmp_path, executor=executor)
+        render_job(out, write_rows(tmp_path, ["a fox"]), executor=executor)
     found = status_json(out)
     assert (found["state"], found["progress"]["state"]) == ("failed", "ended")
     assert "no worker is left" in found["message"]
@@ -104,7 +104,7 @@ def test_a_run_that_never_had_a_worker_says_why_it_ended(tmp_path):
 
 def test_a_driver_in_another_process_is_watched_and_its_death_is_told(tmp_path):
     folder = tmp_path / "out"
-    with subprocess.Popen([sys.executable, "-m", "tests.support.fake_render", folder]) as driver:
+    with subprocess.Popen([sys.executable, "-m", "tests.support.rendered_jobs", folder]) as driver:
         try:
             wait_until(
                 lambda: (found := read_progress(to_location(folder))) is not None and found.done == 1,
@@ -127,7 +127,7 @@ def test_a_driver_in_another_process_is_watched_and_its_death_is_told(tmp_path):
 def test_a_progress_that_is_late_is_written_with_the_end(tmp_path):
     out = to_location(tmp_path / "out")
     rare = RenderOptions(progress=WriteInterval(seconds=3600.0))
-    render_job(out, ["a fox", "a dog"], tmp_path, options=rare)
+    render_job(out, write_rows(tmp_path, ["a fox", "a dog"]), options=rare)
     assert (read_progress(out).state, read_progress(out).done) == (RunState.ENDED, 2)
 
 
@@ -137,7 +137,7 @@ def test_nothing_is_written_into_a_folder_that_became_another_jobs(tmp_path):
     def script(worker, task, tries):
         (out / "job.json").write_bytes(b'{"folder": "another"}')
 
-    render_job(out, ["a fox"], tmp_path, executor=RenderingExecutor(script=script))
+    render_job(out, write_rows(tmp_path, ["a fox"]), executor=RenderingExecutor(script=script))
     assert read_progress(out) is None or read_progress(out).state is RunState.STARTING
 
 
@@ -149,7 +149,7 @@ def test_progress_of_another_version_counts_as_none(tmp_path):
 
 
 def test_a_progress_that_is_read_is_the_one_that_was_written(tmp_path):
-    render_job(to_location(tmp_path / "out"), ["a fox"], tmp_path, options=RenderOptions(progress=ALWAYS))
+    render_job(to_location(tmp_path / "out"), write_rows(tmp_path, ["a fox"]), options=RenderOptions(progress=ALWAYS))
     progress = read_progress(to_location(tmp_path / "out"))
     write_progress(to_location(tmp_path), progress)
     assert read_progress(to_location(tmp_path)) == progress

@@ -186,13 +186,14 @@ def test_a_clip_that_was_alone_with_three_crashes_is_poison_and_is_tried_after_t
     while not cluster.scheduler.done:
         run = cluster.running["a"]
         if run.task.stage is Stage.DENOISE and run.task.items == (0,):
-            cluster.send(WorkerLost(worker="a"), after=1.0)
+            cluster.send(WorkerLost(worker="a", log="worker.err on host"), after=1.0)
             cluster.send(*joins(a=BIG), after=1.0)
         else:
             cluster.send(TaskDone(worker="a", task=run.task, seconds=1.0), after=1.0)
     assert list(cluster.finished)[-1] == 0
     assert list(failed(cluster)) == [0]
-    assert "poison" in failed(cluster)[0]
+    assert failed(cluster)[0].startswith("poison")
+    assert "worker.err on host" in failed(cluster)[0]
 
 
 def test_planned_departures_never_make_poison():

@@ -433,7 +433,7 @@ def test_a_cluster_that_cannot_run_a_job_is_told_with_what_to_do(cluster, bundle
 
 def test_gpus_that_cannot_be_counted_or_come_later_stop_no_job(cluster, bundle_of_volume):
     cluster.node_resources = None
-    assert "1 pod with 1 nvidia GPUs" in target().check(bundle_of_volume(device="gpu"))
+    assert "1 pod with 1 nvidia GPU" in target().check(bundle_of_volume(device="gpu"))
     cluster.node_resources = {}
     target(scales_from_zero=True).check(bundle_of_volume(device="gpu"))
 
