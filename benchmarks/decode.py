@@ -6,6 +6,7 @@ chunk to 8-bit frames and drops it; `collected` appends each chunk to one growin
     python benchmarks/decode.py                        # a narrow VAE on the CPU, about six minutes
     python benchmarks/decode.py --device cuda          # the real VAE in bfloat16 at 960x960
     python benchmarks/decode.py --json > decode.json
+    python benchmarks/decode.py --counts               # memory traffic of the real VAE, counted on meta tensors, in seconds
 
 Peak memory is what the decode adds to a process with loaded weights: resident memory on the CPU, allocated memory on a
 GPU. FLOPs are counted on meta tensors; a multiply-add counts as two.
@@ -24,12 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from denoise import META, PATHS, AsOnGpus, WorkCounter
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ovi.config import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAEConfig
+from ovi.config import MODEL_SPECS, SPATIAL_STRIDE, TEMPORAL_STRIDE, ModelSpec, VideoVAEConfig
 from ovi.geometry import num_frames
 from ovi.media.video import frames_to_uint8
 from ovi.models.video_vae import VideoVAE
@@ -139,6 +141,41 @@ def count_flops(case: Case) -> int:
     return int(counter.get_total_flops())
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Traffic:
+    """Work of a chunk of four frames of the published decoder in bfloat16."""
+
+    size: str
+    """Name of the model."""
+    path: str
+    """A name of PATHS."""
+    products_tflop: float
+    elementwise_gb: float
+    """Read and written by everything but convolutions and attention."""
+    kernels: int
+    """Operations that launch a kernel."""
+
+
+@torch.no_grad()
+def count_traffic(spec: ModelSpec, path: str, config: VideoVAEConfig | None = None) -> Traffic:
+    """The work of the second chunk of a square clip, and of every later one, counted on meta tensors."""
+    side = int(spec.video_area**0.5) // SPATIAL_STRIDE // 2 * 2
+    with META:
+        vae = VideoVAE(config or VideoVAEConfig()).to(torch.bfloat16)
+        vae.fuse(PATHS[path])
+        chunks = vae.decode_stream(torch.empty(1, VideoVAEConfig().z_dim, 2, side, side))
+        next(chunks)
+        with WorkCounter() as counter, AsOnGpus(counter):
+            next(chunks)
+    return Traffic(
+        size=spec.name,
+        path=path,
+        products_tflop=round(counter.product_flops / 1e12, 2),
+        elementwise_gb=round(counter.elementwise_bytes / 1e9, 2),
+        kernels=counter.kernels,
+    )
+
+
 def memory(device: str, *, peak: bool) -> int:
     """Bytes in use, or the peak since the last call with `peak=False`."""
     if device == "cpu":
@@ -200,6 +237,17 @@ def summarise(measurements: list[Measurement]) -> str:
     return "\n".join(lines)
 
 
+def show_traffic(counted: list[Traffic], as_json: bool) -> None:
+    rows = [dataclasses.asdict(traffic) for traffic in counted]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--latent-frames", type=int, nargs="+", default=[31, 41, 51, 61], metavar="F")
@@ -209,6 +257,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--frames-per-pass", type=int, default=TEMPORAL_STRIDE, choices=(1, 2, 4))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument(
+        "--counts", action="store_true", help="count the memory traffic of a chunk, and measure nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print a list of measurements instead of a table")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -221,6 +272,9 @@ def main() -> None:
         measured = dataclasses.asdict(m)
         del measured["case"]
         print(json.dumps(measured))
+        return
+    if arguments.counts:
+        show_traffic([count_traffic(spec, path) for spec in MODEL_SPECS.values() for path in PATHS], arguments.json)
         return
     on_cpu = arguments.device == "cpu"
     side = 16 if on_cpu else 960 // SPATIAL_STRIDE

@@ -9,7 +9,7 @@ this working tree and an earlier commit denoise the same clip in turns, in two p
     python benchmarks/denoise.py --rounds 0 --json        # counts alone
 
 A multiply-add is two operations. `elementwise_gb` is what all operations but products, convolutions and attention read and
-write. RMSNorm counts as the one kernel that it is on GPUs. There is no fused path yet, so every row says `eager`.
+write. RMSNorm counts as the one kernel that it is on GPUs. The path `eager` is plain torch, `fused` has all fused kernels.
 """
 
 import argparse
@@ -46,6 +46,8 @@ from ovi.config import (
     SolverName,
     TransformerConfig,
 )
+from ovi.kernels import FusedKernel, KernelPlan
+from ovi.kernels.types import EAGER_PLAN
 from ovi.models.fusion import FusionTransformer
 from ovi.sampling.denoise import denoise, start
 from ovi.types import Latents, PromptEmbeds
@@ -53,6 +55,7 @@ from ovi.types import Latents, PromptEmbeds
 ROOT = Path(__file__).parent.parent
 TEXT_ROWS = 60  # of an ordinary prompt; the model pads them to 512
 META = torch.device("meta")
+PATHS = {"eager": EAGER_PLAN, "fused": KernelPlan.of(FusedKernel)}
 
 
 # -- counts ------------------------------------------------------------------------------------------------------------
@@ -65,6 +68,7 @@ class Work:
     size: str
     """Name of the model."""
     path: str
+    """A name of PATHS."""
     products_tflop: float
     """Matrix products and convolutions."""
     attention_tflop: float
@@ -79,6 +83,8 @@ class WorkCounter(TorchDispatchMode):
 
     _FREE = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.new_empty, torch.ops.aten._unsafe_view)
 
+    _OVERWRITING = (torch.ops.aten.copy_, torch.ops.aten.fill_, torch.ops.aten.zero_)
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.product_flops = 0
@@ -91,11 +97,15 @@ class WorkCounter(TorchDispatchMode):
         out = func(*args, **kwargs)
         if func.is_view or func.overloadpacket in self._FREE:
             return out
-        if func.overloadpacket in flop_registry:
+        if func.overloadpacket is torch.ops.aten._addmm_activation:
+            self.kernels += 1
+            self.product_flops += flop_registry[torch.ops.aten.addmm](*args, out_val=out)
+        elif func.overloadpacket in flop_registry:
             self.kernels += 1
             self.product_flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
         else:
-            self.add_elementwise(args, kwargs, out)
+            read = args[1:] if func.overloadpacket in self._OVERWRITING else args
+            self.add_elementwise(read, kwargs, out)
         return out
 
     def add_attention(self, q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -135,11 +145,12 @@ def _bytes(values: Any) -> int:
 
 
 @torch.no_grad()
-def count(spec: ModelSpec, arch: Architecture) -> Work:
-    """The work of one text-to-video pass of a model with square frames."""
+def count(spec: ModelSpec, arch: Architecture, path: str = "eager") -> Work:
+    """The work of one text-to-video pass of a model with square frames, computed by a path of PATHS."""
     side = int(spec.video_area**0.5) // SPATIAL_STRIDE // 2 * 2  # frames are multiples of two latents
     with META:
         transformer = FusionTransformer(arch.video, arch.audio).to(torch.bfloat16)
+        transformer.fuse(PATHS[path])
         text = torch.empty(TEXT_ROWS, arch.video.text_dim, dtype=torch.bfloat16)
         video = torch.empty(arch.video.in_dim, spec.video_latent_length, side, side, dtype=torch.bfloat16)
         audio = torch.empty(spec.audio_latent_length, arch.audio.in_dim, dtype=torch.bfloat16)
@@ -150,7 +161,7 @@ def count(spec: ModelSpec, arch: Architecture) -> Work:
             transformer(video=video, audio=audio, text=context, grid=grid, time=moment)
     return Work(
         size=spec.name,
-        path="eager",
+        path=path,
         products_tflop=round(counter.product_flops / 1e12, 1),
         attention_tflop=round(counter.attention_flops / 1e12, 1),
         elementwise_gb=round(counter.elementwise_bytes / 1e9, 1),
@@ -290,7 +301,7 @@ def main() -> None:
     if arguments.serve:
         serve(getattr(torch, arguments.dtype))
         return
-    works = [count(MODEL_SPECS[size], Architecture()) for size in arguments.sizes]
+    works = [count(MODEL_SPECS[size], Architecture(), path) for size in arguments.sizes for path in PATHS]
     before = arguments.before or last_change()
     timings = time_against(before, arguments.rounds, arguments.dtype) if arguments.rounds else []
     if arguments.json:

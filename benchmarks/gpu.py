@@ -1,8 +1,8 @@
 """Measurements of the model at full size on a GPU: a step, a decode, their memory against the plan, each backend, and a job.
 
 The weights are random, so no checkpoint is needed. A step is timed in plain eager torch, with the attention that was chosen by
-trying, and with compiled blocks, side by side in one run and by class of kernel. The job is a small one with the small
-built-in model: it shows how long the GPU waits between tasks. Without a GPU, nothing is measured.
+trying, with the fused kernels too, and with compiled blocks, side by side in one run and by class of kernel. The job is a small
+one with the small built-in model: it shows how long the GPU waits between tasks. Without a GPU, nothing is measured.
 
     python benchmarks/gpu.py                                # the first GPU: ten minutes or more
     python benchmarks/gpu.py --sizes 720x720_5s --json
@@ -31,6 +31,10 @@ from ovi.convolution.choice import choose_path
 from ovi.convolution.paths import ConvolutionPath, convolving
 from ovi.convolution.probe import decoder_shapes
 from ovi.geometry import latent_grid, snap_size
+from ovi.kernels import KernelMode, KernelPlan
+from ovi.kernels.choice import choose_kernels
+from ovi.kernels.trial import KernelShape
+from ovi.kernels.types import EAGER_PLAN
 from ovi.memory.plan import activations
 from ovi.models.fusion import FusionTransformer
 from ovi.models.video_vae import VideoVAE
@@ -41,7 +45,7 @@ from ovi.types import PromptEmbeds
 from ovi.weights.tiny import tiny_architecture, write_tiny_checkpoint
 from ovi_ray.devices.probe import GB, TorchEdge, faults_of_versions, probe
 
-PATHS = ("eager", "chosen", "compiled")
+PATHS = ("eager", "chosen", "fused", "compiled")
 DTYPE = torch.bfloat16
 TEXT_ROWS, NEGATIVE_ROWS = 150, 12
 STEP_CALLS = 3
@@ -62,7 +66,7 @@ class Measured:
     size: str
     part: str
     path: str
-    """Path of computation: eager, chosen, compiled, or a convolution mode."""
+    """Path of computation: a name of PATHS, or a convolution mode."""
     seconds: float
     kernel_seconds: Mapping[str, float]
     """By class of kernel."""
@@ -115,7 +119,12 @@ def latent_shape(arch: Architecture, spec: ModelSpec) -> tuple[int, int, int, in
 
 @torch.inference_mode()
 def steps(
-    arch: Architecture, spec: ModelSpec, device: torch.device, plan: AttentionPlan, paths: Sequence[str]
+    arch: Architecture,
+    spec: ModelSpec,
+    device: torch.device,
+    plan: AttentionPlan,
+    kernels: KernelPlan,
+    paths: Sequence[str],
 ) -> Iterator[Measured]:
     """One guided step, two passes, in each path."""
     with torch.device("meta"):
@@ -131,6 +140,7 @@ def steps(
     negative = rows[:NEGATIVE_ROWS]
     embeds = PromptEmbeds(positive=rows, video_negative=negative, audio_negative=negative)
     for path in paths:
+        transformer.fuse(kernels if path == "fused" else EAGER_PLAN)
         if path == "compiled":
             transformer.compile_blocks()
         positive, other = embed_texts(transformer, embeds)
@@ -228,6 +238,7 @@ def report(device: torch.device, sizes: Sequence[str], arch: Architecture, paths
     probed = probe()
     measured: list[Measured] = []
     attention: dict[str, object] = {}
+    kernels = choose_kernels(KernelMode.FUSED, target, KernelShape.of(arch))
     for name in sizes:
         spec = arch.spec(name)
         choices = choose(
@@ -239,7 +250,7 @@ def report(device: torch.device, sizes: Sequence[str], arch: Architecture, paths
             "chosen": {str(site): str(choice.chosen) for site, choice in choices.items()},
         }
         plan = AttentionPlan.of({site: choice.chosen for site, choice in choices.items()})
-        measured += steps(arch, spec, device, plan, paths)
+        measured += steps(arch, spec, device, plan, kernels.plan, paths)
         convolutions = choose_path(target, decoder_shapes(arch, spec, DTYPE))
         measured += decodes(arch, spec, device, convolutions.path)
     return {
@@ -251,6 +262,7 @@ def report(device: torch.device, sizes: Sequence[str], arch: Architecture, paths
         "driver": target.driver,
         "faults": list(faults_of_versions(probed)),
         "attention": attention,
+        "kernels": [asdict(trial) for trial in kernels.trials],
         "measured": [asdict(each) for each in measured],
         "job": job(device),
     }
@@ -267,6 +279,11 @@ def show(found: dict[str, object]) -> None:
             f"{row['size']:14}{row['part']:8}{row['path']:14}{row['seconds']:9.3f}{peak:>9}{row['planned_gb']:9.2f}  "
             + ", ".join(f"{kind} {seconds:g}" for kind, seconds in row["kernel_seconds"].items())
         )
+    for trial in found["kernels"]:  # type: ignore[attr-defined]
+        result = trial["reason"] or (
+            f"{1000 * trial['seconds']:.3g} ms, eager {1000 * trial['eager_seconds']:.3g} ms, error {trial['error']:.1e}"
+        )
+        print(f"{'kernel':14}{trial['kernel']:16}{result}")
     for size, attention in found["attention"].items():  # type: ignore[attr-defined]
         for trial in attention["video_self"]:
             result = trial["reason"] or f"{1000 * trial['seconds']:.3g} ms, error {trial['error']:.1e}"
@@ -278,7 +295,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--model", default="published", choices=("published", "tiny"), help="default: published")
     parser.add_argument("--sizes", nargs="+", default=list(MODEL_SPECS), choices=list(MODEL_SPECS), metavar="SIZE")
-    parser.add_argument("--paths", nargs="+", choices=PATHS, help="default: all on a GPU; all but compiled on a CPU")
+    parser.add_argument("--paths", nargs="+", choices=PATHS, help="default: all on a GPU; eager and chosen on a CPU")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)

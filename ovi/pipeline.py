@@ -6,6 +6,7 @@ transformer.
 Shapes: F latent frames, h w latents per side, L audio latents, N text rows, t frames of a chunk, S audio samples.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -33,6 +34,10 @@ from ovi.convolution.probe import decoder_shapes
 from ovi.devices import usable_device
 from ovi.errors import CheckpointNotFound, NonFiniteError, ShortcutUnavailable
 from ovi.finite import all_finite
+from ovi.kernels import KernelMode, KernelPlan
+from ovi.kernels.choice import choose_kernels
+from ovi.kernels.trial import KernelShape
+from ovi.kernels.types import EAGER_PLAN
 from ovi.media.images import fit_image, read_image
 from ovi.media.video import frames_to_uint8
 from ovi.memory.release import offload_to_cpu, release_memory
@@ -79,6 +84,7 @@ class OviPipeline:
         weights: WeightFormat,
         compile_blocks: bool,
         stream_blocks: bool,
+        kernels: KernelMode,
     ) -> None:
         self.ckpt_dir = ckpt_dir
         self.spec = spec
@@ -90,9 +96,11 @@ class OviPipeline:
         self.weights = weights
         self.compile_blocks = compile_blocks
         self.stream_blocks = stream_blocks
+        self.kernels = kernels
         self._attention_plans: dict[tuple[int, ...], AttentionPlan] = {}
         self._attention_trials = TrialCache.default()
         self._convolution_path: ConvolutionPath | None = None
+        self._kernel_plan: KernelPlan | None = None
         self._tokenizer: Tokenizer | None = None
         self._components: dict[Component, nn.Module] = {}
         self._offloaded: dict[Component, nn.Module] = {}
@@ -109,6 +117,7 @@ class OviPipeline:
         weights: WeightFormat = WeightFormat.DTYPE,
         compile_blocks: bool = False,
         stream_blocks: bool = False,
+        kernels: KernelMode = KernelMode.AUTO,
     ) -> Self:
         """Open a checkpoint folder without reading weights; `load` or the first stage that needs them does.
 
@@ -116,6 +125,7 @@ class OviPipeline:
         storage format of the transformer. `compile_blocks` has torch.compile fuse the transformer's blocks: the first clip
         waits for it, and half precision rounds differently. `stream_blocks` leaves the transformer's blocks in pinned host
         memory and copies each to the device beside the work of the one before: the same numbers, for weights in `dtype`.
+        `kernels` says which fused kernels may take part where they are not compiled.
 
         Raises CheckpointNotFound for a folder that does not exist,
         DeviceUnavailable for a device that is not there, InvalidRequest for an unknown model or one that is not published in
@@ -139,6 +149,7 @@ class OviPipeline:
             weights=weights,
             compile_blocks=compile_blocks,
             stream_blocks=stream_blocks,
+            kernels=kernels,
         )
 
     # -- components ------------------------------------------------------------------------------------------------
@@ -202,6 +213,7 @@ class OviPipeline:
             weights=self.weights,
             compile_blocks=self.compile_blocks,
             stream_blocks=False,
+            kernels=self.kernels,
         )
 
     def _load(self, component: Component) -> nn.Module:
@@ -210,14 +222,19 @@ class OviPipeline:
             module = self._offloaded.pop(component)
             return self._streamed(module) if self._is_streamed(component) else module.to(device)
         if component is Component.TRANSFORMER:
+            plan = self.kernel_plan()  # tried before the weights take the device's memory
             first = torch.device("cpu") if self.stream_blocks else device
             transformer = load_transformer(self.ckpt_dir, name, first, dtype, self.weights)
             if self.stream_blocks:
                 self._streamed(transformer)
+            transformer.fuse(EAGER_PLAN if self.compile_blocks else plan.in_transformer)
             if self.compile_blocks:
                 transformer.compile_blocks()
             return transformer
-        return load_component(self.ckpt_dir, component, name, device, dtype)
+        module = load_component(self.ckpt_dir, component, name, device, dtype)
+        if isinstance(module, VideoVAE):
+            module.fuse(self.decoder_kernels())
+        return module
 
     def _is_streamed(self, component: Component) -> bool:
         return self.stream_blocks and component is Component.TRANSFORMER
@@ -384,6 +401,19 @@ class OviPipeline:
             shapes = decoder_shapes(self.architecture, self.spec, self.dtype)
             self._convolution_path = choose_path(target, shapes).path
         return self._convolution_path
+
+    def kernel_plan(self) -> KernelPlan:
+        """The fused kernels for this device: tried on first use and then constant. A compiled transformer uses none."""
+        if self._kernel_plan is None:
+            target = AttentionTarget.of(self.device, self.dtype)
+            self._kernel_plan = choose_kernels(self.kernels, target, KernelShape.of(self.architecture)).plan
+        return self._kernel_plan
+
+    def decoder_kernels(self) -> KernelPlan:
+        """The part of the plan that decodes: with its layout where torch itself chooses how to run convolutions."""
+        plan = self.kernel_plan().in_decoder
+        is_torchs = self.convolution_path() is ConvolutionPath.DEFAULT
+        return plan if is_torchs else dataclasses.replace(plan, channels_last=False)
 
     @torch.inference_mode()
     def decode_video(self, video_latents: Tensor, tiling: Tiling | None = None) -> Iterator[Tensor]:

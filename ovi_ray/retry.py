@@ -22,7 +22,9 @@ from ovi_ray.preparation import PreparedJob, prepare
 from ovi_ray.storage.paths import Location, PathOrUri, to_location
 
 _PLACE_COLUMNS = ("row", "line", "repeat", "varies")
-_OF_ALL_CLIPS = frozenset({"ckpt_dir", "dtype", "weights", "qint8", "fp8", "compile", "attention", "allow_inexact"})
+_OF_ALL_CLIPS = frozenset(
+    {"ckpt_dir", "dtype", "weights", "qint8", "fp8", "compile", "kernels", "attention", "allow_inexact"}
+)
 """Fields that are part of every clip's id: with other ones, clips that were never begun are other clips too."""
 
 

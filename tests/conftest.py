@@ -21,6 +21,8 @@ TINY = Path(__file__).parent / "data" / "tiny"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name, value in ray_start.ENVIRONMENT.items():
     os.environ.setdefault(name, value)
+if not any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/kfd")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when Triton is imported
 
 
 @pytest.fixture(scope="session")

@@ -224,6 +224,27 @@ class FlashAttn3Fp8(FlashAttn3):
         return (out[0] if isinstance(out, tuple) else out).to(q.dtype)
 
 
+class Aiter(Backend):
+    """AITER's attention, in CK and assembly. Which architectures and lengths it has kernels for, a trial tells.
+
+    A version that compiles its kernels at their first use may take longer than a trial waits: compile them before.
+    """
+
+    package = "amd-aiter"
+    module = "aiter"
+
+    def unsupported_reason(self, target: AttentionTarget, shape: AttentionShape) -> str:
+        """Requires ROCm and half precision."""
+        if target.vendor != "amd":
+            return "it runs on ROCm only"
+        return "" if target.dtype in HALF else _needs_half(target)
+
+    def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute attention; shapes as in `attention`."""
+        out = self._import().flash_attn_func(q, k, v)
+        return out[0] if isinstance(out, tuple) else out  # some versions also return the log-sum-exp
+
+
 class Sage(Backend):
     """SageAttention: queries and keys quantized to 8 bits."""
 
@@ -247,6 +268,7 @@ class Sage(Backend):
 BACKENDS: dict[AttentionBackend, Backend] = {
     AttentionBackend.FLASH_ATTN_3: FlashAttn3(),
     AttentionBackend.FLASH_ATTN_2: FlashAttn2(),
+    AttentionBackend.AITER: Aiter(),
     AttentionBackend.SAGE: Sage(),
     AttentionBackend.FLASH_ATTN_3_FP8: FlashAttn3Fp8(),
     AttentionBackend.SDPA: SdpaDefault(),

@@ -32,6 +32,8 @@ class AttentionBackend(StrEnum):
     """PyTorch's memory-efficient kernel."""
     SDPA_AOTRITON = "sdpa_aotriton"
     """AOTriton, which implements PyTorch's flash kernel on ROCm."""
+    AITER = "aiter"
+    """AMD's AI Tensor Engine for ROCm, from the package `amd-aiter`."""
     SDPA_MATH = "sdpa_math"
     """Unfused softmax with the whole score matrix in memory; the fallback where no fused kernel works."""
     FLASH_ATTN_3_FP8 = "flash_attn_3_fp8"

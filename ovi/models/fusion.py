@@ -19,6 +19,8 @@ from ovi.attention import AttentionPlan
 from ovi.attention.types import SDPA_PLAN
 from ovi.config import TransformerConfig
 from ovi.files import user_cache_folder
+from ovi.kernels import KernelPlan
+from ovi.kernels.types import EAGER_PLAN
 from ovi.models.block_stream import BlockStream, StreamEdge
 from ovi.models.rope import audio_rotation, video_rotation
 from ovi.models.transformer import Backbone, Block, KeyValue, TimeEmbedding
@@ -59,6 +61,7 @@ class FusionTransformer(nn.Module):
         self.audio_model = Backbone(audio)
         self._run_block: Callable[..., list[Tensor]] = run_block
         self._stream: BlockStream | None = None
+        self._kernels = EAGER_PLAN
 
     @property
     def dtype(self) -> torch.dtype:
@@ -138,11 +141,16 @@ class FusionTransformer(nn.Module):
                 grid=grid,
                 time=time,
                 attention=attention,
+                kernels=self._kernels,
                 fp8=fp8,
             )
         v, a = streams
-        patches = self.video_model.head(v, time.video)
-        return self._unpatchify(patches, grid), self.audio_model.head(a, time.audio).squeeze(0)
+        patches = self.video_model.head(v, time.video, self._kernels)
+        return self._unpatchify(patches, grid), self.audio_model.head(a, time.audio, self._kernels).squeeze(0)
+
+    def fuse(self, kernels: KernelPlan) -> None:
+        """Compute with the fused kernels of a plan, which the model's device must have."""
+        self._kernels = kernels
 
     def compile_blocks(self, backend: str | Callable[..., Any] = "inductor", *, fullgraph: bool = False) -> None:
         """Compile the block of both backbones on first use: exact but for rounding, and faster where torch can fuse.
@@ -197,6 +205,7 @@ def run_block(
     grid: Grid,
     time: TimeContext,
     attention: AttentionPlan,
+    kernels: KernelPlan,
     fp8: torch.dtype | None = None,
 ) -> list[Tensor]:
     """Video tokens [B, L, C] and audio tokens [B, L', C] after one block of both backbones.
@@ -207,26 +216,36 @@ def run_block(
     v, a = streams
     streams.clear()
     v_modulation, a_modulation = video_block.modulation_at(time.video), audio_block.modulation_at(time.audio)
-    a = audio_block.apply_self_attention(a, a_modulation, rotation=grid.audio, backend=attention.audio_self)
-    v = video_block.apply_self_attention(v, v_modulation, rotation=grid.video, backend=attention.video_self)
+    a, a_normed = audio_block.apply_self_attention(
+        a, a_modulation, rotation=grid.audio, backend=attention.audio_self, kernels=kernels
+    )
+    v, v_normed = video_block.apply_self_attention(
+        v, v_modulation, rotation=grid.video, backend=attention.video_self, kernels=kernels
+    )
     a_before = a  # the video attends to the audio as it was before the audio's own cross-attention
-    a = audio_block.apply_cross_attention(
+    a, a_normed = audio_block.apply_cross_attention(
         a,
+        a_normed,
+        a_modulation,
         text=audio_text,
         other=v,
         rotation=grid.audio,
         other_rotation=grid.video,
         text_backend=attention.audio_to_text,
         other_backend=attention.audio_to_video,
+        kernels=kernels,
     )
-    a = audio_block.apply_feed_forward(a, a_modulation)
-    v = video_block.apply_cross_attention(
+    a = audio_block.apply_feed_forward(a, a_normed, a_modulation, kernels=kernels)
+    v, v_normed = video_block.apply_cross_attention(
         v,
+        v_normed,
+        v_modulation,
         text=video_text,
         other=a_before,
         rotation=grid.video,
         other_rotation=grid.audio,
         text_backend=attention.video_to_text,
         other_backend=attention.video_to_audio,
+        kernels=kernels,
     )
-    return [video_block.apply_feed_forward(v, v_modulation, fp8), a]
+    return [video_block.apply_feed_forward(v, v_normed, v_modulation, kernels=kernels, fp8=fp8), a]

@@ -2,6 +2,7 @@
 
 A rotation is a tensor [L, 1, D/2, 2] in float32: the cosine and the sine of every token's angle for every channel pair. It
 is a complex number in all but dtype, because a compiler can read it in both forms. Pairs that encode no position turn by 0.
+`ovi.kernels` turns queries and keys by it.
 
 Shapes: L tokens, H heads, D head width.
 """
@@ -30,21 +31,6 @@ def audio_rotation(length: int, *, head_dim: int, scale: float, device: torch.de
     temporal, _ = _split_head(head_dim)
     angles = _angles(length, temporal) * scale
     return _rotation(F.pad(angles, (0, (head_dim - temporal) // 2)), device)
-
-
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the channel pairs of x [B, L, H, D]; computed in float32, returned in x's dtype.
-
-    One complex product, which reads and writes x once. A compiler is given the same product in real numbers: it fuses
-    them with what comes before, and has no complex ones.
-    """
-    pairs = x.float().unflatten(-1, (-1, 2))  # B L H D/2 2
-    if torch.compiler.is_compiling():
-        (even, odd), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
-        turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-    else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
-    return turned.flatten(-2).to(x.dtype)
 
 
 def _rotation(angles: Tensor, device: torch.device) -> Tensor:

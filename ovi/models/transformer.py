@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from ovi.attention import AttentionBackend
 from ovi.attention.backends import attention
 from ovi.config import TransformerConfig
+from ovi.kernels import operations
+from ovi.kernels.types import KernelPlan
 from ovi.models.feed_forward import fp8_feed_forward
-from ovi.models.rope import rotate
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -66,6 +67,10 @@ class RMSNorm(nn.Module):
         """x [B, L, C] -> [B, L, C]."""
         return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
 
+    def rotated(self, x: Tensor, rotation: Tensor, kernels: KernelPlan) -> Tensor:
+        """The norm of x [B, L, C], as heads, turned by `rotation` [L, 1, D/2, 2]: [B, L, H, D]."""
+        return operations.norm_rotate(x, weight=self.weight, rotation=rotation, eps=self.eps, kernels=kernels)
+
 
 class Attention(nn.Module):
     """Multi-head self-attention; queries and keys are normalised over the full width before the head split."""
@@ -84,10 +89,10 @@ class Attention(nn.Module):
         """[B, L, C] -> [B, L, H, D]."""
         return x.unflatten(-1, (self.num_heads, -1))
 
-    def forward(self, x: Tensor, *, rotation: Tensor, backend: AttentionBackend) -> Tensor:
+    def forward(self, x: Tensor, *, rotation: Tensor, backend: AttentionBackend, kernels: KernelPlan) -> Tensor:
         """x [B, L, C] -> [B, L, C]; `rotation` [L, 1, D/2, 2] turns queries and keys."""
-        q = rotate(self.split_heads(self.norm_q(self.q(x))), rotation)
-        k = rotate(self.split_heads(self.norm_k(self.k(x))), rotation)
+        q = self.norm_q.rotated(self.q(x), rotation, kernels)
+        k = self.norm_k.rotated(self.k(x), rotation, kernels)
         v = self.split_heads(self.v(x))
         return self.o(attention(q, k, v, backend).flatten(2))
 
@@ -119,17 +124,20 @@ class CrossAttention(Attention):
         other_rotation: Tensor,
         text_backend: AttentionBackend,
         other_backend: AttentionBackend,
+        kernels: KernelPlan,
     ) -> Tensor:
         """Attention of x to the text plus attention of x to `other`, the tokens of the other modality: [B, L, C].
 
         The queries are turned by `rotation` and the keys of `other` by `other_rotation`; text has no positions.
         """
-        q = self.split_heads(self.norm_q(self.q(x)))
+        q, rotated_q = operations.norm_and_rotate(
+            self.q(x), weight=self.norm_q.weight, rotation=rotation, eps=self.norm_q.eps, kernels=kernels
+        )
         from_text = attention(q, text.key, text.value, text_backend)
         other = self.pre_attn_norm_fusion(other)
-        k = rotate(self.split_heads(self.norm_k_fusion(self.k_fusion(other))), other_rotation)
+        k = self.norm_k_fusion.rotated(self.k_fusion(other), other_rotation, kernels)
         v = self.split_heads(self.v_fusion(other))
-        from_other = attention(rotate(q, rotation), k, v, other_backend)
+        from_other = attention(rotated_q, k, v, other_backend)
         return self.o((from_text + from_other).flatten(2))
 
 
@@ -174,15 +182,20 @@ class Block(nn.Module):
         )
 
     def apply_self_attention(
-        self, x: Tensor, m: BlockModulation, *, rotation: Tensor, backend: AttentionBackend
-    ) -> Tensor:
-        """x plus its modulated self-attention: [B, L, C] -> [B, L, C]."""
-        normed = modulate(self.norm1(x), shift=m.attention_shift, scale=m.attention_scale, spans=m.spans)
-        return gate(x, self.self_attn(normed, rotation=rotation, backend=backend), m.attention_gate, spans=m.spans)
+        self, x: Tensor, m: BlockModulation, *, rotation: Tensor, backend: AttentionBackend, kernels: KernelPlan
+    ) -> tuple[Tensor, Tensor]:
+        """x [B, L, C] plus its modulated self-attention, and the norm of the sum, which the cross-attention reads."""
+        normed = operations.norm_modulate(
+            x, shift=m.attention_shift, scale=m.attention_scale, spans=m.spans, eps=self.norm1.eps, kernels=kernels
+        )
+        update = self.self_attn(normed, rotation=rotation, backend=backend, kernels=kernels)
+        return operations.gate_norm(x, update, gates=m.attention_gate, spans=m.spans, norm=self.norm3, kernels=kernels)
 
     def apply_cross_attention(
         self,
         x: Tensor,  # B L C
+        normed: Tensor,  # B L C
+        m: BlockModulation,
         *,
         text: KeyValue,
         other: Tensor,  # B L' C
@@ -190,23 +203,36 @@ class Block(nn.Module):
         other_rotation: Tensor,
         text_backend: AttentionBackend,
         other_backend: AttentionBackend,
-    ) -> Tensor:
-        """x plus its attention to the text and to `other`, the tokens of the other modality: [B, L, C]."""
-        return x + self.cross_attn(
-            self.norm3(x),
+        kernels: KernelPlan,
+    ) -> tuple[Tensor, Tensor]:
+        """x plus its attention to the text and to `other`, the tokens of the other modality, and the modulated norm of the sum.
+
+        `normed` is the norm of x, and the norm that is returned is for the feed-forward.
+        """
+        update = self.cross_attn(
+            normed,
             text=text,
             other=other,
             rotation=rotation,
             other_rotation=other_rotation,
             text_backend=text_backend,
             other_backend=other_backend,
+            kernels=kernels,
+        )
+        return operations.add_norm_modulate(
+            x, update, shift=m.ffn_shift, scale=m.ffn_scale, spans=m.spans, eps=self.norm2.eps, kernels=kernels
         )
 
-    def apply_feed_forward(self, x: Tensor, m: BlockModulation, fp8: torch.dtype | None = None) -> Tensor:
-        """x plus its modulated feed-forward: [B, L, C] -> [B, L, C]; `fp8` is the 8-bit format of its products, if any."""
-        normed = modulate(self.norm2(x), shift=m.ffn_shift, scale=m.ffn_scale, spans=m.spans)
-        update = self.ffn(normed) if fp8 is None else fp8_feed_forward(self.ffn, normed, fp8)
-        return gate(x, update, m.ffn_gate, spans=m.spans)
+    def apply_feed_forward(
+        self, x: Tensor, normed: Tensor, m: BlockModulation, *, kernels: KernelPlan, fp8: torch.dtype | None = None
+    ) -> Tensor:
+        """x [B, L, C] plus the feed-forward of its modulated norm; `fp8` is the 8-bit format of its products, if any."""
+        if fp8 is None:
+            widen, narrow = cast("nn.Linear", self.ffn[0]), self.ffn[2]
+            update = narrow(operations.linear_gelu(normed, widen, kernels=kernels))
+        else:
+            update = fp8_feed_forward(self.ffn, normed, fp8)
+        return operations.gate(x, update, gates=m.ffn_gate, spans=m.spans, kernels=kernels)
 
 
 class Head(nn.Module):
@@ -218,10 +244,13 @@ class Head(nn.Module):
         self.head = nn.Linear(config.dim, math.prod(config.patch_size) * config.out_dim)
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
-    def forward(self, x: Tensor, time: TimeEmbedding) -> Tensor:
+    def forward(self, x: Tensor, time: TimeEmbedding, kernels: KernelPlan) -> Tensor:
         """x [B, L, C] -> patches [B, L, prod(patch) * out_dim]."""
         shift, scale = (self.modulation + time.embedding.unsqueeze(1)).unbind(1)  # T C
-        return self.head(modulate(self.norm(x), shift=shift, scale=scale, spans=time.spans))
+        normed = operations.norm_modulate(
+            x, shift=shift, scale=scale, spans=time.spans, eps=self.norm.eps, kernels=kernels
+        )
+        return self.head(normed)
 
 
 class ChannelLastConv1d(nn.Conv1d):
@@ -305,25 +334,9 @@ def sinusoidal_embedding(times: list[float], dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def modulate(x: Tensor, *, shift: Tensor, scale: Tensor, spans: tuple[int, ...]) -> Tensor:
-    """x * (1 + scale) + shift over [B, L, C]; row i of shift and scale [T, C] applies to span i of the tokens."""
-    parts = zip(x.split(spans, dim=1), shift, scale, strict=True)
-    return _join([torch.addcmul(row_shift, part, 1 + row_scale) for part, row_shift, row_scale in parts])
-
-
-def gate(x: Tensor, update: Tensor, gates: Tensor, *, spans: tuple[int, ...]) -> Tensor:
-    """x + gates * update over [B, L, C]; row i of gates [T, C] applies to span i of the tokens."""
-    parts = zip(x.split(spans, dim=1), update.split(spans, dim=1), gates, strict=True)
-    return _join([torch.addcmul(part, change, row) for part, change, row in parts])
-
-
 def _repeat_last(rows: Tensor, count: int) -> Tensor:
     """Rows [B, N+1, C] with the last one `count` times: [B, N+count, C]."""
     return torch.cat([rows[:, :-1], rows[:, -1:].expand(-1, count, -1)], dim=1)
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _patch_embedding(config: TransformerConfig) -> nn.Module:

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from ovi.config import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAEConfig
 from ovi.errors import InvalidRequest
 from ovi.finite import clamp_finite_
+from ovi.kernels import KernelPlan, operations
+from ovi.kernels.reference import normalize_channels_
+from ovi.kernels.types import EAGER_PLAN
 from ovi.models.tiling import Span, Tiling
 
 # Per-channel statistics of the latents over Wan 2.2's training set; the transformer sees (latent - mean) / std.
@@ -69,6 +72,7 @@ DECODER_STAGES = (
 class Stream:
     """State that the causal layers carry between the chunks of one clip; discarded after the clip."""
 
+    kernels: KernelPlan = EAGER_PLAN
     is_first_chunk: bool = True
     """The first chunk is a single frame, which skips temporal up- and downsampling."""
     tails: dict[nn.Module, Tensor] = field(default_factory=dict)
@@ -90,10 +94,12 @@ class CausalConv3d(nn.Conv3d):
     def forward(  # type: ignore[override]  # takes the stream
         self, x: Tensor, stream: Stream, norm: "RMSNorm | None" = None
     ) -> Tensor:  # [B,C,t,.,.]
-        """Convolve x or, given a `norm`, silu(norm(x)), which is computed in place in the window to save a copy of x."""
+        """Convolve x or, given a `norm`, silu(norm(x)), which is written to the window to save a copy of x."""
         window = self._window(x, stream)
-        if norm is not None:
-            F.silu(norm.normalize_(window[:, :, self.memory :]), inplace=True)
+        if norm is None:
+            window[:, :, self.memory :] = x
+        else:
+            operations.norm_silu_(x, norm.gamma, window[:, :, self.memory :], kernels=stream.kernels)
         self.remember(window, stream)
         return super().forward(window)
 
@@ -102,11 +108,11 @@ class CausalConv3d(nn.Conv3d):
         stream.tails[self] = x[:, :, -self.memory :].clone()
 
     def _window(self, x: Tensor, stream: Stream) -> Tensor:  # [B,C,memory+t,.,.]
+        """A window for the frames of x, of which only those before x are there."""
         batch, channels, frames, *size = x.shape
-        window = x.new_empty(batch, channels, self.memory + frames, *size)
+        window = operations.empty_frames(x, batch, channels, self.memory + frames, *size, kernels=stream.kernels)
         tail = stream.tails.pop(self, None)
         window[:, :, : self.memory] = 0 if tail is None else tail
-        window[:, :, self.memory :] = x
         return window
 
 
@@ -119,12 +125,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x, normalised, as a new tensor."""
-        return self.normalize_(x.clone())
-
-    def normalize_(self, x: Tensor) -> Tensor:
-        """Normalise x in place and return it."""
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
-        return x.div_(norm).mul_(self.gamma * self.gamma.shape[0] ** 0.5)
+        return normalize_channels_(x.clone(), self.gamma)
 
 
 class Chain(nn.ModuleList):
@@ -194,12 +195,21 @@ class Upsample(nn.Module):
         """Run the layer on one chunk."""
         if self.time_conv is not None and not stream.is_first_chunk:
             # The first chunk leaves no tail: the second one starts from zeros, as in training.
-            x = rearrange(self.time_conv(x, stream), "b (two c) t h w -> b c (t two) h w", two=2)
+            x = _interleaved(self.time_conv(x, stream), stream)
         batch, dim, frames, height, width = x.shape
-        out = x.new_empty(batch, dim, frames, 2 * height, 2 * width)
+        out = operations.empty_frames(x, batch, dim, frames, 2 * height, 2 * width, kernels=stream.kernels)
         for i in range(frames):  # one at a time: the enlarged input of the convolution is the largest tensor here
             out[:, :, i] = self.resample(x[:, :, i])
         return out
+
+
+def _interleaved(x: Tensor, stream: Stream) -> Tensor:
+    """[B,2C,t,h,w] -> [B,C,2t,h,w]: the first half of the channels holds the even frames."""
+    batch, channels, frames, height, width = x.shape
+    size = (batch, channels // 2, 2 * frames, height, width)
+    out = operations.empty_frames(x, *size, kernels=stream.kernels)
+    out[:, :, 0::2], out[:, :, 1::2] = x.chunk(2, dim=1)
+    return out
 
 
 class Downsample(nn.Module):
@@ -371,7 +381,16 @@ class VideoVAE(nn.Module):
         self.conv1 = nn.Conv3d(2 * config.z_dim, 2 * config.z_dim, 1)
         self.conv2 = nn.Conv3d(config.z_dim, config.z_dim, 1)
         self.decoder = Decoder(config.dec_dim, config.z_dim)
+        self._kernels = EAGER_PLAN
         self.requires_grad_(False)  # a stream consumed outside inference mode would keep its autograd graph alive
+
+    def fuse(self, kernels: KernelPlan) -> None:
+        """Compute with the fused kernels and in the layout of a plan, which the model's device must have."""
+        self._kernels = kernels
+        if kernels.channels_last:
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d | nn.Conv3d):
+                    layer.weight.data = operations.with_channels_last(layer.weight)
 
     def encode(self, video: Tensor) -> Tensor:
         """Normalised latent means of a clip, float32.
@@ -382,7 +401,7 @@ class VideoVAE(nn.Module):
         _check_video(video)
         video = video.to(self.conv1.weight.dtype)
         chunks = [1] + [TEMPORAL_STRIDE] * (video.shape[2] // TEMPORAL_STRIDE)
-        stream = Stream()
+        stream = Stream(kernels=self._kernels)
         means = []
         for chunk in torch.split(video, chunks, dim=2):
             folded = rearrange(chunk, "b c t (h q) (w r) -> b (c r q) t h w", q=PATCH, r=PATCH)
@@ -401,8 +420,9 @@ class VideoVAE(nn.Module):
         need less memory for the same pixels up to rounding. A `tiling` needs even less, but slightly changes the pixels
         near its blended seams. An abandoned iterator frees its memory when it is garbage-collected.
         """
-        stream = Stream()
-        tiled = None if tiling is None else _TiledDecoder(self.decoder, tiling, latents.shape[-2], latents.shape[-1])
+        stream, tiled = Stream(kernels=self._kernels), None
+        if tiling is not None:
+            tiled = _TiledDecoder(self.decoder, tiling, latents.shape[-2], latents.shape[-1], self._kernels)
         mean, std = _latent_statistics(latents.device)
         for latent in torch.split(latents, 1, dim=2):
             z = (latent.float() * std + mean).to(self.conv2.weight.dtype)
@@ -423,10 +443,10 @@ class VideoVAE(nn.Module):
 class _TiledDecoder:
     """Enlarges the features of a frame tile by tile, with one stream per tile."""
 
-    def __init__(self, decoder: Decoder, tiling: Tiling, height: int, width: int) -> None:
+    def __init__(self, decoder: Decoder, tiling: Tiling, height: int, width: int, kernels: KernelPlan) -> None:
         self.decoder = decoder
         self.parks = tiling.parks
-        self.tiles = [(rows, columns, Stream()) for rows, columns in tiling.tiles(height, width)]
+        self.tiles = [(rows, columns, Stream(kernels=kernels)) for rows, columns in tiling.tiles(height, width)]
 
     def enlarge(self, features: Tensor, frames_per_pass: int) -> Tensor:
         """The result of `Decoder.enlarge` in float32, up to differences near the seams."""

@@ -116,7 +116,7 @@ def _show(report: "NodeReport", console: Console) -> None:
 
 def _show_device(report: "DeviceReport", console: Console) -> None:
     from ovi.attention.autotune import CANDIDATES
-    from ovi_ray.devices.node_report import backend_summary, convolution_summary
+    from ovi_ray.devices.node_report import backend_summary, convolution_summary, kernel_summary
 
     device = report.device
     facts = Table(box=None, show_header=False, pad_edge=False)
@@ -137,6 +137,11 @@ def _show_device(report: "DeviceReport", console: Console) -> None:
         table = Table("attention", f"video self-attention, {shape}", "chosen at", box=None, pad_edge=False)
         for backend in CANDIDATES:
             table.add_row(backend, *backend_summary(backend, report.attention))
+        console.print(table)
+    if report.kernels.trials:
+        table = Table("fused kernel", "trial", "used by jobs", box=None, pad_edge=False)
+        for trial in report.kernels.trials:
+            table.add_row(trial.kernel, *kernel_summary(trial))
         console.print(table)
     for line in report.advice:
         console.print(f"advice: {line}", style="cyan")

@@ -43,6 +43,7 @@ RUNTIME_FIELDS = (
     "attention",
     "allow_inexact",
     "compile",
+    "kernels",
     "qint8",
     "fp8",
     "weights",

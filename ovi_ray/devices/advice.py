@@ -1,6 +1,7 @@
 """Recommendations of `ovi-ray doctor` for a device, from its trials and its memory plans."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from ovi.attention import AttentionBackend, Site
 from ovi.attention.autotune import Choice
@@ -11,15 +12,39 @@ from ovi.stages import Stage
 from ovi.weights.formats import WeightFormat
 from ovi_ray.devices.probe import Device
 
+FLASH_3_FLOPS = 648e12
+"""FLOP/s of FlashAttention-3 on an H100 SXM, forward, with heads of 128 channels and 16k tokens (arXiv 2407.08608)."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class DenoiseTime:
+    """Expected seconds of a clip's denoise, and the part of them that is the video's self-attention."""
+
+    seconds: float
+    self_attention_s: float
+    """Measured, with the chosen backend."""
+    self_attention_flops: float
+    """Counted."""
+
+    def speedup_at(self, flops_per_s: float) -> float:
+        """How much faster the clip would be with self-attention at another rate."""
+        return self.seconds / (self.seconds - self.self_attention_s + self.self_attention_flops / flops_per_s)
+
 
 def advice(
-    device: Device, attention: Mapping[Site, Choice], plans: Mapping[WeightFormat, MemoryPlan]
+    device: Device,
+    attention: Mapping[Site, Choice],
+    plans: Mapping[WeightFormat, MemoryPlan],
+    time: DenoiseTime | None,
 ) -> tuple[str, ...]:
-    """Recommendations for the user of a device; `plans` holds the weight formats in which a stage fits."""
-    return (*_attention_advice(device, attention), *_memory_advice(plans), *_cpu_advice(device))
+    """Recommendations for the user of a device; `plans` holds the weight formats in which a stage fits.
+
+    `time` is None where the device cannot denoise.
+    """
+    return (*_attention_advice(device, attention, time), *_memory_advice(plans), *_cpu_advice(device))
 
 
-def _attention_advice(device: Device, attention: Mapping[Site, Choice]) -> Iterator[str]:
+def _attention_advice(device: Device, attention: Mapping[Site, Choice], time: DenoiseTime | None) -> Iterator[str]:
     reasons = {trial.backend: trial.reason for choice in attention.values() for trial in choice.trials}
     if device.vendor == "amd" and AOTRITON_EXPERIMENTAL in reasons.get(AttentionBackend.SDPA_AOTRITON, ""):
         yield (
@@ -29,7 +54,24 @@ def _attention_advice(device: Device, attention: Mapping[Site, Choice]) -> Itera
         )
     flash_3 = AttentionBackend.FLASH_ATTN_3
     if device.architecture == "sm90" and reasons.get(flash_3) and BACKENDS[flash_3].import_error():
-        yield "install FlashAttention-3 (flash_attn_interface): it is the fastest exact attention on sm90"
+        gain = "" if time is None else f"; {_gain_of_flash_3(attention[Site.VIDEO_SELF].chosen, time)}"
+        yield f"install FlashAttention-3 (flash_attn_interface): it is the fastest exact attention on sm90{gain}"
+    trials = attention[Site.VIDEO_SELF].trials if attention else ()
+    cudnn = next((trial.reason for trial in trials if trial.backend is AttentionBackend.SDPA_CUDNN), "")
+    if device.architecture == "sm90" and cudnn:
+        yield f"cuDNN's attention, the fastest on sm90 after FlashAttention-3, cannot be used: {cudnn}"
+    if device.vendor == "amd" and BACKENDS[AttentionBackend.AITER].import_error():
+        yield "AITER (amd-aiter, from source or in AMD's images) may be faster: `auto` measures it where it is installed"
+
+
+def _gain_of_flash_3(chosen: AttentionBackend, time: DenoiseTime) -> str:
+    rate = time.self_attention_flops / time.self_attention_s / 1e12
+    gain = time.speedup_at(FLASH_3_FLOPS)
+    return (
+        f"the video's self-attention runs at {rate:,.0f} TFLOP/s with {chosen} and takes"
+        f" {time.self_attention_s / time.seconds:.0%} of a clip's denoise, which at FlashAttention-3's published"
+        f" {FLASH_3_FLOPS / 1e12:.0f} TFLOP/s would be {gain:.2f} times as fast"
+    )
 
 
 def _memory_advice(plans: Mapping[WeightFormat, MemoryPlan]) -> Iterator[str]:

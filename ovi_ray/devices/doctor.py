@@ -17,13 +17,18 @@ from ovi.convolution.choice import Measure as ConvolutionMeasure
 from ovi.convolution.probe import decoder_shapes, measure_in_child
 from ovi.errors import AttentionUnavailable, ConvolutionsWrong, MemoryTooSmall
 from ovi.geometry import num_frames, snap_size
+from ovi.kernels import KernelMode
+from ovi.kernels.choice import KernelChoice, choose_kernels
+from ovi.kernels.choice import Measure as KernelMeasure
+from ovi.kernels.trial import KernelShape
+from ovi.kernels.trial import measure_in_child as measure_kernel
 from ovi.memory.plan import MemoryPlan, plan_memory
 from ovi.precision import full_float32
 from ovi.stages import Stage
 from ovi.timing import seconds_per_call
 from ovi.weights.formats import WeightFormat
 from ovi.weights.layout import ARCHITECTURE
-from ovi_ray.devices.advice import advice
+from ovi_ray.devices.advice import DenoiseTime, advice
 from ovi_ray.devices.attention import attention_target, model_shapes
 from ovi_ray.devices.measured_profile import measure_device
 from ovi_ray.devices.memory import memory_demand
@@ -70,6 +75,8 @@ class Benchmarks:
     """Runs attention trials; None for the default of `ovi.attention.autotune.choose`."""
     convolution: ConvolutionMeasure = measure_in_child
     """Tries a way to run convolutions."""
+    kernels: KernelMeasure = measure_kernel
+    """Tries a fused kernel."""
     matmul_rate: Callable[[AttentionTarget, int], float] = measure_matmul_rate
     """(target, width) -> achieved FLOP/s of matrix products."""
 
@@ -134,6 +141,7 @@ class _Examiner:
         stages = () if plan is None else tuple(stage for stage in Stage if stage in plan.stages)
         convolutions, convolution_error = self._convolutions(target)
         can_denoise = bool(attention) and Stage.DENOISE in stages
+        time = self._denoise_time(attention, shapes, target) if can_denoise else None
         return DeviceReport(
             device=device,
             labels=node_labels(device),
@@ -141,10 +149,11 @@ class _Examiner:
             attention_error=error,
             convolutions=convolutions,
             convolution_error=convolution_error,
+            kernels=self._kernels(target),
             memory="" if plan is None else str(plan),
             stages=stages,
-            clip_s=self._denoise_seconds(attention, shapes, target) if can_denoise else None,
-            advice=advice(device, attention, plans),
+            clip_s=None if time is None else time.seconds,
+            advice=advice(device, attention, plans, time),
         )
 
     def with_speeds(self, reports: Iterable[DeviceReport], announce: Announce) -> Iterator[DeviceReport]:
@@ -176,19 +185,29 @@ class _Examiner:
         except ConvolutionsWrong as error:
             return ConvolutionChoice(), str(error)
 
-    def _denoise_seconds(
+    def _kernels(self, target: AttentionTarget) -> KernelChoice:
+        """The trials of every fused kernel, those among them that a job takes only where it is allowed to change pixels."""
+        shape = KernelShape.of(Architecture.read(self.ckpt_dir))
+        return choose_kernels(KernelMode.FUSED, target, shape, run=self.benchmarks.kernels)
+
+    def _denoise_time(
         self, attention: Mapping[Site, Choice], shapes: Mapping[Site, AttentionShape], target: AttentionTarget
-    ) -> float:
-        """Expected seconds to denoise a clip, from measured attention and matrix products alone.
+    ) -> DenoiseTime:
+        """Expected time to denoise a clip, from measured attention and matrix products alone.
 
         Per block: the six attention calls, and on the video tokens 8 products of dim x dim and 2 of dim x ffn_dim.
         """
         config = Architecture.read(self.ckpt_dir).video
-        attention_s = sum(_site_seconds(choice, shapes[site]) for site, choice in attention.items())
+        site_s = {site: _site_seconds(choice, shapes[site]) for site, choice in attention.items()}
         tokens = shapes[Site.VIDEO_SELF].query_length
         flops = 2 * tokens * (8 * config.dim**2 + 2 * config.dim * config.ffn_dim)
-        block_s = attention_s + flops / self.benchmarks.matmul_rate(target, config.dim)
-        return 2 * STEPS * config.num_layers * block_s  # two passes per step
+        block_s = sum(site_s.values()) + flops / self.benchmarks.matmul_rate(target, config.dim)
+        blocks = 2 * STEPS * config.num_layers  # two passes per step
+        return DenoiseTime(
+            seconds=blocks * block_s,
+            self_attention_s=blocks * site_s[Site.VIDEO_SELF],
+            self_attention_flops=blocks * 4.0 * tokens**2 * config.dim,
+        )
 
 
 def _examined_model(source: Location, folder: Path, model_name: str) -> ExaminedModel:

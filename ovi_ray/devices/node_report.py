@@ -8,6 +8,8 @@ from ovi.attention import AttentionBackend, Site
 from ovi.attention.autotune import Choice
 from ovi.attention.benchmark import Trial
 from ovi.convolution.choice import ConvolutionChoice
+from ovi.kernels.choice import KernelChoice
+from ovi.kernels.trial import KernelTrial
 from ovi.stages import Stage
 from ovi_ray.devices.probe import Device
 from ovi_ray.scheduling.assumed_speeds import assumed_rates
@@ -56,6 +58,8 @@ class DeviceReport:
     """The convolution mode of the decoders, and the trials that chose it."""
     convolution_error: str
     """Why every way to run them is wrong; empty if one is right, or none could be tried."""
+    kernels: KernelChoice
+    """The trials of all fused kernels."""
     memory: str
     """Memory mode, for example "resident" or "qint8 staged"; empty if no stage fits."""
     stages: tuple[Stage, ...]
@@ -112,6 +116,15 @@ def convolution_summary(report: DeviceReport) -> str:
     return report.convolution_error or "; ".join([str(report.convolutions.path), *refused])
 
 
+def kernel_summary(trial: KernelTrial) -> tuple[str, str]:
+    """The trial of a fused kernel, and the jobs that use it, as short texts."""
+    if trial.reason:
+        return trial.reason, "none"
+    milliseconds = f"{1000 * (trial.seconds or 0):.3g} ms, plain torch {1000 * (trial.eager_seconds or 0):.3g} ms"
+    users = "all" if trial.kernel.rounds_as_eager else "those with --kernels fused, which changes pixels"
+    return f"{milliseconds}, difference {trial.error or 0:.1e}", users
+
+
 def _trial_summary(trial: Trial | None) -> str:
     if trial is None:
         return "not tried: inexact, changes pixels (allow it with --allow-inexact)"
@@ -133,6 +146,17 @@ def _device_json(report: DeviceReport) -> dict[str, object]:
                 trial.path: {"seconds": trial.seconds, "error": trial.error, "reason": trial.reason}
                 for trial in report.convolutions.trials
             },
+        },
+        "kernels": {
+            trial.kernel: {
+                "used": not trial.reason,
+                "rounds_as_eager": trial.kernel.rounds_as_eager,
+                "seconds": trial.seconds,
+                "eager_seconds": trial.eager_seconds,
+                "error": trial.error,
+                "reason": trial.reason,
+            }
+            for trial in report.kernels.trials
         },
         "memory_mode": report.memory,
         "stages": list(report.stages),

@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from ovi.attention import AttentionBackend
 from ovi.attention.types import INEXACT
 from ovi.config import MODEL_SPECS, SamplingParams, SolverName
+from ovi.kernels import KernelMode
 from ovi.quality import Quality
 from ovi.weights.formats import FP8_MODEL, WeightFormat
 from ovi_ray.errors import COMMAND_LINE
@@ -236,6 +237,13 @@ class BatchSpec(BaseModel):
         bool,
         Help("Fuse the transformer's blocks with torch.compile: faster after a slow first clip, and other pixels."),
     ] = Field(False, description="true or false: torch.compile fuses the transformer's blocks, which changes pixels")
+    kernels: Annotated[
+        KernelMode,
+        Help(
+            "Fused kernels of the transformer: auto takes those that round as plain torch does, fused also those that"
+            " round less often, and other pixels, eager none."
+        ),
+    ] = Field(KernelMode.AUTO, strict=False, description=f"one of {', '.join(KernelMode)}")
     memory_gb: Annotated[float | None, Help("GB of its device that a worker may use. [default: all that is free]")] = (
         Field(None, gt=0, allow_inf_nan=False, description="a positive number of GB that a worker may use")
     )
@@ -321,6 +329,8 @@ class BatchSpec(BaseModel):
             parts.append("inexact_attention")
         if self.compile:
             parts.append("compiled")
+        if self.kernels is KernelMode.FUSED:
+            parts.append("fused")
         return "+".join(parts)
 
     @property
@@ -417,6 +427,13 @@ class BatchSpec(BaseModel):
             raise ValueError(
                 f"another form: only model {FP8_MODEL} is published in fp8; qint8 stores any model in 8 bits"
             )
+        return value
+
+    @field_validator("kernels")
+    @classmethod
+    def _check_kernels(cls, value: KernelMode, info: ValidationInfo) -> KernelMode:
+        if value is KernelMode.FUSED and info.data.get("compile"):
+            raise ValueError(f"{KernelMode.AUTO} or {KernelMode.EAGER} beside compile, which fuses in its own way")
         return value
 
     @field_validator("mode", mode="before")

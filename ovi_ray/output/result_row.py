@@ -56,7 +56,9 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("device", pa.string()),  # of `worker`
         pa.field("attention_backend", pa.string()),  # that ran
         pa.field("memory_mode", pa.string()),  # of `worker`: resident, streamed resident, qint8 staged, ...
+        pa.field("kernels", pa.string()),  # fused ones that `worker` used, eager for none, or compiled
         pa.field("convolutions", pa.string()),  # how `decode_worker` ran them: default, as_conv2d, ...
+        pa.field("decode_kernels", pa.string()),  # fused ones and layout of `decode_worker`, or eager for none
         *LOSS_FIELDS,
         pa.field("dtype", pa.string(), nullable=False),
         pa.field("attempts", pa.int32(), nullable=False),  # denoises begun, failed ones too

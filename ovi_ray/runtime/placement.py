@@ -253,6 +253,7 @@ def _config(
         weights=job.weight_format,
         stream_blocks=job.weights is Weights.STREAMED,
         compile=job.compile,
+        kernels=job.kernels,
         cpu_offload=job.cpu_offload,
         host_gb=host_gb,
         declared=declared,

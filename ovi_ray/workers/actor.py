@@ -20,6 +20,7 @@ from ovi.attention import AttentionBackend
 from ovi.config import Component, SamplingParams
 from ovi.device_errors import is_out_of_memory
 from ovi.errors import CheckpointError, DenoiseStopped, MediaError
+from ovi.kernels import KernelMode
 from ovi.media.flatness import Flatness
 from ovi.media.video import VideoWriter, frames_as_bytes, write_poster
 from ovi.memory.limit import limit_memory
@@ -91,6 +92,8 @@ class WorkerConfig:
     """Let torch.compile fuse the transformer's blocks."""
     stream_blocks: bool = False
     """Leave the transformer's blocks in host memory, where that is not the device's."""
+    kernels: KernelMode = KernelMode.AUTO
+    """Fused kernels that may take part where the blocks are not compiled."""
     cpu_offload: bool = False
     """Always keep inactive components in host memory, whatever the memory plan says."""
     declared: DeviceProfile | None = None
@@ -135,6 +138,7 @@ class Worker:
             weights=config.weights,
             compile_blocks=config.compile,
             stream_blocks=config.stream_blocks and has_own_memory,
+            kernels=config.kernels,
         )
         self._plan = plan_device(self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb)
         asked = config.cpu_offload and not device.shares_host_memory
@@ -307,6 +311,7 @@ class Worker:
             facts = {
                 "attention_backend": self._attention_backend,
                 "memory_mode": str(self._plan),
+                "kernels": "compiled" if self._config.compile else str(self._pipeline.kernel_plan().in_transformer),
                 "denoise_s": checkpointer.spent_s,
             }
             if latents.loss is not None:
@@ -439,6 +444,7 @@ class Worker:
             "num_frames": work.num_frames,
             "num_samples": len(audio),
             "convolutions": str(pipeline.convolution_path()),
+            "decode_kernels": str(pipeline.decoder_kernels()),
         }
         return _Result(facts=facts, write=write)
 

@@ -14,6 +14,9 @@ from ovi.config import MODEL_SPECS, Architecture
 from ovi.convolution.choice import choose_path
 from ovi.convolution.paths import ConvolutionPath, convolving
 from ovi.convolution.probe import decoder_shapes, measure
+from ovi.kernels import FusedKernel, KernelMode
+from ovi.kernels.choice import choose_kernels
+from ovi.kernels.trial import ALLOWED_ERROR, KernelShape, deviation
 from ovi.memory.limit import limit_memory
 from ovi.memory.plan import decode_activations, denoise_activations
 from ovi.models.fusion import FusionTransformer
@@ -74,6 +77,19 @@ def test_a_way_of_convolving_is_right_or_says_why_not(path):
     small = dataclasses.replace(video, input=(1, 256, 6, 90, 91))
     trial = measure(path, "cuda", [small, audio])
     assert (trial.seconds is None) == bool(trial.reason)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DTYPE])
+@pytest.mark.parametrize("kernel", FusedKernel)
+def test_a_fused_kernel_computes_what_plain_torch_does(kernel, dtype):
+    assert deviation(kernel, "cuda", dtype, KernelShape.of(Architecture())) <= ALLOWED_ERROR[dtype]
+
+
+def test_fused_kernels_are_chosen_by_trying_each(target, tmp_path):
+    choice = choose_kernels(KernelMode.FUSED, target, KernelShape.of(Architecture()), file=tmp_path / "kernels.json")
+    used = [trial for trial in choice.trials if not trial.reason]
+    assert [trial.kernel for trial in choice.trials] == list(FusedKernel)
+    assert all(trial.seconds < trial.eager_seconds and getattr(choice.plan, trial.kernel) for trial in used)
 
 
 def test_versions_with_known_faults_are_not_installed():

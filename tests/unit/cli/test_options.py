@@ -122,13 +122,23 @@ def test_every_sampling_parameter_reaches_the_job(rendered, tiny_dir, tmp_path):
 
 def test_the_other_options_reach_the_job(rendered, tiny_dir, tmp_path):
     options = ("--mode", "t2v", "--workers", 3, "--device", "cpu", "--dtype", "float32", "--attention", "sdpa_math")
-    flags = ("--allow-inexact", "--compile", "--cpu-offload", "--memory-gb", 90, "--each-example-n-times", 2)
+    flags = (
+        "--allow-inexact",
+        "--compile",
+        "--cpu-offload",
+        "--kernels",
+        "eager",
+        "--memory-gb",
+        90,
+        "--each-example-n-times",
+        2,
+    )
     result = invoke("render", "a red fox", "--ckpt-dir", tiny_dir, "--out", tmp_path / "out", *options, *flags)
     assert result.exit_code == 0, result.output
     job = rendered[0]["job"]
     assert (job.mode, job.workers, job.device, job.dtype, job.attention) == ("t2v", 3, "cpu", "float32", "sdpa_math")
     assert (job.allow_inexact, job.cpu_offload, job.memory_gb, job.each_example_n_times) == (True, True, 90, 2)
-    assert (job.compile, job.qint8, job.fp8) == (True, False, False)
+    assert (job.compile, job.kernels, job.qint8, job.fp8) == (True, "eager", False, False)
     assert rendered[0]["watched"] == {"metrics": None, "notify": None}
 
 

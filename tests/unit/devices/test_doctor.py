@@ -13,11 +13,14 @@ from ovi.attention.benchmark import Trial
 from ovi.attention.target import AOTRITON_EXPERIMENTAL
 from ovi.attention.types import INEXACT
 from ovi.convolution.probe import ConvolutionTrial
+from ovi.kernels import FusedKernel
+from ovi.kernels.trial import KernelTrial
 from ovi.stages import Stage
 from ovi_ray.cli import app
+from ovi_ray.devices.advice import DenoiseTime
 from ovi_ray.devices.doctor import Benchmarks, examine_node
 from ovi_ray.devices.measured_profile import profile_text
-from ovi_ray.devices.node_report import MeasuredDevice
+from ovi_ray.devices.node_report import MeasuredDevice, kernel_summary
 from ovi_ray.devices.probe import probe
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.scheduling.assumed_speeds import assumed_rates
@@ -54,6 +57,14 @@ def convolve(path, device, shapes):
     return ConvolutionTrial(path=path, seconds=0.01, error=3e-3)
 
 
+def try_kernel(kernel, device, dtype, shape):
+    reason = "it is not faster" if kernel is FusedKernel.NORM_ROTATE else ""
+    return KernelTrial(kernel=kernel, seconds=0.001, eager_seconds=0.003, error=4e-4, reason=reason)
+
+
+FAKES = {"convolution": convolve, "kernels": try_kernel}
+
+
 @pytest.fixture
 def examine(tmp_path):
     """Examine a fake node, with the published model's sizes."""
@@ -62,7 +73,7 @@ def examine(tmp_path):
         return [Trial(backend=backend, seconds=TIMES[backend], error=2e-3) for backend, _ in jobs]
 
     def run(node, **options):
-        benchmarks = Benchmarks(attention=measure, convolution=convolve, matmul_rate=lambda target, dim: 3e14)
+        benchmarks = Benchmarks(attention=measure, matmul_rate=lambda target, dim: 3e14, **FAKES)
         return examine_node(tmp_path, "720x720_5s", probed=probe(NODES[node]), benchmarks=benchmarks, **options)
 
     return run
@@ -110,7 +121,7 @@ def test_a_gpu_on_which_torch_wants_a_variable_for_aotriton_is_advised_to_set_it
         tmp_path,
         "720x720_5s",
         probed=probe(NODES["gfx1151"]),
-        benchmarks=Benchmarks(attention=measure, convolution=convolve, matmul_rate=lambda target, dim: 1e14),
+        benchmarks=Benchmarks(attention=measure, matmul_rate=lambda target, dim: 1e14, **FAKES),
     ).devices
     assert any(f"{AOTRITON_EXPERIMENTAL}=1" in line for line in report.advice)
 
@@ -123,14 +134,41 @@ def test_gfx1151_runs_aotriton_where_torch_does(examine):
 
 def test_an_h100_without_flash_attention_3_is_advised_to_install_it(examine):
     (report,) = examine("h100").devices
-    assert any("install FlashAttention-3" in line for line in report.advice)
+    (line,) = [line for line in report.advice if "install FlashAttention-3" in line]
+    rate = 4 * 15_004**2 * 3072 / TIMES[AttentionBackend.SDPA_CUDNN] / 1e12
+    assert f"{rate * report.attention[Site.VIDEO_SELF].shape.score_bytes / (96 * 15_004**2):,.0f} TFLOP/s" in line
+
+
+def test_the_gain_of_another_attention_counts_its_part_of_the_clip_alone():
+    time = DenoiseTime(seconds=100.0, self_attention_s=60.0, self_attention_flops=370e12 * 60)
+    assert time.speedup_at(370e12) == pytest.approx(1.0)
+    assert time.speedup_at(740e12) == pytest.approx(100 / 70)
+
+
+def test_why_cudnn_has_no_attention_on_an_h100_is_told(tmp_path):
+    def measure(target, jobs):
+        return [
+            Trial(backend=name, reason="it deviates")
+            if name == "sdpa_cudnn"
+            else Trial(backend=name, seconds=1.0, error=0.0)
+            for name, _ in jobs
+        ]
+
+    benchmarks = Benchmarks(attention=measure, matmul_rate=lambda target, dim: 3e14, **FAKES)
+    (report,) = examine_node(tmp_path, "720x720_5s", probed=probe(NODES["h100"]), benchmarks=benchmarks).devices
+    assert any("cuDNN" in line and "it deviates" in line for line in report.advice)
+
+
+def test_an_amd_gpu_is_advised_to_have_aiter_measured(examine):
+    (report,) = examine("mi300x").devices
+    assert any("amd-aiter" in line for line in report.advice)
 
 
 def test_if_no_attention_works_the_reasons_are_reported(tmp_path):
     def broken(target, jobs):
         return [Trial(backend=backend, reason="it hung") for backend, _ in jobs]
 
-    benchmarks = Benchmarks(attention=broken, convolution=convolve, matmul_rate=lambda target, dim: 1e14)
+    benchmarks = Benchmarks(attention=broken, matmul_rate=lambda target, dim: 1e14, **FAKES)
     report = examine_node(tmp_path, "720x720_5s", probed=probe(NODES["h100"]), benchmarks=benchmarks)
     assert "sdpa_flash: it hung" in report.devices[0].attention_error
     assert report.devices[0].clip_s is None
@@ -142,6 +180,8 @@ def test_every_report_can_be_written_as_json(examine, node):
     device = report["devices"][0]
     assert {"vendor", "architecture", "memory_gb", "attention", "stages", "denoise_clip_s", "advice"} <= set(device)
     assert set(device["attention"]["video_self"]["backends"]) == set(BACKENDS) - {"sdpa"} - INEXACT
+    tried = {} if device["vendor"] == "cpu" else dict.fromkeys(FusedKernel, True) | {FusedKernel.NORM_ROTATE: False}
+    assert {kernel: trial["used"] for kernel, trial in device["kernels"].items()} == tried
     assumed = assumed_rates(device["name"], device["vendor"], device["architecture"])
     assert device["assumed_tflops"] == {stage: round(assumed.of(stage), 2) for stage in Stage}
 
@@ -164,6 +204,14 @@ def test_the_command_prints_a_table_or_json_of_this_machine(tiny_dir):
 
 def test_the_command_prints_labels_for_ray():
     assert "vendor=" in CliRunner().invoke(app, ["doctor", "--labels"]).stdout
+
+
+def test_a_kernel_that_changes_pixels_is_used_by_jobs_that_ask_for_it(examine):
+    (report,) = examine("h100").devices
+    users = {trial.kernel: kernel_summary(trial)[1] for trial in report.kernels.trials}
+    assert users[FusedKernel.RESIDUAL_NORM] == "all"
+    assert users[FusedKernel.NORM_ROTATE] == "none"
+    assert "--kernels fused" in users[FusedKernel.LINEAR_GELU]
 
 
 def test_an_unknown_model_is_refused(tiny_dir):

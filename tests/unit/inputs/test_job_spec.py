@@ -247,6 +247,9 @@ def test_by_default_attention_is_measured_and_nothing_changes_pixels(write_job):
         ("compile: true\n", "bfloat16+compiled"),
         ("compile: true\nfp8: true\nallow_inexact: true\n", "bfloat16+fp8+inexact_attention+compiled"),
         ("attention: sdpa_math\ncpu_offload: true\n", "bfloat16"),
+        ("kernels: eager\n", "bfloat16"),
+        ("kernels: auto\ncompile: true\n", "bfloat16+compiled"),
+        ("kernels: fused\n", "bfloat16+fused"),
     ],
 )
 def test_whatever_changes_pixels_is_part_of_the_numerics(write_job, text, numerics):
@@ -278,6 +281,8 @@ def test_an_unknown_attention_backend_is_refused_with_the_known_ones(write_job):
     [
         ("fp8: true\nqint8: true\n", "qint8", "false beside fp8"),
         ("model_name: 960x960_10s\nfp8: true\n", "fp8", "only model 720x720_5s is published in fp8"),
+        ("kernels: triton\n", "kernels", "one of auto, eager, fused"),
+        ("kernels: fused\ncompile: true\n", "kernels", "auto or eager beside compile"),
         ("memory_gb: 0\n", "memory_gb", "a positive number of GB"),
     ],
 )

@@ -62,9 +62,10 @@ def embeddings(worker):
 
 def test_the_stages_of_a_clip_end_in_a_video_with_sound(worker, tmp_path):
     report, latents = worker.run(request(Denoise(params=PARAMS), TRANSFORMER), *embeddings(worker))
-    assert (report.failure, report.facts["attention_backend"]) == (None, "sdpa_flash")
+    assert (report.failure, report.facts["attention_backend"], report.facts["kernels"]) == (None, "sdpa_flash", "eager")
     assert report.facts["memory_mode"] == "resident"
     report = finished(worker, request(decode(tmp_path), DECODERS), latents)
+    assert (report.facts["convolutions"], report.facts["decode_kernels"]) == ("default", "eager")
     assert (report.facts["num_frames"], report.facts["num_samples"]) == (9, 6656)
     info = probe(tmp_path / "clip.mp4")
     assert (info.num_frames, info.width, info.height, info.sample_rate) == (9, 64, 64, 16_000)

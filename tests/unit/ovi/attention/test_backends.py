@@ -74,8 +74,11 @@ def test_8_bit_flash_attention_is_given_scaled_heads_and_the_scales_that_undo_it
         (target("sm100"), {"flash_attn_2", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient"}),
         (target("sm75"), {"sdpa_efficient"}),
         (target("sm90", dtype=torch.float32), {"sdpa_efficient"}),
-        (target("gfx942", memory_gb=192), {"flash_attn_2", "sdpa_aotriton", "sdpa_efficient"}),
-        (target("gfx1151"), {"flash_attn_2", "sdpa_aotriton", "sdpa_efficient"}),  # whether it runs, torch tells
+        (target("gfx942", memory_gb=192), {"flash_attn_2", "aiter", "sdpa_aotriton", "sdpa_efficient"}),
+        (
+            target("gfx1151"),
+            {"flash_attn_2", "aiter", "sdpa_aotriton", "sdpa_efficient"},
+        ),  # whether it runs, torch tells
         (CPU, {"sdpa_flash"}),
     ],
 )
@@ -100,6 +103,23 @@ def test_math_is_unsupported_where_its_scores_do_not_fit_beside_the_model():
 
 def test_a_package_that_is_not_installed_is_named():
     assert "flash_attn_interface" in BACKENDS[AttentionBackend.FLASH_ATTN_3].import_error()
+
+
+@pytest.mark.parametrize("result", ["out", "(out, lse)"])
+def test_aiter_is_called_with_tokens_before_heads(tmp_path, monkeypatch, result):
+    (tmp_path / "aiter.py").write_text(
+        "from torch.nn.functional import scaled_dot_product_attention\n"
+        "def flash_attn_func(q, k, v):\n"
+        "    out = scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)\n"
+        "    lse = out[..., 0]\n"
+        f"    return {result}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "aiter", raising=False)
+    q, k, v = (torch.randn(1, length, 3, 8) for length in (7, 5, 5))
+    found = attention(q, k, v, AttentionBackend.AITER)
+    monkeypatch.delitem(sys.modules, "aiter")
+    torch.testing.assert_close(found, reference_attention(q, k, v), rtol=1e-5, atol=1e-5)
 
 
 class Importable(FlashAttn3):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ovi.models.rope import audio_rotation, rotate, video_rotation
+from ovi.kernels.reference import rotate
+from ovi.models.rope import audio_rotation, video_rotation
 
 CPU = torch.device("cpu")
 
