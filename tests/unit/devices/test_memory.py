@@ -55,7 +55,12 @@ def pipeline_on(ckpt_dir, device):
     """What is asked of a pipeline, which opens on no device that is not there."""
     spec = Architecture().spec("720x720_5s")
     return SimpleNamespace(
-        ckpt_dir=ckpt_dir, spec=spec, dtype=torch.bfloat16, weights=WeightFormat.DTYPE, device=torch.device(device)
+        ckpt_dir=ckpt_dir,
+        spec=spec,
+        dtype=torch.bfloat16,
+        weights=WeightFormat.DTYPE,
+        stream_blocks=False,
+        device=torch.device(device),
     )
 
 
