@@ -26,7 +26,7 @@ demo: install ## Render jobs/quickstart with a small built-in model and two work
 test-fast: install ## Run the pure unit tests: no model, Ray or S3 server; under a minute
 	$(PYTEST) $(PARALLEL) tests/unit $(addprefix --ignore=tests/unit/,$(NOT_PURE)) -m "not ray and not s3 and not slow"
 
-test: install ## Run every test that needs no GPU; about ten minutes
+test: install ## Run every test that needs no GPU; about eleven minutes
 	$(PYTEST) $(PARALLEL) -m "not gpu and not cluster and not browser"
 
 # Each process has a Ray cluster of its own.

@@ -131,7 +131,7 @@ class SpeculativeExecution:
     def _fastest_idle(self, now: float) -> dict[int, tuple[WorkerState, float]]:
         """Kind of a running denoise -> the idle worker that would end a copy first, and the seconds it would take."""
         arrays = self._pool.arrays
-        is_idle = arrays.available(now) <= 0
+        is_idle = arrays.idle()
         found: dict[int, tuple[WorkerState, float]] = {}
         for kind in {worker.kind for worker in self._pool.workers.values() if worker.runs(Stage.DENOISE)}:
             ends = np.where(is_idle, self._pool.end_times(Stage.DENOISE, kind, now), np.inf)

@@ -87,6 +87,10 @@ class WorkerArrays:
         """[workers] how many times slower than its class."""
         return self._factor[self._in_service]
 
+    def idle(self) -> npt.NDArray[np.bool_]:
+        """[workers] whether each has no task; one whose task should take no time is available at once, and not idle."""
+        return np.isneginf(self._end[self._in_service])
+
     def available(self, now: float) -> FloatArray:
         """[workers] seconds until each should be free. A late task is expected to take as long again as it is late."""
         left = self._end[self._in_service] - now

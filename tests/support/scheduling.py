@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ovi.config import Component
-from ovi.stages import CLIP_STAGES, STAGES, Stage
+from ovi.stages import STAGES, Stage
 from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.device_profile import INT8_SIZES, DeviceProfile, StageRates
 from ovi_ray.scheduling.events import DataLost, DeviceFree, Event, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
@@ -171,8 +171,8 @@ class CheckedCluster:
         return sorted((*self.running.values(), *self.writing), key=lambda run: (run.worker, str(run.task)))
 
     def writable(self) -> list[RunTask]:
-        """The tasks that a device runs and whose files may be written while it runs others: those of clips."""
-        return [r for r in self.given() if r not in self.writing and r.task.items and r.task.stage in CLIP_STAGES]
+        """The tasks that a device runs and whose files may be written while it runs others: decodes."""
+        return [r for r in self.given() if r not in self.writing and r.task.items and r.task.stage is Stage.DECODE]
 
     def droppable(self) -> list[DataKey]:
         """Data in the object store that no running task needs."""
@@ -202,6 +202,8 @@ class CheckedCluster:
         if task.items and task.stage in (Stage.DENOISE, Stage.DECODE):
             kind = self.workload.kinds[self.workload.clip_kind[task.items[0]]]
             assert task.items[0] not in self.finished
+        if task.items and task.stage is Stage.ENCODE_FIRST_FRAME:
+            kind = self.workload.kinds[self.workload.first_frame_kind[task.items[0]]]
         assert device.needed_gb(task.stage, kind, run.components) <= device.memory_gb, "memory exceeded"
         for item in task.items:
             assert self._inputs(task.stage, item) <= self.held, "an input is not there"

@@ -84,6 +84,7 @@ def test_render_has_an_option_for_every_field_of_a_job_but_the_argument_and_what
         "prompts",
         "text_prompt",
         "sp_size",
+        "allow_lossy",
         "prices",
         "priority",
         "environment",
