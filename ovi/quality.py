@@ -22,7 +22,7 @@ PASSES_PER_STEP = 2  # with the prompt and with the negative prompts
 
 
 class Quality(StrEnum):
-    """How far the numbers of a clip may be from those of the model."""
+    """Permitted deviation of a clip's numbers from those of the model."""
 
     EXACT = "exact"
     HIGH = "high"
@@ -52,7 +52,7 @@ class Loss:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class StepView:
-    """What a shortcut may know before a step."""
+    """The state of a denoise before a step, as far as a shortcut may use it."""
 
     step: int
     """From 0."""

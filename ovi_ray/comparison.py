@@ -81,7 +81,7 @@ class Summary:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Comparison:
-    """What a quality costs and wins on some clips."""
+    """Differences, seconds and losses of some clips rendered with a quality and exactly."""
 
     quality: Quality
     clips: tuple[ComparedClip, ...]

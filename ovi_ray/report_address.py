@@ -1,4 +1,4 @@
-"""Where a fault in the program can be reported. Imports nothing that may be missing from an installation."""
+"""The address for reports of faults in the program. Imports nothing that may be missing from an installation."""
 
 from importlib.metadata import PackageNotFoundError, metadata
 

@@ -17,12 +17,8 @@ from torch import Tensor
 _CHANNELS_PER_WARP = 512
 _MAX_WARPS = 8
 _PIXELS, _CHANNELS_AT_ONCE = 64, 32  # of a program: what it reads twice stays in the cache
-_IN_EVERY_SIZE = (
-    "length",
-    "boundary",
-    "gate_stride",
-    "scale_stride",
-)  # arguments whose values compile no kernel of their own
+_IN_EVERY_SIZE = ("length", "boundary", "gate_stride", "scale_stride")
+"""Arguments whose values compile no kernel of their own."""
 
 
 @triton.jit(do_not_specialize=_IN_EVERY_SIZE)

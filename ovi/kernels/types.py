@@ -8,7 +8,7 @@ from typing import Self
 
 
 class KernelMode(StrEnum):
-    """Which kernels a pipeline may use, as in job files."""
+    """The kernels that a pipeline may use, as named in job files."""
 
     AUTO = "auto"
     """On a GPU, each kernel that rounds where plain torch rounds, is right there and is faster."""

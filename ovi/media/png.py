@@ -62,7 +62,7 @@ _BROKEN = b"broken"
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Png:
-    """What determines the pixels of a PNG, and their colours."""
+    """The parts of a PNG that determine its pixels and their colours."""
 
     content: bytes
     """The file, without the chunks that neither pixels nor orientation depend on."""

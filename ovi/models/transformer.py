@@ -315,7 +315,7 @@ class Backbone(nn.Module):
         return tuple(block.cross_attn.text_key_value(rows, padding) for block in layers)
 
     def text_rows(self, text: Tensor) -> tuple[Tensor, int]:
-        """What every block makes its keys and values of: the embedded rows [B, N+1, C], and how often the last one counts."""
+        """Source of every block's keys and values: the embedded rows [B, N+1, C], and the weight of the last one."""
         return self.text_embedding(F.pad(text, (0, 0, 0, 1)).unsqueeze(0)), self.config.text_len - text.shape[0]
 
     def embed_time(self, times: list[float], spans: tuple[int, ...]) -> TimeEmbedding:

@@ -31,7 +31,7 @@ class DenoiseState:
     video: SolverState
     audio: SolverState
     lossy: LossyState | None = None
-    """What the shortcuts of the clip remember; None for an exact clip, and before the first step."""
+    """State of the clip's shortcuts; None for an exact clip, and before the first step."""
 
     @property
     def step(self) -> int:

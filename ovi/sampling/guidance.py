@@ -16,7 +16,7 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class PassNumerics:
-    """What the numbers of a pass depend on beside its inputs."""
+    """Settings of a pass that change its numbers: the attention of each site, and the format of products."""
 
     attention: AttentionPlan
     fp8: torch.dtype | None = None

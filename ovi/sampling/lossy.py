@@ -34,7 +34,7 @@ class Audit:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class LossyState:
-    """What a clip with shortcuts remembers from step to step. Tensors are float32."""
+    """State that shortcuts carry from step to step of a clip. Tensors are float32."""
 
     sample: Pair | None = None
     """The latents of the last step that was computed and not skipped."""
@@ -46,7 +46,7 @@ class LossyState:
     """Positive less negative velocity of the last step that ran both passes."""
     skipped_in_a_row: int = 0
     uses: Mapping[ShortcutName, int] = field(default_factory=dict)
-    """How often each shortcut was taken, audited steps included."""
+    """Number of uses of each shortcut, audited steps included."""
     applied: Mapping[ShortcutName, int] = field(default_factory=dict)
     """In how many steps each determined the result."""
     lossy_steps: int = 0
@@ -121,7 +121,7 @@ class LossyPolicy:
         return approximate, dataclasses.replace(taken, applied=applied, lossy_steps=state.lossy_steps + 1)
 
     def report(self, state: LossyState) -> LossReport:
-        """What is told of a finished clip."""
+        """The report on a finished clip."""
         return LossReport(
             lossy_steps=state.lossy_steps,
             shortcuts={str(name): count for name, count in sorted(state.applied.items())},

@@ -34,7 +34,7 @@ def show_dry_run(prepared: "PreparedJob", console: Console, *, as_json: bool, **
 
 
 def quality_line(qualities: Mapping[Quality, int]) -> str:
-    """How many clips have which quality; empty where all are exact."""
+    """Number of clips of each quality, in words; empty where all are exact."""
     if not set(qualities) - {Quality.EXACT}:
         return ""
     return "quality " + ", ".join(f"{quality}: {counted(count, 'clip')}" for quality, count in qualities.items())

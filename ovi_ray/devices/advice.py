@@ -27,7 +27,7 @@ class DenoiseTime:
     """Counted."""
 
     def speedup_at(self, flops_per_s: float) -> float:
-        """How much faster the clip would be with self-attention at another rate."""
+        """Speed-up of the clip with self-attention at another rate."""
         return self.seconds / (self.seconds - self.self_attention_s + self.self_attention_flops / flops_per_s)
 
 

@@ -76,7 +76,7 @@ class _Budget:
 
 
 def _budgets(job: JobSpec, edge: DeviceEdge | None, host_gb: float) -> list[_Budget]:
-    """What each device has that may denoise."""
+    """Memory of each device that may denoise."""
     if job.cluster is not None:
         devices = read_profile(job.cluster).devices
         classes = [(kind.profile(name), kind.count) for name, kind in devices.items()]

@@ -62,7 +62,7 @@ def split_bad_rows(prompts: PromptList, problems: Iterable[Problem]) -> tuple[Pr
 
 
 def of_good_rows(build: Callable[[PromptList], T], prompts: PromptList) -> tuple[T, list[BadRow]]:
-    """What `build` makes of the rows without problems, and the other rows. Raises InputError for other problems."""
+    """The result of `build` for the rows without problems, and the other rows. Raises InputError for other problems."""
     bad_rows: list[BadRow] = []
     while True:  # some problems show only once those of the cells are out of the way
         try:

@@ -249,7 +249,7 @@ def _clip_ids(
 
 
 def _identity_of_quality(quality: Quality) -> dict[str, str] | None:
-    """What a quality does, where it changes pixels: a clip is another one when its shortcuts or bounds are."""
+    """Definition of a lossy quality, as part of a clip's id: a clip is another one when shortcuts or bounds change."""
     return None if quality is Quality.EXACT else {str(quality): COMBINATIONS[quality].identity}
 
 

@@ -22,7 +22,7 @@ class SevenBit:
     text: str
     has_iconv: bool = True
     escape: str = ""
-    """How to write a text that only looks like it; empty where none does."""
+    """The way to write a text that only looks like it; empty where none does."""
 
 
 class SevenBitCheck:

@@ -25,7 +25,7 @@ LOSS_FIELDS = (  # null for exact clips
     pa.field("audio_loss", pa.float64()),
     pa.field("exact_from_step", pa.int32()),  # from 1: a loss was beyond its bound, and the clip went on exactly
 )
-"""What is measured of a lossy clip."""
+"""Measurements of a lossy clip."""
 RESULTS_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),

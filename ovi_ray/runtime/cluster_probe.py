@@ -29,7 +29,7 @@ _CLIENT_PORT = "expected the port of the Ray client server, 10001 unless another
 _MAX_PORT = 65_535
 _ADDRESS = "expected host:port, ray://host:port or auto"
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""What a client of gRPC begins with: the preface and its settings, none."""
+"""First bytes of a gRPC client: the HTTP/2 preface and an empty settings frame."""
 _FRAME_HEADER, _SETTINGS = 9, 4
 
 

@@ -90,9 +90,9 @@ class SlotsUnplaceable:
 
     slots: tuple[str, ...]
     asked: str
-    """What the worker of each asks of its node, in words."""
+    """Resources and labels that each slot's worker requires of its node, in words."""
     nodes: str
-    """What the nodes have, in words."""
+    """Resources and labels of the nodes, in words."""
     waited_s: float
     stages: frozenset[Stage]
     """That their devices could have run."""

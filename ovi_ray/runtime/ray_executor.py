@@ -238,9 +238,9 @@ class RayExecutor:
         if ref in self._slots.starting:
             return self._collect_start(ref)
         running = self._running.pop(ref, None) or self._writing.pop(ref, None)
-        return (
-            [] if running is None else self._collect_task(ref, running)
-        )  # None: dropped with its worker, in this very poll
+        if running is None:  # dropped with its worker, in this very poll
+            return []
+        return self._collect_task(ref, running)
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
@@ -264,9 +264,8 @@ class RayExecutor:
 
     def _lose(self, worker: str, reason: str, causes: Set[Hashable] | None) -> list[ExecutorEvent]:
         """`causes` is the task that the worker died at, or None if it went down with its node."""
-        ray.kill(
-            self._slots.occupied[worker].actor, no_restart=True
-        )  # if only unreachable, it would run beside its replacement
+        # If it is only unreachable, it would run beside its replacement.
+        ray.kill(self._slots.occupied[worker].actor, no_restart=True)
         self._running = {ref: running for ref, running in self._running.items() if running.worker != worker}
         self._writing = {ref: running for ref, running in self._writing.items() if running.worker != worker}
         self._heartbeats.forget(worker)

@@ -230,7 +230,7 @@ class RaySlots:
         return Asked(resources=placement.resources, labels=self._selector(placement))
 
     def _held(self) -> dict[str, dict[str, float]]:
-        """What the workers that stay hold, by the id of their node."""
+        """Resources held by the workers that stay: node id -> amounts by name."""
         return held_by(
             (slot.info.node_id, slot.placement.resources)
             for slot in self.occupied.values()

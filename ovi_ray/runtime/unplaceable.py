@@ -9,6 +9,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply
 from ray.core.generated.common_pb2 import LabelSelectorConstraint, LabelSelectorOperator
 
+from ovi_ray.printing import counted
 from ovi_ray.runtime.cluster_watch import UNREACHABLE
 
 _ANSWER_S = 10.0
@@ -16,7 +17,7 @@ _ANSWER_S = 10.0
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Asked:
-    """What a worker asks of its node."""
+    """Resources and labels that a worker requires of its node."""
 
     resources: Mapping[str, float]
     labels: Mapping[str, str]
@@ -46,7 +47,7 @@ def alive_nodes() -> list[Node]:
 
 
 def infeasible_requests() -> list[Asked] | None:
-    """What the cluster's autoscaler says that it cannot bring; None where no autoscaler reports."""
+    """Requests that the cluster's autoscaler reports as infeasible; None where no autoscaler reports."""
     reply = GetClusterStatusReply()
     client = GcsClient(ray.get_runtime_context().gcs_address)
     reply.ParseFromString(client.get_cluster_status(timeout_s=_ANSWER_S))
@@ -101,7 +102,7 @@ class PlaceFinder:
         except UNREACHABLE:
             return "the cluster does not answer"
         counts = Counter(_in_words(_shown(node.resources), _shown(node.labels)) for node in nodes)
-        return "; ".join(f"{count} node{'s' if count > 1 else ''} with {has}" for has, count in counts.items())
+        return "; ".join(f"{counted(count, 'node')} with {has}" for has, count in counts.items())
 
 
 def held_by(workers: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:

@@ -52,7 +52,7 @@ class WorkerLost:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class DeviceFree:
-    """A worker's device is done with a task of a clip whose file is still being written: it can run another one meanwhile.
+    """A worker's device is done with a decode whose file is still being written: it can run another task meanwhile.
 
     TaskDone or TaskFailed follows, for the same task.
     """

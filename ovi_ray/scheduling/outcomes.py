@@ -43,9 +43,12 @@ class TaskOutcomes:
         """Learn its times, and let the worker take the next task.
 
         One that writes enough files already stays busy. So does one whose item has failed before: if the worker dies, it must
-        be known at which clip.
+        be known at which clip. Raises ValueError for another task than a decode: a denoise, which may have copies, is over
+        when its device is.
         """
         worker, task = self._pool.find(event.worker), event.task
+        if task.stage is not Stage.DECODE or not task.items:
+            raise ValueError(f"{event.worker} cannot write the file of {task}; only decodes have one")
         if worker is None or not _runs(worker, task) or self._retries.has_failed((task.stage, task.items[0])):
             return
         if len(worker.writing) >= self._max_writes:

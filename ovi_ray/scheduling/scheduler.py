@@ -61,8 +61,8 @@ from ovi_ray.scheduling.workload import Workload
 class Scheduler:
     """Decides what runs where. See the module's example.
 
-    `handle` raises ValueError for events that cannot be: a worker that joins twice, two workers in one slot, time that runs
-    backwards.
+    `handle` raises ValueError for events that cannot be: a worker that joins twice, two workers in one slot, a device that is
+    free of another task than a decode before its end, time that runs backwards.
     """
 
     dispatcher_type: ClassVar[type[Dispatcher]] = Dispatcher

@@ -188,7 +188,7 @@ def _reason(error: requests.RequestException) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """What the first error of a chain says, such as "Connection refused"; those that it led to quote each other."""
+    """Message of the first error of a chain, such as "Connection refused"; those that it led to quote each other."""
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

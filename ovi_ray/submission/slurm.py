@@ -395,7 +395,7 @@ def _needs(vendors: list[str]) -> str:
 
 
 def _advice(reason: str) -> str:
-    """What to do where Slurm's commands find no controller; "" where they do."""
+    """Advice where Slurm's commands find no controller; "" where they do."""
     hints = {
         "configuration source": "this machine knows no Slurm: submit on a login node, or name its slurm.conf in SLURM_CONF",
         "contact slurm controller": "the controller does not answer: try again, or ask `scontrol ping`",

@@ -1,4 +1,4 @@
-"""What is measured of a lossy clip, as columns of its row and in words."""
+"""Measurements of a lossy clip, as columns of its row and in words."""
 
 from ovi.quality import ShortcutName
 from ovi.types import LossReport

@@ -186,6 +186,10 @@ RUSSIAN, CHINESE, JAPANESE = "Лиса бежит по снегу", "狐狸在�
         ("여우가 눈 속을 달린다", "cp949"),
         (RUSSIAN, "cp1251"),
         ("Žluťoučký kůň běží sněhem", "cp1250"),
+        (
+            "Un zorro camina — mañana, café “así”",
+            "mac_roman",
+        ),  # of five Latin encodings its letters are in order in one
         ("Un café à la crème, déjà vu", "mac_roman"),
         ("A dog", "utf-16"),
         ("A dog", "utf-16-le"),

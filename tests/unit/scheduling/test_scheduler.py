@@ -465,6 +465,15 @@ def test_devices_taken_out_in_one_cycle_each_get_a_wake_up_at_the_end_of_their_c
     assert wakes.count(cluster.now + opened[0].cooldown_s) >= 2
 
 
+def test_a_denoise_has_no_file_that_is_written_while_its_device_goes_on():
+    cluster = cluster_for(make_workload(1))
+    cluster.send(*joins(a=BIG))
+    while cluster.running["a"].task.stage is not Stage.DENOISE or not cluster.running["a"].task.items:
+        cluster.send(TaskDone(worker="a", task=cluster.running["a"].task, seconds=1.0), after=1.0)
+    with pytest.raises(ValueError, match="only decodes have one"):
+        cluster.scheduler.handle([DeviceFree(worker="a", task=cluster.running["a"].task, seconds=1.0)], cluster.now)
+
+
 def test_time_that_runs_backwards_is_refused():
     scheduler = Scheduler(make_workload(1))
     scheduler.handle([], 5.0)
