@@ -84,6 +84,15 @@ class Child:
         self._said.extend(filter(None, (line.strip() for line in stderr)))
 
 
+def ask_child(command: Sequence[str], request: object, read: Callable[[str], T | None], timeout_s: float) -> T:
+    """The only answer of a child that is given a request as JSON; `read` is as in `Child.answer`. Raises ChildFailed."""
+    child = Child([*command, json.dumps(request)])
+    try:
+        return child.answer(read, timeout_s)
+    finally:
+        child.end()
+
+
 def private_output() -> IO[str]:
     """The standard output for this child's answers alone: what anything else prints goes to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")

@@ -20,7 +20,7 @@ from ovi.device_errors import may_pass
 from ovi.geometry import snap_size
 from ovi.precision import full_float32
 from ovi.timing import seconds_per_call
-from ovi.trials import Child, ChildFailed, private_output
+from ovi.trials import ChildFailed, ask_child, private_output
 
 TIMEOUT_S = 300.0  # MIOpen may search for minutes
 ALLOWED_ERROR = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}
@@ -115,13 +115,10 @@ def measure_in_child(
 ) -> ConvolutionTrial:
     """As `measure`, in a process of its own: kernels may hang or crash."""
     request = {"device": device, "path": path, "shapes": [dataclasses.asdict(shape) for shape in shapes]}
-    child = Child([*command, json.dumps(request)])
     try:
-        return child.answer(lambda line: _trial(line, path), timeout_s)
+        return ask_child(command, request, lambda line: _trial(line, path), timeout_s)
     except ChildFailed as failure:
         return ConvolutionTrial(path=path, reason=str(failure), transient=True)
-    finally:
-        child.end()
 
 
 def _trial(line: str, path: ConvolutionPath) -> ConvolutionTrial | None:

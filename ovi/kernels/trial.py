@@ -21,7 +21,7 @@ from ovi.kernels import operations
 from ovi.kernels.types import EAGER_PLAN, FusedKernel, KernelPlan
 from ovi.precision import full_float32
 from ovi.timing import seconds_per_call
-from ovi.trials import Child, ChildFailed, private_output
+from ovi.trials import ChildFailed, ask_child, private_output
 
 TIMEOUT_S = 120.0  # most of it for Triton to compile
 ALLOWED_ERROR = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
@@ -104,13 +104,10 @@ def measure_in_child(
         "dtype": str(dtype).removeprefix("torch."),
         "shape": dataclasses.asdict(shape),
     }
-    child = Child([*command, json.dumps(request)])
     try:
-        return child.answer(lambda line: _trial(line, kernel), timeout_s)
+        return ask_child(command, request, lambda line: _trial(line, kernel), timeout_s)
     except ChildFailed as failure:
         return KernelTrial(kernel=kernel, reason=str(failure), transient=True)
-    finally:
-        child.end()
 
 
 @torch.inference_mode()
