@@ -181,7 +181,7 @@ def _annotation(name: str, panel: str, *, default: str) -> Any:
     if default := default or _default(name):
         parts.append(f"[default: {default}]")
     declaration = option_name(name)
-    if value_type is bool and JobSpec.model_fields[name].default is None:  # neither is another choice
+    if value_type is bool:  # the job file may have chosen the other one
         declaration += declaration.replace("--", "/--no-")
     option = typer.Option(
         declaration,

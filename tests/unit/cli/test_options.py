@@ -104,6 +104,17 @@ def test_the_help_shows_defaults_choices_and_panels():
         assert words in text
 
 
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_flag_turns_off_or_on_what_the_job_file_has(rendered, tiny_dir, tmp_path, in_file):
+    names = ("speculation", "keep_latents", "cpu_offload")
+    job = tmp_path / "job.yaml"
+    job.write_text("\n".join(["prompt: a red fox", *(f"{name}: {str(in_file).lower()}" for name in names)]))
+    flags = [option_name(name).replace("--", "--no-") if in_file else option_name(name) for name in names]
+    result = invoke("render", job, "--ckpt-dir", tiny_dir, "--out", tmp_path / "out", *flags)
+    assert result.exit_code == 0, result.output
+    assert [getattr(rendered[0]["job"], name) for name in names] == [not in_file] * len(names)
+
+
 def test_the_shell_completes_the_values_of_an_option_with_few_of_them():
     completing = {
         "COMP_WORDS": "ovi-ray render --solver-name u",
