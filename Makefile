@@ -31,7 +31,7 @@ test: install ## Run every test that needs no GPU; about eleven minutes
 
 # Each process has a Ray cluster of its own.
 test-cluster: TEST_PROCESSES := 2
-test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); a quarter of an hour
+test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); about twenty minutes
 	@{ command -v slurmctld && command -v ip && command -v pgrep; } >/dev/null || [ "$$(id -u)" -ne 0 ] || { apt-get -qq update && \
 		apt-get -qq install -y --no-install-recommends slurmctld slurmd slurm-client iproute2 procps; } || \
 		echo "Slurm, ip and pgrep cannot all be installed here: the tests that need them are skipped"
