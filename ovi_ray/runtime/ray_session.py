@@ -24,6 +24,8 @@ from ovi_ray.runtime.visible_devices import choose_as_ray_does
 logger = logging.getLogger(__name__)
 _CLIENT_TIMEOUTS = {"RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "3", "RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S": "5"}
 """Seconds for each of the three tries of Ray's client, once something answers at the port."""
+_ONLY_WORKERS_THAT_ARE_ASKED_FOR = {"prestart_worker_first_driver": False}
+"""Ray would start a process for each CPU of the machine, which the actors, with an environment of their own, do not take over."""
 _START_ERRORS = (OSError, RuntimeError, ValueError, RayError)
 
 
@@ -79,7 +81,7 @@ def _started(**options: Any) -> Iterator[None]:
         try:
             with _hang_up_held():
                 # "local" never joins a cluster that happens to run on this machine
-                _init(address="local", _temp_dir=folder, **options)
+                _init(address="local", _temp_dir=folder, _system_config=_ONLY_WORKERS_THAT_ARE_ASKED_FOR, **options)
         except _START_ERRORS as error:
             raise ClusterError(f"a local Ray cannot be started: {error}") from error
         try:
