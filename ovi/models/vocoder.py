@@ -58,7 +58,7 @@ def _fold(magnitude: Tensor, direction: Tensor) -> Tensor:  # [n, 1, 1], [n, ., 
 
 @cache  # a vocoder has hundreds of them, and on the meta device each takes milliseconds
 def low_pass_filter() -> Tensor:
-    """The Kaiser-windowed sinc filter of the up- and downsampling, [1, 1, 12], normalised to sum to one. It is not to be changed.
+    """The Kaiser-windowed sinc filter of the up- and downsampling, [1, 1, 12], normalised to sum to one. One tensor for all.
 
     The window's beta follows from the attenuation that 12 taps reach over the transition band (Kaiser's formulas).
     """

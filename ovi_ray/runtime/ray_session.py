@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _CLIENT_TIMEOUTS = {"RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "3", "RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S": "5"}
 """Seconds for each of the three tries of Ray's client, once something answers at the port."""
 _ONLY_WORKERS_THAT_ARE_ASKED_FOR = {"prestart_worker_first_driver": False}
-"""Ray would start a process for each CPU of the machine, which the actors, with an environment of their own, do not take over."""
+"""Else Ray starts a process for each CPU, which workers with an environment of their own do not take over."""
 _START_ERRORS = (OSError, RuntimeError, ValueError, RayError)
 
 

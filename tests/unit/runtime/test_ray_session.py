@@ -21,17 +21,26 @@ def test_a_worker_has_the_environment_of_its_job_and_no_other_is_started(tiny_di
         text_prompt="A fox", ckpt_dir=tiny_dir, output_dir=tmp_path / "out", environment={"OVI_RAY_TEST": "a b"}
     )
     with ray_session(job):
-        assert ray.get(ray.remote(num_cpus=0)(os.getenv).remote("OVI_RAY_TEST")) == "a b"
+        assert ray.get(ray.remote(num_cpus=0)(Here).remote().variable.remote("OVI_RAY_TEST")) == "a b"
         assert len(list(worker_processes())) == 1
 
 
+class Here:
+    """An actor, as workers are."""
+
+    def variable(self, name):
+        return os.environ.get(name)
+
+
 def worker_processes():
-    """The command lines of the workers of the Ray that this process has started."""
+    """The workers of the Ray that this process has started."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            command = " ".join(process.cmdline())
-            if command.startswith("ray::") or "default_worker.py" in command:
-                yield command
+            command = process.cmdline()
+            is_new = any(part.endswith("default_worker.py") for part in command)
+            named = "".join(command).strip()
+            if is_new or (named.startswith("ray::") and not named.endswith("Agent")):
+                yield process
 
 
 @pytest.mark.parametrize(
