@@ -116,7 +116,7 @@ def _show(report: "NodeReport", console: Console) -> None:
 
 def _show_device(report: "DeviceReport", console: Console) -> None:
     from ovi.attention.autotune import CANDIDATES
-    from ovi_ray.devices.node_report import backend_summary, convolution_summary, kernel_summary
+    from ovi_ray.devices.node_report import backend_summary, convolution_summary, kernel_summary, weights_summary
 
     device = report.device
     facts = Table(box=None, show_header=False, pad_edge=False)
@@ -130,6 +130,10 @@ def _show_device(report: "DeviceReport", console: Console) -> None:
     rates = ", ".join(f"{stage} {report.assumed_rates.of(stage):.3g}" for stage in report.stages)
     facts.add_row("assumed until measured", f"{rates} TFLOP/s" if rates else "-")
     console.print(facts)
+    table = Table("weights", "on the device", "host memory", "memory mode", "stages that fit", box=None, pad_edge=False)
+    for weights, found in report.weights.items():
+        table.add_row(weights, *weights_summary(found))
+    console.print(table)
     if report.attention_error:
         console.print(report.attention_error, style="red")
     if report.attention:
