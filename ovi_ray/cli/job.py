@@ -152,7 +152,9 @@ def _show_summary(summary: "JobSummary", job: PortableJob, console: Console) -> 
     line(f"  {counted(summary.texts, 'distinct text')}, {counted(summary.first_frames, 'first frame')}")
     line("needs")
     for model in summary.models:
-        line(f"  {model.name}: {model.resident_gb:.0f} GB of device memory, or {model.staged_gb:.0f} GB with swapping")
+        pinned = f", and {model.pinned_gb:.0f} GB of host memory for each device" if model.pinned_gb else ""
+        memory = f"{model.resident_gb:.0f} GB of device memory, or {model.staged_gb:.0f} GB with swapping"
+        line(f"  {model.name}: {memory}{pinned}")
         for file in model.files:
             line(f"    {job.ckpt_dir or 'CKPT_DIR'}/{file}")
     if job.ckpt_dir is None:
