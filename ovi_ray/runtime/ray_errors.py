@@ -3,20 +3,36 @@
 import re
 
 import ray
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
 _UNFIT = re.compile(r"(?:ovi_ray\.errors\.NodeUnfit|ModuleNotFoundError|ImportError): (.+)")
 _NODE_DEATHS = ("its node has died", "actor's node was terminated")  # Ray has no error code for it
 
 
+def is_worker_loss(error: RayError) -> bool:
+    """Whether the worker that a task was given to is gone, or out of reach.
+
+    Ray ends workers where a node runs low on host memory: all that they were given then fails as out of memory, in Ray's words,
+    while one that lives reports what it ran out of.
+    """
+    return isinstance(error, RayActorError | NodeDiedError) or was_ended_for_memory(error)
+
+
+def was_ended_for_memory(error: RayError) -> bool:
+    """Whether Ray ended a worker because its node ran low on host memory."""
+    return isinstance(error, OutOfMemoryError)
+
+
 def is_crash(error: RayError) -> bool:
-    """Whether a worker's process died by itself. A node that dies is unreachable before Ray declares it dead."""
-    return isinstance(error, ActorDiedError) and not is_node_loss(error)
+    """Whether a worker's process died at what it did. A node that dies is unreachable before Ray declares it dead."""
+    return was_ended_for_memory(error) or (isinstance(error, ActorDiedError) and not is_node_loss(error))
 
 
 def is_node_loss(error: RayError) -> bool:
     """Whether an actor went down with its node, or was preempted."""
-    return isinstance(error, ActorDiedError) and (error.preempted or any(words in str(error) for words in _NODE_DEATHS))
+    is_preempted = isinstance(error, ActorDiedError) and error.preempted
+    is_named = isinstance(error, ActorDiedError) and any(words in str(error) for words in _NODE_DEATHS)
+    return isinstance(error, NodeDiedError) or is_preempted or is_named
 
 
 def unfit_reason(error: RayError) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayError
+from ray.exceptions import ObjectLostError, RayError
 from ray.experimental.locations import get_local_object_locations
 
 from ovi_ray.inputs.job_spec import JobSpec
@@ -35,7 +35,15 @@ from ovi_ray.runtime.executor import (
 )
 from ovi_ray.runtime.heartbeats import Heartbeats
 from ovi_ray.runtime.placement import Placement, placements
-from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line, unfit_reason
+from ovi_ray.runtime.ray_errors import (
+    can_be_fetched,
+    is_crash,
+    is_node_loss,
+    is_worker_loss,
+    last_line,
+    unfit_reason,
+    was_ended_for_memory,
+)
 from ovi_ray.runtime.ray_session import ray_session
 from ovi_ray.runtime.ray_slots import RaySlots, kill
 from ovi_ray.runtime.slot_history import causes_of
@@ -402,18 +410,25 @@ class RayExecutor:
     def _collect_task(self, ref: ray.ObjectRef, running: _Running) -> list[ExecutorEvent]:
         try:
             report: TaskReport = ray.get(ref)
-        except RayActorError as error:
-            self._last_death = str(error)
-            logger.debug("%s: %s", running.worker, error)
-            if is_crash(error):
-                return self._lose(running.worker, f"died during {running.task.stage}", causes_of([running.task]))
-            return self._lose(running.worker, "was lost with its node, or is unreachable", None)
         except RayError as error:
+            if is_worker_loss(error):
+                return self._lost_at(running, error)
             return [*self._not_run(running, error), *self._leave_if_due(running.worker)]
         if report.writes:
             return [self._device_free(running, report)]
         ended = self._ended(running, report)
         return [ended, *self._replace_broken(running, report), *self._leave_if_due(running.worker)]
+
+    def _lost_at(self, running: _Running, error: RayError) -> list[ExecutorEvent]:
+        """Replace the worker of a task whose error says that it is gone."""
+        self._last_death = str(error)
+        logger.debug("%s: %s", running.worker, error)
+        if not is_crash(error):
+            return self._lose(running.worker, "was lost with its node, or is unreachable", None)
+        stage = running.task.stage
+        memory = f"was ended by Ray during {stage}, because its node ran low on memory"
+        reason = memory if was_ended_for_memory(error) else f"died during {stage}"
+        return self._lose(running.worker, reason, causes_of([running.task]))
 
     def _device_free(self, running: _Running, report: TaskReport) -> DeviceFree:
         """The worker can take another task, and says later how the write of this one's file ended."""

@@ -143,6 +143,8 @@ def test_a_summary_counts_clips_and_what_they_need(tmp_path):
     full = summarise(job.model_copy(update={"qint8": False}), manifest_of(job)).models[0]
     assert full.resident_gb > needs.resident_gb
     assert (full.pinned_gb, needs.pinned_gb) == (0, 0)
-    streamed = summarise(job.model_copy(update={"qint8": False, "weights": Weights.STREAMED}), manifest_of(job)).models[0]
+    streamed = summarise(job.model_copy(update={"qint8": False, "weights": Weights.STREAMED}), manifest_of(job)).models[
+        0
+    ]
     assert full.resident_gb - streamed.resident_gb == pytest.approx(23.32 - 2.88)
     assert streamed.pinned_gb > 23
