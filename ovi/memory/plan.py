@@ -181,9 +181,9 @@ def denoise_activations(
 ) -> int:
     """Peak bytes of a forward pass over `tokens` video tokens, reached in the video's feed-forward or attention.
 
-    With `fp8` the feed-forward also holds its hidden activations in 8-bit floats. The keys and values of four texts (positive
-    and negative, for video and audio) stay in memory for every block, each text with `text_rows` rows (default: the maximum,
-    text_len).
+    With `fp8` the feed-forward also holds its hidden activations scaled by row, and in 8-bit floats, as plain torch narrows
+    them; the fused kernel needs less. The keys and values of four texts (positive and negative, for video and audio) stay in
+    memory for every block, each text with `text_rows` rows (default: the maximum, text_len).
     """
     config = arch.video
     rows = 4 * ((config.text_len if text_rows is None else text_rows) + 1)
@@ -191,7 +191,7 @@ def denoise_activations(
     rotations = 10 * config.head_dim * tokens
     feed_forward = (2 * config.ffn_dim + _WIDTHS_IN_FEED_FORWARD * config.dim) * itemsize
     if fp8:
-        feed_forward += config.ffn_dim
+        feed_forward += config.ffn_dim * (itemsize + 1)
     attention = (_WIDTHS_IN_ATTENTION * itemsize + _ROTATION_BYTES) * config.dim
     return text + rotations + int(tokens * max(feed_forward, attention))
 

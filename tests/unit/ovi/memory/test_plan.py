@@ -19,6 +19,7 @@ from ovi.memory.plan import (
     encode_activations,
     plan_memory,
 )
+from ovi.models.feed_forward import Fp8Products
 from ovi.models.fusion import FusionTransformer
 from ovi.models.tiling import Tiling
 from ovi.models.video_vae import VideoVAE
@@ -36,6 +37,7 @@ PUBLISHED = {
     Component.AUDIO_VAE: 400_000_000,
     Component.VOCODER: 450_000_000,
 }
+IN_FP8 = Fp8Products(format=torch.float8_e4m3fn)
 DTYPE, QINT8 = WeightFormat.DTYPE, WeightFormat.QINT8
 
 
@@ -73,8 +75,8 @@ def test_streamed_blocks_let_a_24_gb_card_keep_everything_and_need_the_hosts_mem
         (torch.bfloat16, (31, 44, 44, 157), None),
         (torch.bfloat16, (61, 60, 60, 314), None),
         (torch.float32, (31, 44, 44, 157), None),
-        (torch.bfloat16, (31, 44, 44, 157), torch.float8_e4m3fn),
-        (torch.bfloat16, (61, 60, 60, 314), torch.float8_e4m3fn),
+        (torch.bfloat16, (31, 44, 44, 157), IN_FP8),
+        (torch.bfloat16, (61, 60, 60, 314), IN_FP8),
     ],
 )
 def test_a_denoise_needs_the_planned_memory(dtype, latents, fp8):
