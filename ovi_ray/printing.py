@@ -7,6 +7,8 @@ from typing import IO, Any
 import rich.console
 from rich.text import Text
 
+from ovi_ray.answers import answers
+
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # what os.fsdecode makes of the bytes of a name that is not UTF-8
 
@@ -14,11 +16,13 @@ _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # what os.fsdecode makes of the bytes 
 class Console(rich.console.Console):
     """A console without markup, emoji codes and highlighting. Text is printed as it is, or escaped where it cannot be.
 
-    The linter forbids rich's own class elsewhere: a path with brackets would lose them, or end the program.
+    Without `stderr` and `file` it prints answers. The linter forbids rich's own class elsewhere: a path with brackets would
+    lose them, or end the program.
     """
 
     def __init__(self, *, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, file=file, width=width, markup=False, emoji=False, highlight=False)
+        stream = file if stderr else file or answers()
+        super().__init__(stderr=stderr, file=stream, width=width, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """See rich: every text that is printed, alone or in a table, passes through here."""

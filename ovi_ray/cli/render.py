@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, read_job
 from ovi_ray.cli.detach import INPUTS_CHECKED, OPTION, start_detached
 from ovi_ray.cli.dry_run import print_bad_rows, show_dry_run
@@ -206,7 +207,7 @@ def render(
             notify=notify,
         )
     if as_json:
-        typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
+        answer(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
 
 
@@ -227,5 +228,5 @@ def _detach(job: JobSpec, console: Console, *, as_json: bool) -> NoReturn:
     else:
         console.print(driver.last_lines, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps({"pid": driver.pid, "log": str(driver.log), "output_dir": str(job.output_dir)}))
+        answer(json.dumps({"pid": driver.pid, "log": str(driver.log), "output_dir": str(job.output_dir)}))
     raise typer.Exit(driver.exit_code or ExitCode.OK)
