@@ -28,7 +28,7 @@ from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.output.job_files import read_token
 from ovi_ray.printing import Console, counted, shell_command
-from ovi_ray.runtime.cluster_probe import check_answer
+from ovi_ray.runtime.cluster_probe import check_joinable
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
@@ -177,7 +177,7 @@ def render(
         ranges = None if rows is None else RowRanges.parse(rows)
         job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
         if job.address and not (dry_run or _is_begun(job)):  # a job that is finished needs no cluster
-            check_answer(job.address)
+            check_joinable(job.address)
         from ovi_ray.preparation import prepare, shard_of
 
         def print_message(text: str) -> None:

@@ -55,10 +55,11 @@ def node_options(job: JobSpec, edge: DeviceEdge | None = None) -> dict[str, Any]
 @contextmanager
 def _joined(address: str, **options: Any) -> Iterator[None]:
     """Ray answers at this address, as `check_joinable` has found before anything heavy was imported."""
-    address = named_cluster(address)
+    if (named := named_cluster(address)) != address:
+        logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", named)
     try:
         with _impatient_client():
-            _init(address=address, **options)
+            _init(address=named, **options)
     except _START_ERRORS as error:
         raise cannot_join(address, error) from error
     try:
