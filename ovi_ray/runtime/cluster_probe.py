@@ -31,6 +31,8 @@ _ADDRESS = "expected host:port, ray://host:port or auto"
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """First bytes of a gRPC client: the HTTP/2 preface and an empty settings frame."""
 _FRAME_HEADER, _SETTINGS = 9, 4
+_SHORTEST_S = 0.001
+"""A time limit of zero would make a socket non-blocking."""
 
 
 def named_cluster(address: str) -> str:
@@ -116,7 +118,7 @@ def _ask_head(address: str, answer_s: int) -> str:
     except Exception as error:  # any of Ray's
         if type(error).__name__ == "AuthenticationError":
             return "" if address == _ANY else _REFUSED  # `ray.init` looks for a token itself then
-        return _not_ray(found, _one_line(str(error)) or type(error).__name__)
+        return _not_ray(found, _one_line(str(error)) or type(error).__name__, address)
     return ""
 
 
@@ -140,12 +142,12 @@ def _ask_client_server(address: str, answer_s: int) -> str:
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return _REFUSED
-        return _not_ray(address, f"{error.code().name}: {_one_line(error.details())}")
+        return _not_ray(found, f"{error.code().name}: {_one_line(error.details())}", address)
     return ""
 
 
-def _not_ray(address: str, reason: str) -> str:
-    return f"{address} accepts connections, but does not answer as a Ray cluster ({reason}); {_expected(address)}"
+def _not_ray(found: str, reason: str, address: str) -> str:
+    return f"{found} accepts connections, but does not answer as a Ray cluster ({reason}); {_expected(address)}"
 
 
 def _expected(address: str) -> str:
@@ -169,24 +171,28 @@ def _answer(address: str, connect_s: float, answer_s: float) -> str | None:
     except OSError as error:
         return f"no connection to {host} at port {port} ({error.strerror or error})"
     with connection:
-        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0") or _greets(connection, time.monotonic() + answer_s):
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
             return None
-    return f"{host}:{port} {_silent(answer_s)}; {_expected(address)}"
+        try:
+            if _greets(connection, time.monotonic() + answer_s):
+                return None
+        except TimeoutError:
+            return f"{host}:{port} {_silent(answer_s)}; {_expected(address)}"
+        except OSError:  # it has closed the connection
+            pass
+    return _not_ray(f"{host}:{port}", "it speaks another protocol", address)
 
 
 def _greets(connection: socket.socket, deadline: float) -> bool:
-    """Whether a server of HTTP/2, which every gRPC server is, answers: its first frame has its settings."""
+    """Whether a server of HTTP/2, which every gRPC server is, answers: its first frame has its settings. Raises OSError."""
     received = b""
-    try:
-        connection.sendall(_HTTP2_GREETING)
-        while len(received) < _FRAME_HEADER and (left := deadline - time.monotonic()) > 0:
-            connection.settimeout(left)
-            if not (more := connection.recv(_FRAME_HEADER - len(received))):
-                break
-            received += more
-    except OSError:
-        return False
-    return len(received) == _FRAME_HEADER and received[3] == _SETTINGS
+    connection.sendall(_HTTP2_GREETING)
+    while len(received) < _FRAME_HEADER:
+        connection.settimeout(max(deadline - time.monotonic(), _SHORTEST_S))
+        if not (more := connection.recv(_FRAME_HEADER - len(received))):
+            return False
+        received += more
+    return received[3] == _SETTINGS
 
 
 def _silent(seconds: float) -> str:

@@ -104,13 +104,20 @@ def test_a_name_that_does_not_resolve(scheme):
 
 
 @pytest.mark.parametrize(
-    "answer", [None, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"], ids=["silent", "another protocol"]
+    ("answer", "reason"),
+    [
+        (None, "within 1 s"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "another protocol"),
+        (b"", "another protocol"),
+    ],
+    ids=["silent", "web server", "closed at once"],
 )
 @pytest.mark.parametrize(("scheme", "usual"), [("", "6379"), ("ray://", "10001")])
-def test_a_port_that_accepts_but_is_not_ray(answer, scheme, usual):
+def test_a_port_that_accepts_but_is_not_ray(answer, reason, scheme, usual):
     with listening(answer) as port:
         told = refusal(f"{scheme}127.0.0.1:{port}", answer_s=1)
     assert "does not answer as a Ray cluster" in told
+    assert reason in told
     assert usual in told
 
 
