@@ -75,8 +75,6 @@ def _started(**options: Any) -> Iterator[None]:
             "starting a local Ray; the cluster at %s, which RAY_ADDRESS names, is joined with --address auto", named
         )
     with session_folder() as folder:
-        if folder is not None:
-            logger.warning("Ray's session is in %s, because the folder for temporary files has too long a path", folder)
         try:
             with _hang_up_held():
                 # "local" never joins a cluster that happens to run on this machine
