@@ -48,7 +48,15 @@ def _escaped(match: re.Match[str]) -> str:
 
 def shell_command(*words: object) -> str:
     """A command line with each word quoted for a shell where it needs to be; a word `>` redirects."""
-    return " ".join(">" if word == ">" else shlex.quote(str(word)) for word in words)
+    return " ".join(">" if word == ">" else _quoted(str(word)) for word in words)
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; what a terminal would not print as it is, such as a tab, stands as an escape of bash and zsh."""
+    if not (_UNPRINTABLE.search(word) or "\t" in word):
+        return shlex.quote(word)
+    spelled = re.sub(r"['\\]", r"\\\g<0>", word).replace("\t", r"\t").replace("\n", r"\n")
+    return f"$'{printable(spelled)}'"
 
 
 def counted(number: int, thing: str) -> str:
