@@ -35,7 +35,7 @@ from ovi_ray.runtime.executor import (
 )
 from ovi_ray.runtime.heartbeats import Heartbeats
 from ovi_ray.runtime.placement import Placement, placements
-from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line, unfit_reason
+from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, reason, unfit_reason
 from ovi_ray.runtime.ray_session import ray_session
 from ovi_ray.runtime.ray_slots import RaySlots, kill
 from ovi_ray.runtime.slot_history import causes_of
@@ -250,12 +250,12 @@ class RayExecutor:
         try:
             slot.info = ray.get(ref)
         except RayError as error:
-            self._last_death = str(error)
-            if self._cluster and (reason := unfit_reason(error)) and (node := node_of(slot.actor)):
-                return self._slots.refuse(worker, node, reason)
+            self._last_death = reason(error)
+            if self._cluster and (unfit := unfit_reason(error)) and (node := node_of(slot.actor)):
+                return self._slots.refuse(worker, node, unfit)
             slot.history = slot.history.placed()
             causes = set() if is_node_loss(error) else {slot.history.workers}
-            return [self._slots.replace(worker, f"cannot be started ({last_line(error)})", causes)]
+            return [self._slots.replace(worker, f"cannot be started ({reason(error)})", causes)]
         slot.idle_since, slot.history = time.monotonic(), slot.history.placed()
         if self._cluster and self._cluster.watch.is_leaving(slot.info.node_id):
             ray.kill(slot.actor, no_restart=True)
@@ -403,7 +403,7 @@ class RayExecutor:
         try:
             report: TaskReport = ray.get(ref)
         except RayActorError as error:
-            self._last_death = str(error)
+            self._last_death = reason(error)
             logger.debug("%s: %s", running.worker, error)
             if is_crash(error):
                 return self._lose(running.worker, f"died during {running.task.stage}", causes_of([running.task]))
