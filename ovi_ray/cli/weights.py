@@ -12,7 +12,7 @@ from ovi.config import MODEL_SPECS
 from ovi.weights.formats import WeightFormat
 from ovi.weights.hub import HubFile, download_model
 from ovi_ray.answers import answer
-from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path
+from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path, writing_to
 from ovi_ray.cli.faults import Command
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
@@ -151,5 +151,7 @@ def tiny(ckpt_dir: Folder, display: DisplayOptions) -> None:
     with command_console(display) as console:
         from ovi.weights.tiny import write_tiny_checkpoint
 
-        write_tiny_checkpoint(local_path(ckpt_dir, "DIR"))
+        folder = local_path(ckpt_dir, "DIR")
+        with writing_to(folder, "DIR"):
+            write_tiny_checkpoint(folder)
         console.print(f"a small checkpoint of all three models is in {ckpt_dir}", soft_wrap=True)
