@@ -142,7 +142,7 @@ def _ask_client_server(address: str, answer_s: int) -> str:
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return _REFUSED
-        return _not_ray(found, f"{error.code().name}: {_one_line(error.details())}", address)
+        return _not_ray(found, f"{error.code().name}: {_one_line(error.details())}".rstrip(": "), address)
     return ""
 
 
