@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from ovi.config import MODEL_SPECS
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem
@@ -65,7 +66,7 @@ def doctor(
             expected = "one of --json, --labels and --profile"
             raise InputError([Problem(file=COMMAND_LINE, field="OPTIONS", value="more than one", expected=expected)])
         if labels:
-            typer.echo(_node_labels())
+            answer(_node_labels())
             return
         folder = location(ckpt_dir, "--ckpt-dir").absolute()
 
@@ -77,9 +78,9 @@ def doctor(
     if profile:
         from ovi_ray.devices.measured_profile import profile_text
 
-        typer.echo(profile_text(reports), nl=False)
+        answer(profile_text(reports), end="")
     elif as_json:
-        typer.echo(json.dumps({"nodes": [report.as_json() for report in reports]}, indent=1))
+        answer(json.dumps({"nodes": [report.as_json() for report in reports]}, indent=1))
     else:
         for report in reports:
             _show(report, Console())

@@ -6,6 +6,8 @@ import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
 _UNFIT = re.compile(r"(?:ovi_ray\.errors\.NodeUnfit|ModuleNotFoundError|ImportError): (.+)")
+_LOW_MEMORY = re.compile(r"node running low on memory.*? was ([\d.]+ ?GB) used / ([\d.]+ ?GB) limit", re.DOTALL)
+_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*: ", re.MULTILINE)
 _NODE_DEATHS = ("its node has died", "actor's node was terminated")  # Ray has no error code for it
 
 
@@ -37,7 +39,7 @@ def is_node_loss(error: RayError) -> bool:
 
 def unfit_reason(error: RayError) -> str:
     """Why the node of an actor that did not start cannot serve the job; empty if it is not the node's fault."""
-    found = _UNFIT.fullmatch(last_line(error)) if isinstance(error, ActorDiedError) else None
+    found = _UNFIT.fullmatch(reason(error)) if isinstance(error, ActorDiedError) else None
     return found[1] if found else ""
 
 
@@ -50,6 +52,10 @@ def can_be_fetched(ref: ray.ObjectRef, timeout_s: float) -> bool:
     return True
 
 
-def last_line(error: RayError) -> str:
-    """The last line of an error's text, which names the exception behind it."""
-    return str(error).strip().splitlines()[-1].strip()
+def reason(error: RayError) -> str:
+    """Why a worker died, in one line; Ray's own text may have hundreds, with the processes of everyone on the node."""
+    if found := _LOW_MEMORY.search(str(error)):
+        return f"Ray killed it, because its node ran low on memory: {found[1]} of {found[2]} were in use"
+    text = str(error).strip()
+    *_, start = (text.rfind("\n") + 1, *(match.start() for match in _EXCEPTION.finditer(text)))
+    return " ".join(text[start:].split())

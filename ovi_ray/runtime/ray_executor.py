@@ -40,7 +40,7 @@ from ovi_ray.runtime.ray_errors import (
     is_crash,
     is_node_loss,
     is_worker_loss,
-    last_line,
+    reason,
     unfit_reason,
     was_ended_for_memory,
 )
@@ -258,12 +258,12 @@ class RayExecutor:
         try:
             slot.info = ray.get(ref)
         except RayError as error:
-            self._last_death = str(error)
-            if self._cluster and (reason := unfit_reason(error)) and (node := node_of(slot.actor)):
-                return self._slots.refuse(worker, node, reason)
+            self._last_death = reason(error)
+            if self._cluster and (unfit := unfit_reason(error)) and (node := node_of(slot.actor)):
+                return self._slots.refuse(worker, node, unfit)
             slot.history = slot.history.placed()
             causes = set() if is_node_loss(error) else {slot.history.workers}
-            return [self._slots.replace(worker, f"cannot be started ({last_line(error)})", causes)]
+            return [self._slots.replace(worker, f"cannot be started ({reason(error)})", causes)]
         slot.idle_since, slot.history = time.monotonic(), slot.history.placed()
         if self._cluster and self._cluster.watch.is_leaving(slot.info.node_id):
             ray.kill(slot.actor, no_restart=True)
@@ -421,14 +421,14 @@ class RayExecutor:
 
     def _lost_at(self, running: _Running, error: RayError) -> list[ExecutorEvent]:
         """Replace the worker of a task whose error says that it is gone."""
-        self._last_death = str(error)
+        self._last_death = reason(error)
         logger.debug("%s: %s", running.worker, error)
         if not is_crash(error):
             return self._lose(running.worker, "was lost with its node, or is unreachable", None)
         stage = running.task.stage
         memory = f"was ended by Ray during {stage}, because its node ran low on memory"
-        reason = memory if was_ended_for_memory(error) else f"died during {stage}"
-        return self._lose(running.worker, reason, causes_of([running.task]))
+        death = memory if was_ended_for_memory(error) else f"died during {stage}"
+        return self._lose(running.worker, death, causes_of([running.task]))
 
     def _device_free(self, running: _Running, report: TaskReport) -> DeviceFree:
         """The worker can take another task, and says later how the write of this one's file ended."""

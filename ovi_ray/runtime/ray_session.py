@@ -57,10 +57,11 @@ def node_options(job: JobSpec, edge: DeviceEdge | None = None) -> dict[str, Any]
 @contextmanager
 def _joined(address: str, **options: Any) -> Iterator[None]:
     """Ray answers at this address, as `check_joinable` has found before anything heavy was imported."""
-    address = named_cluster(address)
+    if (named := named_cluster(address)) != address:
+        logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", named)
     try:
         with _impatient_client():
-            _init(address=address, **options)
+            _init(address=named, **options)
     except _START_ERRORS as error:
         raise cannot_join(address, error) from error
     try:
@@ -76,8 +77,6 @@ def _started(**options: Any) -> Iterator[None]:
             "starting a local Ray; the cluster at %s, which RAY_ADDRESS names, is joined with --address auto", named
         )
     with session_folder() as folder:
-        if folder is not None:
-            logger.warning("Ray's session is in %s, because the folder for temporary files has too long a path", folder)
         try:
             with _hang_up_held():
                 # "local" never joins a cluster that happens to run on this machine

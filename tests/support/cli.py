@@ -13,7 +13,7 @@ from ovi_ray.cli import app
 from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-OVI_RAY = (sys.executable, "-c", "from ovi_ray.cli import main; main()")
+OVI_RAY = (sys.executable, "-m", "ovi_ray")
 WITHOUT_POSIX = (sys.executable, "-m", "tests.support.without_posix")
 
 
