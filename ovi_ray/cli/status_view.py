@@ -89,7 +89,10 @@ def _look(handle: Handle) -> _Look:
     if not status.output_dir:
         return _Look(status=status, progress=None)
     try:
-        return _Look(status=status, progress=read_progress(to_location(status.output_dir)))
+        progress = read_progress(to_location(status.output_dir))
+        if progress is not None and status.state is not JobState.RUNNING:
+            progress = progress.at_rest()
+        return _Look(status=status, progress=progress)
     except (OSError, ValueError) as error:
         reason = plain_reason(error) if isinstance(error, OSError) else str(error)
         return _Look(status=status, progress=None, unreadable=f"{status.output_dir} cannot be read here: {reason}")

@@ -134,10 +134,12 @@ def test_a_driver_in_another_process_is_watched_and_its_death_is_told(tmp_path):
     found = status_json(folder)
     assert found["state"] == "failed"
     assert "killed" in found["message"]
-    assert found["progress"]["done"] == 1
+    progress = found["progress"]
+    assert (progress["done"], progress["running"], progress["remaining"], progress["devices"]) == (1, 0, None, [])
     text = status(folder, "--watch")  # a job that is over is shown once
     assert "died" in status(folder)
     assert "1 of 2 done" in text
+    assert "left" not in text
 
 
 def test_a_progress_that_is_late_is_written_with_the_end(tmp_path):
