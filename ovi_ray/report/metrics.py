@@ -157,6 +157,14 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
+def address_of_part(address: str, part: int) -> str:
+    """The address of a part of a job, counted from 0: parts may run on one machine. Raises InputError."""
+    host, port = host_and_port(address)
+    if port + part > _MAX_PORT:
+        raise _no_address(f"{address}, with shard {part} at port {port + part}")
+    return f"[{host}]:{port + part}" if ":" in host else f"{host}:{port + part}"
+
+
 def _no_address(found: str) -> InputError:
     expected = "a free port such as 9400, or HOST:PORT of this machine"
     return InputError([Problem(file=COMMAND_LINE, field="--metrics", value=found, expected=expected)])

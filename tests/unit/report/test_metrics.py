@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ovi.stages import Stage
 from ovi_ray.errors import InputError
 from ovi_ray.protocol.observer import Observers
-from ovi_ray.report.metrics import MetricsObserver, metrics_server
+from ovi_ray.report.metrics import MetricsObserver, address_of_part, metrics_server
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import to_location
 from tests.support.fake_executor import Fails
@@ -84,6 +84,19 @@ def test_an_address_that_cannot_be_used_is_told(address):
         pass
     (problem,) = caught.value.problems
     assert problem.field == "--metrics"
+
+
+@pytest.mark.parametrize(
+    ("address", "part", "moved"),
+    [("9400", 0, "127.0.0.1:9400"), ("9400", 3, "127.0.0.1:9403"), ("[::]:9400", 1, "[::]:9401")],
+)
+def test_parts_of_a_job_do_not_meet_at_one_port(address, part, moved):
+    assert address_of_part(address, part) == moved
+
+
+def test_a_part_beyond_the_last_port_is_refused():
+    with pytest.raises(InputError, match="shard 9"):
+        address_of_part("65530", 9)
 
 
 def test_a_port_that_is_taken_is_told():
