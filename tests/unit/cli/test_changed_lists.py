@@ -170,6 +170,9 @@ def test_bad_rows_are_skipped_on_request_and_listed_with_their_reasons_until_the
     with_bad_rows(ovi.folder)
     assert "text_prompt is empty" in ovi.render(code=2)[1]
     assert not ovi.out.exists()
+    assert "--rows is 2-3; expected rows of clips, which are 1, 4-5" in ovi.render(
+        "--skip-bad-rows", "--rows", "2-3", code=2
+    )[1].replace("\n", " ")
     outcome, _ = ovi.render("--skip-bad-rows", "--rows", "1,5-6")
     assert (outcome["done"], outcome["left"], outcome["bad_rows"]) == (2, 1, 3)
     with (ovi.out / "rejected.csv").open(newline="") as file:
