@@ -169,7 +169,10 @@ def test_a_file_that_has_no_picks_is_not_replaced_by_a_star(site_of_disk, disk, 
 
 
 def test_without_a_token_only_names_of_loopback_and_own_pages_are_answered(site_of_disk):
-    assert requests.get(site_of_disk, headers={"Host": "evil.example"}, timeout=30).status_code == 421
+    for name in ("evil.example", "127.0.0.1.evil.example", "[::1].evil.example", "0.0.0.0", "[", ""):
+        assert requests.get(site_of_disk, headers={"Host": name}, timeout=30).status_code in (400, 421)
+    for name in ("LOCALHOST:1", "127.0.0.9", "[::1]:1"):
+        assert requests.get(site_of_disk, headers={"Host": name}, timeout=30).status_code == 200
     star = {"clip_id": "abc", "starred": True}
     elsewhere = {"Origin": "https://evil.example"}
     assert requests.post(f"{site_of_disk}/stars", json=star, headers=elsewhere, timeout=30).status_code == 403
