@@ -83,7 +83,7 @@ class MetricsObserver(JobObserver):
         """See JobObserver."""
         for event in cycle.events:
             self._event(event)
-        for action in () if cycle.stopping else cycle.actions:
+        for action in cycle.carried_out:
             self._action(action)
 
     def progress(self, snapshot: JobSnapshot) -> None:
