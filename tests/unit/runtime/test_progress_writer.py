@@ -166,6 +166,15 @@ def test_progress_of_another_version_counts_as_none(tmp_path):
     assert read_progress(folder) is None
 
 
+def test_the_state_of_a_job_is_told_though_its_progress_is_of_another_version(tmp_path):
+    out = to_location(tmp_path / "out")
+    render_job(out, write_rows(tmp_path, ["a fox"]))
+    (out / "progress.json").write_bytes(b'{"state": "dancing"}')
+    result = CliRunner().invoke(app, ["status", str(out), "--json"])
+    assert json.loads(result.stdout)["state"] == "succeeded"
+    assert "not of this version" in result.stderr
+
+
 def test_a_progress_that_is_read_is_the_one_that_was_written(tmp_path):
     render_job(to_location(tmp_path / "out"), write_rows(tmp_path, ["a fox"]), options=RenderOptions(progress=ALWAYS))
     progress = read_progress(to_location(tmp_path / "out"))
