@@ -43,9 +43,9 @@ def prune(
             with output_lock(folder, tell=lambda text: console.print(text, soft_wrap=True)):
                 clips = superseded_clips(folder)
                 count = counted(len(clips), "superseded clip")
-                removes = bool(len(clips)) and (
-                    yes or _is_wanted(f"Remove {count} ({clips.bytes / 1e6:.1f} MB) from {folder}?", console)
-                )
+                stars = f", {clips.starred} of them starred," if clips.starred else ""
+                question = f"Remove {count} ({clips.bytes / 1e6:.1f} MB){stars} from {folder}?"
+                removes = bool(len(clips)) and (yes or _is_wanted(question, console))
                 if removes:
                     remove(folder, clips)
         except OSError as error:
@@ -54,7 +54,9 @@ def prune(
         console.print(outcome, soft_wrap=True)
     if as_json:
         removed = len(clips) if removes else 0
-        typer.echo(json.dumps({"superseded": len(clips), "bytes": clips.bytes, "removed": removed}))
+        typer.echo(
+            json.dumps({"superseded": len(clips), "bytes": clips.bytes, "starred": clips.starred, "removed": removed})
+        )
     raise typer.Exit(ExitCode.OK)
 
 
@@ -63,5 +65,6 @@ def _is_wanted(question: str, console: Console) -> bool:
     try:
         return Confirm.ask(Text(question), console=console, default=False)
     except EOFError:
+        console.print()
         expected = "an answer on the terminal, or --yes"
         raise InputError([Problem(file=COMMAND_LINE, field="the answer", value="missing", expected=expected)]) from None

@@ -70,6 +70,12 @@ class Picks:
             encoding=encoding,
         )
 
+    @classmethod
+    def starred(cls, output_dir: Location) -> Self:
+        """The starred clips of an output folder. Raises what `read` does, and OSError."""
+        path = output_dir / PICKS
+        return cls.read(path) if path.exists() else cls()
+
     def with_star(self, clip_id: str, *, starred: bool) -> Self:
         """The same with a clip, or without it. The order and the other columns stay."""
         rows = tuple(row for row in self.rows if row.clip_id != clip_id or starred)

@@ -14,14 +14,10 @@ class Stars:
 
     def ids(self) -> list[str]:
         """Ids of the starred clips. Raises InputError for a file that cannot be read as picks, and OSError."""
-        return [pick.clip_id for pick in self._picks().rows]
+        return [pick.clip_id for pick in Picks.starred(self.output_dir).rows]
 
     def put(self, clip_id: str, *, starred: bool) -> list[str]:
         """Star a clip, or take its star away; all stars after that. Raises what `ids` does: nothing is replaced then."""
-        picks = self._picks().with_star(clip_id, starred=starred)
+        picks = Picks.starred(self.output_dir).with_star(clip_id, starred=starred)
         (self.output_dir / PICKS).write_bytes(picks.to_bytes())
         return [pick.clip_id for pick in picks.rows]
-
-    def _picks(self) -> Picks:
-        path = self.output_dir / PICKS
-        return Picks.read(path) if path.exists() else Picks()
