@@ -7,9 +7,9 @@ import typer
 from rich.prompt import Confirm
 from rich.text import Text
 
-from ovi_ray.cli.common import ExitCode, command_console, location
+from ovi_ray.cli.common import ExitCode, command_console, location, usable
 from ovi_ray.cli.options import DisplayOptions, with_display_options
-from ovi_ray.errors import COMMAND_LINE, InputError, OutputError, Problem
+from ovi_ray.errors import COMMAND_LINE, InputError, Problem
 from ovi_ray.printing import Console, counted
 
 
@@ -38,7 +38,7 @@ def prune(
         from ovi_ray.output.pruning import prune as remove
         from ovi_ray.output.pruning import superseded_clips
 
-        try:
+        with usable(folder):
             superseded_clips(folder)  # before anything is written there: it may be no output folder
             with output_lock(folder, tell=lambda text: console.print(text, soft_wrap=True)):
                 clips = superseded_clips(folder)
@@ -48,8 +48,6 @@ def prune(
                 removes = bool(len(clips)) and (yes or _is_wanted(question, console))
                 if removes:
                     remove(folder, clips)
-        except OSError as error:
-            raise OutputError(f"{folder} cannot be used: {error.strerror or error}") from error
         outcome = f"{count} removed" if removes else "nothing was removed" if len(clips) else "no clip is superseded"
         console.print(outcome, soft_wrap=True)
     if as_json:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovi_ray.cli.common import ExitCode, command_console, location
+from ovi_ray.cli.common import ExitCode, command_console, location, usable
 from ovi_ray.cli.options import (
     KEPT_FIELDS,
     RUNTIME_FIELDS,
@@ -17,7 +17,6 @@ from ovi_ray.cli.options import (
 )
 from ovi_ray.cli.render import KEPT_PANEL, AsJson, Explain, Limit, Metrics, Notify
 from ovi_ray.cli.run import check_watchers, run_job
-from ovi_ray.errors import OutputError
 from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.printing import counted
@@ -79,10 +78,8 @@ def retry(
         def tell(text: str) -> None:
             console.print(text, soft_wrap=True)
 
-        try:
+        with usable(folder):
             found = prepare_retry(folder, job_options, rows=ranges, new_seed=new_seed, on_message=tell)
-        except OSError as error:
-            raise OutputError(f"{folder} cannot be read: {error.strerror or error}") from error
         console.print(_what(found, ranges), soft_wrap=True)
         if found.prepared is None:
             result = JobResult(clips=found.total, done=0, failed=0, finished_before=found.finished, seconds=0.0)

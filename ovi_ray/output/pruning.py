@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.errors import InputError, Problem
-from ovi_ray.output.folder_state import manifest_in
+from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.job_files import MANIFEST
 from ovi_ray.output.picks import Picks
@@ -34,10 +34,10 @@ def superseded_clips(output_dir: Location) -> Superseded:
 
     Raises InputError where no job was rendered or the picks cannot be read, and OSError.
     """
-    manifest = manifest_in(output_dir)
-    if manifest is None:
+    if not (output_dir / MANIFEST).exists():
         expected = "the output folder of a job, with the manifest that `ovi-ray render` wrote"
-        raise InputError([Problem(file=str(output_dir / MANIFEST), value="missing or unreadable", expected=expected)])
+        raise InputError([Problem(file=str(output_dir / MANIFEST), value="missing", expected=expected)])
+    manifest = Manifest.read(output_dir / MANIFEST).table
     rows = read_rows(output_dir, ["clip_id", "status", "video_bytes"])
     is_done = pc.equal(rows.column("status"), ClipStatus.DONE)
     is_wanted = pc.is_in(rows.column("clip_id"), value_set=manifest.column("clip_id"))

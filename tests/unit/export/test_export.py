@@ -152,6 +152,10 @@ def test_picks_that_are_no_clips_of_the_job_are_told_with_their_lines_and_nothin
     assert not (tmp_path / "picked").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_told(job):
+    assert "cannot be used: No such file or directory" in export(job, "/proc/shots", "--name", NAME, code=2).stderr
+
+
 def test_collisions_are_told_before_anything_is_written(job, tmp_path):
     message = export(job, tmp_path / "shots", "--name", "{meta_shot}_s{seed}", code=2).stderr
     assert message.count("gives 3 clips the name") == 4
