@@ -62,9 +62,9 @@ def _as_json(would: "DryRun") -> dict[str, Any]:
 
 
 def _show(would: "DryRun", console: Console) -> None:
-    left = f", {would.left} left for later" if would.left else ""
+    left = f", {would.left:,} left for later" if would.left else ""
     console.print(
-        f"{would.new} new, {would.finished} finished, {would.superseded} superseded,"
+        f"{would.new:,} new, {would.finished:,} finished, {would.superseded:,} superseded,"
         f" {counted(len(would.bad_rows), 'bad row')}{left}",
         soft_wrap=True,
     )

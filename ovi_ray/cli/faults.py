@@ -26,10 +26,11 @@ from ovi_ray import __version__
 from ovi_ray.answers import answer, answers, kept_for_answers
 from ovi_ray.cli.common import ExitCode, StoppedExit
 from ovi_ray.cli.console import message_console
-from ovi_ray.errors import InputError, JobStopped, OviRayError, hide_passwords
+from ovi_ray.errors import InputError, JobStopped, OviRayError, StorageUnavailable, hide_passwords
 from ovi_ray.logs import MESSAGES, RUN_LOG, run_log
 from ovi_ray.printing import shell_command
 from ovi_ray.report_address import report_address
+from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location
 
 FAULT_LOG = "faults.log"
@@ -126,11 +127,19 @@ def _report_end(end: SystemExit, arguments: Sequence[str]) -> None:
 
 def report_error(error: OviRayError | OviError, arguments: Sequence[str]) -> ExitCode:
     """Tell the user of an error that is raised on purpose: on standard error, with --json on standard output too."""
-    message_console().print(str(error), style="red", soft_wrap=True)
+    message = _of_store(error) if isinstance(error, StorageUnavailable) else str(error)
+    message_console().print(message, style="red", soft_wrap=True)
     problems = [asdict(problem) for problem in error.problems] if isinstance(error, InputError) else None
     code = ExitCode.of(error)
-    _print_json(code, type(error).__name__, str(error), arguments, problems=problems)
+    _print_json(code, type(error).__name__, message, arguments, problems=problems)
     return code
+
+
+def _of_store(error: StorageUnavailable) -> str:
+    """The reason in plain words, where it is known, with the place that the error begins with."""
+    place, _, said = str(error).partition(": ")
+    reason = plain_reason(error)
+    return f"{place}: {reason}" if said and reason not in str(error) else str(error)
 
 
 def report_fault(error: Exception, arguments: Sequence[str]) -> ExitCode:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from ovi_ray.answers import answer, answers
-from ovi_ray.cli.common import command_console
+from ovi_ray.cli.common import command_console, usable
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.cli.submit import exit_code_of
 from ovi_ray.errors import ClusterError, InputError
@@ -99,7 +99,7 @@ def status(
     from ovi_ray.submission.handles import find_job
     from ovi_ray.submission.journal import Journal
 
-    with command_console(display) as console:
+    with command_console(display) as console, usable(job):
         handle = find_job(job, to=to, journal=Journal())
         if watch:
             watch_status(handle, console, as_json=as_json)
@@ -123,7 +123,7 @@ def logs(
     from ovi_ray.submission.handles import find_job
     from ovi_ray.submission.journal import Journal
 
-    with command_console(display):
+    with command_console(display), usable(job):
         for piece in find_job(job, to=to, journal=Journal()).logs(follow=follow):
             answers().buffer.write(piece)
             answers().buffer.flush()
@@ -142,7 +142,7 @@ def stop(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = F
     from ovi_ray.submission.handles import find_job
     from ovi_ray.submission.journal import Journal
 
-    with command_console(display) as console:
+    with command_console(display) as console, usable(job):
         before = find_job(job, to=to, journal=Journal()).stop()
         told = f"{job} had {before.state} already" if before.state.is_over else f"{job} was asked to stop"
         console.print(told, soft_wrap=True)
@@ -159,7 +159,7 @@ def wait(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = F
 
         ovi-ray wait quickstart-3f9a0c2d71 && echo done
     """
-    with command_console(display):
+    with command_console(display), usable(job):
         last = _last_status(job, to)
     if as_json:
         answer(json.dumps(asdict(last)))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ovi_ray.answers import answer
 from ovi_ray.errors import ClusterError
-from ovi_ray.output.progress_file import JobProgress, progress_json, read_progress
+from ovi_ray.output.progress_file import PROGRESS, JobProgress, progress_json, read_progress
 from ovi_ray.printing import Console
 from ovi_ray.report.progress_text import device_table, headline, problem_lines, progress_lines
 from ovi_ray.storage.diagnostics import plain_reason
@@ -87,7 +87,14 @@ def _look(handle: Handle) -> _Look:
     if not status.output_dir:
         return _Look(status=status, progress=None)
     try:
-        return _Look(status=status, progress=read_progress(to_location(status.output_dir)))
+        folder = to_location(status.output_dir)
+        progress = read_progress(folder)
+        if progress is None and (folder / PROGRESS).exists():
+            found = f"{folder / PROGRESS} is not of this version of ovi-ray, so that the counts of clips are not known"
+            return _Look(status=status, progress=None, unreadable=found)
+        if progress is not None and status.state is not JobState.RUNNING:
+            progress = progress.at_rest()
+        return _Look(status=status, progress=progress)
     except (OSError, ValueError) as error:
         reason = plain_reason(error) if isinstance(error, OSError) else str(error)
         return _Look(status=status, progress=None, unreadable=f"{status.output_dir} cannot be read here: {reason}")

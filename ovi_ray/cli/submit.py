@@ -25,6 +25,7 @@ from ovi_ray.cli.options import (
     with_job_options,
 )
 from ovi_ray.cli.render import Metrics, Notify, SkipBadRows
+from ovi_ray.cli.run import check_watchers
 from ovi_ray.inputs.job_spec import PortableJob
 from ovi_ray.printing import Console, counted
 
@@ -200,18 +201,9 @@ def submit(
 
 def _watched_by(metrics: str | None, notify: str | None) -> tuple[str, ...]:
     """The options of the driver there. Raises InputError for what it would refuse."""
-    options: list[str] = []
-    if metrics is not None:
-        from ovi_ray.report.metrics import host_and_port
-
-        host_and_port(metrics)
-        options += ["--metrics", metrics]
-    if notify is not None:
-        from ovi_ray.report.notification import check_url
-
-        check_url(notify)
-        options += ["--notify", notify]
-    return tuple(options)
+    check_watchers(metrics, notify)
+    given = {"--metrics": metrics, "--notify": notify}
+    return tuple(part for option, value in given.items() if value is not None for part in (option, value))
 
 
 def _start(target: "Target", bundle: "Bundle", to: str) -> "JobStatus":

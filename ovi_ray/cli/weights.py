@@ -92,6 +92,10 @@ def check(
             )
             raise InputError([problem])
         folder = local_path(ckpt_dir, "DIR")
+        if not folder.is_dir():
+            value = f"{folder}, {'a file' if folder.exists() else 'which is not there'}"
+            expected = "a checkpoint folder, such as `ovi-ray weights download` makes"
+            raise InputError([Problem(file=COMMAND_LINE, field="DIR", value=value, expected=expected)])
         names = MODEL_SPECS if model_name is None else [model_name]
         found = {name: _file_errors(folder, name, console, quick=quick) for name in names}
     files = {path: error for errors in found.values() for path, error in errors.items()}
@@ -129,7 +133,7 @@ def _show_files(files: "Mapping[str, CheckpointError | None]", usable: Sequence[
     from ovi.errors import CheckpointNotFound
 
     table = Table(box=None, pad_edge=False)
-    table.add_column("file", overflow="fold")
+    table.add_column("file", no_wrap=True)
     table.add_column("state", overflow="fold")
     for path, error in files.items():
         state = f"{error.found}; expected {error.expected}" if error else "ok"

@@ -13,6 +13,7 @@ from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show, show_path
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.inputs.path_checks import PathCheck
 from ovi_ray.inputs.prompt_or_path import Meaning, meaning_of
+from ovi_ray.inputs.sweep import parse_sweep
 from ovi_ray.inputs.yaml_files import read_yaml_file
 from ovi_ray.storage.paths import Location, resolve_path, to_location
 
@@ -64,10 +65,18 @@ def option_name(field: str) -> str:
 def read_options(options: Mapping[str, Any]) -> dict[str, Given]:
     """Options by field; None stands for an option that was not given."""
     return {
-        key: Given(value=value, file=COMMAND_LINE, folder=to_location(Path.cwd()), label=option_name(key))
+        key: Given(value=_parted(key, value), file=COMMAND_LINE, folder=to_location(Path.cwd()), label=option_name(key))
         for key, value in options.items()
         if value is not None
     }
+
+
+def _parted(key: str, value: Any) -> Any:
+    """The texts of `--sweep` by parameter, so that a problem names its own; texts that are none are told later."""
+    try:
+        return parse_sweep(value) if key == "sweep" else value
+    except ValueError:
+        return value
 
 
 def read_yaml(path: Location, sections: Sections | None = None) -> dict[str, Given]:

@@ -4,8 +4,9 @@ A run replaces it every few seconds, as a whole. A run that was killed leaves it
 whether the driver lives.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -103,6 +104,10 @@ class JobProgress:
     def left(self) -> int:
         """Clips that have not ended."""
         return self.clips - self.done - self.failed
+
+    def at_rest(self) -> Self:
+        """The same where no driver works any more: one that was killed could not take back what it was doing."""
+        return replace(self, running=0, remaining=None, devices=())
 
 
 _ADAPTER = TypeAdapter(JobProgress)

@@ -215,10 +215,10 @@ class Driver:
     def _cycle(self, events: Sequence[Event], *, stopping: bool = False) -> None:
         now = self._now()
         actions = self._scheduler.handle(events, now)
-        self._observer.cycle(Cycle(now=now, events=tuple(events), actions=tuple(actions), stopping=stopping))
-        for action in actions:
-            if not (stopping and isinstance(action, RunTask)):
-                self._carry_out(action)
+        cycle = Cycle(now=now, events=tuple(events), actions=tuple(actions), stopping=stopping)
+        self._observer.cycle(cycle)
+        for action in cycle.carried_out:
+            self._carry_out(action)
 
     def _now(self) -> float:
         return self._clock.now() - self._started_at

@@ -62,7 +62,9 @@ class FolderJob:
         """The log of its runs; with `follow` until no driver has the folder."""
         shown = 0
         while True:
-            is_over = not follow or self.status().state is not JobState.RUNNING
+            is_over = (
+                self.status().state is not JobState.RUNNING or not follow
+            )  # the state is asked first: is it a job?
             log = self._folder / RUN_LOG
             content = log.read_bytes() if log.exists() else b""
             if len(content) > shown:
@@ -73,14 +75,20 @@ class FolderJob:
             time.sleep(_LOOK_S)
 
     def stop(self) -> JobStatus:
-        """Ask the driver to save what runs and to end. Raises InputError for a driver on another machine."""
+        """Ask the driver to save what runs and to end. Raises InputError for one on another machine, or of another user."""
         status, owner = self.status(), self._owner()
         if owner is None:
             return status
         if not owner.is_here:
             expected = f"the id of the job, or this command on {owner.host}: a driver is stopped from its own machine"
             raise InputError([Problem(file=str(self._folder), value=f"in use by {owner}", expected=expected)])
-        os.kill(owner.pid, signal.SIGTERM)
+        try:
+            os.kill(owner.pid, signal.SIGTERM)
+        except ProcessLookupError:  # it has ended meanwhile
+            return self.status()
+        except PermissionError:
+            expected = "this command by the user who started the job"
+            raise InputError([Problem(file=str(self._folder), value=f"in use by {owner}", expected=expected)]) from None
         return status
 
     def _owner(self) -> Owner | None:

@@ -102,6 +102,15 @@ def test_an_option_that_names_no_parameter_is_refused(text):
     assert problem.field.startswith("--sweep")
 
 
+def test_each_problem_of_the_options_names_its_own_parameter():
+    problems = problems_of(text_prompt="A fox", sweep=["sede=1", "sample-steps=x,2", "shift=3", "seed=1", "seed=1"])
+    assert sorted((problem.field, problem.value) for problem in problems) == [
+        ("--sweep sample_steps", "'x,2'"),
+        ("--sweep sede", "an unknown key"),
+        ("--sweep seed", "['1', '1']"),
+    ]
+
+
 def test_every_row_is_rendered_with_every_combination_and_numbered_through(tmp_path):
     prompts = write_prompts(tmp_path / "p.csv", {"text_prompt": "A fox"}, {"text_prompt": "A dog"})
     found = clips(BatchSpec.from_options(prompts=prompts, sweep={"shift": [3, 5], "sample_steps": [10, 20]}))
