@@ -24,6 +24,8 @@ ANSWER_S = 10
 """Seconds for what listens there to answer; the time that Ray itself takes to load is not limited."""
 CLIENT = "ray://"
 _ANY = "auto"
+_OF_A_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""In the environment of a job that was submitted to Ray, beside a RAY_ADDRESS that is Ray's own and not the user's."""
 _PORT = "expected the port that `ray start --head` names, 6379 unless another was chosen"
 _CLIENT_PORT = "expected the port of the Ray client server, 10001 unless another was chosen"
 _MAX_PORT = 65_535
@@ -48,7 +50,7 @@ def cannot_join(address: str, reason: object) -> ClusterError:
 def check_joinable(address: str) -> None:
     """Check, before Ray and torch are loaded, that a job can join the cluster at an address. Raises ClusterError."""
     named = named_cluster(address)
-    if named != address:
+    if named != address and _OF_A_RAY_JOB not in os.environ:
         logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", named)
     check_answer(named)
     try:

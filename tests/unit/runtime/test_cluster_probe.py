@@ -106,9 +106,17 @@ def test_an_address_of_another_form(address):
     assert "host:port" in refusal(address)
 
 
-def test_the_address_of_the_environment_is_used_for_auto_and_told(monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("environment", "is_told"),
+    [({}, True), ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, False)],
+    ids=["of the user", "of a job that Ray runs"],
+)
+def test_the_address_of_the_environment_is_used_for_auto_and_told_if_it_is_the_users(
+    monkeypatch, caplog, environment, is_told
+):
     port = free_port()
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    for name, value in {"RAY_ADDRESS": f"127.0.0.1:{port}", **environment}.items():
+        monkeypatch.setenv(name, value)
     with caplog.at_level(logging.WARNING, logger="ovi_ray"):
         assert f"at 127.0.0.1:{port} cannot be joined: no connection" in refusal("auto", check_joinable)
-    assert "RAY_ADDRESS" in caplog.text
+    assert ("RAY_ADDRESS" in caplog.text) == is_told
