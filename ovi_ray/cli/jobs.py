@@ -1,6 +1,7 @@
 """`ovi-ray jobs`, `status`, `logs`, `stop` and `wait`: look after submitted jobs, in the same words for every target."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from ovi_ray.submission.states import JobState, JobStatus
 
 _LOOK_S = 2.0
 _READERS = 8
+_NO_LIMIT = 10_000
 UNREACHABLE_S = 600.0
 """Seconds without an answer after which `wait` gives up."""
 
@@ -72,7 +74,8 @@ def jobs(
         pairs = zip(found, progress, strict=True)
         typer.echo(json.dumps([{**asdict(job), "progress": progress_json(known)} for job, known in pairs]))
     else:
-        _show(found, progress, Console())
+        # a line a job where no terminal limits it: for grep
+        _show(found, progress, Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _NO_LIMIT))
 
 
 @with_display_options

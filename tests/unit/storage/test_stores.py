@@ -90,6 +90,14 @@ def test_a_path_that_leaves_its_bucket_is_refused():
         resolve_path("../../x.png", to_location("s3://b/lists"))
 
 
+def test_two_spellings_of_a_folder_are_one_unless_a_link_leads_elsewhere(tmp_path):
+    for name in ("jobs", "far/jobs"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "jobs")
+    spelled = {name: to_location(f"{tmp_path}/{name}/../out").absolute().local_path for name in ("jobs", "new", "link")}
+    assert spelled == dict.fromkeys(("jobs", "new"), tmp_path / "out") | {"link": tmp_path / "link" / ".." / "out"}
+
+
 # -- object stores -----------------------------------------------------------------------------------------------------
 
 
