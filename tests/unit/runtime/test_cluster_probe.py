@@ -9,6 +9,7 @@ import pytest
 
 from ovi_ray.errors import ClusterError
 from ovi_ray.runtime.cluster_probe import check_answer, check_cluster, check_joinable
+from tests.support.listening import listening
 
 
 def refusal(address, check=check_answer, **limits):
@@ -16,24 +17,6 @@ def refusal(address, check=check_answer, **limits):
         check(address, **limits)
     assert "\n" not in str(refused.value)
     return str(refused.value)
-
-
-@contextlib.contextmanager
-def listening(answer=None):
-    """The port of a server that accepts connections, and answers them or keeps silent."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve():
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    if answer is not None:
-                        connection.sendall(answer)
-                        connection.close()
-
-        if answer is not None:
-            threading.Thread(target=serve, daemon=True).start()
-        yield server.getsockname()[1]
 
 
 @pytest.fixture
