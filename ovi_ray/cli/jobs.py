@@ -69,6 +69,8 @@ def jobs(
                 if to is not None:
                     raise
                 console.print(f"{name}: {error}", style="yellow", soft_wrap=True)
+        # one cluster may have several names
+        found = list({(job.job_id, job.native_id, job.submitted_at): job for job in reversed(found)}.values())[::-1]
         progress = _progress_of_all(found)
     if as_json:
         pairs = zip(found, progress, strict=True)

@@ -142,8 +142,12 @@ def test_a_folder_of_a_job_of_another_machine_is_found_with_its_target(journal, 
         assert problem.value == "'/shared/other'"
 
 
-def test_jobs_are_listed_a_line_each_where_no_terminal_limits_it(monkeypatch):
+def test_jobs_are_listed_once_in_a_line_each_where_no_terminal_limits_it(monkeypatch, tmp_path):
     monkeypatch.delenv("COLUMNS", raising=False)
+    for name in ("CONFIG", "STATE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path))
+    entries = tmp_path / "ovi-ray" / "targets.yaml"
+    entries.parent.mkdir()
     output = f"/shared/{'long/' * 30}out"
     job = {
         "submission_id": "night-1",
@@ -152,8 +156,11 @@ def test_jobs_are_listed_a_line_each_where_no_terminal_limits_it(monkeypatch):
     }
     with running_head(FakeHead()) as head:
         head.jobs["night-1"] = job
-        _, line = CliRunner().invoke(app, ["jobs", "--to", head.address]).stdout.splitlines()
-    assert line.split() == ["night-1", "succeeded", head.address, "0", output]
+        entries.write_text(
+            yaml.safe_dump({name: {"kind": "ray", "address": head.address} for name in ("rack", "same")})
+        )
+        _, line = CliRunner().invoke(app, ["jobs"]).stdout.splitlines()
+    assert line.split() == ["night-1", "succeeded", "rack", "0", output]
 
 
 def test_a_folder_of_a_job_that_was_not_submitted_is_looked_at_itself(journal, tmp_path):
