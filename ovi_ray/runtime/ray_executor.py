@@ -250,8 +250,9 @@ class RayExecutor:
         try:
             slot.info = ray.get(ref)
         except RayError as error:
-            self._last_death = str(error)
-            if self._cluster and (reason := unfit_reason(error)) and (node := node_of(slot.actor)):
+            reason = unfit_reason(error)
+            self._last_death = reason or str(error)
+            if self._cluster and reason and (node := node_of(slot.actor)):
                 return self._slots.refuse(worker, node, reason)
             slot.history = slot.history.placed()
             causes = set() if is_node_loss(error) else {slot.history.workers}
