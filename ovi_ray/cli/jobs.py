@@ -211,7 +211,7 @@ def _progress_of(job: JobStatus) -> JobProgress | None:
     if job.state is not JobState.RUNNING or not job.output_dir:
         return None
     with suppress(OSError, ValueError):
-        return read_progress(to_location(job.output_dir))
+        return read_progress(to_location(job.output_dir), since=job.submitted_at)
     return None
 
 

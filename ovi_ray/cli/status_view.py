@@ -89,7 +89,9 @@ def _look(handle: Handle) -> _Look:
     if not status.output_dir:
         return _Look(status=status, progress=None)
     try:
-        return _Look(status=status, progress=read_progress(to_location(status.output_dir)))
+        # until its driver has begun, a job that continues in a folder has none of its own
+        since = "" if status.state.is_over else status.submitted_at
+        return _Look(status=status, progress=read_progress(to_location(status.output_dir), since=since))
     except (OSError, ValueError) as error:
         reason = plain_reason(error) if isinstance(error, OSError) else str(error)
         return _Look(status=status, progress=None, unreadable=f"{status.output_dir} cannot be read here: {reason}")
