@@ -1,6 +1,7 @@
 """`ovi-ray jobs`, `status`, `logs`, `stop` and `wait`: look after submitted jobs, in the same words for every target."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from ovi_ray.submission.states import JobState, JobStatus
 
 _LOOK_S = 2.0
 _READERS = 8
+_NO_LIMIT = 10_000
 UNREACHABLE_S = 600.0
 """Seconds without an answer after which `wait` gives up."""
 
@@ -67,12 +69,15 @@ def jobs(
                 if to is not None:
                     raise
                 console.print(f"{name}: {error}", style="yellow", soft_wrap=True)
+        # one cluster may have several names
+        found = list({(job.job_id, job.native_id, job.submitted_at): job for job in reversed(found)}.values())[::-1]
         progress = _progress_of_all(found)
     if as_json:
         pairs = zip(found, progress, strict=True)
         answer(json.dumps([{**asdict(job), "progress": progress_json(known)} for job, known in pairs]))
     else:
-        _show(found, progress, Console())
+        # a line a job where no terminal limits it: for grep
+        _show(found, progress, Console(width=None if answers().isatty() or "COLUMNS" in os.environ else _NO_LIMIT))
 
 
 @with_display_options
@@ -206,7 +211,7 @@ def _progress_of(job: JobStatus) -> JobProgress | None:
     if job.state is not JobState.RUNNING or not job.output_dir:
         return None
     with suppress(OSError, ValueError):
-        return read_progress(to_location(job.output_dir))
+        return read_progress(to_location(job.output_dir), since=job.submitted_at)
     return None
 
 

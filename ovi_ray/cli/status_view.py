@@ -88,7 +88,8 @@ def _look(handle: Handle) -> _Look:
         return _Look(status=status, progress=None)
     try:
         folder = to_location(status.output_dir)
-        progress = read_progress(folder)
+        # until its driver has begun, a job that continues in a folder has none of its own
+        progress = read_progress(folder, since="" if status.state.is_over else status.submitted_at)
         if progress is None and (folder / PROGRESS).exists():
             found = f"{folder / PROGRESS} is not of this version of ovi-ray, so that the counts of clips are not known"
             return _Look(status=status, progress=None, unreadable=found)

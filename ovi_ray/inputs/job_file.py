@@ -171,7 +171,7 @@ def _resolve(item: Given) -> Any:
     if not isinstance(item.value, str | Path | Location) or not str(item.value).strip():
         return item.value
     try:
-        return resolve_path(item.value, item.folder)
+        return resolve_path(item.value, item.folder).simplified()
     except ValueError as error:
         return error
 

@@ -23,6 +23,8 @@ ANSWER_S = 10
 """Seconds for what listens there to answer; the time that Ray itself takes to load is not limited."""
 CLIENT = "ray://"
 _ANY = "auto"
+_OF_A_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""In the environment of a job that was submitted to Ray, beside a RAY_ADDRESS that is Ray's own and not the user's."""
 _PORT = "expected the port that `ray start --head` names, 6379 unless another was chosen"
 _CLIENT_PORT = "expected the port of the Ray client server, 10001 unless another was chosen"
 _REFUSED = "it asks for a token, and was given none or another"
@@ -38,6 +40,12 @@ _SHORTEST_S = 0.001
 def named_cluster(address: str) -> str:
     """The address of the cluster that is meant: "auto" is the one that RAY_ADDRESS names, where it names one."""
     return os.environ.get("RAY_ADDRESS") or address if address == _ANY else address
+
+
+def users_cluster(address: str) -> str:
+    """The cluster that the user's RAY_ADDRESS names for "auto"; empty where Ray set it, in a job that it runs."""
+    named = named_cluster(address)
+    return "" if named == address or _OF_A_RAY_JOB in os.environ else named
 
 
 def cannot_join(address: str, reason: object) -> ClusterError:

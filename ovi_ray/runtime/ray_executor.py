@@ -258,8 +258,9 @@ class RayExecutor:
         try:
             slot.info = ray.get(ref)
         except RayError as error:
-            self._last_death = reason(error)
-            if self._cluster and (unfit := unfit_reason(error)) and (node := node_of(slot.actor)):
+            unfit = unfit_reason(error)
+            self._last_death = unfit or reason(error)
+            if self._cluster and unfit and (node := node_of(slot.actor)):
                 return self._slots.refuse(worker, node, unfit)
             slot.history = slot.history.placed()
             causes = set() if is_node_loss(error) else {slot.history.workers}

@@ -17,7 +17,7 @@ from ovi_ray.devices.node_report import NodeReport
 from ovi_ray.devices.probe import DeviceEdge, TorchEdge, faults_of_versions, gpu_environment, node_labels, probe
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.runtime.cluster_probe import cannot_join, named_cluster
+from ovi_ray.runtime.cluster_probe import cannot_join, named_cluster, users_cluster
 from ovi_ray.runtime.session_folder import session_folder
 from ovi_ray.runtime.visible_devices import choose_as_ray_does
 
@@ -57,11 +57,11 @@ def node_options(job: JobSpec, edge: DeviceEdge | None = None) -> dict[str, Any]
 @contextmanager
 def _joined(address: str, **options: Any) -> Iterator[None]:
     """Ray answers at this address, as `check_joinable` has found before anything heavy was imported."""
-    if (named := named_cluster(address)) != address:
+    if named := users_cluster(address):
         logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", named)
     try:
         with _impatient_client():
-            _init(address=named, **options)
+            _init(address=named_cluster(address), **options)
     except _START_ERRORS as error:
         raise cannot_join(address, error) from error
     try:

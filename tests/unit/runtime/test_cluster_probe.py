@@ -10,7 +10,8 @@ import threading
 import pytest
 
 from ovi_ray.errors import ClusterError
-from ovi_ray.runtime.cluster_probe import check_answer, check_cluster, check_joinable
+from ovi_ray.runtime.cluster_probe import check_answer, check_cluster, check_joinable, users_cluster
+from tests.support.listening import listening
 
 
 def refusal(address, check=check_answer, **limits):
@@ -18,24 +19,6 @@ def refusal(address, check=check_answer, **limits):
         check(address, **limits)
     assert "\n" not in str(refused.value)
     return str(refused.value)
-
-
-@contextlib.contextmanager
-def listening(answer=None):
-    """The port of a server that accepts connections, and answers them or keeps silent."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve():
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    if answer is not None:
-                        connection.sendall(answer)
-                        connection.close()
-
-        if answer is not None:
-            threading.Thread(target=serve, daemon=True).start()
-        yield server.getsockname()[1]
 
 
 @pytest.fixture
@@ -139,3 +122,14 @@ def test_the_address_of_the_environment_is_used_for_auto_and_told(monkeypatch):
     assert f"at 127.0.0.1:{port}, which RAY_ADDRESS names, cannot be joined: no connection" in refusal(
         "auto", check_joinable
     )
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, "head:6379"), ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, "")],
+    ids=["of the user", "of a job that Ray runs"],
+)
+def test_the_address_of_the_environment_is_told_if_it_is_the_users(monkeypatch, environment, expected):
+    for name, value in {"RAY_ADDRESS": "head:6379", **environment}.items():
+        monkeypatch.setenv(name, value)
+    assert (users_cluster("auto"), users_cluster("other:6379")) == (expected, "")
