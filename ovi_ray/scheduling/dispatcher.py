@@ -78,6 +78,11 @@ class Dispatcher:
         if self._pool.apply_memory_limits():
             self._replanner.membership_changed()
 
+    def speed_learned(self) -> None:
+        """A class was measured at a stage for the first time."""
+        self._replanner.request()
+        self._replanner.is_surprised = True
+
     def worker_unavailable(self, worker: WorkerState) -> None:
         """A worker is lost. Its task, if any, has ended."""
         if worker.running is not None:
@@ -102,7 +107,7 @@ class Dispatcher:
         """Give idle workers what the policy chooses for them, then preloads and speculative copies."""
         if not self._idle:
             return []
-        return [*self._assign(now), *self._preload(now), *self._speculate(now)]
+        return [*self._assign(now), *self._preload(now), *self._probe(now), *self._speculate(now)]
 
     def _assign(self, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -247,15 +252,30 @@ class Dispatcher:
             actions += speculation.wakes
             if speculation.copy_on is None or speculation.original is None:
                 break
-            actions.append(self._copy(speculation.original, speculation.copy_on, now))
+            actions.append(self._copy(speculation.original, speculation.copy_on, Reason.SPECULATIVE_COPY, now))
         return actions
 
-    def _copy(self, original: WorkerState, worker: WorkerState, now: float) -> RunTask:
+    def _probe(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        while self._idle and (pair := self._speculation.propose_probe(now, self._replanner.eta(now) or 0.0)):
+            original, worker = pair
+            actions.append(self._copy(original, worker, Reason.PROBE, now))
+            self._speculation.is_probe(worker)
+        return actions
+
+    def stop_hopeless(self, now: float) -> list[Action]:
+        """Stop denoises that the others would do earlier, besides all that is planned."""
+        allocation = self._replanner.allocation
+        after_s = sum(allocation.fastest_s.get((stage, 0), 0.0) for stage in (Stage.DENOISE, Stage.DECODE))
+        end_s = self._replanner.planned_at + allocation.preferences.target_s + after_s
+        return list(self._speculation.hopeless(end_s))
+
+    def _copy(self, original: WorkerState, worker: WorkerState, reason: Reason, now: float) -> RunTask:
         assert original.running is not None
         task = original.running.task
         runners = self._speculation.started((task.stage, task.items[0]), original, worker)
         copy = self._task(task.stage, task.items, attempt=task.attempt + runners)
-        run = self._run(worker, copy, self._job.kind_of(task.items[0]), Reason.SPECULATIVE_COPY, now)
+        run = self._run(worker, copy, self._job.kind_of(task.items[0]), reason, now)
         self._speculation.expect_first_end(worker)
         return run
 

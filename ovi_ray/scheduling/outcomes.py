@@ -3,7 +3,7 @@
 from ovi.stages import CLIP_STAGES, STAGES, Stage
 from ovi_ray.scheduling.actions import Action
 from ovi_ray.scheduling.dispatcher import Dispatcher
-from ovi_ray.scheduling.events import DeviceFree, TaskDone, TaskFailed, WorkerLost
+from ovi_ray.scheduling.events import DeviceFree, StepsTimed, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.job_state import JobState
 from ovi_ray.scheduling.memory_limits import SEVERAL_DEVICES
 from ovi_ray.scheduling.quarantine import Quarantine
@@ -56,6 +56,16 @@ class TaskOutcomes:
         self._learn(worker, event)
         self._dispatcher.task_ended(worker)
         worker.writing.append(task)
+
+    def steps_timed(self, event: StepsTimed, now: float) -> list[Action]:
+        """Learn the pace of a denoise, and plan anew if nothing was known of the device class."""
+        worker, task = self._pool.find(event.worker), event.task
+        if worker is None or not _runs(worker, task):
+            return []
+        if not self._pool.costs.is_measured(worker.device_class, task.stage):
+            self._dispatcher.speed_learned()
+        self._pool.learn(worker, task.stage, event.seconds)
+        return list(self._speculation.timed(worker))
 
     def succeeded(self, event: TaskDone, now: float) -> list[Action]:
         """Learn its times, close the breaker if it was a probe, and complete its items."""

@@ -27,6 +27,8 @@ class Replanner:
         """[kinds] whether each stage of a kind fits on a worker in service."""
         self.denoisers = 0
         """Workers in service that can denoise."""
+        self.is_surprised = False
+        """A speed was learned that may change the plan at once."""
         self._due = True
         self._changes = 0  # tasks started or ended since the last allocation
         self._ends = 0

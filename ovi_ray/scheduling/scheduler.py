@@ -36,6 +36,7 @@ from ovi_ray.scheduling.events import (
     DeviceFree,
     Event,
     SlotClosed,
+    StepsTimed,
     TaskDone,
     TaskFailed,
     Tick,
@@ -131,6 +132,8 @@ class Scheduler:
         match event:
             case DeviceFree():
                 self._outcomes.device_free(event)
+            case StepsTimed():
+                return self._outcomes.steps_timed(event, self._now)
             case TaskDone():
                 return self._outcomes.succeeded(event, self._now)
             case TaskFailed():
@@ -151,12 +154,13 @@ class Scheduler:
 
     def _plan(self) -> list[Action]:
         """Admit clips and renew the allocation, when there is a worker to give work to."""
-        if not self._dispatcher.has_idle_workers:
+        if not self._dispatcher.has_idle_workers and not self._replanner.is_surprised:
             return []
         self._replanner.refresh_placeable()
         actions = self._admission.admit()
+        is_surprised, self._replanner.is_surprised = self._replanner.is_surprised, False
         self._replanner.replan_if_due(self._now)
-        return actions
+        return actions + (self._dispatcher.stop_hopeless(self._now) if is_surprised else [])
 
     # --- when nothing runs although clips are left
 

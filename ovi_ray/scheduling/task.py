@@ -17,6 +17,9 @@ class Reason(StrEnum):
     LAST_RESORT = "no better device is expected"
     PRELOAD = "its weights are loaded while the first texts are encoded"
     SPECULATIVE_COPY = "speculative copy of a late task; the first result is used"
+    PROBE = "a few steps of a running denoise, to find out how fast the device is"
+    MEASURED = "the speed of its device is known"
+    TOO_SLOW = "its device is so slow that another one will finish it earlier"
     SUPERSEDED = "another worker finished it first"
     CLIP_ENDED = "its clip has ended"
     # reasons to be idle
