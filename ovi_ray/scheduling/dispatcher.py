@@ -5,7 +5,7 @@ the same for ten clips and for a million.
 """
 
 from ovi.stages import STAGES, Stage
-from ovi_ray.scheduling.actions import Action, RunTask, WakeAt
+from ovi_ray.scheduling.actions import Action, Cancel, RunTask, WakeAt
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.idle_workers import GroupKey, IdleWorkers
 from ovi_ray.scheduling.job_state import JobState
@@ -50,6 +50,8 @@ class Dispatcher:
         self._idle = IdleWorkers(pool)
         self._wait_reason = Reason.NOTHING_READY
         self._recheck_at = float("-inf")
+        self._found_slow: set[int] = set()
+        """Device classes whose first denoise takes longer than expected."""
 
     # --- workers become idle, busy or unavailable
 
@@ -78,10 +80,17 @@ class Dispatcher:
         if self._pool.apply_memory_limits():
             self._replanner.membership_changed()
 
-    def speed_learned(self) -> None:
-        """A class was measured at a stage for the first time."""
-        self._replanner.request()
-        self._replanner.is_surprised = True
+    def speed_learned(self, worker: WorkerState, ratio: float) -> None:
+        """A class takes so many times longer for a denoise than was expected before the first one was timed."""
+        if abs(ratio - 1) > self._config.surprise:
+            self._replanner.request()
+        if ratio > 1 + self._config.surprise:
+            self._found_slow.add(worker.device_class)
+
+    @property
+    def has_found_slow(self) -> bool:
+        """Whether denoises may have to be begun elsewhere."""
+        return bool(self._found_slow)
 
     def worker_unavailable(self, worker: WorkerState) -> None:
         """A worker is lost. Its task, if any, has ended."""
@@ -263,12 +272,20 @@ class Dispatcher:
             self._speculation.is_probe(worker)
         return actions
 
-    def stop_hopeless(self, now: float) -> list[Action]:
-        """Stop denoises that the others would do earlier, besides all that is planned."""
-        allocation = self._replanner.allocation
-        after_s = sum(allocation.fastest_s.get((stage, 0), 0.0) for stage in (Stage.DENOISE, Stage.DECODE))
-        end_s = self._replanner.planned_at + allocation.preferences.target_s + after_s
-        return list(self._speculation.hopeless(end_s))
+    def stop_slow(self, now: float) -> list[Action]:
+        """Stop the denoises of a class that turned out to be slow, if the job ends sooner when they are begun elsewhere."""
+        classes, self._found_slow = self._found_slow, set()
+        actions: list[Action] = []
+        for device_class in classes:
+            workers = self._speculation.to_begin_elsewhere(device_class)
+            kinds = [worker.kind for worker in workers]
+            if workers and self._replanner.ends_sooner_without({w.number for w in workers}, kinds, now):
+                actions += [
+                    Cancel(worker=w.name, task=w.running.task, reason=Reason.TOO_SLOW)
+                    for w in workers
+                    if w.running is not None
+                ]
+        return actions
 
     def _copy(self, original: WorkerState, worker: WorkerState, reason: Reason, now: float) -> RunTask:
         assert original.running is not None

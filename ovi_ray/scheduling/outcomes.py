@@ -63,7 +63,7 @@ class TaskOutcomes:
         if worker is None or not _runs(worker, task):
             return []
         if not self._pool.costs.is_measured(worker.device_class, task.stage):
-            self._dispatcher.speed_learned()
+            self._dispatcher.speed_learned(worker, event.seconds / worker.work_s)
         self._pool.learn(worker, task.stage, event.seconds)
         return list(self._speculation.timed(worker))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -27,8 +28,6 @@ class Replanner:
         """[kinds] whether each stage of a kind fits on a worker in service."""
         self.denoisers = 0
         """Workers in service that can denoise."""
-        self.is_surprised = False
-        """A speed was learned that may change the plan at once."""
         self._due = True
         self._changes = 0  # tasks started or ended since the last allocation
         self._ends = 0
@@ -78,6 +77,21 @@ class Replanner:
         if self._due or self._changes > self._config.replan_share * left:
             self.allocation = self._policy.allocate(self._cluster(now), None if self._due else self._preferences(now))
             self.planned_at, self._due, self._changes = now, False, 0
+
+    def ends_sooner_without(self, numbers: Set[int], kinds: Sequence[int], now: float) -> bool:
+        """Whether the job should end sooner if workers stopped denoises of these kinds, which would then be begun anew."""
+        cluster = self._cluster(now)
+        amounts, stopped = cluster.amounts.copy(), np.isin(cluster.numbers, list(numbers))
+        for kind in kinds:
+            amounts[cluster.work_types.index((Stage.DENOISE, kind))] += 1
+        without = dataclasses.replace(
+            cluster,
+            amounts=amounts,
+            available_s=np.where(stopped, 0.0, cluster.available_s),
+            running=[None if stop else task for task, stop in zip(cluster.running, stopped.tolist(), strict=True)],
+        )
+        end_s, end_without_s = (self._policy.allocate(c).makespan_s for c in (cluster, without))
+        return end_without_s < self._config.much_sooner * end_s
 
     def _preferences(self, now: float) -> Preferences:
         """Those in force, with the target as seen from now."""

@@ -154,13 +154,12 @@ class Scheduler:
 
     def _plan(self) -> list[Action]:
         """Admit clips and renew the allocation, when there is a worker to give work to."""
-        if not self._dispatcher.has_idle_workers and not self._replanner.is_surprised:
+        if not self._dispatcher.has_idle_workers and not self._dispatcher.has_found_slow:
             return []
         self._replanner.refresh_placeable()
         actions = self._admission.admit()
-        is_surprised, self._replanner.is_surprised = self._replanner.is_surprised, False
         self._replanner.replan_if_due(self._now)
-        return actions + (self._dispatcher.stop_hopeless(self._now) if is_surprised else [])
+        return actions + self._dispatcher.stop_slow(self._now)
 
     # --- when nothing runs although clips are left
 

@@ -132,21 +132,13 @@ class SpeculativeExecution:
             if self._pool.fits(worker, Stage.DENOISE, other.kind) and len(self._runners_of(other)) == 1
         ]
 
-    def hopeless(self, end_s: float) -> list[Cancel]:
-        """Stop the denoises that should end after `end_s`, by when they could be done elsewhere, while others are left."""
+    def to_begin_elsewhere(self, device_class: int) -> list[WorkerState]:
+        """The workers of a class whose denoises may be stopped while others are left: those that alone run theirs."""
         totals = self._job.totals
         if not self._config.enabled or not sum(totals[state] for state in _NOT_DENOISED):
             return []
-        return [
-            Cancel(worker=worker.name, task=worker.running.task, reason=Reason.TOO_SLOW)
-            for worker in self._to_stop(end_s)
-            if worker.running is not None
-        ]
-
-    def _to_stop(self, end_s: float) -> list[WorkerState]:
-        every = set(range(len(self._job.workload.kinds)))
-        found = [o.worker for o in self._originals(every, -math.inf)]
-        return [w for w in found if w.expected_end_s > end_s and len(self._runners_of(w)) == 1]
+        found = [o.worker for o in self._originals(set(range(len(self._job.workload.kinds))), -math.inf)]
+        return [w for w in found if w.device_class == device_class and len(self._runners_of(w)) == 1]
 
     def timed(self, worker: WorkerState) -> list[Cancel]:
         """A worker's pace is known: a copy that was to find it out is stopped, unless it overtakes the original."""
