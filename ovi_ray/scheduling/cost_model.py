@@ -62,6 +62,7 @@ class CostModel:
         self._worker_corrections: dict[int, _Correction] = {}
         self._outlier_signs: dict[int, int] = {}  # worker -> direction of its last measurement if that was clipped
         self._measured_stages: set[Stage] = set()
+        self._is_off = False  # a task took far less or far more than expected
         self._load_factor: list[float] = []
         self._loads_measured: set[int] = set()
         self._load_priors: dict[tuple[int, frozenset[Component]], float] = {}
@@ -139,6 +140,16 @@ class CostModel:
         means = [by_stage[stage].mean for by_stage in self._stage_corrections if by_stage[stage].is_measured]
         return self.config.unmeasured_doubt * max([1.0, *factors, math.exp(sum(means) / max(1, len(means)))])
 
+    def hope(self, device_class: int, stage: Stage) -> float:
+        """The factor by which a denoise may be faster than expected on a class, whose first steps will tell.
+
+        There is hope while the class has not been measured, and others have turned out to differ from what was declared.
+        """
+        corrections = self._stage_corrections[self._learns_as[device_class]]
+        if stage is not Stage.DENOISE or corrections[stage].is_measured or not self._is_off:
+            return 1.0
+        return self.config.unmeasured_doubt
+
     # --- learning
 
     def observe_load(self, device_class: int, expected: float, seconds: float) -> None:
@@ -164,6 +175,7 @@ class CostModel:
         if not self.config.learn or seconds <= 0 or expected <= 0:
             return
         self._measured_stages.add(stage)
+        self._is_off = self._is_off or not 1 / _AS_EXPECTED < seconds / expected < _AS_EXPECTED
         corrections = self._corrections(device_class, worker, stage, 0 if STAGES[stage].batched else kind)
         for correction in corrections:
             correction.variance += correction.drift

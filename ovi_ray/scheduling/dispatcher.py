@@ -84,8 +84,7 @@ class Dispatcher:
         """A class takes so many times longer for a denoise than was expected before the first one was timed."""
         if abs(ratio - 1) > self._config.surprise:
             self._replanner.request()
-        if ratio > 1 + self._config.surprise:
-            self._found_slow.add(worker.device_class)
+        self._found_slow.add(worker.device_class)
 
     @property
     def has_found_slow(self) -> bool:
@@ -180,7 +179,8 @@ class Dispatcher:
         waiting, units = self._ready.tasks_and_units(worker, task)
         work_s = self._pool.work_seconds(worker, stage, kind, units)
         swap_s = self._pool.swap_seconds(worker, stage, kind)
-        doubt = self._pool.costs.doubt(worker.device_class, stage)
+        costs = self._pool.costs
+        doubt, hope = costs.doubt(worker.device_class, stage), costs.hope(worker.device_class, stage)
         return Candidate(
             worker.number,
             worker.device_class,
@@ -193,6 +193,7 @@ class Dispatcher:
             task.urgent,
             task.begun,
             doubt,
+            hope,
         )
 
     # --- starting a task
@@ -279,7 +280,7 @@ class Dispatcher:
         for device_class in classes:
             workers = self._speculation.to_begin_elsewhere(device_class)
             kinds = [worker.kind for worker in workers]
-            if workers and self._replanner.ends_sooner_without({w.number for w in workers}, kinds, now):
+            if workers and self._replanner.replan_without({w.number for w in workers}, kinds, now):
                 actions += [
                     Cancel(worker=w.name, task=w.running.task, reason=Reason.TOO_SLOW)
                     for w in workers

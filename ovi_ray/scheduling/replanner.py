@@ -78,8 +78,8 @@ class Replanner:
             self.allocation = self._policy.allocate(self._cluster(now), None if self._due else self._preferences(now))
             self.planned_at, self._due, self._changes = now, False, 0
 
-    def ends_sooner_without(self, numbers: Set[int], kinds: Sequence[int], now: float) -> bool:
-        """Whether the job should end sooner if workers stopped denoises of these kinds, which would then be begun anew."""
+    def replan_without(self, numbers: Set[int], kinds: Sequence[int], now: float) -> bool:
+        """Make a plan in which workers stop denoises of these kinds, which are begun anew, if the job ends sooner by it."""
         cluster = self._cluster(now)
         amounts, stopped = cluster.amounts.copy(), np.isin(cluster.numbers, list(numbers))
         for kind in kinds:
@@ -90,8 +90,11 @@ class Replanner:
             available_s=np.where(stopped, 0.0, cluster.available_s),
             running=[None if stop else task for task, stop in zip(cluster.running, stopped.tolist(), strict=True)],
         )
-        end_s, end_without_s = (self._policy.allocate(c).makespan_s for c in (cluster, without))
-        return end_without_s < self._config.much_sooner * end_s
+        allocation = self._policy.allocate(without)
+        if allocation.makespan_s >= self._config.much_sooner * self._policy.allocate(cluster).makespan_s:
+            return False
+        self.allocation, self.planned_at, self._changes = allocation, now, 0
+        return True
 
     def _preferences(self, now: float) -> Preferences:
         """Those in force, with the target as seen from now."""

@@ -17,6 +17,7 @@ class Reason(StrEnum):
     LAST_RESORT = "no better device is expected"
     PRELOAD = "its weights are loaded while the first texts are encoded"
     SPECULATIVE_COPY = "speculative copy of a late task; the first result is used"
+    TRIED = "declared speeds are wrong, and the device may be faster than its own"
     PROBE = "a few steps of a running denoise, to find out how fast the device is"
     MEASURED = "the speed of its device is known"
     TOO_SLOW = "its device is so slow that another one will finish it earlier"

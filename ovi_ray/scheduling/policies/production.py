@@ -89,6 +89,8 @@ class Production:
         ranked = sorted(snapshot.candidates, key=lambda c: self._rank(c, snapshot, allocation))
         reason = Reason.NOTHING_READY
         for c in ranked:
+            if self._is_worth_a_try(c, snapshot, allocation):
+                return Decision(candidate=c, reason=Reason.TRIED)
             if self._is_poor(c, allocation):
                 reason = Reason.BETTER_WORK_SOON
             elif self._is_for_others(c, snapshot, allocation):
@@ -102,6 +104,13 @@ class Production:
             return False
         advantage = allocation.advantage.get((c.device_class, c.stage, c.kind), NO_ADVANTAGE_KNOWN)
         return self.rules.is_poor(advantage, c.work_s, allocation.preferences, allocation.wait_s)
+
+    def _is_worth_a_try(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
+        """Whether a task would be in time if the device were as fast as it may be."""
+        if c.hope == 1.0:
+            return False
+        after_s = allocation.fastest_s.get((Stage.DECODE, c.kind), 0.0)
+        return snapshot.since_plan_s + c.swap_s + c.work_s / c.hope + after_s <= allocation.preferences.target_s
 
     def _is_for_others(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
         """Whether a task ends too late here, and other devices would end all such tasks earlier.
