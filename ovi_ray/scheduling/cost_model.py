@@ -19,6 +19,10 @@ from ovi_ray.scheduling.workload import ClipKind
 _AS_EXPECTED = 1.2  # times longer or shorter than expected that is no surprise
 
 
+def _is_off(factor: float) -> bool:
+    return max(factor, 1 / factor) >= _AS_EXPECTED
+
+
 class _Correction:
     """Log of measured over expected seconds, with its variance: a scalar Kalman filter."""
 
@@ -62,7 +66,7 @@ class CostModel:
         self._worker_corrections: dict[int, _Correction] = {}
         self._outlier_signs: dict[int, int] = {}  # worker -> direction of its last measurement if that was clipped
         self._measured_stages: set[Stage] = set()
-        self._is_off = False  # a task took far less or far more than expected
+        self._is_off = False  # some class turned out to differ from what was declared
         self._load_factor: list[float] = []
         self._loads_measured: set[int] = set()
         self._load_priors: dict[tuple[int, frozenset[Component]], float] = {}
@@ -135,7 +139,7 @@ class CostModel:
             return 1.0
         corrections = self._stage_corrections[self._learns_as[device_class]]
         factors = [correction.factor for correction in corrections.values() if correction.is_measured]
-        if corrections[stage].is_measured or (factors and max(max(f, 1 / f) for f in factors) < _AS_EXPECTED):
+        if corrections[stage].is_measured or (factors and not any(map(_is_off, factors))):
             return 1.0
         means = [by_stage[stage].mean for by_stage in self._stage_corrections if by_stage[stage].is_measured]
         return self.config.unmeasured_doubt * max([1.0, *factors, math.exp(sum(means) / max(1, len(means)))])
@@ -149,6 +153,14 @@ class CostModel:
         if stage is not Stage.DENOISE or corrections[stage].is_measured or not self._is_off:
             return 1.0
         return self.config.unmeasured_doubt
+
+    def is_doubtful(self, device_class: int, stage: Stage) -> bool:
+        """Whether a stage is worth a measurement: the class has none, and what was declared of it or others was wrong."""
+        corrections = self._stage_corrections[self._learns_as[device_class]]
+        if corrections[stage].is_measured or not self._is_off:
+            return False
+        factors = [correction.factor for correction in corrections.values() if correction.is_measured]
+        return not factors or any(map(_is_off, factors))
 
     # --- learning
 
@@ -175,7 +187,6 @@ class CostModel:
         if not self.config.learn or seconds <= 0 or expected <= 0:
             return
         self._measured_stages.add(stage)
-        self._is_off = self._is_off or not 1 / _AS_EXPECTED < seconds / expected < _AS_EXPECTED
         corrections = self._corrections(device_class, worker, stage, 0 if STAGES[stage].batched else kind)
         for correction in corrections:
             correction.variance += correction.drift
@@ -184,6 +195,7 @@ class CostModel:
         total_variance = self._total_variance(corrections)
         for correction in corrections:
             correction.update(residual, total_variance)
+        self._is_off = self._is_off or _is_off(corrections[0].factor)
 
     def _corrections(
         self, device_class: int, worker: int, stage: Stage, kind: int

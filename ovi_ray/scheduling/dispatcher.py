@@ -194,7 +194,14 @@ class Dispatcher:
             task.begun,
             doubt,
             hope,
+            self._measures(worker, stage),
         )
+
+    def _measures(self, worker: WorkerState, stage: Stage) -> bool:
+        """Whether a decode on a worker would measure its class, for which none like it does so already."""
+        if stage is not Stage.DECODE or not self._pool.costs.is_doubtful(worker.device_class, stage):
+            return False
+        return not any(w.device_class == worker.device_class and w.runs(stage) for w in self._pool.workers.values())
 
     # --- starting a task
 
