@@ -137,6 +137,9 @@ class CostModel:
         """
         if STAGES[stage].output is not None or stage not in self._measured_stages:
             return 1.0
+        return self._doubt(device_class, stage)
+
+    def _doubt(self, device_class: int, stage: Stage) -> float:
         corrections = self._stage_corrections[self._learns_as[device_class]]
         factors = [correction.factor for correction in corrections.values() if correction.is_measured]
         if corrections[stage].is_measured or (factors and not any(map(_is_off, factors))):
@@ -154,13 +157,9 @@ class CostModel:
             return 1.0
         return self.config.unmeasured_doubt
 
-    def is_doubtful(self, device_class: int, stage: Stage) -> bool:
-        """Whether a stage is worth a measurement: the class has none, and what was declared of it or others was wrong."""
-        corrections = self._stage_corrections[self._learns_as[device_class]]
-        if corrections[stage].is_measured or not self._is_off:
-            return False
-        factors = [correction.factor for correction in corrections.values() if correction.is_measured]
-        return not factors or any(map(_is_off, factors))
+    def doubt_of_declared(self, device_class: int, stage: Stage) -> float:
+        """As `doubt`, from when anything that was declared turns out to be wrong, at whichever stage."""
+        return self._doubt(device_class, stage) if self._is_off else 1.0
 
     # --- learning
 

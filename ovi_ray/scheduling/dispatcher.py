@@ -194,14 +194,22 @@ class Dispatcher:
             task.begun,
             doubt,
             hope,
-            self._measures(worker, stage),
+            self._measured_doubt(worker, stage),
         )
 
-    def _measures(self, worker: WorkerState, stage: Stage) -> bool:
-        """Whether a decode on a worker would measure its class, for which none like it does so already."""
-        if stage is not Stage.DECODE or not self._pool.costs.is_doubtful(worker.device_class, stage):
-            return False
-        return not any(w.device_class == worker.device_class and w.runs(stage) for w in self._pool.workers.values())
+    def _measured_doubt(self, worker: WorkerState, stage: Stage) -> float:
+        """Of a decode that would measure the worker's class, which none like it does already; else 1.
+
+        What it tells is of use only while more clips are left than workers.
+        """
+        if stage is not Stage.DECODE or self._job.workload.clips - self._job.ended <= len(self._pool.workers):
+            return 1.0
+        doubt = self._pool.costs.doubt_of_declared(worker.device_class, stage)
+        if doubt > 1.0 and any(
+            w.device_class == worker.device_class and w.runs(stage) for w in self._pool.workers.values()
+        ):
+            return 1.0
+        return doubt
 
     # --- starting a task
 

@@ -43,8 +43,8 @@ class Candidate(NamedTuple):
     """The factor by which the work may take longer, as far as is known."""
     hope: float = 1.0
     """The factor by which it may be faster; it can be stopped when it is not."""
-    measures: bool = False
-    """What was declared is doubtful, and this would be the first measurement."""
+    measured_doubt: float = 1.0
+    """Above 1, it is the first measurement of a device that was declared wrongly: the factor by which it may take longer."""
 
 
 class IdleWorker(NamedTuple):

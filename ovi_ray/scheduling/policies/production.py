@@ -111,8 +111,10 @@ class Production:
 
     def _is_measurement(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
         """Whether a task tells what a doubtful device is worth, for a small part of its time."""
+        if c.measured_doubt == 1.0:
+            return False
         left_s = allocation.preferences.target_s - snapshot.since_plan_s
-        return c.measures and c.swap_s + c.work_s <= self.measurement_share * left_s
+        return c.swap_s + c.work_s <= self.measurement_share * left_s and c.work_s * c.measured_doubt <= left_s
 
     def _is_worth_a_try(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
         """Whether a task would be in time if the device were as fast as it may be."""
@@ -148,7 +150,7 @@ class Production:
         length_s = allocation.fastest_s.get((c.stage, c.kind), 0.0)
         by_use = order(allocation.preferences, use, length_s, c.swap_s + c.work_s)
         scarce = c.begun if c.urgent else 0.0  # a clip needs all of its inputs
-        return not c.urgent, not c.measures, scarce, *by_use, STAGES[c.stage].order, c.kind, c.worker
+        return not c.urgent, c.measured_doubt == 1.0, scarce, *by_use, STAGES[c.stage].order, c.kind, c.worker
 
 
 def _reason(best: Candidate, snapshot: Snapshot, *, only: bool) -> Reason:
