@@ -115,7 +115,7 @@ class Dispatcher:
         """Give idle workers what the policy chooses for them, then preloads and speculative copies."""
         if not self._idle:
             return []
-        return [*self._assign(now), *self._preload(now), *self._probe(now), *self._speculate(now)]
+        return [*self._assign(now), *self._preload(now), *self._speculate(now)]
 
     def _assign(self, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -277,15 +277,7 @@ class Dispatcher:
             actions += speculation.wakes
             if speculation.copy_on is None or speculation.original is None:
                 break
-            actions.append(self._copy(speculation.original, speculation.copy_on, Reason.SPECULATIVE_COPY, now))
-        return actions
-
-    def _probe(self, now: float) -> list[Action]:
-        actions: list[Action] = []
-        while self._idle and (pair := self._speculation.propose_probe(now, self._replanner.eta(now) or 0.0)):
-            original, worker = pair
-            actions.append(self._copy(original, worker, Reason.PROBE, now))
-            self._speculation.is_probe(worker)
+            actions.append(self._copy(speculation.original, speculation.copy_on, now))
         return actions
 
     def stop_slow(self, now: float) -> list[Action]:
@@ -303,12 +295,12 @@ class Dispatcher:
                 ]
         return actions
 
-    def _copy(self, original: WorkerState, worker: WorkerState, reason: Reason, now: float) -> RunTask:
+    def _copy(self, original: WorkerState, worker: WorkerState, now: float) -> RunTask:
         assert original.running is not None
         task = original.running.task
         runners = self._speculation.started((task.stage, task.items[0]), original, worker)
         copy = self._task(task.stage, task.items, attempt=task.attempt + runners)
-        run = self._run(worker, copy, self._job.kind_of(task.items[0]), reason, now)
+        run = self._run(worker, copy, self._job.kind_of(task.items[0]), Reason.SPECULATIVE_COPY, now)
         self._speculation.expect_first_end(worker)
         return run
 

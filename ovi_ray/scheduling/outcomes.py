@@ -57,15 +57,14 @@ class TaskOutcomes:
         self._dispatcher.task_ended(worker)
         worker.writing.append(task)
 
-    def steps_timed(self, event: StepsTimed, now: float) -> list[Action]:
+    def steps_timed(self, event: StepsTimed) -> None:
         """Learn the pace of a denoise, and plan anew if nothing was known of the device class."""
         worker, task = self._pool.find(event.worker), event.task
         if worker is None or not _runs(worker, task):
-            return []
+            return
         if not self._pool.costs.is_measured(worker.device_class, task.stage):
             self._dispatcher.speed_learned(worker, event.seconds / worker.work_s)
         self._pool.learn(worker, task.stage, event.seconds)
-        return list(self._speculation.timed(worker))
 
     def succeeded(self, event: TaskDone, now: float) -> list[Action]:
         """Learn its times, close the breaker if it was a probe, and complete its items."""

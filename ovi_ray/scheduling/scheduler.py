@@ -133,7 +133,7 @@ class Scheduler:
             case DeviceFree():
                 self._outcomes.device_free(event)
             case StepsTimed():
-                return self._outcomes.steps_timed(event, self._now)
+                self._outcomes.steps_timed(event)
             case TaskDone():
                 return self._outcomes.succeeded(event, self._now)
             case TaskFailed():

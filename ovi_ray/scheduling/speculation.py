@@ -56,8 +56,6 @@ class SpeculativeExecution:
         self._config = config
         self._runners: dict[Item, list[int]] = {}
         """Item that was copied -> workers that still run it, the first one first."""
-        self._probes: set[int] = set()
-        """Workers that run a copy to be measured."""
 
     # --- queries
 
@@ -93,45 +91,6 @@ class SpeculativeExecution:
                 wakes.append(WakeAt(time=original.late_s))
         return Speculation(wakes=tuple(wakes))
 
-    def propose_probe(self, now: float, eta_s: float) -> tuple[WorkerState, WorkerState] | None:
-        """An original, and an idle worker that runs a copy of it until its first steps are timed; None without one.
-
-        While clips are left to denoise, a device that seems too slow for them might not be: declared speeds can be wrong. It
-        is probed if it would be of use, were it as many times faster as is doubted. One of each class suffices.
-        """
-        totals = self._job.totals
-        if not self._config.enabled or not sum(totals[state] for state in _NOT_DENOISED):
-            return None
-        arrays, doubt = self._pool.arrays, self._pool.costs.config.unmeasured_doubt
-        is_idle, classes = arrays.idle(), arrays.classes()
-        for device_class in np.unique(classes[is_idle]).tolist():
-            if not self._pool.capabilities.can_denoise(device_class) or self._is_measured(device_class):
-                continue
-            worker = self._pool.workers[int(arrays.numbers()[is_idle & (classes == device_class)][0])]
-            if self._is_being_measured(worker):
-                continue
-            for original in self._to_probe_with(worker):
-                work_s = self._pool.work_seconds(worker, Stage.DENOISE, original.kind)
-                swap_s = self._pool.swap_seconds(worker, Stage.DENOISE, original.kind)
-                if swap_s + work_s / doubt <= eta_s and now + swap_s < original.expected_end_s:
-                    return original, worker
-        return None
-
-    def _is_being_measured(self, worker: WorkerState) -> bool:
-        """Whether a device like the worker's runs a denoise, or loads what it needs for one."""
-        return any(
-            other.profile == worker.profile and other.runs(Stage.DENOISE) for other in self._pool.workers.values()
-        )
-
-    def _to_probe_with(self, worker: WorkerState) -> list[WorkerState]:
-        """The workers that run a denoise of which a worker may run a copy; the one that has longest to go first."""
-        found = [o.worker for o in self._originals(set(range(len(self._job.workload.kinds))), -math.inf)]
-        return [
-            other
-            for other in found
-            if self._pool.fits(worker, Stage.DENOISE, other.kind) and len(self._runners_of(other)) == 1
-        ]
-
     def to_begin_elsewhere(self, device_class: int) -> list[WorkerState]:
         """The workers of a class whose denoises may be stopped while others are left: those that alone run theirs."""
         totals = self._job.totals
@@ -139,18 +98,6 @@ class SpeculativeExecution:
             return []
         found = [o.worker for o in self._originals(set(range(len(self._job.workload.kinds))), -math.inf)]
         return [w for w in found if w.device_class == device_class and len(self._runners_of(w)) == 1]
-
-    def timed(self, worker: WorkerState) -> list[Cancel]:
-        """A worker's pace is known: a copy that was to find it out is stopped, unless it overtakes the original."""
-        run = worker.running
-        if worker.number not in self._probes or run is None:
-            return []
-        self._probes.discard(worker.number)
-        self.expect_first_end(worker)
-        ends_s = [self._pool.workers[number].expected_end_s for number in self._runners_of(worker)]
-        if worker.expected_end_s <= min(ends_s):
-            return []
-        return [Cancel(worker=worker.name, task=run.task, reason=Reason.MEASURED)]
 
     def _originals(self, kinds: Set[int], now: float) -> list[_Original]:
         """The denoises of kinds whose results are awaited, each on the worker that should end it first; latest first.
@@ -212,10 +159,6 @@ class SpeculativeExecution:
         runners.append(copy.number)
         return len(runners) - 1
 
-    def is_probe(self, worker: WorkerState) -> None:
-        """A copy has begun whose end does not matter."""
-        self._probes.add(worker.number)
-
     def expect_first_end(self, copy: WorkerState) -> None:
         """A copy has begun: whoever runs the item is free when the first of them ends."""
         workers = [self._pool.workers[number] for number in self._runners_of(copy)]
@@ -226,7 +169,6 @@ class SpeculativeExecution:
     def ended(self, worker: WorkerState) -> None:
         """A worker's task has ended in any way; called while `running` still says which."""
         run = worker.running
-        self._probes.discard(worker.number)
         if run is None or not self._runners or not run.task.items:
             return
         item = (run.task.stage, run.task.items[0])

@@ -19,8 +19,6 @@ class Reason(StrEnum):
     SPECULATIVE_COPY = "speculative copy of a late task; the first result is used"
     TRIED = "declared speeds are wrong, and the device may be faster than its own"
     MEASUREMENT = "declared speeds are wrong, and it tells what the device is worth"
-    PROBE = "a few steps of a running denoise, to find out how fast the device is"
-    MEASURED = "the speed of its device is known"
     TOO_SLOW = "its device is so slow that another one will finish it earlier"
     SUPERSEDED = "another worker finished it first"
     CLIP_ENDED = "its clip has ended"

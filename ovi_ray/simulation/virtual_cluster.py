@@ -31,7 +31,7 @@ from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
 from ovi_ray.scheduling.workload import Workload
 
-_TIMED_STEPS = 2
+_TIMED_STEPS = 3  # of the first denoise of a device, after which its pace is known
 _FAULTY_TASK_S = 1.0  # after which a task on a faulty device fails
 
 
@@ -255,7 +255,7 @@ class VirtualCluster:
         self._count(device, action, now, load, end)
 
     def _time_steps(self, device: _Device, action: RunTask, kind: int | None, begin: float, seconds: float) -> None:
-        """The first denoise of a device tells its pace after two steps, as a worker's heartbeat does."""
+        """The first denoise of a device tells its pace after a few steps, as a worker's heartbeat does."""
         if kind is None:
             return
         share = _TIMED_STEPS / self.workload.kinds[kind].sample_steps
