@@ -63,7 +63,7 @@ WRITES = "writes"
 
 
 class FakeExecutor:
-    """Ends every task at once, as `script(worker, task, tries)` says: Fails, DIES, HANGS, GOES_ON or WRITES; None is success."""
+    """Ends every task at once, as `script(worker, task, tries)` says: Fails, DIES, HANGS, GOES_ON or WRITES; None succeeds."""
 
     def __init__(self, workers=("w0",), script=None, *, replaces=False, clock=None, max_failures=None):
         self.clock = clock or FakeClock()
