@@ -147,7 +147,7 @@ class CostModel:
         means = [by_stage[stage].mean for by_stage in self._stage_corrections if by_stage[stage].is_measured]
         return self.config.unmeasured_doubt * max([1.0, *factors, math.exp(sum(means) / max(1, len(means)))])
 
-    def hope(self, device_class: int, stage: Stage) -> float:
+    def hope(self, device_class: int, stage: Stage, kind: int) -> float:
         """The factor by which a denoise may be faster than expected on a class, whose first steps will tell.
 
         There is hope while the class has not been measured, and others have turned out to differ from what was declared.
@@ -155,7 +155,7 @@ class CostModel:
         corrections = self._stage_corrections[self._learns_as[device_class]]
         if stage is not Stage.DENOISE or corrections[stage].is_measured or not self._is_off:
             return 1.0
-        return self.config.unmeasured_doubt
+        return self.config.unmeasured_doubt if self.kinds[kind].tells_its_pace else 1.0
 
     def doubt_of_declared(self, device_class: int, stage: Stage) -> float:
         """As `doubt`, from when anything that was declared turns out to be wrong, at whichever stage."""

@@ -50,8 +50,8 @@ class Dispatcher:
         self._idle = IdleWorkers(pool)
         self._wait_reason = Reason.NOTHING_READY
         self._recheck_at = float("-inf")
-        self._found_slow: set[int] = set()
-        """Device classes whose first denoise takes longer than expected."""
+        self._newly_timed: set[int] = set()
+        """Device classes of which the first denoise was timed just now."""
 
     # --- workers become idle, busy or unavailable
 
@@ -84,12 +84,12 @@ class Dispatcher:
         """A class takes so many times longer for a denoise than was expected before the first one was timed."""
         if abs(ratio - 1) > self._config.surprise:
             self._replanner.request()
-        self._found_slow.add(worker.device_class)
+        self._newly_timed.add(worker.device_class)
 
     @property
-    def has_found_slow(self) -> bool:
+    def has_newly_timed(self) -> bool:
         """Whether denoises may have to be begun elsewhere."""
-        return bool(self._found_slow)
+        return bool(self._newly_timed)
 
     def worker_unavailable(self, worker: WorkerState) -> None:
         """A worker is lost. Its task, if any, has ended."""
@@ -179,8 +179,8 @@ class Dispatcher:
         waiting, units = self._ready.tasks_and_units(worker, task)
         work_s = self._pool.work_seconds(worker, stage, kind, units)
         swap_s = self._pool.swap_seconds(worker, stage, kind)
-        costs = self._pool.costs
-        doubt, hope = costs.doubt(worker.device_class, stage), costs.hope(worker.device_class, stage)
+        costs, may_stop = self._pool.costs, self._config.speculation.enabled
+        doubt, hope = costs.doubt(worker.device_class, stage), costs.hope(worker.device_class, stage, kind)
         return Candidate(
             worker.number,
             worker.device_class,
@@ -193,7 +193,7 @@ class Dispatcher:
             task.urgent,
             task.begun,
             doubt,
-            hope,
+            hope if may_stop else 1.0,
             self._measured_doubt(worker, stage),
         )
 
@@ -282,7 +282,7 @@ class Dispatcher:
 
     def stop_slow(self, now: float) -> list[Action]:
         """Stop the denoises of a class that turned out to be slow, if the job ends sooner when they are begun elsewhere."""
-        classes, self._found_slow = self._found_slow, set()
+        classes, self._newly_timed = sorted(self._newly_timed), set()
         actions: list[Action] = []
         for device_class in classes:
             workers = self._speculation.to_begin_elsewhere(device_class)

@@ -80,6 +80,8 @@ class Replanner:
 
     def replan_without(self, numbers: Set[int], kinds: Sequence[int], now: float) -> bool:
         """Make a plan in which workers stop denoises of these kinds, which are begun anew, if the job ends sooner by it."""
+        if not all(self.placeable[kind] for kind in kinds):
+            return False
         cluster = self._cluster(now)
         amounts, stopped = cluster.amounts.copy(), np.isin(cluster.numbers, list(numbers))
         for kind in kinds:

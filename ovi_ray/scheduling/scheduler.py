@@ -154,7 +154,7 @@ class Scheduler:
 
     def _plan(self) -> list[Action]:
         """Admit clips and renew the allocation, when there is a worker to give work to."""
-        if not self._dispatcher.has_idle_workers and not self._dispatcher.has_found_slow:
+        if not self._dispatcher.has_idle_workers and not self._dispatcher.has_newly_timed:
             return []
         self._replanner.refresh_placeable()
         actions = self._admission.admit()

@@ -256,13 +256,12 @@ class VirtualCluster:
 
     def _time_steps(self, device: _Device, action: RunTask, kind: int | None, begin: float, seconds: float) -> None:
         """The first denoise of a device tells its pace after a few steps, as a worker's heartbeat does."""
-        if kind is None:
+        if kind is None or not self.workload.kinds[kind].tells_its_pace:
             return
         share = _TIMED_STEPS / self.workload.kinds[kind].sample_steps
-        if share < 1:
-            timed_at = device.spec.work_ends(begin, share * seconds)
-            pace = StepsTimed(worker=action.worker, task=action.task, seconds=(timed_at - begin) / share)
-            self._push(timed_at, action.worker, device.token, pace)
+        timed_at = device.spec.work_ends(begin, share * seconds)
+        pace = StepsTimed(worker=action.worker, task=action.task, seconds=(timed_at - begin) / share)
+        self._push(timed_at, action.worker, device.token, pace)
 
     def _count(self, device: _Device, action: RunTask, now: float, load: float, end: float) -> None:
         tally, name = self.tally, device.spec.profile.name

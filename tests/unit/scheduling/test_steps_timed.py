@@ -88,3 +88,14 @@ def test_once_a_declaration_was_wrong_a_device_that_seems_too_slow_is_tried():
     assert spans(tried, "doubted", Stage.DENOISE)[0].start_s < TRUE_DENOISE_S / 2
     believed = simulate(few, [*virtual("fast", 4, BIG, BIG), *virtual("slow", 4, times(BIG, denoise=0.1), BIG)])
     assert tried.makespan_s < believed.makespan_s
+
+
+def test_nothing_is_tried_that_could_not_be_stopped():
+    few = make_workload(8)
+    devices = [
+        *virtual("fast", 4, times(BIG, denoise=2.0), BIG),
+        *virtual("doubted", 4, times(BIG, denoise=0.4), times(BIG, denoise=0.01)),
+    ]
+    config = SchedulerConfig(speculation=SpeculationConfig(enabled=False))
+    outcome = simulate(few, devices, scheduler=Scheduler(few, config=config), keep_spans=True)
+    assert spans(outcome, "doubted", Stage.DENOISE) == []
