@@ -51,7 +51,7 @@ class Dispatcher:
         self._wait_reason = Reason.NOTHING_READY
         self._recheck_at = float("-inf")
         self._newly_timed: set[int] = set()
-        """Device classes of which the first denoise was timed just now."""
+        """Device classes whose first denoise was timed just now, and is slower than expected or was begun as a trial."""
 
     # --- workers become idle, busy or unavailable
 
@@ -80,11 +80,20 @@ class Dispatcher:
         if self._pool.apply_memory_limits():
             self._replanner.membership_changed()
 
-    def speed_learned(self, worker: WorkerState, ratio: float) -> None:
-        """A class takes so many times longer for a denoise than was expected before the first one was timed."""
-        if abs(ratio - 1) > self._config.surprise:
+    def is_news(self, worker: WorkerState, ratio: float) -> bool:
+        """Whether the plan has to change, because a denoise takes `ratio` times as long as expected, or was begun as a trial.
+
+        Its class has then been measured for the first time.
+        """
+        is_tried = worker.running is not None and worker.running.reason is Reason.TRIED
+        is_slow = ratio > 1 + self._config.surprise
+        is_first = not self._pool.costs.is_measured(worker.device_class, Stage.DENOISE)
+        if is_first and (is_tried or is_slow):
+            self._newly_timed.add(worker.device_class)
+        is_surprise = is_slow or ratio < 1 - self._config.surprise
+        if is_first and (is_tried or is_surprise):
             self._replanner.request()
-        self._newly_timed.add(worker.device_class)
+        return is_tried or is_surprise
 
     @property
     def has_newly_timed(self) -> bool:

@@ -58,13 +58,12 @@ class TaskOutcomes:
         worker.writing.append(task)
 
     def steps_timed(self, event: StepsTimed) -> None:
-        """Learn the pace of a denoise, and plan anew if nothing was known of the device class."""
+        """Learn the pace of a denoise, where it is a surprise or decides a trial; else the end of the task is soon enough."""
         worker, task = self._pool.find(event.worker), event.task
         if worker is None or not _runs(worker, task):
             return
-        if not self._pool.costs.is_measured(worker.device_class, task.stage):
-            self._dispatcher.speed_learned(worker, event.seconds / worker.work_s)
-        self._pool.learn(worker, task.stage, event.seconds)
+        if self._dispatcher.is_news(worker, event.seconds / worker.work_s):
+            self._pool.learn(worker, task.stage, event.seconds)
 
     def succeeded(self, event: TaskDone, now: float) -> list[Action]:
         """Learn its times, close the breaker if it was a probe, and complete its items."""

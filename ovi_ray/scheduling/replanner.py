@@ -56,6 +56,11 @@ class Replanner:
         self._changes += 1
         self._ends += 1
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a new allocation was asked for."""
+        return self._due
+
     # --- planning
 
     def refresh_placeable(self) -> None:

@@ -120,13 +120,19 @@ class Scheduler:
         if now < self._now:
             raise ValueError(f"time runs backwards: {now} after {self._now}")
         self._now = now
+        events = tuple(events)
         actions = [action for event in events for action in self._apply(event)]
-        if not self.done:
+        if not self.done and not self._is_as_planned(events):
             actions += self._quarantine.reinstate(now)
             actions += self._plan()
             actions += self._dispatcher.dispatch(now)
             actions += self._handle_no_progress()
         return actions
+
+    def _is_as_planned(self, events: tuple[Event, ...]) -> bool:
+        """Whether all that was learned is that devices are as fast as expected."""
+        only_timed = bool(events) and all(isinstance(event, StepsTimed) for event in events)
+        return only_timed and not self._replanner.is_due
 
     def _apply(self, event: Event) -> Iterable[Action]:
         match event:
