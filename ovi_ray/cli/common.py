@@ -121,6 +121,17 @@ def location(given: str, option: str) -> Location:
         raise InputError([problem]) from None
 
 
+@contextmanager
+def writing_to(folder: Path, option: str) -> Iterator[None]:
+    """The block writes to a folder on a disk that an option names. Raises InputError where it cannot."""
+    try:
+        yield
+    except OSError as error:
+        expected = f"a folder that can be written ({error.strerror or error})"
+        problem = Problem(file=COMMAND_LINE, field=option, value=show_path(folder), expected=expected)
+        raise InputError([problem]) from None
+
+
 def local_path(given: Path, option: str) -> Path:
     """The path on a disk that an option names. Raises InputError for a name that is not UTF-8."""
     location(str(given), option)

@@ -1,7 +1,6 @@
 """`ovi-ray jobs`, `status`, `logs`, `stop` and `wait`: look after submitted jobs, in the same words for every target."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ovi_ray.answers import answer, answers
 from ovi_ray.cli.common import command_console
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.cli.submit import exit_code_of
@@ -70,7 +70,7 @@ def jobs(
         progress = _progress_of_all(found)
     if as_json:
         pairs = zip(found, progress, strict=True)
-        typer.echo(json.dumps([{**asdict(job), "progress": progress_json(known)} for job, known in pairs]))
+        answer(json.dumps([{**asdict(job), "progress": progress_json(known)} for job, known in pairs]))
     else:
         _show(found, progress, Console())
 
@@ -125,8 +125,8 @@ def logs(
 
     with command_console(display):
         for piece in find_job(job, to=to, journal=Journal()).logs(follow=follow):
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+            answers().buffer.write(piece)
+            answers().buffer.flush()
 
 
 @with_display_options
@@ -147,7 +147,7 @@ def stop(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = F
         told = f"{job} had {before.state} already" if before.state.is_over else f"{job} was asked to stop"
         console.print(told, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps({**asdict(before), "asked_to_stop": not before.state.is_over}))
+        answer(json.dumps({**asdict(before), "asked_to_stop": not before.state.is_over}))
 
 
 @with_display_options
@@ -162,7 +162,7 @@ def wait(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = F
     with command_console(display):
         last = _last_status(job, to)
     if as_json:
-        typer.echo(json.dumps(asdict(last)))
+        answer(json.dumps(asdict(last)))
     raise typer.Exit(exit_code_of(last))
 
 

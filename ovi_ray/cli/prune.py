@@ -7,6 +7,7 @@ import typer
 from rich.prompt import Confirm
 from rich.text import Text
 
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, location
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, OutputError, Problem
@@ -54,7 +55,7 @@ def prune(
         console.print(outcome, soft_wrap=True)
     if as_json:
         removed = len(clips) if removes else 0
-        typer.echo(json.dumps({"superseded": len(clips), "bytes": clips.bytes, "removed": removed}))
+        answer(json.dumps({"superseded": len(clips), "bytes": clips.bytes, "removed": removed}))
     raise typer.Exit(ExitCode.OK)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, read_job
 from ovi_ray.cli.detach import INPUTS_CHECKED, OPTION, start_detached
 from ovi_ray.cli.dry_run import print_bad_rows, show_dry_run
@@ -27,7 +28,7 @@ from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.output.job_files import read_token
 from ovi_ray.printing import Console, counted, shell_command
-from ovi_ray.runtime.cluster_probe import check_answer
+from ovi_ray.runtime.cluster_probe import check_joinable
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
@@ -176,7 +177,7 @@ def render(
         ranges = None if rows is None else RowRanges.parse(rows)
         job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
         if job.address and not (dry_run or _is_begun(job)):  # a job that is finished needs no cluster
-            check_answer(job.address)
+            check_joinable(job.address)
         from ovi_ray.preparation import prepare, shard_of
 
         def print_message(text: str) -> None:
@@ -206,7 +207,7 @@ def render(
             notify=notify,
         )
     if as_json:
-        typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
+        answer(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
 
 
@@ -227,5 +228,5 @@ def _detach(job: JobSpec, console: Console, *, as_json: bool) -> NoReturn:
     else:
         console.print(driver.last_lines, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps({"pid": driver.pid, "log": str(driver.log), "output_dir": str(job.output_dir)}))
+        answer(json.dumps({"pid": driver.pid, "log": str(driver.log), "output_dir": str(job.output_dir)}))
     raise typer.Exit(driver.exit_code or ExitCode.OK)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, location
 from ovi_ray.cli.options import (
     KEPT_FIELDS,
@@ -87,7 +88,7 @@ def retry(
             options = {"replaces": True, "rows": ranges, "limit": limit}
             result = run_job(found.prepared, console, explain=explain, quiet=display.quiet, options=options)
     if as_json:
-        typer.echo(json.dumps({**asdict(result), "output_dir": str(folder)}))
+        answer(json.dumps({**asdict(result), "output_dir": str(folder)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
 
 

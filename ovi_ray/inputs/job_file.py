@@ -81,7 +81,8 @@ def read_yaml(path: Location, sections: Sections | None = None) -> dict[str, Giv
     if content is None:
         raise InputError([Problem(file=str(path), value="an empty file", expected=_KEYS_EXPECTED)])
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
-        raise InputError([Problem(file=str(path), value=f"a {type(content).__name__}", expected=_KEYS_EXPECTED)])
+        found = "a list" if isinstance(content, list) else f"the text {show(content)}"
+        raise InputError([Problem(file=str(path), value=found, expected=_KEYS_EXPECTED)])
     line_of, lines_in = _key_lines(node)
     folder = path.absolute().parent
     given = {}

@@ -102,6 +102,8 @@ class WorkerConfig:
     """The device's entry in the cluster profile, if the job has one."""
     host_gb: float | None = None
     """GB of host memory for inactive components; None for all of it."""
+    quality: Quality = Quality.EXACT
+    """Of the clips whose rows say nothing else; lossy ones need a little more memory."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -142,7 +144,9 @@ class Worker:
             stream_blocks=config.stream_blocks and has_own_memory,
             kernels=config.kernels,
         )
-        self._plan = plan_device(self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb)
+        self._plan = plan_device(
+            self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb, quality=config.quality
+        )
         asked = config.cpu_offload and not device.shares_host_memory
         self._offloads = asked or self._plan.mode is MemoryMode.OFFLOADED
         if config.memory_gb is not None:

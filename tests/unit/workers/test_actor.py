@@ -17,6 +17,7 @@ from ovi.errors import DenoiseStopped, InvalidImage, NonFiniteError
 from ovi.media.probe import probe
 from ovi.pipeline import OviPipeline
 from ovi.quality import COMBINATIONS, Quality
+from ovi.weights.layout import TOKENIZER
 from ovi_ray.output.result_row import LOSS_FIELDS
 from ovi_ray.protocol.messages import Decode, Denoise, EncodeFirstFrame, EncodeTexts, FailureCause, Preload, TaskRequest
 from ovi_ray.scheduling.task import FailureKind
@@ -86,6 +87,16 @@ def test_components_that_the_request_does_not_name_are_unloaded_first(worker):
     report = worker.run(request(Preload(), TRANSFORMER | DECODERS))
     assert worker._pipeline.loaded == TRANSFORMER | DECODERS
     assert report.load_seconds > 0
+
+
+def test_the_tokenizer_is_read_once_whatever_is_encoded_and_loaded_between(tiny_dir, tmp_path):
+    ckpts = shutil.copytree(tiny_dir, tmp_path / "ckpts", copy_function=os.symlink)
+    worker = fresh_worker(ckpts)
+    before = embeddings(worker)
+    (ckpts / TOKENIZER).unlink()  # a second read would fail
+    worker.run(request(Preload(), DECODERS, model_name="960x960_5s"))  # unloads the text encoder
+    for encoded, again in zip(before, embeddings(worker), strict=True):
+        assert torch.equal(unpack(encoded)["rows"], unpack(again)["rows"])
 
 
 def test_a_bad_image_is_the_clips_fault(worker, tmp_path):
