@@ -148,6 +148,16 @@ def stop_at(worker, step, number, *, save):
     worker._on_step = on_step
 
 
+@pytest.mark.parametrize(("quality", "is_timed"), [("exact", [False, False, True]), ("fast", [False] * 3)])
+def test_the_steps_of_an_exact_denoise_are_timed_after_the_first(worker, quality, is_timed):
+    seen = []
+    worker._on_step = lambda done, total: seen.append(worker.activity().step_s > 0)
+    params = replace(PARAMS, quality=Quality(quality))
+    worker.run(request(Denoise(params=params), TRANSFORMER), *embeddings(worker))
+    assert seen == is_timed
+    assert worker.activity().step_s == 0.0
+
+
 def unbroken(worker, texts, params=PARAMS):
     _, latents = worker.run(request(Denoise(params=params), TRANSFORMER, number=90), *texts)
     return unpack(latents)
