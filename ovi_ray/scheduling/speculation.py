@@ -99,6 +99,8 @@ class SpeculativeExecution:
             task = worker.running.task if worker.running else None
             if task is None or task.stage is not Stage.DENOISE or not task.items or worker.kind not in kinds:
                 continue
+            if task.assists or worker.is_ending:
+                continue
             item = (task.stage, task.items[0])
             if self._job.is_running(*item) and not self._retries.has_failed(item):
                 found = self._original(worker, is_measured[worker.device_class], now)

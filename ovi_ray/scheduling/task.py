@@ -17,6 +17,8 @@ class Reason(StrEnum):
     LAST_RESORT = "no better device is expected"
     PRELOAD = "its weights are loaded while the first texts are encoded"
     SPECULATIVE_COPY = "speculative copy of a late task; the first result is used"
+    ASSISTS = "it computes half of each step for a device like it, which ends sooner"
+    LEADER_ENDED = "the denoise that it assists has ended"
     SUPERSEDED = "another worker finished it first"
     CLIP_ENDED = "its clip has ended"
     # reasons to be idle
@@ -45,6 +47,8 @@ class Task:
     """Text numbers (a batch), one first-frame number, or one clip."""
     attempt: int = 1
     """1 for the first attempt."""
+    assists: bool = False
+    """Compute the negative passes of a denoise that another worker runs, its *leader*; the task has no result of its own."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -1,6 +1,6 @@
 """Factories of small clusters and jobs, and a cluster that checks every action, for the scheduler's tests."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -74,9 +74,9 @@ def make_workload(
     )
 
 
-def joins(**devices: DeviceProfile) -> list[Event]:
+def joins(*, node: str = "", **devices: DeviceProfile) -> list[Event]:
     """One WorkerJoined for each name."""
-    return [WorkerJoined(worker=name, device=device) for name, device in devices.items()]
+    return [WorkerJoined(worker=name, device=device, node=node) for name, device in devices.items()]
 
 
 @dataclass
@@ -87,6 +87,7 @@ class CheckedCluster:
     scheduler: Scheduler
     workers: dict[str, DeviceProfile] = field(default_factory=dict)
     slots: dict[str, str] = field(default_factory=dict)
+    nodes: dict[str, str] = field(default_factory=dict)
     running: dict[str, RunTask] = field(default_factory=dict)
     writing: list[RunTask] = field(default_factory=list)
     """Tasks whose files are written while their workers run others."""
@@ -122,6 +123,7 @@ class CheckedCluster:
         match event:
             case WorkerJoined():
                 self.workers[event.worker], self.slots[event.worker] = event.device, event.slot
+                self.nodes[event.worker] = event.node
             case WorkerLost():
                 self.workers.pop(event.worker, None)
                 self.running.pop(event.worker, None)
@@ -142,6 +144,8 @@ class CheckedCluster:
             del self.running[event.worker]
 
     def _keep_results(self, event: TaskDone) -> None:
+        if event.task.assists:
+            return
         output = STAGES[event.task.stage].output
         if output is not None:
             self.held |= {DataKey(kind=output, number=item) for item in event.task.items}
@@ -195,6 +199,8 @@ class CheckedCluster:
     def _check_run(self, run: RunTask) -> None:
         task, device = run.task, self.workers[run.worker]
         assert run.worker not in self.running, "two tasks on one device"
+        if task.assists:
+            self._check_assist(run)
         assert task.stage in device.stages
         assert STAGES[task.stage].components <= run.components
         assert (run.model_name != "") == (Component.TRANSFORMER in run.components)
@@ -207,6 +213,15 @@ class CheckedCluster:
         assert device.needed_gb(task.stage, kind, run.components) <= device.memory_gb, "memory exceeded"
         for item in task.items:
             assert self._inputs(task.stage, item) <= self.held, "an input is not there"
+
+    def _check_assist(self, run: RunTask) -> None:
+        """A denoise is assisted by one device at a time, which is like its own and on the same node."""
+        leader = self.running[run.leader]
+        assert leader.task == replace(run.task, assists=False)
+        assert self.workers[run.leader] == self.workers[run.worker]
+        assert self.nodes[run.leader] == self.nodes[run.worker] != ""
+        others = [other for other in self.running.values() if other.task.assists and other.worker not in self.cancelled]
+        assert all(other.leader != run.leader for other in others)
 
     def _check_idle(self) -> None:
         """Every idle worker has a reason."""

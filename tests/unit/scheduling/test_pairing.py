@@ -1,0 +1,229 @@
+"""Denoises that an idle worker assists: when one is, what its ends mean, and what it saves."""
+
+from dataclasses import replace
+
+import pytest
+
+from ovi.quality import Quality
+from ovi.stages import Stage
+from ovi_ray.scheduling.actions import Cancel
+from ovi_ray.scheduling.config import Pairing, PairingConfig, SchedulerConfig, SpeculationConfig
+from ovi_ray.scheduling.events import TaskDone, TaskFailed, WorkerLost
+from ovi_ray.scheduling.scheduler import Scheduler
+from ovi_ray.scheduling.states import WorkerStatus
+from ovi_ray.scheduling.task import ClipStatus, FailureKind, Reason
+from ovi_ray.simulation.virtual_cluster import Fault, VirtualDevice, simulate
+from tests.support.scheduling import BIG, MIDDLE, CheckedCluster, joins, make_workload
+
+
+def scheduler_of(workload, when=Pairing.TAIL, *, speculates=False):
+    config = SchedulerConfig(pairing=PairingConfig(when=when), speculation=SpeculationConfig(enabled=speculates))
+    return Scheduler(workload, config=config)
+
+
+def cluster_of(*events, clips=1, when=Pairing.TAIL, speculates=False, quality=Quality.EXACT):
+    """A cluster whose clips are all about to be denoised."""
+    workload = make_workload(clips)
+    workload = replace(workload, kinds=tuple(replace(kind, quality=quality) for kind in workload.kinds))
+    cluster = CheckedCluster(workload=workload, scheduler=scheduler_of(workload, when, speculates=speculates))
+    cluster.send(*events)
+    while not any(run.task.stage is Stage.DENOISE and run.task.items for run in cluster.running.values()):
+        done = [TaskDone(worker=run.worker, task=run.task, seconds=0.1) for run in cluster.running.values()]
+        cluster.send(*done, after=0.1)
+    return cluster
+
+
+def assists(cluster):
+    """Helper -> leader."""
+    return {run.worker: run.leader for run in cluster.running.values() if run.task.assists}
+
+
+def pair(cluster):
+    """(leader, helper) of the only pair."""
+    ((helper, leader),) = assists(cluster).items()
+    return leader, helper
+
+
+def done(cluster, worker, seconds=10.0, **changes):
+    return TaskDone(worker=worker, task=cluster.running[worker].task, seconds=seconds, **changes)
+
+
+def failed(cluster, worker, kind=FailureKind.ERROR):
+    return TaskFailed(worker=worker, task=cluster.running[worker].task, kind=kind, message="it broke")
+
+
+TWO = joins(node="n", w0=BIG, w1=BIG)
+
+
+def test_an_idle_worker_assists_the_last_denoise_on_its_node():
+    cluster = cluster_of(*TWO)
+    leader, helper = pair(cluster)
+    pool = cluster.scheduler.pool
+    assert pool.find(helper).status is WorkerStatus.ASSISTING
+    assert pool.find(helper).expected_end_s == pytest.approx(pool.find(leader).expected_end_s)
+    assert cluster.running[helper].reason is Reason.ASSISTS
+
+
+def test_a_lossy_denoise_which_may_leave_passes_out_is_not_assisted():
+    assert not assists(cluster_of(*TWO, quality=Quality.FAST))
+
+
+@pytest.mark.parametrize(
+    "workers",
+    [
+        joins(w0=BIG, w1=BIG),
+        [*joins(node="n", w0=BIG), *joins(node="m", w1=BIG)],
+        joins(node="n", w0=BIG, w1=MIDDLE),
+        joins(node="n", w0=BIG),
+    ],
+    ids=["on no node", "on two nodes", "of two classes", "alone"],
+)
+def test_workers_that_cannot_share_a_denoise_do_not(workers):
+    assert not assists(cluster_of(*workers))
+
+
+@pytest.mark.parametrize(("when", "expected"), [(Pairing.OFF, 0), (Pairing.TAIL, 0), (Pairing.ALWAYS, 2)])
+def test_in_bulk_clips_share_devices_only_where_that_was_asked_for(when, expected):
+    cluster = cluster_of(*joins(node="n", w0=BIG, w1=BIG, w2=BIG, w3=BIG), clips=12, when=when)
+    running = [run for run in cluster.running.values() if run.task.stage is Stage.DENOISE]
+    assert (len(running), len(assists(cluster))) == (4, expected)
+
+
+def test_the_end_of_a_leader_ends_its_helper_and_no_clip_is_denoised_twice():
+    cluster = cluster_of(*TWO)
+    leader, helper = pair(cluster)
+    task = cluster.running[helper].task
+    actions = cluster.send(done(cluster, leader), after=10)
+    assert Cancel(worker=helper, task=task, reason=Reason.LEADER_ENDED) in actions
+    cluster.send(TaskFailed(worker=helper, task=task, kind=FailureKind.CANCELLED), after=0.1)
+    cluster.finish_all()
+    assert (cluster.denoised, cluster.finished[0].status) == ([0], ClipStatus.DONE)
+
+
+def test_a_helper_that_hears_of_the_end_before_the_driver_does_begins_no_copy():
+    cluster = cluster_of(*TWO, speculates=True)
+    leader, helper = pair(cluster)
+    cluster.send(done(cluster, helper), after=1000)  # so late that the denoise would be copied
+    assert set(cluster.running) == {leader}
+    cluster.send(done(cluster, leader), after=0.01)
+    assert cluster.denoised == [0]
+
+
+def test_clips_that_are_fewer_than_devices_are_spread_over_the_nodes():
+    nodes = [joins(node=node, **{f"{node}{number}": BIG for number in range(4)}) for node in "ab"]
+    cluster = cluster_of(*nodes[0], *nodes[1], clips=4)
+    leaders = sorted(assists(cluster).values())
+    assert [leader[0] for leader in leaders] == ["a", "a", "b", "b"]
+
+
+@pytest.mark.parametrize("end", ["error", "out of memory", "cancelled", "crash", "departure"])
+def test_a_helper_that_ends_leaves_the_clip_to_its_leader_alone(end):
+    cluster = cluster_of(*TWO)
+    leader, helper = pair(cluster)
+    pool = cluster.scheduler.pool
+    ends_at = pool.find(leader).expected_end_s
+    match end:
+        case "crash" | "departure":
+            event = WorkerLost(worker=helper, crashed=end == "crash")
+        case "error":
+            event = failed(cluster, helper)
+        case "out of memory":
+            event = failed(cluster, helper, FailureKind.OUT_OF_MEMORY)
+        case _:
+            event = failed(cluster, helper, FailureKind.CANCELLED)
+    cluster.send(event, after=1)
+    assert not assists(cluster)
+    assert cluster.running[leader].task.attempt == 1
+    assert pool.find(leader).expected_end_s > ends_at
+    assert not cluster.scheduler.retries
+    cluster.finish_all()
+    assert cluster.finished[0].status is ClipStatus.DONE
+
+
+def test_a_failed_helper_is_charged_and_not_its_leader():
+    cluster = cluster_of(*TWO)
+    leader, helper = pair(cluster)
+    cluster.send(failed(cluster, helper), after=1)
+    pool = cluster.scheduler.pool
+    trusted = {name: pool.find(name).health.of(Stage.DENOISE).is_trusted for name in (leader, helper)}
+    assert trusted == {leader: True, helper: False}
+
+
+def test_a_clip_whose_leader_failed_is_tried_again_on_one_device():
+    cluster = cluster_of(*joins(node="n", w0=BIG, w1=BIG, w2=BIG))
+    leader, _ = pair(cluster)
+    cluster.send(failed(cluster, leader), after=1)
+    cluster.send(*(failed(cluster, w, FailureKind.CANCELLED) for w in list(cluster.cancelled)), after=1)
+    again = [run for run in cluster.running.values() if run.task.stage is Stage.DENOISE]
+    assert [(run.task.attempt, run.task.assists, run.worker != leader) for run in again] == [(2, False, True)]
+
+
+def test_devices_whose_pairs_failed_are_not_paired_again():
+    cluster = cluster_of(*TWO, clips=4, when=Pairing.ALWAYS)
+    failures = 0
+    for _ in range(60):
+        if cluster.scheduler.done:
+            break
+        if assists(cluster):
+            _, helper = pair(cluster)
+            failures += 1
+            cluster.send(failed(cluster, helper, FailureKind.CANCELLED), after=1)
+        else:
+            cluster.send(done(cluster, next(iter(cluster.running))), after=1)
+    assert (cluster.scheduler.done, failures) == (True, 2)
+
+
+def test_what_is_learned_of_a_shared_denoise_is_what_it_takes_alone():
+    cluster = cluster_of(*TWO)
+    leader, _ = pair(cluster)
+    pool = cluster.scheduler.pool
+    alone_s = pool.costs.seconds(pool.find(leader).device_class, Stage.DENOISE, 0)
+    worker = pool.find(leader)
+    seconds = worker.work_s
+    assert seconds < 0.7 * alone_s
+    event = done(cluster, leader, seconds, load_seconds=worker.load_s)
+    cluster.send(event, after=worker.expected_end_s - cluster.now)
+    assert pool.costs.seconds(worker.device_class, Stage.DENOISE, 0) == pytest.approx(alone_s, rel=0.02)
+
+
+# --- in the simulator
+
+
+def devices(count, **changes):
+    return [VirtualDevice(name=f"w{number}", profile=BIG, node="n", **changes) for number in range(count)]
+
+
+def makespan(clips, machine, when=Pairing.TAIL):
+    workload = make_workload(clips)
+    return simulate(workload, machine, scheduler=scheduler_of(workload, when)).makespan_s
+
+
+@pytest.mark.parametrize(("clips", "count", "share"), [(1, 2, 0.67), (3, 2, 0.87), (5, 4, 0.87)])
+def test_the_last_clips_of_a_job_end_sooner(clips, count, share):
+    machine = devices(count)
+    assert makespan(clips, machine) < share * makespan(clips, machine, Pairing.OFF)
+
+
+def test_a_helper_that_fails_costs_no_time():
+    machine = devices(2)
+    machine[1] = replace(machine[1], faults=(Fault(stages=frozenset({Stage.DENOISE})),))
+    alone = makespan(1, devices(1), Pairing.OFF)
+    assert makespan(1, machine) <= 1.1 * alone
+
+
+def test_a_helper_that_leaves_keeps_what_it_did():
+    machine = devices(2)
+    paired, alone = makespan(1, machine), makespan(1, machine, Pairing.OFF)
+    leaving = [[replace(d, leaves_at_s=0.6 * paired) if d is leaves else d for d in machine] for leaves in machine]
+    assert paired < min(makespan(1, machine) for machine in leaving) < alone  # the other one is the leader
+
+
+def test_with_two_devices_for_each_clip_the_first_one_ends_sooner_and_the_job_not_much_later():
+    workload, machine = make_workload(8), devices(4)
+    firsts, ends = {}, {}
+    for when in (Pairing.OFF, Pairing.ALWAYS):
+        outcome = simulate(workload, machine, scheduler=scheduler_of(workload, when), keep_spans=True)
+        firsts[when] = min(span.end_s for span in outcome.spans if span.task.stage is Stage.DECODE)
+        ends[when] = outcome.makespan_s
+    assert firsts[Pairing.ALWAYS] < 0.7 * firsts[Pairing.OFF]
+    assert ends[Pairing.ALWAYS] < 1.1 * ends[Pairing.OFF]
