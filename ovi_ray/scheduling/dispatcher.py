@@ -105,13 +105,16 @@ class Dispatcher:
     # --- the loop
 
     def dispatch(self, now: float) -> list[Action]:
-        """Give idle workers what the policy chooses for them, then preloads, speculative copies and assists."""
+        """Give idle workers what the policy chooses, then preloads, copies that overtake, assists, and copies that hedge."""
+        actions: list[Action] = [*self._pairing.part_late(now)]
         if not self._idle:
-            return []
-        actions = [*self._assign(now), *self._preload(now)]
+            return actions
+        actions += [*self._assign(now), *self._preload(now)]
         if self._pairing.comes_first:
             actions += self._assist(now)
-        return [*actions, *self._speculate(now), *self._assist(now)]
+        if self._pairing.is_possible(self._idle.numbers()):
+            actions += [*self._speculate(now, hedges=False), *self._assist(now)]
+        return [*actions, *self._speculate(now)]
 
     def _assign(self, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -215,9 +218,9 @@ class Dispatcher:
     def _workers_for(self, chosen: Candidate) -> Sequence[WorkerState]:
         """Interchangeable workers for a task, in the order in which they are tried."""
         group = self._idle.key_of(chosen.worker)
-        if chosen.stage is Stage.DENOISE and self._job.undenoised < len(idle := self._idle.numbers()):
-            workers = self._idle.some(group, len(idle))  # the others may assist them
-            return self._pairing.spread(workers, idle)[: self._config.look_ahead]
+        if chosen.stage is Stage.DENOISE and self._job.undenoised < (idle := len(self._idle.numbers())):
+            workers = self._idle.some(group, idle)  # the others may assist them
+            return self._pairing.spread(workers)[: self._config.look_ahead]
         return self._idle.some(group, self._config.look_ahead)
 
     def _task(self, stage: Stage, items: tuple[int, ...], *, attempt: int = 1) -> Task:
@@ -269,34 +272,36 @@ class Dispatcher:
         preload = Task(stage=Stage.DENOISE, items=())
         return self._run(self._workers_for(chosen)[0], preload, kind, Reason.PRELOAD, now)
 
-    def _speculate(self, now: float) -> list[Action]:
+    def _speculate(self, now: float, *, hedges: bool = True) -> list[Action]:
         actions: list[Action] = []
         while self._idle:
-            speculation = self._speculation.propose(now)
+            speculation = self._speculation.propose(now, hedges=hedges)
             actions += speculation.wakes
             if speculation.copy_on is None or speculation.original is None:
                 break
-            actions.append(self._copy(speculation.original, speculation.copy_on, now))
+            actions += self._copy(speculation.original, speculation.copy_on, now)
         return actions
 
-    def _copy(self, original: WorkerState, worker: WorkerState, now: float) -> RunTask:
+    def _copy(self, original: WorkerState, worker: WorkerState, now: float) -> list[Action]:
         assert original.running is not None
         task = original.running.task
+        cancels = self._pairing.part(task.items[0], now)
         runners = self._speculation.started((task.stage, task.items[0]), original, worker)
         copy = self._task(task.stage, task.items, attempt=task.attempt + runners)
         run = self._run(worker, copy, self._job.kind_of(task.items[0]), Reason.SPECULATIVE_COPY, now)
         self._speculation.expect_first_end(worker)
-        return run
+        return [*cancels, run]
 
-    def _assist(self, now: float) -> list[RunTask]:
+    def _assist(self, now: float) -> list[Action]:
         """Let workers with nothing else to do compute half of each step of the denoises that should end last."""
-        actions: list[RunTask] = []
-        while self._idle and (pair := self._pairing.propose(self._idle.numbers(), now)):
-            actions.append(self._begin_assist(pair, now))
+        actions: list[Action] = []
+        for pair in self._pairing.proposals(self._idle.numbers(), now):
+            actions += self._speculation.withdraw(pair.leader, now)
+            actions += [self._begin_assist(pair, now), WakeAt(time=self._speculation.late_s(pair.leader))]
         return actions
 
     def _begin_assist(self, pair: Pair, now: float) -> RunTask:
-        leader, helper = pair
+        leader, helper = pair.leader, pair.helper
         assert leader.running is not None
         task = replace(leader.running.task, assists=True)
         run = self._run(helper, task, leader.kind, Reason.ASSISTS, now)

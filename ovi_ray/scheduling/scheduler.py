@@ -88,7 +88,9 @@ class Scheduler:
         self._admission = Admission(self.job, self.pool, self._replanner, config.admission)
         ready = ReadyWork(self.job, self.pool, self.retries, self._replanner, config)
         speculation = SpeculativeExecution(self.job, self.pool, self.retries, config.speculation)
-        pairing = PairedDenoises(self.job, self.pool, self.retries, config.pairing)
+        pairing = PairedDenoises(
+            job=self.job, pool=self.pool, retries=self.retries, speculation=speculation, config=config.pairing
+        )
         self._dispatcher = self.dispatcher_type(
             job=self.job,
             pool=self.pool,

@@ -19,6 +19,8 @@ class Reason(StrEnum):
     SPECULATIVE_COPY = "speculative copy of a late task; the first result is used"
     ASSISTS = "it computes half of each step for a device like it, which ends sooner"
     LEADER_ENDED = "the denoise that it assists has ended"
+    BETTER_ALONE = "the two devices are late, or a faster one begins the denoise too"
+    NOT_NEEDED = "two devices will end the denoise first"
     SUPERSEDED = "another worker finished it first"
     CLIP_ENDED = "its clip has ended"
     # reasons to be idle

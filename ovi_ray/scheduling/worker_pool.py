@@ -84,6 +84,11 @@ class WorkerState:
         return self.running is not None and self.running.task.stage is stage
 
     @property
+    def is_assisted(self) -> bool:
+        """Whether another worker computes half of its task, or is about to."""
+        return self.assisted_from_s < math.inf
+
+    @property
     def assists(self) -> bool:
         """Whether its task is part of another worker's."""
         return self.running is not None and self.running.task.assists
@@ -248,7 +253,7 @@ class WorkerPool:
         self.arrays.set_factor(worker.position, costs.worker_factor(worker.number))
         if abs(costs.seconds(worker.device_class, stage, worker.kind) / before - 1) > _SURPRISE:
             for other in self.workers.values():
-                if not other.runs(stage) or other.assists or other.assisted_from_s < math.inf:
+                if not other.runs(stage) or other.assists or other.is_assisted:
                     continue
                 if other.running is not None and other.running.task.items:
                     alone_s = self.work_seconds(other, stage, other.kind, other.units)
@@ -305,6 +310,11 @@ class WorkerPool:
     def swap(self, worker: WorkerState, stage: Stage, kind: int, *, alone: bool = False) -> Swap:
         """The swap of a worker's components for a task."""
         return self.capabilities.swap(worker.device_class, worker.resident, worker.model_name, stage, kind, alone=alone)
+
+    def fastest_s(self, stage: Stage, kind: int) -> float:
+        """Expected seconds of a task's work on the fastest class in service; 0 where none can run it."""
+        able = [c for c in self.present_classes() if self.capabilities.fits(c, stage, kind)]
+        return min((self.costs.seconds(c, stage, kind) for c in able), default=0.0)
 
     def swap_seconds(self, worker: WorkerState, stage: Stage, kind: int) -> float:
         """Expected seconds of that swap."""

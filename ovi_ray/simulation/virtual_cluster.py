@@ -31,7 +31,7 @@ from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
 from ovi_ray.scheduling.workload import Workload
 
 _FAULTY_TASK_S = 1.0  # after which a task on a faulty device fails
-_PAIRED_SHARE = 0.52  # of a step's seconds, on two devices: half, and the exchange
+_PAIRED_SHARE = 0.52  # of a step's seconds, on two devices that are equally fast: half, and the exchange
 
 
 class SimulationError(Exception):
@@ -98,6 +98,10 @@ class VirtualDevice:
         dice = zlib.crc32(f"{self.name} {task.stage} {task.items[:1]} {task.attempt}".encode()) / 2**32
         return seconds * (1 + self.jitter * (2 * dice - 1))
 
+    def slowness(self, time: float) -> float:
+        """How many times slower than at first it is at a time."""
+        return next((factor for begins, factor in reversed(self.slowdowns) if begins <= time), 1.0)
+
     def work_ends(self, start: float, seconds: float) -> float:
         """When work of `seconds` at first speed ends if it starts at `start`."""
         time, factor = start, 1.0
@@ -153,6 +157,8 @@ class _Device:
     """Of the running task."""
     work_from_s: float = 0.0
     """When its work begins; of an assist, when the leader's steps become shorter."""
+    share: float = 1.0
+    """Of an assist: seconds of the leader's steps over those that they take alone."""
     end_s: float = 0.0
     span: int = -1
     """Its place among the spans."""
@@ -278,11 +284,18 @@ class VirtualCluster:
             self._begin(device, action, failed, now, load=load, work_from_s=end, end=end)
             return
         joins = max(now + load, leader.work_from_s)
-        end = joins + max(0.0, leader.end_s - joins) * _PAIRED_SHARE
-        self._end_at(leader, min(leader.end_s, end))
+        device.share = self._share(leader.spec, device.spec, action.task, joins)
+        if leader.end_s > joins:
+            self._end_at(leader, joins + (leader.end_s - joins) * device.share)
         end = max(leader.end_s, now)
         done = TaskDone(worker=action.worker, task=action.task, seconds=max(0.0, end - now - load), load_seconds=load)
         self._begin(device, action, done, now, load=load, work_from_s=joins, end=end)
+
+    def _share(self, leader: VirtualDevice, helper: VirtualDevice, task: Task, now: float) -> float:
+        """A step takes as long as the slower of its two passes, at the speeds at a time."""
+        kind = self._kind(task)
+        seconds = [self._work(spec.actual_profile, task, kind) * spec.slowness(now) for spec in (helper, leader)]
+        return _PAIRED_SHARE * max(1.0, seconds[0] / seconds[1])
 
     def _leader(self, action: RunTask) -> _Device | None:
         """The device that runs the denoise of a task that assists; None once it has ended."""
@@ -298,7 +311,7 @@ class VirtualCluster:
         leader = self._leader(device.running)
         begun = max(now, device.work_from_s)
         if leader is not None and leader.end_s > begun and device.spec.failure(Stage.DENOISE, begun) is None:
-            self._end_at(leader, begun + (leader.end_s - begun) / _PAIRED_SHARE)
+            self._end_at(leader, begun + (leader.end_s - begun) / device.share)
 
     def _end_at(self, device: _Device, end: float) -> None:
         """A running denoise that succeeds ends at another time than it was to."""

@@ -114,6 +114,7 @@ class CheckedCluster:
                 self.writing.append(self.running.pop(event.worker))
         for action in actions:
             self._apply(action)
+        self._check_assists()
         self._check_idle()
         return actions
 
@@ -199,8 +200,6 @@ class CheckedCluster:
     def _check_run(self, run: RunTask) -> None:
         task, device = run.task, self.workers[run.worker]
         assert run.worker not in self.running, "two tasks on one device"
-        if task.assists:
-            self._check_assist(run)
         assert task.stage in device.stages
         assert STAGES[task.stage].components <= run.components
         assert (run.model_name != "") == (Component.TRANSFORMER in run.components)
@@ -214,14 +213,17 @@ class CheckedCluster:
         for item in task.items:
             assert self._inputs(task.stage, item) <= self.held, "an input is not there"
 
-    def _check_assist(self, run: RunTask) -> None:
-        """A denoise is assisted by one device at a time, which is like its own and on the same node."""
-        leader = self.running[run.leader]
-        assert leader.task == replace(run.task, assists=False)
-        assert self.workers[run.leader] == self.workers[run.worker]
-        assert self.nodes[run.leader] == self.nodes[run.worker] != ""
-        others = [other for other in self.running.values() if other.task.assists and other.worker not in self.cancelled]
-        assert all(other.leader != run.leader for other in others)
+    def _check_assists(self) -> None:
+        """A denoise is assisted by one device, like its own and on its node, while it runs there and nowhere else."""
+        wanted = [run for worker, run in self.running.items() if worker not in self.cancelled and run.task.items]
+        denoises = [run for run in wanted if run.task.stage is Stage.DENOISE]
+        for run in (run for run in denoises if run.task.assists):
+            leader = self.running[run.leader]
+            assert leader.task == replace(run.task, assists=False), "a device assists nobody"
+            assert self.workers[run.leader] == self.workers[run.worker]
+            assert self.nodes[run.leader] == self.nodes[run.worker] != ""
+            others = [other for other in denoises if other not in (run, leader)]
+            assert all(other.task.items != run.task.items for other in others), "a denoise is assisted twice, or copied"
 
     def _check_idle(self) -> None:
         """Every idle worker has a reason."""
