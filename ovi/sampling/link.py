@@ -29,39 +29,52 @@ def links_work() -> bool:
 
 
 class Meeting:
-    """The folder in which two processes meet: the caller's goes first, and waits; the host looks whether it is there."""
+    """The folder in which two processes meet: the caller goes there first, and waits; the host looks whether it is there.
+
+    Who is there says so with a file: torch's store in a file waits for minutes where the other one has removed the folder.
+    """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._store = dist.FileStore(str(folder / "store"), 2)  # type: ignore[attr-defined]
+        self._folder = folder
+        self._caller = folder / "caller"
+        self._host = folder / "host"
 
     def call(self, should_stop: Callable[[], bool]) -> "Link | None":
-        """Wait for the host, and link to it; None once `should_stop()` returns true. Raises PartnerUnavailable."""
-        self._store.set("caller", "here")
-        while not self._store.check(["host"]):
-            if should_stop():
+        """Wait for the host, and link to it; None once `should_stop()` returns true or the host has removed the folder.
+
+        Raises PartnerUnavailable.
+        """
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._caller.touch()
+        while not self._host.exists():
+            if should_stop() or not self._caller.exists():
                 return None
             time.sleep(_POLL_S)
-        return Link(self._store, rank=1)
+        return Link(self._folder / "store", rank=1)
 
     def answer(self) -> "Link | None":
         """Link to the caller; None while it is not there. Raises PartnerUnavailable."""
-        if not self._store.check(["caller"]):
+        if not self._caller.exists():
             return None
-        self._store.set("host", "here")
-        return Link(self._store, rank=0)
+        try:
+            self._host.touch()
+        except FileNotFoundError:  # it has just left
+            return None
+        return Link(self._folder / "store", rank=0)
 
 
 class Link:
     """Messages of bytes to and from the other process. Every method raises PartnerUnavailable where that one is gone."""
 
-    def __init__(self, store: Any, *, rank: int) -> None:
-        """Connect, once both are there. The host has rank 0."""
+    def __init__(self, path: Path, *, rank: int) -> None:
+        """Connect, once both are there. The host has rank 0; `path` is the file in which they exchange their addresses."""
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._timeout = _CONNECT
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=_LOOPBACK)]
         self._peer = 1 - rank
         with _partner_errors():
+            store = dist.FileStore(str(path), 2)  # type: ignore[attr-defined]
+            store.set_timeout(_CONNECT)
             self._group: Any = dist.ProcessGroupGloo(store, rank, 2, options)
 
     def __enter__(self) -> Self:

@@ -4,6 +4,7 @@ Idle workers that are interchangeable form a group that is looked at once, and c
 the same for ten clips and for a million.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -297,7 +298,9 @@ class Dispatcher:
         actions: list[Action] = []
         for pair in self._pairing.proposals(self._idle.numbers(), now):
             actions += self._speculation.withdraw(pair.leader, now)
-            actions += [self._begin_assist(pair, now), WakeAt(time=self._speculation.late_s(pair.leader))]
+            actions.append(self._begin_assist(pair, now))
+            if pair.late_s < math.inf:
+                actions.append(WakeAt(time=pair.late_s))
         return actions
 
     def _begin_assist(self, pair: Pair, now: float) -> RunTask:

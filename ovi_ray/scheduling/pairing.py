@@ -29,6 +29,8 @@ class Pair(NamedTuple):
     helper: WorkerState
     share: float
     """Seconds of a step on both over those on the leader alone."""
+    late_s: float
+    """When the denoise would be late on the leader alone."""
 
 
 class _Clip(NamedTuple):
@@ -117,9 +119,9 @@ class PairedDenoises:
 
     def _best_pair(self, leader: WorkerState, helpers: Iterable[WorkerState], now: float) -> Pair | None:
         """The pair with the helper that saves the most time; None if none saves enough."""
-        pairs = [
-            Pair(leader, helper, self._share(leader, helper)) for helper in helpers if self._may_share(leader, helper)
-        ]
+        late_s = self._speculation.late_s(leader)
+        able = [helper for helper in helpers if self._may_share(leader, helper)]
+        pairs = [Pair(leader, helper, self._share(leader, helper), late_s) for helper in able]
         gains = [(self._gain_s(pair, now), -pair.helper.number) for pair in pairs]
         if not gains:
             return None
@@ -144,7 +146,7 @@ class PairedDenoises:
 
     def _gain_s(self, pair: Pair, now: float) -> float:
         """Seconds by which the clip ends sooner, less those that the helper loses at the end of a job if it decodes next."""
-        leader, helper, share = pair
+        leader, helper, share, _ = pair
         joins_s = now + self._pool.swap_seconds(helper, Stage.DENOISE, leader.kind)
         saved_s = (1 - share) * (leader.expected_end_s - max(joins_s, leader.started_s + leader.load_s))
         return saved_s if self.comes_first else saved_s - self._decode_delay_s(leader, helper)
@@ -196,8 +198,8 @@ class PairedDenoises:
         return [] if run is None else [Cancel(worker=run.worker, task=run.task, reason=reason)]
 
     def part_late(self, now: float) -> list[Cancel]:
-        """Of two devices that take longer than expected, one is slow: the leaders go on alone, and can be copied."""
-        late = [clip for clip, pair in self._pairs.items() if now >= self._speculation.late_s(pair.leader)]
+        """Of two devices that take longer than one should, one is slow: the leaders go on alone, and can be copied."""
+        late = [clip for clip, pair in self._pairs.items() if now >= pair.late_s]
         return [cancel for clip in late for cancel in self.part(clip, now)]
 
     def part(self, clip: int, now: float) -> list[Cancel]:

@@ -117,7 +117,9 @@ class SpeculativeExecution:
         return is_first and self._is_measured(worker.device_class) and now < self.late_s(worker)
 
     def late_s(self, worker: WorkerState) -> float:
-        """When the denoise that a worker runs is late."""
+        """When the denoise that a worker runs is late, and is copied; never where copies are not allowed."""
+        if not self._config.enabled:
+            return math.inf
         return worker.expected_end_s + (self._doubt(worker) - 1 + self._config.late_share) * worker.work_s
 
     def _original(self, worker: WorkerState, now: float, *, hedges: bool) -> _Original:

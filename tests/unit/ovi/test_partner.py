@@ -5,6 +5,7 @@ The partner is a process of its own, which is given one denoise after the other.
 
 import json
 import select
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ class Partner:
         self.process.stdin.write(json.dumps({"folder": str(folder), **options}) + "\n")
         self.process.stdin.flush()
         wait_until(
-            lambda: (folder / "store").exists() and b"caller" in (folder / "store").read_bytes(),
+            (folder / "caller").exists,
             give_up=lambda: f"it ended: {self.outcome()}" if select.select([self.process.stdout], [], [], 0)[0] else "",
         )
 
@@ -167,6 +168,25 @@ def test_a_leader_that_ends_abruptly_ends_its_partner(pipe, embeds, tmp_path, pa
 def test_a_partner_whose_leader_never_comes_stops_when_it_is_asked(tmp_path, partner):
     partner.assists(tmp_path)
     (tmp_path / "stop").touch()
+    assert partner.outcome() == 0
+
+
+def test_a_partner_that_leaves_before_the_first_step_is_not_waited_for(pipe, embeds, alone, tmp_path, partner):
+    folder = tmp_path / "meeting"
+    partner.assists(folder)
+    with leading(folder) as remote:
+        (folder / "stop").touch()
+        assert partner.outcome() == 0
+        shutil.rmtree(folder)  # as its worker does
+        latents = pipe.denoise(embeds, PARAMS, partner=remote)
+    assert remote.steps == 0
+    assert_equal(latents, alone)
+
+
+def test_a_leader_that_ended_before_its_partner_came_lets_it_go(tmp_path, partner):
+    folder = tmp_path / "meeting"
+    partner.assists(folder)
+    shutil.rmtree(folder)
     assert partner.outcome() == 0
 
 
