@@ -72,6 +72,8 @@ class Link:
         options._timeout = _CONNECT
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=_LOOPBACK)]
         self._peer = 1 - rank
+        self.patience = _ANSWER
+        """How long the other process may take to send or to receive."""
         with _partner_errors():
             store = dist.FileStore(str(path), 2)  # type: ignore[attr-defined]
             store.set_timeout(_CONNECT)
@@ -90,14 +92,24 @@ class Link:
     def send(self, message: Tensor) -> None:
         """Send bytes [N] from the CPU."""
         with _partner_errors():
-            self._group.send([message], self._peer, 0).wait(_ANSWER)
+            self._group.send([message], self._peer, 0).wait(self.patience)
 
     def receive(self, size: int) -> Tensor:
         """The next `size` bytes, on the CPU. The other process must send them in one message."""
+        return self.expect(size)()
+
+    def expect(self, size: int) -> Callable[[], Tensor]:
+        """As `receive`, in two parts: the bytes may come from now on, and the result waits for them."""
         message = torch.empty(size, dtype=torch.uint8)
         with _partner_errors():
-            self._group.recv([message], self._peer, 0).wait(_ANSWER)
-        return message
+            work = self._group.recv([message], self._peer, 0)
+
+        def wait() -> Tensor:
+            with _partner_errors():
+                work.wait(self.patience)
+            return message
+
+        return wait
 
     def send_text(self, text: str) -> None:
         """Send a text of any length."""

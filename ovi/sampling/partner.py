@@ -6,11 +6,13 @@ any step; without one, the leader computes both passes.
 """
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +24,21 @@ from ovi.models.fusion import FusionTransformer, Grid, TextContext
 from ovi.sampling.link import Link, Meeting, as_bytes
 from ovi.stages import Stage
 
+PATIENCE_S = 10.0
+_LEAST_S = 0.01
 _HEADER = 8  # bytes of a request's time, a float64
 _END = math.nan  # the time of the request that ends the partner's work
+
+
+class _Asked(NamedTuple):
+    """A negative pass that the partner computes."""
+
+    video: Tensor
+    """Its latents, as the next one."""
+    audio: Tensor
+    answer: Callable[[], Tensor]
+    began_s: float
+    """When the leader began with the positive pass."""
 
 
 class NegativePass(Protocol):
@@ -45,8 +60,11 @@ class NegativePass(Protocol):
 class RemoteNegativePass:
     """The leader's end. Never raises: a partner that is lost is told of in `lost`, and not asked again."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` is where the partner calls from, now or later."""
+    def __init__(self, folder: Path, *, patience_s: float = PATIENCE_S) -> None:
+        """`folder` is where the partner calls from, now or later.
+
+        A partner with which the steps until now have taken `patience_s` longer than without one is not asked any more.
+        """
         self.steps = 0
         """Steps whose negative pass the partner computed."""
         self.lost = ""
@@ -54,7 +72,8 @@ class RemoteNegativePass:
         self._meeting = Meeting(folder)
         self._link: Link | None = None
         self._signature = ""
-        self._asked: tuple[Tensor, Tensor] | None = None  # latents whose negative pass is awaited
+        self._asked: _Asked | None = None
+        self._left_s = patience_s
 
     def expect(self, signature: str) -> None:
         """See NegativePass."""
@@ -70,9 +89,11 @@ class RemoteNegativePass:
             if self._link is None:
                 self._link = self._join()
             if self._link is not None:
-                self._asked = video, audio
+                self._link.patience = self._patience(0.0)
                 self._link.send(_time(t))
                 self._link.send(_packed(video, audio))
+                answer = self._link.expect(video.nbytes + audio.nbytes)
+                self._asked = _Asked(video, audio, answer, time.monotonic())
         except PartnerUnavailable as error:
             self._lose(str(error))
 
@@ -80,15 +101,20 @@ class RemoteNegativePass:
         """See NegativePass."""
         if self._link is None or self._asked is None:
             return None
-        video, audio = self._asked
+        video, audio, answer, began_s = self._asked
+        if video.device.type != "cpu":
+            torch.accelerator.synchronize(video.device)  # nothing can be given to it before the answer is there
+        own_s = time.monotonic() - began_s
+        self._link.patience = self._patience(own_s)  # alone it would compute the other pass now
         try:
-            answer = self._link.receive(video.nbytes + audio.nbytes)
+            content = answer()
         except PartnerUnavailable as error:
             self._lose(str(error))
             return None
+        self._left_s += 2 * own_s - (time.monotonic() - began_s)
         self._asked = None
         self.steps += 1
-        return _unpacked(answer, video, audio)
+        return _unpacked(content, video, audio)
 
     def close(self) -> None:
         """The denoise has ended: let the partner go."""
@@ -101,11 +127,15 @@ class RemoteNegativePass:
         """The link to the partner; None while it is not there. Raises PartnerUnavailable for one that computes otherwise."""
         link = self._meeting.answer()
         if link is not None:
+            link.patience = self._patience(0.0)
             link.send_text(self._signature)
             if refusal := link.receive_text():
                 link.close()
                 raise PartnerUnavailable(f"the other device computes otherwise: {refusal}; here {self._signature}")
         return link
+
+    def _patience(self, more_s: float) -> timedelta:
+        return timedelta(seconds=max(_LEAST_S, self._left_s + more_s))
 
     def _lose(self, reason: str) -> None:
         self.lost = self.lost or reason

@@ -7,6 +7,7 @@ The cluster checks the scheduler's actions: one task at a time per device, withi
 """
 
 import heapq
+import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
 from ovi_ray.scheduling.workload import Workload
 
 _FAULTY_TASK_S = 1.0  # after which a task on a faulty device fails
+_PATIENCE_S = 10.0  # seconds that a denoise may lose to a slow device that assists it
 _PAIRED_SHARE = 0.52  # of a step's seconds, on two devices that are equally fast: half, and the exchange
 
 
@@ -284,12 +286,17 @@ class VirtualCluster:
             self._begin(device, action, failed, now, load=load, work_from_s=end, end=end)
             return
         joins = max(now + load, leader.work_from_s)
-        device.share = self._share(leader.spec, device.spec, action.task, joins)
+        device.share = share = self._share(leader.spec, device.spec, action.task, joins)
         if leader.end_s > joins:
-            self._end_at(leader, joins + (leader.end_s - joins) * device.share)
+            self._end_at(leader, joins + (leader.end_s - joins) * share)
         end = max(leader.end_s, now)
-        done = TaskDone(worker=action.worker, task=action.task, seconds=max(0.0, end - now - load), load_seconds=load)
-        self._begin(device, action, done, now, load=load, work_from_s=joins, end=end)
+        parts = joins + _PATIENCE_S * share / (share - 1) if share > 1 else math.inf
+        event: Event = TaskDone(
+            worker=action.worker, task=action.task, seconds=max(0.0, end - now - load), load_seconds=load
+        )
+        if parts < end:  # the leader has lost as much time as it may
+            end, event = parts, TaskFailed(worker=action.worker, task=action.task, kind=FailureKind.CANCELLED)
+        self._begin(device, action, event, now, load=load, work_from_s=joins, end=end)
 
     def _share(self, leader: VirtualDevice, helper: VirtualDevice, task: Task, now: float) -> float:
         """A step takes as long as the slower of its two passes, at the speeds at a time."""

@@ -90,8 +90,8 @@ def assert_equal(latents, expected):
 
 
 @contextmanager
-def leading(folder):
-    remote = RemoteNegativePass(folder)
+def leading(folder, patience_s=600.0):  # on a busy machine
+    remote = RemoteNegativePass(folder, patience_s=patience_s)
     try:
         yield remote
     finally:
@@ -152,13 +152,24 @@ def test_a_partner_that_would_get_other_numbers_is_refused(pipe, embeds, alone, 
     assert_equal(latents, alone)
 
 
+def test_a_partner_that_takes_too_long_is_not_asked_again(pipe, embeds, alone, tmp_path, partner):
+    partner.assists(tmp_path, is_frozen=True)
+    with leading(tmp_path, patience_s=0.2) as remote:
+        latents = pipe.denoise(embeds, PARAMS, partner=remote)
+    assert remote.steps == 0
+    assert remote.lost
+    assert_equal(latents, alone)
+    (tmp_path / "stop").touch()
+    assert partner.outcome() in (0, "PartnerUnavailable")
+
+
 def test_a_leader_that_ends_abruptly_ends_its_partner(pipe, embeds, tmp_path, partner):
     partner.assists(tmp_path)
 
     def die(done, total):
         raise KeyboardInterrupt
 
-    remote = RemoteNegativePass(tmp_path)
+    remote = RemoteNegativePass(tmp_path, patience_s=600.0)
     with pytest.raises(KeyboardInterrupt):
         pipe.denoise(embeds, PARAMS, partner=remote, on_step=die)
     del remote  # as when its process is gone, and its sockets with it
@@ -205,7 +216,7 @@ def test_a_partner_that_dies_in_the_middle_of_a_step_costs_that_step_alone(pipe,
     assert_equal(latents, alone)
 
 
-def assist(tiny_dir, folder, *, dtype="float32", has_frame=False, is_broken=False):
+def assist(tiny_dir, folder, *, dtype="float32", has_frame=False, is_broken=False, is_frozen=False):
     """What the second process does for a denoise."""
     rows, frame = given()
     pipeline = open_pipeline(tiny_dir, getattr(torch, dtype))
@@ -214,8 +225,14 @@ def assist(tiny_dir, folder, *, dtype="float32", has_frame=False, is_broken=Fals
         for weight in pipeline._components[Component.TRANSFORMER].parameters():
             torch.nn.init.constant_(weight, float("nan"))
     stop = Path(folder) / "stop"
+    if is_frozen:
+        pipeline._components[Component.TRANSFORMER].register_forward_pre_hook(lambda *_: freeze(stop))
     first_frame = frame if has_frame else None
     return pipeline.assist(as_embeds(rows), PARAMS, Path(folder), first_frame=first_frame, should_stop=stop.exists)
+
+
+def freeze(stop):
+    wait_until(stop.exists)
 
 
 def main(tiny_dir):

@@ -8,12 +8,12 @@ from ovi.quality import Quality
 from ovi.stages import Stage
 from ovi_ray.scheduling.actions import Cancel
 from ovi_ray.scheduling.config import Pairing, PairingConfig, SchedulerConfig, SpeculationConfig
-from ovi_ray.scheduling.events import TaskDone, TaskFailed, WorkerLost
+from ovi_ray.scheduling.events import TaskDone, TaskFailed, Tick, WorkerLost
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.states import WorkerStatus
 from ovi_ray.scheduling.task import ClipStatus, FailureKind, Reason
 from ovi_ray.simulation.virtual_cluster import Fault, VirtualDevice, simulate
-from tests.support.scheduling import BIG, MIDDLE, CheckedCluster, joins, make_workload
+from tests.support.scheduling import BIG, LARGE, MIDDLE, SMALL, CheckedCluster, joins, make_workload
 
 
 def scheduler_of(workload, when=Pairing.TAIL, *, speculates=False):
@@ -21,15 +21,16 @@ def scheduler_of(workload, when=Pairing.TAIL, *, speculates=False):
     return Scheduler(workload, config=config)
 
 
-def cluster_of(*events, clips=1, when=Pairing.TAIL, speculates=False, quality=Quality.EXACT):
+def cluster_of(*events, clips=1, kinds=(SMALL,), when=Pairing.TAIL, speculates=False, quality=Quality.EXACT):
     """A cluster whose clips are all about to be denoised."""
-    workload = make_workload(clips)
+    workload = make_workload(clips, kinds=kinds)
     workload = replace(workload, kinds=tuple(replace(kind, quality=quality) for kind in workload.kinds))
     cluster = CheckedCluster(workload=workload, scheduler=scheduler_of(workload, when, speculates=speculates))
     cluster.send(*events)
-    while not any(run.task.stage is Stage.DENOISE and run.task.items for run in cluster.running.values()):
-        done = [TaskDone(worker=run.worker, task=run.task, seconds=0.1) for run in cluster.running.values()]
-        cluster.send(*done, after=0.1)
+    while begun := [
+        run for run in cluster.running.values() if run.task.stage is not Stage.DENOISE or not run.task.items
+    ]:
+        cluster.send(*[TaskDone(worker=run.worker, task=run.task, seconds=0.1) for run in begun], after=0.1)
     return cluster
 
 
@@ -44,6 +45,12 @@ def pair(cluster):
     return leader, helper
 
 
+def pool_worker(cluster, clip):
+    """The worker that began a clip first."""
+    name = next(run.worker for run in cluster.running.values() if run.task.items == (clip,) and run.task.attempt == 1)
+    return cluster.scheduler.pool.find(name)
+
+
 def done(cluster, worker, seconds=10.0, **changes):
     return TaskDone(worker=worker, task=cluster.running[worker].task, seconds=seconds, **changes)
 
@@ -52,6 +59,7 @@ def failed(cluster, worker, kind=FailureKind.ERROR):
     return TaskFailed(worker=worker, task=cluster.running[worker].task, kind=kind, message="it broke")
 
 
+NEARLY_BIG = replace(BIG, name="nearly 80gb", speed=0.95)
 TWO = joins(node="n", w0=BIG, w1=BIG)
 
 
@@ -87,6 +95,69 @@ def test_in_bulk_clips_share_devices_only_where_that_was_asked_for(when, expecte
     cluster = cluster_of(*joins(node="n", w0=BIG, w1=BIG, w2=BIG, w3=BIG), clips=12, when=when)
     running = [run for run in cluster.running.values() if run.task.stage is Stage.DENOISE]
     assert (len(running), len(assists(cluster))) == (4, expected)
+
+
+def test_a_clip_that_ends_before_one_that_cannot_end_sooner_is_left_alone():
+    cluster = cluster_of(*joins(node="m", w0=BIG), *joins(node="n", w1=BIG), clips=2, kinds=(LARGE, SMALL))
+    worker_of = {run.task.items: run.worker for run in cluster.running.values()}
+    node_of_long, node_of_short = (cluster.nodes[worker_of[clip,]] for clip in (0, 1))
+    cluster.send(*joins(node=node_of_short, w2=BIG))
+    assert not assists(cluster)
+    cluster.send(*joins(node=node_of_long, w3=BIG))
+    assert assists(cluster) == {"w3": worker_of[0,]}
+
+
+def test_a_helper_that_is_known_to_be_half_as_fast_is_not_asked():
+    cluster = cluster_of(*joins(node="n", w0=BIG), clips=1)
+    pool = cluster.scheduler.pool
+    seconds = pool.costs.seconds(0, Stage.DENOISE, 0)
+    for _ in range(10):
+        pool.costs.observe(0, pool.find("w0").number, Stage.DENOISE, 0, 1.0, seconds)
+        pool.costs.observe(0, 1, Stage.DENOISE, 0, 1.0, 3 * seconds)
+    assert pool.costs.worker_factor(1) > 2 * pool.costs.worker_factor(0)
+    cluster.send(*joins(node="n", w1=BIG))
+    assert not assists(cluster)
+
+
+def test_a_pair_that_is_late_parts_and_its_clip_is_copied():
+    cluster = cluster_of(*TWO, speculates=True)
+    leader, helper = pair(cluster)
+    task, late_s = cluster.running[helper].task, cluster.wakes[-1]
+    assert late_s > cluster.scheduler.pool.find(leader).expected_end_s
+    assert cluster.send(Tick(), after=late_s - cluster.now) == [
+        Cancel(worker=helper, task=task, reason=Reason.BETTER_ALONE)
+    ]
+    cluster.send(failed(cluster, helper, FailureKind.CANCELLED), after=1)
+    assert cluster.running[helper].reason is Reason.SPECULATIVE_COPY
+    cluster.finish_all()
+    assert cluster.finished[0].status is ClipStatus.DONE
+
+
+def test_a_pair_parts_when_a_faster_device_begins_its_clip_too():
+    cluster = cluster_of(*joins(node="n", w0=MIDDLE, w1=MIDDLE), speculates=True)
+    _, helper = pair(cluster)
+    task = cluster.running[helper].task
+    actions = cluster.send(*joins(node="m", w2=BIG))
+    assert actions[0] == Cancel(worker=helper, task=task, reason=Reason.BETTER_ALONE)
+    assert cluster.running["w2"].reason is Reason.SPECULATIVE_COPY
+
+
+def test_a_hedge_ends_when_its_clip_is_sure_to_end_first_on_two_devices():
+    """Two clips on one machine, each hedged by a device of another class until the first of them has ended."""
+    cluster = cluster_of(*joins(node="n", w0=BIG, w1=BIG), clips=2, kinds=(LARGE, SMALL), speculates=True)
+    cluster.send(*joins(node="m", x0=NEARLY_BIG, x1=NEARLY_BIG))
+    hedges = {run.task.items: run for run in cluster.running.values() if run.reason is Reason.SPECULATIVE_COPY}
+    assert {run.worker for run in hedges.values()} == {"x0", "x1"}
+    long, short = (pool_worker(cluster, clip) for clip in (0, 1))
+    cluster.send(done(cluster, short.name, short.work_s), after=short.expected_end_s - cluster.now)
+    cluster.send(failed(cluster, hedges[1,].worker, FailureKind.CANCELLED))
+    actions = cluster.send(done(cluster, short.name, 1.0), after=1.0)  # the decode
+    assert Cancel(worker=hedges[0,].worker, task=hedges[0,].task, reason=Reason.NOT_NEEDED) in actions
+    assert assists(cluster) == {short.name: long.name}
+    cluster.send(failed(cluster, hedges[0,].worker, FailureKind.CANCELLED))
+    assert cluster.running[long.name].task.attempt == 1
+    cluster.finish_all()
+    assert sorted(cluster.denoised) == [0, 1]
 
 
 def test_the_end_of_a_leader_ends_its_helper_and_no_clip_is_denoised_twice():
@@ -209,6 +280,19 @@ def test_a_helper_that_fails_costs_no_time():
     machine[1] = replace(machine[1], faults=(Fault(stages=frozenset({Stage.DENOISE})),))
     alone = makespan(1, devices(1), Pairing.OFF)
     assert makespan(1, machine) <= 1.1 * alone
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+@pytest.mark.parametrize("clips", [1, 3])
+def test_a_slow_device_in_a_pair_makes_no_job_later(slow, clips):
+    machine = devices(2)
+    machine[slow] = replace(machine[slow], slowdowns=((0.0, 8.0),))
+    ends = {}
+    for when in (Pairing.OFF, Pairing.TAIL):
+        workload = make_workload(clips)
+        scheduler = scheduler_of(workload, when, speculates=True)
+        ends[when] = simulate(workload, machine, scheduler=scheduler).makespan_s
+    assert ends[Pairing.TAIL] < ends[Pairing.OFF] + 12  # the seconds after which the leader is out of patience, and two
 
 
 def test_a_helper_that_leaves_keeps_what_it_did():
