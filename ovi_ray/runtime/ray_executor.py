@@ -177,7 +177,7 @@ class RayExecutor:
             return work
         work = replace(work, meeting=f"{self._pid(submission.leader)}-{secrets.token_hex(16)}")
         for running in self._running.values():
-            if running.worker == submission.leader:
+            if running.worker == submission.leader and running.task == replace(submission.task, assists=False):
                 actor = self._slots.occupied[submission.leader].actor
                 actor.expect_helper.remote(running.number, work.meeting, submission.worker)
         return work

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.ray_start import be_patient
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 
 FAILING = 0.2  # of the writes, where writes fail
 UNREADABLE = 0.5  # of the videos, where reads fail
@@ -242,9 +242,11 @@ def _pace_tasks() -> None:
 
 def _wait_for_helpers() -> None:
     from ovi.sampling.link import Meeting
+    from ovi.sampling.partner import RemoteNegativePass
 
     answer = Meeting.answer
     Meeting.answer = lambda self: wait_until(lambda: answer(self))
+    RemoteNegativePass.__init__.__kwdefaults__["patience_s"] = PATIENCE_S  # the machine may be busy
 
 
 def _run_out_of_memory_at(stage: str) -> None:
