@@ -229,6 +229,22 @@ def test_a_clip_whose_leader_failed_is_tried_again_on_one_device():
     assert [(run.task.attempt, run.task.assists, run.worker != leader) for run in again] == [(2, False, True)]
 
 
+@pytest.mark.parametrize("crashed", [True, False])
+def test_a_leader_that_is_lost_frees_its_helper_which_goes_on_with_the_clip(crashed):
+    cluster = cluster_of(*TWO)
+    leader, helper = pair(cluster)
+    task = cluster.running[helper].task
+    actions = cluster.send(WorkerLost(worker=leader, crashed=crashed), after=1)
+    assert Cancel(worker=helper, task=task, reason=Reason.LEADER_ENDED) in actions
+    cluster.send(failed(cluster, helper, FailureKind.CANCELLED))
+    run = cluster.running[helper]
+    assert (run.task.stage, run.task.items, run.task.assists) == (Stage.DENOISE, (0,), False)
+    cluster.send(*joins(node="n", w2=BIG))
+    assert assists(cluster) == ({} if crashed else {"w2": helper})  # a clip that may kill workers is left to one
+    cluster.finish_all()
+    assert cluster.finished[0].status is ClipStatus.DONE
+
+
 def test_devices_whose_pairs_failed_are_not_paired_again():
     cluster = cluster_of(*TWO, clips=4, when=Pairing.ALWAYS)
     failures = 0
