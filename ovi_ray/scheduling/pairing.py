@@ -126,8 +126,13 @@ class PairedDenoises:
         if not gains:
             return None
         best = max(gains)
-        is_enough = best[0] > 0 if self.comes_first else best[0] >= self._config.min_gain_s
-        return pairs[gains.index(best)] if is_enough else None
+        return pairs[gains.index(best)] if self._is_enough(best[0], leader) else None
+
+    def _is_enough(self, gain_s: float, leader: WorkerState) -> bool:
+        """Where two devices are asked for, they are tried before it is known what a denoise takes."""
+        if self.comes_first:
+            return gain_s > 0 or not self._pool.costs.is_measured(leader.device_class, Stage.DENOISE)
+        return gain_s >= self._config.min_gain_s
 
     def _may_share(self, leader: WorkerState, helper: WorkerState) -> bool:
         slots = frozenset((leader.slot, helper.slot))

@@ -41,7 +41,7 @@ def finished_job(tiny_dir, first_frame_path, tmp_path_factory):
         *("--each-example-n-times", 2, "--dtype", "float32", "--json", "--explain", "--latency", "--keep-latents"),
         "--no-speculation",  # on a busy machine a copy would be a second attempt
         program=WITHOUT_POSIX,
-        environment=hooked_environment(folder / "log", step_s=0.1, meet=1),
+        environment=hooked_environment(folder / "log", meet=1),
     )
     return out, result
 

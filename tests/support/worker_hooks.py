@@ -6,7 +6,7 @@ the settings to every worker process, on every node. Settings are environment va
     HOOKS_LOG              folder of the logs
     HOOKS_STEP_S           seconds to sleep in each denoising step and before each task
     HOOKS_WAIT_FOR         workers that must be ready before the first one denoises
-    HOOKS_MEET             (any value) a denoise waits for the worker that comes to assist it
+    HOOKS_MEET             (any value) the first denoise waits until a worker is sent to assist it; each waits for one that is
     HOOKS_FAILING_WRITES   seed of the writes that fail
     HOOKS_UNREADABLE       seed of the videos that the driver cannot read
     HOOKS_POISON           seed of the clip whose denoise kills its worker
@@ -66,7 +66,7 @@ def install() -> None:
     _log_steps()
     _pace_tasks()
     if os.environ.get("HOOKS_MEET"):
-        _wait_for_helpers()
+        _meet_helpers()
     if stage := os.environ.get("HOOKS_OUT_OF_MEMORY"):
         _run_out_of_memory_at(stage)
     if seed := os.environ.get("HOOKS_DEVICE_FAILS"):
@@ -240,11 +240,20 @@ def _pace_tasks() -> None:
     Worker.run = paced_run
 
 
-def _wait_for_helpers() -> None:
+def _meet_helpers() -> None:
     from ovi.sampling.link import Meeting
     from ovi.sampling.partner import RemoteNegativePass
+    from ovi_ray.workers.helpers import Helpers
 
-    answer = Meeting.answer
+    answer, begin, met = Meeting.answer, Helpers.begin, _folder() / "met"
+
+    def begin_together(self, **step: Any) -> None:
+        if not met.exists():
+            wait_until(lambda: self._invitation is not None)
+            met.touch()
+        begin(self, **step)
+
+    Helpers.begin = begin_together
     Meeting.answer = lambda self: wait_until(lambda: answer(self))
     RemoteNegativePass.__init__.__kwdefaults__["patience_s"] = PATIENCE_S  # the machine may be busy
 

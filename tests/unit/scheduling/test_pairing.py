@@ -160,6 +160,17 @@ def test_a_hedge_ends_when_its_clip_is_sure_to_end_first_on_two_devices():
     assert sorted(cluster.denoised) == [0, 1]
 
 
+def test_a_clip_that_will_end_before_a_helper_is_ready_is_not_assisted_and_the_next_one_begins():
+    cluster = cluster_of(*joins(node="n", w0=BIG), clips=12, when=Pairing.ALWAYS)
+    first = cluster.scheduler.pool.find("w0")
+    cluster.send(done(cluster, "w0", first.work_s), after=first.expected_end_s - cluster.now)
+    while cluster.running["w0"].task.stage is not Stage.DENOISE:
+        cluster.send(done(cluster, "w0", 1.0), after=1.0)
+    cluster.send(*joins(node="n", w1=BIG), after=first.expected_end_s - 1 - cluster.now)
+    assert not assists(cluster)
+    assert cluster.running["w1"].task.stage is Stage.DENOISE
+
+
 def test_the_end_of_a_leader_ends_its_helper_and_no_clip_is_denoised_twice():
     cluster = cluster_of(*TWO)
     leader, helper = pair(cluster)
