@@ -41,7 +41,7 @@ from ovi.kernels.choice import choose_kernels
 from ovi.kernels.trial import KernelShape
 from ovi.kernels.types import EAGER_PLAN
 from ovi.memory.plan import activations
-from ovi.models.feed_forward import fp8_format
+from ovi.models.feed_forward import fp8_products
 from ovi.models.fusion import FusionTransformer
 from ovi.models.video_vae import VideoVAE
 from ovi.sampling.guidance import Guidance, PassNumerics, StepPasses, embed_texts
@@ -59,11 +59,12 @@ STEP_CALLS = 3
 JOB_CLIPS = 6
 CLASSES = {
     "attention": ("attention", "fmha", "flash", "sdpa", "attn"),
-    "convolutions": ("conv", "winograd", "miopen", "im2col", "vol2col"),
+    "convolutions": ("conv", "winograd", "miopen", "im2col", "vol2col", "fprop", "dgrad", "cudnn"),
     "products": ("gemm", "cutlass", "nvjet", "cijk", "addmm", "::mm", "::bmm", "matmul", "wgmma"),
     "copies": ("memcpy", "memset", "copy", "::cat", "catarray"),
 }
-"""Words in the names of kernels, by class; the first class that has one counts. All others are elementwise."""
+"""Words in the names of kernels, by class; the first class that has one counts. All others are elementwise, as are those that a
+compiler made, whose names tell what they were fused from."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -88,6 +89,8 @@ class Measured:
 def kernel_class(name: str) -> str:
     """The class of a kernel, or of a CPU's operation, by its name."""
     lower = name.lower()
+    if lower.startswith("triton_"):
+        return "elementwise"
     return next((kind for kind, words in CLASSES.items() if any(word in lower for word in words)), "elementwise")
 
 
@@ -179,9 +182,10 @@ def computed(
             return model, PassNumerics(attention=AttentionPlan.uniform(AttentionBackend.SDPA))
         case "fp8":
             video = transformer.video_model.config
-            return model, PassNumerics(
-                attention=plan, fp8=fp8_format(device, DTYPE, dim=video.dim, ffn_dim=video.ffn_dim)
+            fp8 = fp8_products(
+                device, DTYPE, dim=video.dim, ffn_dim=video.ffn_dim, kernels=kernels, fused=device.type == "cuda"
             )
+            return model, PassNumerics(attention=plan, fp8=fp8)
         case "compiled":
             model.compile_blocks()
         case "streamed":

@@ -42,7 +42,7 @@ from ovi.media.images import fit_image, read_image
 from ovi.media.video import frames_to_uint8
 from ovi.memory.release import offload_to_cpu, release_memory
 from ovi.models.audio_vae import AudioVAE
-from ovi.models.feed_forward import fp8_format
+from ovi.models.feed_forward import Fp8Products, fp8_products
 from ovi.models.fusion import FusionTransformer
 from ovi.models.text_encoder import TextEncoder, tokenize
 from ovi.models.tiling import Tiling
@@ -102,6 +102,7 @@ class OviPipeline:
         self._attention_trials = TrialCache.default()
         self._convolution_path: ConvolutionPath | None = None
         self._kernel_plan: KernelPlan | None = None
+        self._fp8: Fp8Products | ShortcutUnavailable | None = None
         self._tokenizer: Tokenizer | None = None
         self._components: dict[Component, nn.Module] = {}
         self._offloaded: dict[Component, nn.Module] = {}
@@ -394,7 +395,7 @@ class OviPipeline:
         low_bit, left_out = exact, dict[ShortcutName, str]()
         try:
             if ShortcutName.FP8_FEED_FORWARD in names:
-                low_bit = replace(low_bit, fp8=self._fp8_format())
+                low_bit = replace(low_bit, fp8=self._fp8_products())
         except ShortcutUnavailable as error:
             left_out[ShortcutName.FP8_FEED_FORWARD] = error.reason
         try:
@@ -405,12 +406,26 @@ class OviPipeline:
             left_out[ShortcutName.LOW_BIT_ATTENTION] = error.reason
         return LossyPolicy(combination=combination.without(left_out), exact=exact, low_bit=low_bit, left_out=left_out)
 
-    def _fp8_format(self) -> torch.dtype:
-        """The format of 8-bit products on this device. Raises ShortcutUnavailable."""
+    def _fp8_products(self) -> Fp8Products:
+        """The way of 8-bit products on this device, tried on first use and then constant. Raises ShortcutUnavailable."""
         if self.weights is WeightFormat.QINT8:
             raise ShortcutUnavailable(ShortcutName.FP8_FEED_FORWARD, "the weights are 8-bit integers already")
-        config = self.architecture.video
-        return fp8_format(self.device, self.dtype, dim=config.dim, ffn_dim=config.ffn_dim)
+        if self._fp8 is None:
+            config = self.architecture.video
+            try:
+                self._fp8 = fp8_products(
+                    self.device,
+                    self.dtype,
+                    dim=config.dim,
+                    ffn_dim=config.ffn_dim,
+                    kernels=EAGER_PLAN if self.compile_blocks else self.kernel_plan(),
+                    fused=self.kernels is not KernelMode.EAGER and self.device.type == "cuda",
+                )
+            except ShortcutUnavailable as unavailable:
+                self._fp8 = unavailable
+        if isinstance(self._fp8, ShortcutUnavailable):
+            raise self._fp8
+        return self._fp8
 
     def _low_bit_attention(self, plan: AttentionPlan, video_shape: tuple[int, ...], audio_length: int) -> AttentionPlan:
         """The plan with the fastest backend, 8-bit ones included, where video attends to itself. Raises ShortcutUnavailable."""

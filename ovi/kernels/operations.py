@@ -105,6 +105,13 @@ def norm_silu_(x: Tensor, gamma: Tensor, out: Tensor, *, kernels: KernelPlan) ->
         reference.norm_silu_(x, gamma, out)
 
 
+def narrow_rows(x: Tensor, fp8: torch.dtype, *, gelu_bias: Tensor | None = None, fused: bool) -> tuple[Tensor, Tensor]:
+    """x [R, C] in 8-bit floats and the scales [R, 1] of its rows; with a bias [C], of GELU of x plus the bias."""
+    if fused:
+        return cast("tuple[Tensor, Tensor]", _narrow_rows(x.contiguous(), fp8, gelu_bias))
+    return reference.narrow_rows(x, fp8, gelu_bias)
+
+
 def empty_frames(like: Tensor, *size: int, kernels: KernelPlan) -> Tensor:
     """Frames of some size [B, C, t, h, w], not written yet, in the layout of a plan."""
     layout = torch.channels_last_3d if kernels.channels_last else torch.contiguous_format
@@ -205,6 +212,18 @@ def _norm_silu_(x: Tensor, gamma: Tensor, out: Tensor) -> None:
 @_norm_silu_.register_fake
 def _(x: Tensor, gamma: Tensor, out: Tensor) -> None:
     pass
+
+
+@torch.library.custom_op("ovi::narrow_rows", mutates_args=())
+def _narrow_rows(x: Tensor, fp8: torch.dtype, gelu_bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    from ovi.kernels import triton_kernels
+
+    return triton_kernels.narrow_rows(x, fp8, gelu_bias)
+
+
+@_narrow_rows.register_fake
+def _(x: Tensor, fp8: torch.dtype, gelu_bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, dtype=fp8), x.new_empty(x.shape[0], 1, dtype=torch.float32)
 
 
 def _heads_like(x: Tensor, rotation: Tensor) -> Tensor:

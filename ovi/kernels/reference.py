@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LEAST = 1e-12
+"""The largest number that a row of zeros is taken to have when it is narrowed, so that its scale is not zero."""
+
 
 def norm_modulate(x: Tensor, *, shift: Tensor, scale: Tensor, spans: tuple[int, ...], eps: float) -> Tensor:
     """The layer norm of x [B, L, C], modulated by shift and scale [T, C]."""
@@ -84,6 +87,18 @@ def normalize_channels_(x: Tensor, gamma: Tensor) -> Tensor:
     """x / |x| * sqrt(C) * gamma over the channels, dimension 1, in place."""
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
     return x.div_(norm).mul_(gamma * gamma.shape[0] ** 0.5)
+
+
+def narrow_rows(x: Tensor, fp8: torch.dtype, gelu_bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """x [R, C] in 8-bit floats, with the largest number of each row scaled to the largest one of the format.
+
+    Returns the numbers and the scales [R, 1] of the rows, in float32. With a bias [C], it is added and GELU taken before.
+    """
+    if gelu_bias is not None:
+        x = F.gelu(x + gelu_bias, approximate="tanh")
+    largest = torch.linalg.vector_norm(x, ord=torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
+    scales = (largest.clamp_min(LEAST) / torch.finfo(fp8).max).to(x.dtype)
+    return (x / scales).to(fp8), scales.float()
 
 
 def _join(parts: list[Tensor]) -> Tensor:

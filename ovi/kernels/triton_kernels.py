@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ovi.kernels.reference import LEAST
+
 _CHANNELS_PER_WARP = 512
 _MAX_WARPS = 8
 _PIXELS, _CHANNELS_AT_ONCE = 64, 32  # of a program: what it reads twice stays in the cache
@@ -134,6 +136,34 @@ def _norm_silu(  # type: ignore[no-untyped-def]
         tl.store(out_at + channel * out_channel, silu.to(dtype), mask=inside)
 
 
+@triton.jit
+def _narrow_rows(  # type: ignore[no-untyped-def]
+    x,
+    gelu_bias,
+    values,
+    scales,
+    largest_value,
+    least,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, BLOCK)
+    inside = channel < CHANNELS
+    dtype = x.dtype.element_ty
+    value = tl.load(x + row * CHANNELS + channel, mask=inside, other=0.0).to(tl.float32)
+    if gelu_bias is not None:
+        value += tl.load(gelu_bias + channel, mask=inside, other=0.0).to(tl.float32)
+        value = value.to(dtype).to(tl.float32)
+        inner = 1.5957691216057308 * (value + 0.044715 * value * value * value)  # 2 sqrt(2 / pi)
+        value = (value / (1.0 + tl.exp(-inner))).to(dtype).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(value), axis=0), least) / largest_value
+    scale = scale.to(dtype).to(tl.float32)
+    narrowed = (value / scale).to(dtype).to(tl.float32).to(values.dtype.element_ty)
+    tl.store(values + row * CHANNELS + channel, narrowed, mask=inside)
+    tl.store(scales + row, scale)
+
+
 def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, boundary: int, eps: float) -> Tensor:
     """As in `reference`."""
     normed = torch.empty_like(x)
@@ -230,6 +260,26 @@ def norm_silu_(x: Tensor, gamma: Tensor, out: Tensor) -> None:
             STEP=_CHANNELS_AT_ONCE,
             PIXELS=_PIXELS,
         )
+
+
+def narrow_rows(x: Tensor, fp8: torch.dtype, gelu_bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """As in `reference`."""
+    rows, channels = x.shape
+    values, scales = torch.empty_like(x, dtype=fp8), x.new_empty(rows, 1, dtype=torch.float32)
+    block = triton.next_power_of_2(channels)
+    with _on(x):
+        _narrow_rows[(rows,)](
+            x,
+            gelu_bias,
+            values,
+            scales,
+            torch.finfo(fp8).max,
+            LEAST,
+            CHANNELS=channels,
+            BLOCK=block,
+            num_warps=_warps(block),
+        )
+    return values, scales
 
 
 def _launch_residual_norm(

@@ -12,8 +12,11 @@ class MemoryEdge(Protocol):
         """Bytes that are free on the device, whichever process holds the rest, and all of its bytes."""
         ...
 
-    def set_per_process_memory_fraction(self, fraction: float, device: torch.device) -> None:
-        """Let the allocator fail as the device would where this process asks for more than a part of its memory."""
+    def set_per_process_memory_fraction(self, fraction: float, device: int | None) -> None:
+        """Let the allocator fail as the device would where this process asks for more than a part of its memory.
+
+        None is the current device; torch refuses a device without its number.
+        """
         ...
 
 
@@ -21,7 +24,7 @@ def limit_memory(device: torch.device, size: int, edge: MemoryEdge = torch.cuda)
     """Hold what this process allocates on a GPU to `size` bytes; a CPU's memory cannot be held so."""
     if device.type == "cuda":
         _, total = edge.mem_get_info(device)
-        edge.set_per_process_memory_fraction(min(1.0, size / total), device)
+        edge.set_per_process_memory_fraction(min(1.0, size / total), device.index)
 
 
 def free_bytes(device: torch.device, edge: MemoryEdge = torch.cuda) -> int | None:

@@ -15,7 +15,8 @@ from ovi.geometry import num_video_tokens
 from ovi.stages import STAGES, Stage
 from ovi.weights.formats import WeightFormat
 
-KERNEL_MARGIN = 1.10  # for workspaces of convolutions and matrix products, and the allocator's rounding
+KERNEL_MARGIN = 1.10  # for workspaces of matrix products, and the allocator's rounding
+CONVOLUTION_MARGIN = 1.28  # cuDNN's workspaces too, which hold copies in another layout: 1.27 measured on an H100
 _WIDTHS_IN_FEED_FORWARD = 2.1  # live activations of the model width, beside the two of the hidden width
 _WIDTHS_IN_ATTENTION = 5.1  # live activations of the model width
 _ROTATION_BYTES = 7.8  # per token and channel: queries and keys are rotated in float32
@@ -161,7 +162,11 @@ def activations(arch: Architecture, spec: ModelSpec, height: int, width: int, it
         Stage.DENOISE: denoise_activations(arch, tokens, itemsize),
         Stage.DECODE: decode_activations(arch, height, width, itemsize),
     }
-    return {stage: int(KERNEL_MARGIN * size) for stage, size in counted.items()}
+    convolving = {Stage.ENCODE_FIRST_FRAME, Stage.DECODE}
+    return {
+        stage: int((CONVOLUTION_MARGIN if stage in convolving else KERNEL_MARGIN) * size)
+        for stage, size in counted.items()
+    }
 
 
 def denoise_activations(arch: Architecture, tokens: int, itemsize: int, text_rows: int | None = None) -> int:

@@ -22,6 +22,7 @@ from ovi.files import user_cache_folder
 from ovi.kernels import KernelPlan
 from ovi.kernels.types import EAGER_PLAN
 from ovi.models.block_stream import BlockStream, StreamEdge
+from ovi.models.feed_forward import Fp8Products
 from ovi.models.rope import audio_rotation, video_rotation
 from ovi.models.transformer import Backbone, Block, KeyValue, TimeEmbedding
 
@@ -120,12 +121,12 @@ class FusionTransformer(nn.Module):
         time: TimeContext,
         skip_layer: int | None = None,
         attention: AttentionPlan = SDPA_PLAN,
-        fp8: torch.dtype | None = None,
+        fp8: Fp8Products | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Velocities of video latents [48, F, h, w] and audio latents [L, 20], in the weights' dtype.
 
-        `skip_layer` is the index of a block to leave out (skip-layer guidance); None runs all blocks. `fp8` is the 8-bit
-        format of the video's feed-forward products; None computes them in the weights' dtype.
+        `skip_layer` is the index of a block to leave out (skip-layer guidance); None runs all blocks. `fp8` is the way
+        of the video's feed-forward products in 8-bit floats; None computes them in the weights' dtype.
         """
         streams = [
             self.video_model.patch_embedding(video.unsqueeze(0)),  # B L C
@@ -206,7 +207,7 @@ def run_block(
     time: TimeContext,
     attention: AttentionPlan,
     kernels: KernelPlan,
-    fp8: torch.dtype | None = None,
+    fp8: Fp8Products | None = None,
 ) -> list[Tensor]:
     """Video tokens [B, L, C] and audio tokens [B, L', C] after one block of both backbones.
 

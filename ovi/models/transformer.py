@@ -22,7 +22,7 @@ from ovi.attention.backends import attention
 from ovi.config import TransformerConfig
 from ovi.kernels import operations
 from ovi.kernels.types import KernelPlan
-from ovi.models.feed_forward import fp8_feed_forward
+from ovi.models.feed_forward import Fp8Products, fp8_feed_forward
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -224,9 +224,9 @@ class Block(nn.Module):
         )
 
     def apply_feed_forward(
-        self, x: Tensor, normed: Tensor, m: BlockModulation, *, kernels: KernelPlan, fp8: torch.dtype | None = None
+        self, x: Tensor, normed: Tensor, m: BlockModulation, *, kernels: KernelPlan, fp8: Fp8Products | None = None
     ) -> Tensor:
-        """x [B, L, C] plus the feed-forward of its modulated norm; `fp8` is the 8-bit format of its products, if any."""
+        """x [B, L, C] plus the feed-forward of its modulated norm; `fp8` is the way of its 8-bit products, if any."""
         if fp8 is None:
             widen, narrow = cast("nn.Linear", self.ffn[0]), self.ffn[2]
             update = narrow(operations.linear_gelu(normed, widen, kernels=kernels))

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from ovi.attention import AttentionPlan
+from ovi.models.feed_forward import Fp8Products
 from ovi.models.fusion import FusionTransformer, Grid, TextContext
 from ovi.sampling.partner import NegativePass
 from ovi.types import PromptEmbeds
@@ -20,8 +20,8 @@ class PassNumerics:
     """Settings of a pass that change its numbers: the attention of each site, and the format of products."""
 
     attention: AttentionPlan
-    fp8: torch.dtype | None = None
-    """8-bit format of the video's feed-forward products; None for the weights' dtype."""
+    fp8: Fp8Products | None = None
+    """The way of the video's feed-forward products in 8-bit floats; None for products in the weights' dtype."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

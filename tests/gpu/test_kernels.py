@@ -18,7 +18,7 @@ from ovi.kernels import FusedKernel, KernelMode
 from ovi.kernels.choice import choose_kernels
 from ovi.kernels.trial import ALLOWED_ERROR, KernelShape, deviation
 from ovi.memory.limit import limit_memory
-from ovi.memory.plan import decode_activations, denoise_activations
+from ovi.memory.plan import CONVOLUTION_MARGIN, decode_activations, denoise_activations
 from ovi.models.fusion import FusionTransformer
 from ovi.models.video_vae import VideoVAE
 from ovi.sampling.guidance import embed_texts
@@ -134,7 +134,7 @@ def test_a_decode_needs_the_planned_memory():
 
     with convolving(ConvolutionPath.DEFAULT):
         decode()
-        assert peak_of(decode) <= 1.25 * decode_activations(arch, 352, 352, DTYPE.itemsize)
+        assert peak_of(decode) <= CONVOLUTION_MARGIN * decode_activations(arch, 352, 352, DTYPE.itemsize)
 
 
 def test_a_process_cannot_have_more_than_its_part():

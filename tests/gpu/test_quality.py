@@ -8,22 +8,25 @@ from ovi import OviPipeline
 from ovi.attention import AttentionBackend
 from ovi.config import SamplingParams
 from ovi.errors import ShortcutUnavailable
-from ovi.models.feed_forward import ScaledRows, fp8_format, fp8_linear
+from ovi.kernels.types import EAGER_PLAN
+from ovi.models.feed_forward import Fp8Products, fp8_linear, fp8_products
 from ovi.types import PromptEmbeds
 
 pytestmark = pytest.mark.gpu
+DTYPE = torch.bfloat16
 DIM, FFN_DIM, ROWS = 3072, 14_336, 1_001  # of the published model; rows are no multiple of a kernel's blocks
 
 
-def test_8_bit_products_are_those_of_the_narrowed_numbers_or_are_refused_with_a_reason():
+@pytest.mark.parametrize("fused", [True, False])
+def test_8_bit_products_are_those_of_the_numbers_that_plain_torch_narrows_or_are_refused_with_a_reason(fused):
     device = torch.device("cuda")
     try:
-        fp8 = fp8_format(device, torch.bfloat16, dim=DIM, ffn_dim=FFN_DIM)
+        found = fp8_products(device, DTYPE, dim=DIM, ffn_dim=FFN_DIM, kernels=EAGER_PLAN, fused=fused)
     except ShortcutUnavailable as error:
         pytest.skip(error.reason)
-    x, weight = (torch.randn(rows, DIM, device=device, dtype=torch.bfloat16) for rows in (ROWS, FFN_DIM))
-    product = fp8_linear(x, weight, None, fp8).float()
-    expected = F.linear(ScaledRows.of(x, fp8).widened, ScaledRows.of(weight, fp8).widened)
+    x, weight = (torch.randn(rows, DIM, device=device, dtype=DTYPE) for rows in (ROWS, FFN_DIM))
+    product, plain = fp8_linear(x, weight, None, found).float(), Fp8Products(format=found.format)
+    expected = F.linear(plain.narrow(x).widened, plain.narrow(weight).widened)
     assert float((product - expected).norm() / expected.norm()) < 0.01
 
 

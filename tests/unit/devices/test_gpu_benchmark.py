@@ -23,6 +23,8 @@ from benchmarks.gpu import kernel_class, kernel_seconds
         ("Memcpy DtoD (Device -> Device)", "copies"),
         ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add>", "elementwise"),
         ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel", "elementwise"),
+        ("triton_red_fused__scaled_dot_product_cudnn_attention_add_mul_3", "elementwise"),
+        ("cudnn_generated_fort_native_conv_sm90_implicit_gemm", "convolutions"),
     ],
 )
 def test_kernels_are_classed_by_their_names(name, kind):

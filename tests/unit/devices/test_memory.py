@@ -48,6 +48,7 @@ class FakeMemory:
         return self.free, self.total
 
     def set_per_process_memory_fraction(self, fraction, device):
+        assert device is None or isinstance(device, int)  # torch refuses a device without its number
         self.fraction = fraction
 
 

@@ -125,3 +125,17 @@ def test_a_fused_decoder_computes_what_the_plain_one_does(kernels, assert_close_
     fused = vae.decode(latents)
     assert_close_to_std(fused, expected, 1e-4)
     assert not torch.equal(fused, expected)  # it was computed in another way
+
+
+@pytest.mark.parametrize("columns", [48, 100])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_rows_are_narrowed_as_in_plain_torch(columns, gelu):
+    torch.manual_seed(0)
+    x, bias = torch.randn(7, columns), torch.randn(columns) if gelu else None
+    x[2], x[3] = 0, 1e4 * x[3]
+    (values, scales), (expected, expected_scales) = (
+        operations.narrow_rows(x, torch.float8_e4m3fn, gelu_bias=bias, fused=fused) for fused in (True, False)
+    )
+    assert torch.allclose(scales, expected_scales, rtol=1e-5)
+    widened, exact = values.float() * scales, expected.float() * expected_scales
+    assert (widened - exact).norm() <= 1e-3 * exact.norm()

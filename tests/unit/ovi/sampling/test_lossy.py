@@ -12,6 +12,7 @@ from ovi.attention import AttentionBackend
 from ovi.attention.types import SDPA_PLAN
 from ovi.config import SamplingParams
 from ovi.errors import DenoiseStopped
+from ovi.models.feed_forward import Fp8Products
 from ovi.models.fusion import FusionTransformer
 from ovi.quality import Combination, Fp8FeedForward, GuidanceReuse, Loss, LowBitAttention, ShortcutName, StepSkipping
 from ovi.sampling.denoise import DenoiseState, denoise, initial_noise, start
@@ -147,7 +148,7 @@ def test_the_measured_loss_is_the_relative_error_of_the_velocities(run, pipe):
 
 
 def test_products_in_8_bit_floats_cost_as_many_passes_and_their_loss_is_small(run, exact):
-    low_bit = PassNumerics(attention=SDPA_PLAN, fp8=torch.float8_e4m3fn)
+    low_bit = PassNumerics(attention=SDPA_PLAN, fp8=Fp8Products(format=torch.float8_e4m3fn))
     latents, passes = run(policy(Fp8FeedForward(audit_every=6), low_bit=low_bit))
     assert passes == [4, 2, 2, 2, 2, 2] * 2
     assert 0 < latents.loss.video_loss < 0.1
@@ -155,7 +156,7 @@ def test_products_in_8_bit_floats_cost_as_many_passes_and_their_loss_is_small(ru
 
 
 def test_shortcuts_together_keep_the_exact_passes_apart_from_the_others(run):
-    low_bit = PassNumerics(attention=SDPA_PLAN, fp8=torch.float8_e4m3fn)
+    low_bit = PassNumerics(attention=SDPA_PLAN, fp8=Fp8Products(format=torch.float8_e4m3fn))
     shortcuts = (GuidanceReuse(after=0.5, audit_every=100), Fp8FeedForward(audit_every=100))
     latents, passes = run(policy(*shortcuts, low_bit=low_bit))
     assert passes == [4, 2, 2, 2, 2, 2, 3, 1, 1, 1, 1, 1]
@@ -185,7 +186,7 @@ COMBINED = (
 
 
 def test_a_lossy_clip_that_is_stopped_at_every_step_continues_from_files_bit_for_bit(run):
-    combined = policy(*COMBINED, low_bit=PassNumerics(attention=SDPA_PLAN, fp8=torch.float8_e4m3fn))
+    combined = policy(*COMBINED, low_bit=PassNumerics(attention=SDPA_PLAN, fp8=Fp8Products(format=torch.float8_e4m3fn)))
     whole, _ = run(combined)
     state, latents = None, None
     while latents is None:
