@@ -57,12 +57,20 @@ def convolve(path, device, shapes):
     return ConvolutionTrial(path=path, seconds=0.01, error=3e-3)
 
 
-def try_kernel(kernel, device, dtype, shape):
-    reason = "it is not faster" if kernel is FusedKernel.NORM_ROTATE else ""
-    return KernelTrial(kernel=kernel, seconds=0.001, eager_seconds=0.003, error=4e-4, reason=reason)
+def try_kernels(kernels, device, dtype, shape):
+    return [
+        KernelTrial(
+            kernel=kernel,
+            seconds=0.001,
+            eager_seconds=0.003,
+            error=4e-4,
+            reason="it is not faster" if kernel is FusedKernel.NORM_ROTATE else "",
+        )
+        for kernel in kernels
+    ]
 
 
-FAKES = {"convolution": convolve, "kernels": try_kernel}
+FAKES = {"convolution": convolve, "kernels": try_kernels}
 
 
 @pytest.fixture
