@@ -12,6 +12,7 @@ OviError
  ├── ConvolutionsWrong       every way to run convolutions on the device gives wrong numbers
  ├── MemoryTooSmall          the memory budget is too small; `needed` has the smallest sufficient one
  ├── DenoiseStopped          the caller stopped a denoise; `state` continues it
+ ├── PartnerUnavailable      the other device of a denoise on two is gone, or computes otherwise
  ├── NonFiniteError          a stage computed NaN or infinity                        (cause: weights, device or parameters)
  └── MediaError              a video could not be written or read back
 """
@@ -124,6 +125,10 @@ class DenoiseStopped(OviError):
     def __init__(self, state: object) -> None:
         super().__init__("the denoise was stopped by its caller")
         self.state = state
+
+
+class PartnerUnavailable(OviError):
+    """The other device of a denoise on two devices is gone, does not answer, or would compute other numbers."""
 
 
 class NonFiniteError(OviError):

@@ -54,6 +54,7 @@ from ovi.quality import COMBINATIONS, Quality, ShortcutName
 from ovi.sampling import denoise as sampling
 from ovi.sampling.guidance import PassNumerics
 from ovi.sampling.lossy import LossyPolicy
+from ovi.sampling.partner import NegativePass, NegativePasses
 from ovi.stages import STAGES, Stage
 from ovi.types import Latents, PromptEmbeds
 from ovi.weights.formats import WeightFormat, check_format
@@ -298,30 +299,71 @@ class OviPipeline:
         *,
         first_frame: Tensor | None = None,
         state: sampling.DenoiseState | None = None,
+        partner: NegativePass | None = None,
         on_step: sampling.OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Latents:
         """Denoise a clip to latents, float32 on the CPU.
 
-        `first_frame` is a result of `encode_first_frame` and determines the clip's size. `state` resumes a stopped clip.
+        `first_frame` is a result of `encode_first_frame` and determines the clip's size. `state` resumes a stopped clip. A
+        `partner` is another device that runs `assist` for this clip.
         Raises DenoiseStopped, with the state to resume from, once `should_stop()` returns true, AttentionUnavailable if
         the attention backend cannot run on the device, and NonFiniteError instead of latents or a state that are not finite.
         """
         if state is None:
             state = sampling.start(self._noise(params, first_frame))
         video_shape, audio_length = state.video.sample.shape, state.audio.sample.shape[0]
+        attention = self.attention_plan(video_shape, audio_length)
+        if partner is not None:
+            partner.expect(self._signature(params, video_shape, first_frame, attention))
         latents = sampling.denoise(
             self._require(Component.TRANSFORMER, FusionTransformer),
             state.to(self.device),
             self._to_device(embeds),
             params,
             first_frame=None if first_frame is None else first_frame.to(self.device),
-            attention=self.attention_plan(video_shape, audio_length),
+            attention=attention,
             policy=self.lossy_policy(params.quality, video_shape, audio_length),
+            partner=partner,
             on_step=on_step,
             should_stop=should_stop,
         )
         return Latents(video=latents.video.cpu(), audio=latents.audio.cpu(), loss=latents.loss)
+
+    @torch.inference_mode()
+    @full_float32()
+    def assist(
+        self,
+        embeds: PromptEmbeds,
+        params: SamplingParams,
+        folder: Path,
+        *,
+        first_frame: Tensor | None = None,
+        should_stop: Callable[[], bool],
+    ) -> int:
+        """Compute the negative pass of each step of a denoise that runs in another process, which looks into `folder`.
+
+        The other arguments are those of that denoise. Returns the number of steps, at its end or once `should_stop()` returns
+        true. Raises PartnerUnavailable where the other process is gone or would get other numbers than it computes itself,
+        and NonFiniteError for predictions that are not finite.
+        """
+        transformer = self._require(Component.TRANSFORMER, FusionTransformer)
+        shapes = self._latent_shapes(params, first_frame)
+        video, audio = (torch.empty(shape, dtype=transformer.dtype, device=self.device) for shape in shapes)
+        attention = self.attention_plan(video.shape, audio.shape[0])
+        texts = self._to_device(embeds)
+        passes = NegativePasses(
+            transformer=transformer,
+            text=transformer.embed_text(video=texts.video_negative, audio=texts.audio_negative),
+            grid=transformer.embed_grid(video.shape, audio.shape[0], self.device),
+            first_frame_is_clean=first_frame is not None,
+            skip_layer=params.slg_layer or None,
+            attention=attention,
+            video=video,
+            audio=audio,
+            signature=self._signature(params, video.shape, first_frame, attention),
+        )
+        return passes.serve(folder, should_stop)
 
     def attention_plan(self, video_shape: tuple[int, ...], audio_length: int) -> AttentionPlan:
         """The attention plan for video latents of `video_shape` (48, F, h, w) and `audio_length` audio latents.
@@ -507,13 +549,41 @@ class OviPipeline:
         return NonFiniteError(tensor, stage=stage, first=first, step=step, causes=causes)
 
     def _noise(self, params: SamplingParams, first_frame: Tensor | None) -> Latents:
-        if first_frame is not None:
-            rows, columns = first_frame.shape[-2:]
-        else:
-            height, width = geometry.snap_size(*params.video_frame_height_width, self.spec.video_area)
-            rows, columns = geometry.latent_grid(height, width)
+        rows, columns = self._latent_grid(params, first_frame)
         channels = (self.architecture.video.in_dim, self.architecture.audio.in_dim)
         return sampling.initial_noise(self.spec, rows, columns, channels, params.seed)
+
+    def _latent_grid(self, params: SamplingParams, first_frame: Tensor | None) -> tuple[int, int]:
+        if first_frame is not None:
+            rows, columns = first_frame.shape[-2:]
+            return rows, columns
+        height, width = geometry.snap_size(*params.video_frame_height_width, self.spec.video_area)
+        return geometry.latent_grid(height, width)
+
+    def _latent_shapes(
+        self, params: SamplingParams, first_frame: Tensor | None
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """[48, F, h, w] and [L, 20]."""
+        grid = self._latent_grid(params, first_frame)
+        video = (self.architecture.video.in_dim, self.spec.video_latent_length, *grid)
+        return video, (self.spec.audio_latent_length, self.architecture.audio.in_dim)
+
+    def _signature(
+        self,
+        params: SamplingParams,
+        video_shape: tuple[int, ...],
+        first_frame: Tensor | None,
+        attention: AttentionPlan,
+    ) -> str:
+        """All that must be equal on two devices for the negative pass of a clip to have equal numbers on both."""
+        device = AttentionTarget.of(self.device, self.dtype).name
+        threads = f", {torch.get_num_threads()} threads" * (self.device.type == "cpu")
+        frame = "a clean first frame" if first_frame is not None else "no first frame"
+        compiled = " compiled" * self.compile_blocks
+        return (
+            f"{self.spec.name} {self.dtype} {self.weights}{compiled}, {tuple(video_shape)}, {frame}, without block"
+            f" {params.slg_layer}, {attention}, torch {torch.__version__} on {device}{threads}"
+        )
 
     def _to_device(self, embeds: PromptEmbeds) -> PromptEmbeds:
         return PromptEmbeds(

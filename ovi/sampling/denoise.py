@@ -16,6 +16,7 @@ from ovi.finite import FirstNonFinite
 from ovi.models.fusion import FusionTransformer
 from ovi.sampling.guidance import Guidance, PassNumerics, StepPasses, embed_texts
 from ovi.sampling.lossy import LossyPolicy, LossyState
+from ovi.sampling.partner import NegativePass
 from ovi.sampling.solvers import SolverState, make_solver
 from ovi.stages import Stage
 from ovi.types import Latents, PromptEmbeds
@@ -93,15 +94,17 @@ def denoise(
     first_frame: Tensor | None = None,
     attention: AttentionPlan = SDPA_PLAN,
     policy: LossyPolicy | None = None,
+    partner: NegativePass | None = None,
     on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Latents:
     """Run the solvers from `state` to the last step.
 
     `first_frame` is the latent [48, 1, h, w] of an image; it overwrites latent frame 0 before every step and after the
-    last. `policy` takes lossy shortcuts; without one every step is exact. `should_stop` is called before every step; when
-    it returns true, DenoiseStopped is raised with the state to continue from. Raises NonFiniteError where it would return
-    latents, or a state, that are not finite.
+    last. `policy` takes lossy shortcuts; without one every step is exact, and a `partner` computes the negative passes on
+    another device, with equal numbers. `should_stop` is called before every step; when it returns true, DenoiseStopped is
+    raised with the state to continue from. Raises NonFiniteError where it would return latents, or a state, that are not
+    finite.
     """
     solver = make_solver(params.solver_name, params.sample_steps, params.shift)
     guidance = _guidance(transformer, state, embeds, params, first_frame is not None)
@@ -113,7 +116,8 @@ def denoise(
             raise DenoiseStopped(state)
         video, audio = _with_first_frame(state.video, first_frame), state.audio
         t = solver.timesteps[state.step]
-        passes = StepPasses(transformer, video=video.sample, audio=audio.sample, t=t, guidance=guidance)
+        helper = partner if policy is None else None  # a lossy step may leave its negative pass out
+        passes = StepPasses(transformer, video=video.sample, audio=audio.sample, t=t, guidance=guidance, partner=helper)
         if policy is None:
             velocities, lossy = passes.guided(exact), None
         else:

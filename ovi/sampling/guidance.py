@@ -8,6 +8,7 @@ from torch import Tensor
 from ovi.attention import AttentionPlan
 from ovi.models.feed_forward import Fp8Products
 from ovi.models.fusion import FusionTransformer, Grid, TextContext
+from ovi.sampling.partner import NegativePass
 from ovi.types import PromptEmbeds
 
 Pair = tuple[Tensor, Tensor]
@@ -47,19 +48,31 @@ class StepPasses:
     """The passes of one step from one state, each computed when it is first asked for, and once."""
 
     def __init__(
-        self, transformer: FusionTransformer, *, video: Tensor, audio: Tensor, t: float, guidance: Guidance
+        self,
+        transformer: FusionTransformer,
+        *,
+        video: Tensor,
+        audio: Tensor,
+        t: float,
+        guidance: Guidance,
+        partner: NegativePass | None = None,
     ) -> None:
+        """At t in [0, 1000]. A partner begins with the negative pass at once, in the numerics of all passes of the step."""
         self.sample: Pair = (video, audio)
         self.guidance = guidance
+        video, audio = video.to(transformer.dtype), audio.to(transformer.dtype)
+        self._partner = partner
+        if partner is not None:
+            partner.begin(video=video, audio=audio, t=t)
         self._velocities = partial(
             transformer,
-            video=video.to(transformer.dtype),
-            audio=audio.to(transformer.dtype),
+            video=video,
+            audio=audio,
             grid=guidance.grid,
             time=transformer.embed_time(t, guidance.grid, guidance.first_frame_is_clean),
         )
         self.count = 0
-        """Passes computed so far."""
+        """Passes computed so far on this device."""
         self._positive: dict[PassNumerics, Pair] = {}
         self._negative: dict[PassNumerics, Pair] = {}
 
@@ -72,9 +85,15 @@ class StepPasses:
     def negative(self, numerics: PassNumerics) -> Pair:
         """Velocities, float32, with the negative prompts and without the skipped layer."""
         if numerics not in self._negative:
-            skip_layer = self.guidance.skip_layer
-            self._negative[numerics] = self._run(numerics, text=self.guidance.negative, skip_layer=skip_layer)
+            self._negative[numerics] = self._of_partner() or self._run(
+                numerics, text=self.guidance.negative, skip_layer=self.guidance.skip_layer
+            )
         return self._negative[numerics]
+
+    def _of_partner(self) -> Pair | None:
+        """The negative pass as the partner computed it; None where there is none, or it is lost."""
+        answer = self._partner.result() if self._partner is not None else None
+        return None if answer is None else (answer[0].float(), answer[1].float())
 
     def guided(self, numerics: PassNumerics) -> Pair:
         """Guided velocities, float32."""

@@ -53,6 +53,8 @@ RUNTIME_FIELDS = (
     "elastic",
     "retries",
     "speculation",
+    "pairing",
+    "latency",
 )
 """Options on where and how a job runs, on this machine or another one."""
 KEPT_FIELDS = ("keep_seeds", "keep_latents", "checkpoint_s")

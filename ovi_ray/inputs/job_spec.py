@@ -126,6 +126,8 @@ class BatchSpec(BaseModel):
         "policies": (
             "retries",
             "speculation",
+            "pairing",
+            "latency",
             "checkpoint_s",
             "keep_latents",
             "keep_seeds",
@@ -269,6 +271,18 @@ class BatchSpec(BaseModel):
     speculation: Annotated[
         bool, Help("Let idle devices run copies of the last denoises; turn it off where device time is billed.")
     ] = Field(True, description="true or false: devices that would be idle run copies of the last denoises")
+    pairing: Annotated[
+        bool,
+        Help("Let an idle device compute half of each step of the last denoises, with one like it on its machine."),
+    ] = Field(
+        True, description="true or false: devices that would be idle share the last denoises with others like them"
+    )
+    latency: Annotated[
+        bool,
+        Help("Give each clip two like devices of a machine before the next one begins: every clip ends sooner."),
+    ] = Field(
+        False, description="true or false: each clip gets two like devices of a machine before the next one begins"
+    )
     checkpoint_s: Annotated[
         float, Help("Seconds between two checkpoints of a denoise: the most that a lost worker costs.")
     ] = Field(CHECKPOINT_S, ge=0, allow_inf_nan=False, description="a number of seconds of at least 0")
@@ -435,6 +449,13 @@ class BatchSpec(BaseModel):
     def _check_kernels(cls, value: KernelMode, info: ValidationInfo) -> KernelMode:
         if value is KernelMode.FUSED and info.data.get("compile"):
             raise ValueError(f"{KernelMode.AUTO} or {KernelMode.EAGER} beside compile, which fuses in its own way")
+        return value
+
+    @field_validator("latency")
+    @classmethod
+    def _check_latency(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("pairing") is False:
+            raise ValueError("false beside pairing: false, or pairing: true: each clip is to have two devices")
         return value
 
     @field_validator("mode", mode="before")

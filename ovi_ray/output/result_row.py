@@ -52,6 +52,7 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("video_bytes", pa.int64()),
         pa.field("worker", pa.string()),  # that denoised it
         pa.field("decode_worker", pa.string()),
+        pa.field("paired_with", pa.string()),  # workers that computed half of its steps beside `worker`, by commas
         pa.field("node", pa.string()),  # of `worker`
         pa.field("device", pa.string()),  # of `worker`
         pa.field("attention_backend", pa.string()),  # that ran

@@ -43,6 +43,15 @@ class Denoise:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class Assist:
+    """Compute the negative passes of a denoise that another worker of the node runs. Inputs as for Denoise; no output data."""
+
+    params: SamplingParams
+    meeting: str = ""
+    """Name of the folder in which the two workers meet, a secret of theirs; the executor gives it."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class Decode:
     """Decode a clip's latents into a video file. No output data."""
 
@@ -63,7 +72,7 @@ class Preload:
     """Load the requested components and do nothing else."""
 
 
-Work = EncodeTexts | EncodeFirstFrame | Denoise | Decode | Preload
+Work = EncodeTexts | EncodeFirstFrame | Denoise | Assist | Decode | Preload
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -161,6 +170,8 @@ class WorkerInfo:
     """The device's entry in the cluster profile, if the job has one."""
     node_id: str = ""
     """The id of its Ray node; empty outside Ray."""
+    shares_denoises: bool = False
+    """It can compute a denoise together with another worker of its node."""
     log: str = ""
     """The file on its node to which its process writes errors; empty where that is none."""
 

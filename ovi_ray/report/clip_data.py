@@ -43,6 +43,7 @@ SHOWN = (
     "video_path",
     "video_bytes",
     "worker",
+    "paired_with",
     "decode_worker",
     "node",
     "device",

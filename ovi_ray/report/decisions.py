@@ -23,12 +23,15 @@ class DecisionPrinter(JobObserver):
 def explain(action: Action) -> str:
     """An action in words; empty for one that does not concern placement."""
     match action:
+        case RunTask(worker=worker, task=task, reason=reason, leader=leader) if task.assists:
+            return f"{worker}: assist {leader} with {task.stage} {_items(task.items)}, because {reason}"
         case RunTask(worker=worker, task=task, reason=reason):
             what = f"{task.stage} {_items(task.items)}" if task.items else "load components"
             retry = f" (attempt {task.attempt})" if task.attempt > 1 else ""
             return f"{worker}: {what}{retry}, because {reason}"
         case Cancel(worker=worker, task=task, reason=reason):
-            return f"{worker}: stop {task.stage} {_items(task.items)}, because {reason}"
+            assisting = "assisting " * task.assists
+            return f"{worker}: stop {assisting}{task.stage} {_items(task.items)}, because {reason}"
         case Finish(clip=clip, status=status, error=error):
             return f"clip {clip} {status}{f': {error}' if status is ClipStatus.FAILED else ''}"
         case BreakerChange():

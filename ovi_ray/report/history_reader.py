@@ -111,6 +111,7 @@ class _Tracker:
             items=task.items,
             clip_id=self.clip_ids[task.items[0]] if task.items and task.stage in CLIP_STAGES else "",
             attempt=task.attempt,
+            assists=task.assists,
             reason=action.reason,
             started_s=self.now,
         )

@@ -86,6 +86,7 @@ def summary_lines(run: RunSummary) -> Iterator[str]:
 
 def _task(task: TaskSpan, *, with_worker: bool = True) -> str:
     what = f"{task.stage} {_items(task)}".rstrip() if task.items else "load components"
+    what = f"assist in {what}" if task.assists else what
     where = f" on {task.worker} ({task.device} on {task.node})" if with_worker else ""
     attempt = f", attempt {task.attempt}" if task.attempt > 1 else ""
     return f"{what}{where}{attempt}, because {task.reason}: {_outcome(task)}"

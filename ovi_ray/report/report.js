@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const GAP = 20, MIN_CARD = 240, TEXT_HEIGHT = 88, OVERSCAN = 600, MAX_TAKES = 400;
 const PARAMETERS = ["seed", "sample_steps", "solver_name", "model_name", "quality", "repeat"];
 const PLAIN = new Set(["clip_id", "row", "line", "text_prompt", "image_path", "status", "error", "video_path", "video_bytes",
-  "worker", "decode_worker", "node", "device", "attention_backend", "dtype", "attempts", "finished_at", "notes", "current",
+  "worker", "paired_with", "decode_worker", "node", "device", "attention_backend", "dtype", "attempts", "finished_at", "notes", "current",
   "encode_s", "denoise_s", "decode_s", "height", "width", "lossy_steps", "shortcuts", "left_out", "passes", "audits", "video_loss",
   "audio_loss", "exact_from_step", ...PARAMETERS]);
 

@@ -177,7 +177,7 @@ class ChartRecorder(JobObserver):
 
     def _compare(self, worker: str, task: Task, seconds: float) -> None:
         """Set the measured seconds of a task of a clip beside the assumed ones."""
-        if task.stage not in CLIP_STAGES or self._workload is None:
+        if task.stage not in CLIP_STAGES or task.assists or self._workload is None:
             return
         kind = self._workload.kinds[int(self._workload.clip_kind[task.items[0]])]
         profile = self._profiles[worker]

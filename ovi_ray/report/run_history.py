@@ -35,6 +35,8 @@ class TaskSpan:
     clip_id: str
     """Of the clip that a denoise or decode belongs to; empty for other tasks."""
     attempt: int
+    assists: bool
+    """It computes half of each step of a denoise of another worker."""
     reason: Reason
     """Why the scheduler gave this task to this worker."""
     started_s: float

@@ -31,11 +31,13 @@ class ClipRecords:
         if not task.items or task.stage not in CLIP_STAGES:
             return {}
         facts = self._facts_of(task.items[0])
-        facts["attempts"] += task.stage is Stage.DENOISE
+        facts["attempts"] += task.stage is Stage.DENOISE and not task.assists
         return facts
 
     def succeeded(self, task: Task, worker: str, info: WorkerInfo, report: TaskReport) -> None:
-        """Take over what a task measured."""
+        """Take over what a task measured; one that assists another measures nothing of the clip."""
+        if task.assists:
+            return
         if self._tracebacks:
             for item in task.items:
                 self._tracebacks.pop((task.stage, item), None)

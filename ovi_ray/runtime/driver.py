@@ -279,7 +279,8 @@ class Driver:
     def _join(self, worker: str, slot: str, info: WorkerInfo) -> WorkerJoined:
         self._workers.joined(worker, info, self._now())
         self._observer.worker_started(worker, slot, info)
-        return WorkerJoined(worker=worker, slot=slot, device=device_profile(info, self._dtype))
+        node = (info.node_id or info.node) if info.shares_denoises else ""
+        return WorkerJoined(worker=worker, slot=slot, device=device_profile(info, self._dtype), node=node)
 
     # -- actions ---------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ class Submission:
     """Data to pass to the worker, in order; `Executor.holds` is true for each."""
     outputs: tuple[DataKey, ...] = ()
     """Keys under which the task's output is held once it succeeded, in order."""
+    leader: str = ""
+    """Worker whose denoise the task assists; it is told, and goes on alone if it has ended or this task does."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

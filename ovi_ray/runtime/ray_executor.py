@@ -11,6 +11,7 @@ references, so they outlive the worker that made them. Logs of worker processes 
 import itertools
 import logging
 import math
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
@@ -23,7 +24,7 @@ from ray.exceptions import ObjectLostError, RayError
 from ray.experimental.locations import get_local_object_locations
 
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.protocol.messages import Activity, TaskReport, TaskRequest, WorkerInfo
+from ovi_ray.protocol.messages import Activity, Assist, TaskReport, TaskRequest, Work, WorkerInfo
 from ovi_ray.runtime.changing_cluster import ChangingCluster, joined_cluster
 from ovi_ray.runtime.cluster_watch import UNREACHABLE, node_of
 from ovi_ray.runtime.executor import (
@@ -161,7 +162,7 @@ class RayExecutor:
         """Start a task on a worker. Returns at once."""
         request = TaskRequest(
             number=next(self._numbers),
-            work=submission.work,
+            work=self._introduced(submission),
             model_name=submission.model_name,
             components=submission.components,
         )
@@ -176,6 +177,23 @@ class RayExecutor:
             inputs=submission.inputs,
             outputs=dict(zip(submission.outputs, outputs, strict=True)),
         )
+
+    def _introduced(self, submission: Submission) -> Work:
+        """The work of a submission; for one that assists, its leader is told where the two meet."""
+        work = submission.work
+        if not isinstance(work, Assist):
+            return work
+        work = replace(work, meeting=f"{self._pid(submission.leader)}-{secrets.token_hex(16)}")
+        for running in self._running.values():
+            if running.worker == submission.leader and running.task == replace(submission.task, assists=False):
+                actor = self._slots.occupied[submission.leader].actor
+                actor.expect_helper.remote(running.number, work.meeting, submission.worker)
+        return work
+
+    def _pid(self, worker: str) -> int:
+        """The process of a worker that has started; 0 when it is gone."""
+        slot = self._slots.occupied.get(worker)
+        return 0 if slot is None or slot.info is None else slot.info.pid
 
     def stop(self, worker: str, task: Task, *, save: bool = False) -> None:
         """Ask a worker to stop a task; with `save` an unfinished denoise is checkpointed."""

@@ -10,7 +10,7 @@ from ovi_ray.inputs.task_table import ClipTask, TaskTable
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.result_row import RENDERED
 from ovi_ray.output.results import Results
-from ovi_ray.protocol.messages import Decode, Denoise, EncodeFirstFrame, EncodeTexts, Preload, Work
+from ovi_ray.protocol.messages import Assist, Decode, Denoise, EncodeFirstFrame, EncodeTexts, Preload, Work
 from ovi_ray.runtime.executor import Submission
 from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.task import DataKey, DataKind, Task
@@ -40,6 +40,7 @@ class RequestBuilder:
             components=action.components,
             inputs=tuple(self._inputs(task)),
             outputs=tuple(_outputs(task)),
+            leader=action.leader,
         )
 
     def _inputs(self, task: Task) -> Iterator[DataKey]:
@@ -63,6 +64,8 @@ class RequestBuilder:
                 return self._encode_texts(task.items)
             case Stage.ENCODE_FIRST_FRAME:
                 return self._encode_first_frame(first)
+            case Stage.DENOISE if task.assists:
+                return Assist(params=self.tasks.clip(first).params)
             case Stage.DENOISE:
                 return self._denoise(self.tasks.clip(first))
             case Stage.DECODE:
@@ -112,6 +115,6 @@ class RequestBuilder:
 
 def _outputs(task: Task) -> Iterator[DataKey]:
     kind = STAGES[task.stage].output
-    if kind is not None:
+    if kind is not None and not task.assists:
         for item in task.items:
             yield DataKey(kind=kind, number=item)

@@ -40,11 +40,14 @@ class WorkerRecords:
     def has_unsaved_work(self) -> bool:
         """Whether a task runs that would be costly to repeat; encodes are not."""
         tasks = chain(self._running.values(), *self._writing.values())
-        return any(task.items and task.stage in CLIP_STAGES for task in tasks)
+        return any(task.items and task.stage in CLIP_STAGES and not task.assists for task in tasks)
 
     def denoising(self) -> list[tuple[str, Task]]:
-        """(worker, task) of each running denoise."""
-        return [(name, task) for name, task in self._running.items() if task.stage is Stage.DENOISE and task.items]
+        """(worker, task) of each running denoise; not of those that assist one, which end with it."""
+        running = self._running.items()
+        return [
+            (name, task) for name, task in running if task.stage is Stage.DENOISE and task.items and not task.assists
+        ]
 
     def untimed(self) -> list[tuple[str, Task]]:
         """(worker, task) of each running denoise on a worker whose steps have not been timed."""

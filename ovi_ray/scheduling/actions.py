@@ -17,6 +17,8 @@ class RunTask:
     model_name: str
     """Model whose transformer is resident during the task; empty when none is."""
     reason: Reason
+    leader: str = ""
+    """The worker that runs the denoise, if the task assists; it goes on alone when this task ends first."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -4,6 +4,7 @@ Raises ValueError at construction, naming the field, its value and what is expec
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 
@@ -67,6 +68,34 @@ class SpeculationConfig:
     def __post_init__(self) -> None:
         _require_minimum(self, 1, "speedup", "max_copies")
         _require_minimum(self, 0, "late_share")
+
+
+class Pairing(StrEnum):
+    """When two devices share a denoise."""
+
+    OFF = "off"
+    TAIL = "tail"
+    """Once no clip is left to denoise, where that ends one sooner."""
+    ALWAYS = "always"
+    """Before another clip is begun: each clip ends sooner, and all of them not later by much."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class PairingConfig:
+    """When an idle worker assists a denoise that one like it, on the same node, runs."""
+
+    when: Pairing = Pairing.TAIL
+    share: float = 0.52
+    """Seconds of a step on two devices over those on one: the two passes are equal but for a block, and are exchanged."""
+    min_gain_s: float = 2.0
+    """Seconds by which the clip must end sooner, unless it always gets two devices."""
+    max_failures: int = 2
+    """Assists that may fail between two devices before they are not paired any more."""
+
+    def __post_init__(self) -> None:
+        _require(self, 0 < self.share < 1, "share", "more than 0 and less than 1")
+        _require_minimum(self, 0, "min_gain_s")
+        _require_minimum(self, 1, "max_failures")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -164,6 +193,7 @@ class SchedulerConfig:
     retry: RetryConfig = field(default_factory=RetryConfig)
     circuit_breaker: CircuitBreakerConfig = field(default_factory=CircuitBreakerConfig)
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
+    pairing: PairingConfig = field(default_factory=PairingConfig)
     cost_model: CostModelConfig = field(default_factory=CostModelConfig)
 
     def __post_init__(self) -> None:

@@ -4,11 +4,16 @@ Idle workers that are interchangeable form a group that is looked at once, and c
 the same for ten clips and for a million.
 """
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
 from ovi.stages import STAGES, Stage
 from ovi_ray.scheduling.actions import Action, Cancel, RunTask, WakeAt
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.idle_workers import GroupKey, IdleWorkers
 from ovi_ray.scheduling.job_state import JobState
+from ovi_ray.scheduling.pairing import Pair, PairedDenoises
 from ovi_ray.scheduling.policies.base import Candidate, Decision, Policy, Snapshot
 from ovi_ray.scheduling.ready_work import ReadyTasks, ReadyWork
 from ovi_ray.scheduling.replanner import Replanner
@@ -36,6 +41,7 @@ class Dispatcher:
         ready: ReadyWork,
         replanner: Replanner,
         speculation: SpeculativeExecution,
+        pairing: PairedDenoises,
         policy: Policy,
         config: SchedulerConfig,
     ) -> None:
@@ -45,6 +51,7 @@ class Dispatcher:
         self._ready = ready
         self._replanner = replanner
         self._speculation = speculation
+        self._pairing = pairing
         self._policy = policy
         self._config = config
         self._idle = IdleWorkers(pool)
@@ -121,22 +128,31 @@ class Dispatcher:
     # --- the loop
 
     def dispatch(self, now: float) -> list[Action]:
-        """Give idle workers what the policy chooses for them, then preloads and speculative copies."""
+        """Give idle workers what the policy chooses, then preloads, copies that overtake, assists, and copies that hedge."""
+        actions: list[Action] = [*self._pairing.part_late(now)]
         if not self._idle:
-            return []
-        return [*self._assign(now), *self._preload(now), *self._speculate(now)]
+            return actions
+        actions += [*self._assign(now), *self._preload(now)]
+        if self._pairing.comes_first:
+            actions += self._assist(now)
+        if self._pairing.is_possible(self._idle.numbers()):
+            actions += [*self._speculate(now, hedges=False), *self._assist(now)]
+        return [*actions, *self._speculate(now)]
 
     def _assign(self, now: float) -> list[Action]:
         actions: list[Action] = []
         blocked: _Blocked = set()
         while candidates := self._candidates(blocked):
-            decision = self._choose(tuple(candidates), now)
+            decision = self._decide(tuple(candidates), now)
             if decision.candidate is None and self._pool.busy:
                 self._wait_reason = decision.reason
                 return actions + self._recheck_later(decision.reason, now)
             chosen, reason = decision.candidate, decision.reason
             if chosen is None:  # waiting is only better while a task runs that will end
                 chosen, reason = min(candidates, key=_soonest), Reason.LAST_RESORT
+            if self._pairing.comes_first and chosen.stage is Stage.DENOISE and (assists := self._assist(now)):
+                actions += assists
+                continue
             group = self._idle.key_of(chosen.worker)
             run = self._start(chosen, reason, now)
             if run is None:
@@ -153,6 +169,15 @@ class Dispatcher:
         eta = self._replanner.eta(now) or 0.0
         self._recheck_at = now + max(self._config.min_recheck_s, self._config.recheck_share * eta)
         return [WakeAt(time=self._recheck_at)]
+
+    def _decide(self, candidates: tuple[Candidate, ...], now: float) -> Decision:
+        """Where a denoise is assisted before another one begins, what ends a clip goes before what would keep a device busy."""
+        decodes = tuple(c for c in candidates if c.stage is Stage.DECODE)
+        if self._pairing.comes_first and decodes:
+            decision = self._choose(decodes, now)
+            if decision.candidate is not None:
+                return decision
+        return self._choose(candidates, now)
 
     def _choose(self, candidates: tuple[Candidate, ...], now: float) -> Decision:
         snapshot = Snapshot(
@@ -224,11 +249,19 @@ class Dispatcher:
 
     def _start(self, chosen: Candidate, reason: Reason, now: float) -> RunTask | None:
         """Start the chosen task on the worker or on one like it; None when none of the items may run on any of them."""
-        for worker in self._idle.some(self._idle.key_of(chosen.worker), self._config.look_ahead):
+        for worker in self._workers_for(chosen):
             items = self._ready.take(chosen.stage, chosen.kind, worker)
             if items:
                 return self._run(worker, self._task(chosen.stage, items), chosen.kind, reason, now)
         return None
+
+    def _workers_for(self, chosen: Candidate) -> Sequence[WorkerState]:
+        """Interchangeable workers for a task, in the order in which they are tried."""
+        group = self._idle.key_of(chosen.worker)
+        if chosen.stage is Stage.DENOISE and self._job.undenoised < (idle := len(self._idle.numbers())):
+            workers = self._idle.some(group, idle)  # the others may assist them
+            return self._pairing.spread(workers)[: self._config.look_ahead]
+        return self._idle.some(group, self._config.look_ahead)
 
     def _task(self, stage: Stage, items: tuple[int, ...], *, attempt: int = 1) -> Task:
         if self._retries:
@@ -277,16 +310,16 @@ class Dispatcher:
         if chosen is None:
             return None
         preload = Task(stage=Stage.DENOISE, items=())
-        return self._run(self._pool.workers[chosen.worker], preload, kind, Reason.PRELOAD, now)
+        return self._run(self._workers_for(chosen)[0], preload, kind, Reason.PRELOAD, now)
 
-    def _speculate(self, now: float) -> list[Action]:
+    def _speculate(self, now: float, *, hedges: bool = True) -> list[Action]:
         actions: list[Action] = []
         while self._idle:
-            speculation = self._speculation.propose(now)
+            speculation = self._speculation.propose(now, hedges=hedges)
             actions += speculation.wakes
             if speculation.copy_on is None or speculation.original is None:
                 break
-            actions.append(self._copy(speculation.original, speculation.copy_on, now))
+            actions += self._copy(speculation.original, speculation.copy_on, now)
         return actions
 
     def stop_slow(self, now: float) -> list[Action]:
@@ -304,14 +337,33 @@ class Dispatcher:
                 ]
         return actions
 
-    def _copy(self, original: WorkerState, worker: WorkerState, now: float) -> RunTask:
+    def _copy(self, original: WorkerState, worker: WorkerState, now: float) -> list[Action]:
         assert original.running is not None
         task = original.running.task
+        cancels = self._pairing.part(task.items[0], now)
         runners = self._speculation.started((task.stage, task.items[0]), original, worker)
         copy = self._task(task.stage, task.items, attempt=task.attempt + runners)
         run = self._run(worker, copy, self._job.kind_of(task.items[0]), Reason.SPECULATIVE_COPY, now)
         self._speculation.expect_first_end(worker)
-        return run
+        return [*cancels, run]
+
+    def _assist(self, now: float) -> list[Action]:
+        """Let workers with nothing else to do compute half of each step of the denoises that should end last."""
+        actions: list[Action] = []
+        for pair in self._pairing.proposals(self._idle.numbers(), now):
+            actions += self._speculation.withdraw(pair.leader, now)
+            actions.append(self._begin_assist(pair, now))
+            if pair.late_s < math.inf:
+                actions.append(WakeAt(time=pair.late_s))
+        return actions
+
+    def _begin_assist(self, pair: Pair, now: float) -> RunTask:
+        leader, helper = pair.leader, pair.helper
+        assert leader.running is not None
+        task = replace(leader.running.task, assists=True)
+        run = self._run(helper, task, leader.kind, Reason.ASSISTS, now)
+        self._pairing.begin(pair)
+        return replace(run, leader=leader.name)
 
     # --- for display
 

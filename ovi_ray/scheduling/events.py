@@ -19,6 +19,8 @@ class WorkerJoined:
     resident: frozenset[Component] = frozenset()
     model_name: str = ""
     """Model whose transformer is resident; empty when none is."""
+    node: str = ""
+    """The machine, on which workers of the same device class can share a denoise; empty where this one cannot."""
 
     def __post_init__(self) -> None:
         if not self.slot:

@@ -115,6 +115,11 @@ class JobState:
         return totals[ClipState.PENDING] + totals[ClipState.WAITING] + queued
 
     @property
+    def undenoised(self) -> int:
+        """Clips whose denoise has yet to start."""
+        return sum(self.totals[: ClipState.DENOISING])
+
+    @property
     def inputs_running(self) -> int:
         """Texts and first frames that are being encoded."""
         return sum(table.running for table in self.inputs.values())

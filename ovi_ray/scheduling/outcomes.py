@@ -6,6 +6,7 @@ from ovi_ray.scheduling.dispatcher import Dispatcher
 from ovi_ray.scheduling.events import DeviceFree, StepsTimed, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.job_state import JobState
 from ovi_ray.scheduling.memory_limits import SEVERAL_DEVICES
+from ovi_ray.scheduling.pairing import PairedDenoises
 from ovi_ray.scheduling.quarantine import Quarantine
 from ovi_ray.scheduling.ready_work import ReadyWork
 from ovi_ray.scheduling.retry_tracker import Item, RetryTracker
@@ -25,6 +26,7 @@ class TaskOutcomes:
         retries: RetryTracker,
         ready: ReadyWork,
         speculation: SpeculativeExecution,
+        pairing: PairedDenoises,
         dispatcher: Dispatcher,
         quarantine: Quarantine,
         max_writes: int,
@@ -35,6 +37,7 @@ class TaskOutcomes:
         self._retries = retries
         self._ready = ready
         self._speculation = speculation
+        self._pairing = pairing
         self._dispatcher = dispatcher
         self._quarantine = quarantine
         self._max_writes = max_writes
@@ -60,7 +63,7 @@ class TaskOutcomes:
     def steps_timed(self, event: StepsTimed) -> None:
         """Learn the pace of a denoise, where it is a surprise or decides a trial; else the end of the task is soon enough."""
         worker, task = self._pool.find(event.worker), event.task
-        if worker is None or not _runs(worker, task):
+        if worker is None or not _runs(worker, task) or task.assists or worker.is_assisted:
             return
         if self._dispatcher.is_news(worker, event.seconds / worker.work_s):
             self._pool.learn(worker, task.stage, event.seconds)
@@ -70,16 +73,20 @@ class TaskOutcomes:
         worker, task = self._pool.find(event.worker), event.task
         if worker is None:
             return []
+        if task.assists:
+            return self._assist_done(event, worker, now)
+        cancels: list[Action] = []
         if _runs(worker, task):
+            cancels = self._leader_ended(worker, task, now)
             self._learn(worker, event)
         if not self._release(worker, task) or not task.items:
-            return []
+            return cancels
         self._pool.memory_limits.finished(task.stage, self._kind(task, worker), worker.profile.memory_gb)
-        actions = self._quarantine.record_success(worker, task.stage)
+        actions = [*cancels, *self._quarantine.record_success(worker, task.stage)]
         if self._pool.memory_limits or self._pool.capabilities.limits:
             self._dispatcher.apply_memory_limits()
         for item in task.items:
-            actions += self._complete(task.stage, item)
+            actions += self._complete(task.stage, item, now)
             if self._retries:
                 actions += self._quarantine.refute((task.stage, item), worker, now)
                 self._retries.clear((task.stage, item))
@@ -90,16 +97,20 @@ class TaskOutcomes:
         worker, task = self._pool.find(event.worker), event.task
         if worker is None or not self._release(worker, task):
             return []
+        if task.assists:
+            return self._assist_failed(event, worker, now)
+        cancels = self._leader_ended(worker, task, now)
         worker.preload_failed = not task.items
         at_fault = set(event.items or task.items)
         is_known = bool(event.items) or len(task.items) == 1  # of several, it is not known which one is at fault
-        actions = self._blame_device(event, worker, now)
-        is_faulty = bool(actions)
+        blame = self._blame_device(event, worker, now)
+        is_faulty = bool(blame)
+        actions = [*cancels, *blame]
         for item in reversed(task.items):
             if item not in at_fault:
                 actions += self._requeue(task.stage, item)
             elif is_known:
-                actions += self._retry_or_give_up(event, item, worker, charged=not is_faulty)
+                actions += self._retry_or_give_up(event, item, worker, now, charged=not is_faulty)
             else:
                 actions += self._suspect(event, item, worker)
         return actions
@@ -130,16 +141,25 @@ class TaskOutcomes:
         tasks = [task for task in (*running, *worker.writing) if task.items]
         self._dispatcher.worker_unavailable(worker)
         self._pool.remove(worker)
-        actions = self._blame_for_crash(tasks[0], worker, event.log, now) if event.crashed and tasks else []
-        charged, is_alone = not actions, len(tasks) == 1 and len(tasks[0].items) == 1
+        actions: list[Action] = []
         for task in tasks:
+            if task.assists:
+                self._pairing.helper_ended(worker, task.items[0], now, failed=event.crashed)
+            else:
+                actions += self._leader_ended(worker, task, now)
+        blame = self._blame_for_crash(tasks[0], worker, event.log, now) if event.crashed and tasks else []
+        actions += blame
+        charged, is_alone = not blame, len(tasks) == 1 and len(tasks[0].items) == 1
+        for task in tasks:
+            if task.assists:  # its clip goes on with its leader
+                continue
             kind = self._kind(task, worker)
             for item in reversed(task.items):
                 key = (task.stage, item)
                 if not event.crashed or self._survives_crash(key, worker, charged=charged, is_alone=is_alone):
                     actions += self._retry(task.stage, item, kind)
                 else:
-                    actions += self._give_up(task.stage, item, self._poison_message(task.stage, event.log))
+                    actions += self._give_up(task.stage, item, self._poison_message(task.stage, event.log), now)
         return actions
 
     def _blame_for_crash(self, task: Task, worker: WorkerState, log: str, now: float) -> list[Action]:
@@ -168,14 +188,45 @@ class TaskOutcomes:
         is_of_clip = task.items and task.stage in CLIP_STAGES
         return self._job.kind_of(task.items[0]) if is_of_clip else worker.kind
 
+    # --- denoises on two devices
+
+    def _leader_ended(self, worker: WorkerState, task: Task, now: float) -> list[Action]:
+        """A task that may have been assisted has ended."""
+        is_clip = task.stage is Stage.DENOISE and bool(task.items)
+        return list(self._pairing.leader_ended(worker, task.items[0], now)) if is_clip else []
+
+    def _assist_done(self, event: TaskDone, helper: WorkerState, now: float) -> list[Action]:
+        task = event.task
+        if not _runs(helper, task):
+            return []
+        self._pool.costs.observe_load(helper.device_class, helper.load_s, event.load_seconds)
+        self._release(helper, task)
+        self._pairing.helper_ended(helper, task.items[0], now, failed=False)
+        return self._quarantine.record_success(helper, task.stage)
+
+    def _assist_failed(self, event: TaskFailed, helper: WorkerState, now: float) -> list[Action]:
+        """The device is charged, the clip is not: it goes on elsewhere."""
+        self._pairing.helper_ended(helper, event.task.items[0], now, failed=True)
+        return self._blame_device(event, helper, now)
+
+    def _let_helper_go(self, stage: Stage, item: int, now: float) -> list[Action]:
+        """The denoise of a clip is done or given up, by its leader or by another worker."""
+        if stage is not Stage.DENOISE:
+            return []
+        self._pairing.forget(item)
+        return list(self._pairing.let_go(item, now))
+
     # --- items
 
-    def _complete(self, stage: Stage, item: int) -> list[Action]:
+    def _complete(self, stage: Stage, item: int, now: float) -> list[Action]:
         if not self._job.is_running(stage, item):  # a copy was faster
             return []
-        return [*self._speculation.cancel(stage, item, Reason.SUPERSEDED), *self._job.complete(stage, item)]
+        cancels = self._speculation.cancel(stage, item, Reason.SUPERSEDED)
+        return [*cancels, *self._let_helper_go(stage, item, now), *self._job.complete(stage, item)]
 
-    def _retry_or_give_up(self, event: TaskFailed, item: int, worker: WorkerState, *, charged: bool) -> list[Action]:
+    def _retry_or_give_up(
+        self, event: TaskFailed, item: int, worker: WorkerState, now: float, *, charged: bool
+    ) -> list[Action]:
         stage, key = event.task.stage, (event.task.stage, item)
         match event.kind:
             case FailureKind.BAD_INPUT:
@@ -195,7 +246,7 @@ class TaskOutcomes:
         may_be_done = event.kind is not FailureKind.BAD_INPUT and self._goes_on_elsewhere(stage, item)
         if again or may_be_done:
             return self._retry(stage, item, self._kind(event.task, worker))
-        return self._give_up(stage, item, event.message or f"{stage} failed: {event.kind}")
+        return self._give_up(stage, item, event.message or f"{stage} failed: {event.kind}", now)
 
     def _suspect(self, event: TaskFailed, item: int, worker: WorkerState) -> list[Action]:
         """An item of a batch that failed, in which others may be at fault: it runs alone next time."""
@@ -235,14 +286,14 @@ class TaskOutcomes:
         """Whether another worker runs a copy of an item, or writes its file, after the caller's has ended."""
         return self._speculation.runs_elsewhere(stage, item) or self._pool.is_written(stage, item)
 
-    def _give_up(self, stage: Stage, item: int, message: str) -> list[Action]:
+    def _give_up(self, stage: Stage, item: int, message: str, now: float) -> list[Action]:
         """The item can never be done: the clips that need it fail."""
         self._quarantine.exonerate((stage, item))
         self._retries.clear((stage, item))
         if not self._job.is_running(stage, item):
             return []
         cancels = self._speculation.cancel(stage, item, Reason.CLIP_ENDED)
-        return [*cancels, *self._job.give_up(stage, item, message)]
+        return [*cancels, *self._let_helper_go(stage, item, now), *self._job.give_up(stage, item, message)]
 
     def _poison_message(self, stage: Stage, log: str) -> str:
         crashes = self._retries.config.max_crashes

@@ -17,6 +17,7 @@ One worker runs one task at a time, and may run the next one while it writes the
 same events at the same times give the same actions. Each clip gets exactly one Finish. Latents are kept (no Drop) until the
 decode is committed, so a failed decode never costs a second denoise.
 A decode's TaskDone means that the video is committed. Of a task and its speculative copy, the first result counts.
+A task that assists (Task.assists) makes nothing: whatever becomes of it, the denoise of its leader goes on.
 
 A device that fails tasks which others finish is taken off their stage for a while, and its failures are not counted against the
 clips (circuit_breaker.py). README.md draws the states and the flow of one `handle`.
@@ -46,6 +47,7 @@ from ovi_ray.scheduling.events import (
 )
 from ovi_ray.scheduling.job_state import JobState
 from ovi_ray.scheduling.outcomes import TaskOutcomes
+from ovi_ray.scheduling.pairing import PairedDenoises
 from ovi_ray.scheduling.policies.base import Policy
 from ovi_ray.scheduling.policies.production import Production
 from ovi_ray.scheduling.progress import Progress, stage_progress
@@ -87,6 +89,9 @@ class Scheduler:
         self._admission = Admission(self.job, self.pool, self._replanner, config.admission)
         ready = ReadyWork(self.job, self.pool, self.retries, self._replanner, config)
         speculation = SpeculativeExecution(self.job, self.pool, self.retries, config.speculation)
+        pairing = PairedDenoises(
+            job=self.job, pool=self.pool, retries=self.retries, speculation=speculation, config=config.pairing
+        )
         self._dispatcher = self.dispatcher_type(
             job=self.job,
             pool=self.pool,
@@ -94,6 +99,7 @@ class Scheduler:
             ready=ready,
             replanner=self._replanner,
             speculation=speculation,
+            pairing=pairing,
             policy=policy,
             config=config,
         )
@@ -104,6 +110,7 @@ class Scheduler:
             retries=self.retries,
             ready=ready,
             speculation=speculation,
+            pairing=pairing,
             dispatcher=self._dispatcher,
             quarantine=self._quarantine,
             max_writes=config.max_writes,

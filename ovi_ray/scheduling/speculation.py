@@ -63,19 +63,20 @@ class SpeculativeExecution:
         """Whether another worker still runs a copy of an item, after the caller's has ended."""
         return (stage, item) in self._runners
 
-    def propose(self, now: float) -> Speculation:
+    def propose(self, now: float, *, hedges: bool = True) -> Speculation:
         """Look for an idle worker that would overtake the task that should end last, then the one before it, and so on.
 
         While clips are left to denoise, which the idle workers seem too slow for, only one unmeasured device hedges another.
+        Without `hedges`, only what is late or would be overtaken if all is as expected is copied, and nothing is waited for.
         """
         totals, wakes = self._job.totals, list[WakeAt]()
         if not self._config.enabled or totals[ClipState.PENDING] or totals[ClipState.WAITING]:
             return Speculation()
         only_unmeasured = totals[ClipState.READY] > 0
-        if only_unmeasured and any(self._pool.preloading.values()):
+        if only_unmeasured and (not hedges or any(self._pool.preloading.values())):
             return Speculation()  # the clips may be for the workers that load their transformer
         fastest = self._fastest_idle(now)
-        for original in self._originals(fastest.keys(), now) if fastest else ():
+        for original in self._originals(fastest.keys(), now, hedges=hedges) if fastest else ():
             worker, ends_s = original.worker, original.ends_s
             copy_on, seconds = fastest[worker.kind]
             is_copy_measured = self._is_measured(copy_on.device_class)
@@ -87,7 +88,7 @@ class SpeculativeExecution:
                 ends_s = worker.expected_end_s  # what is not known of one is not known of the other
             if now + self._config.speedup * seconds <= ends_s:
                 return Speculation(copy_on=copy_on, original=worker, wakes=tuple(wakes))
-            if now < original.late_s:
+            if hedges and now < original.late_s:
                 wakes.append(WakeAt(time=original.late_s))
         return Speculation(wakes=tuple(wakes))
 
@@ -96,34 +97,52 @@ class SpeculativeExecution:
         totals = self._job.totals
         if not self._config.enabled or not sum(totals[state] for state in _NOT_DENOISED):
             return []
-        found = [o.worker for o in self._originals(set(range(len(self._job.workload.kinds))), -math.inf)]
-        return [w for w in found if w.device_class == device_class and len(self._runners_of(w)) == 1]
+        found = [o.worker for o in self._originals(set(range(len(self._job.workload.kinds))), -math.inf, hedges=False)]
+        return [
+            w for w in found if w.device_class == device_class and not w.is_assisted and len(self._runners_of(w)) == 1
+        ]
 
-    def _originals(self, kinds: Set[int], now: float) -> list[_Original]:
+    def _originals(self, kinds: Set[int], now: float, *, hedges: bool) -> list[_Original]:
         """The denoises of kinds whose results are awaited, each on the worker that should end it first; latest first.
 
         One that has failed before is not among them: it might fail on a second device too.
         """
-        is_measured = {c: self._is_measured(c) for c in self._pool.capabilities.classes}
         first: dict[int, _Original] = {}
         for worker in self._pool.workers.values():
             task = worker.running.task if worker.running else None
             if task is None or task.stage is not Stage.DENOISE or not task.items or worker.kind not in kinds:
                 continue
+            if task.assists or worker.is_ending:
+                continue
             item = (task.stage, task.items[0])
             if self._job.is_running(*item) and not self._retries.has_failed(item):
-                found = self._original(worker, is_measured[worker.device_class], now)
+                found = self._original(worker, now, hedges=hedges)
                 known = first.get(task.items[0])
                 if known is None or found.ends_s <= known.ends_s:
                     first[task.items[0]] = found
         return sorted(first.values(), key=lambda o: (o.ends_s < math.inf, -o.worker.expected_end_s, o.worker.number))
 
-    def _original(self, worker: WorkerState, is_measured: bool, now: float) -> _Original:
-        doubt = 1.0 if is_measured else self._pool.costs.config.unmeasured_doubt
-        expected_s = worker.expected_end_s
-        late_s = expected_s + (doubt - 1 + self._config.late_share) * worker.work_s
-        ends_s = math.inf if now >= late_s else expected_s + (doubt - 1) * worker.work_s
+    def is_pointless(self, worker: WorkerState, now: float) -> bool:
+        """Whether copies of the denoise that a worker runs say and gain nothing: there are none, or it is sure to end first."""
+        if worker.superseded_s == math.inf:
+            return True
+        is_first = not worker.is_copy and worker.expected_end_s <= worker.superseded_s
+        return is_first and self._is_measured(worker.device_class) and now < self.late_s(worker)
+
+    def late_s(self, worker: WorkerState) -> float:
+        """When the denoise that a worker runs is late, and is copied; never where copies are not allowed."""
+        if not self._config.enabled:
+            return math.inf
+        return worker.expected_end_s + (self._doubt(worker) - 1 + self._config.late_share) * worker.work_s
+
+    def _original(self, worker: WorkerState, now: float, *, hedges: bool) -> _Original:
+        late_s, is_measured = self.late_s(worker), self._is_measured(worker.device_class)
+        doubt = self._doubt(worker) if hedges and not worker.is_assisted else 1.0  # a hedge parts no pair
+        ends_s = math.inf if now >= late_s else worker.expected_end_s + (doubt - 1) * worker.work_s
         return _Original(worker, ends_s, late_s, is_measured)
+
+    def _doubt(self, worker: WorkerState) -> float:
+        return 1.0 if self._is_measured(worker.device_class) else self._pool.costs.config.unmeasured_doubt
 
     def _is_measured(self, device_class: int) -> bool:
         return self._pool.costs.is_measured(device_class, Stage.DENOISE)
@@ -165,6 +184,15 @@ class SpeculativeExecution:
         first_s = min(worker.expected_end_s for worker in workers)
         for worker in workers:
             self._pool.supersede(worker, first_s, is_copy=worker is copy or worker.is_copy)
+
+    def withdraw(self, worker: WorkerState, now: float) -> list[Cancel]:
+        """Stop the copies of the denoise that a worker runs, which goes on. They count as runners until they have ended."""
+        copies = [self._pool.workers[number] for number in self._runners_of(worker) if number != worker.number]
+        self._pool.supersede(worker, math.inf, is_copy=False)
+        for copy in copies:
+            self._pool.supersede(copy, now, is_copy=True)
+        runs = [copy.running for copy in copies]
+        return [Cancel(worker=run.worker, task=run.task, reason=Reason.NOT_NEEDED) for run in runs if run is not None]
 
     def ended(self, worker: WorkerState) -> None:
         """A worker's task has ended in any way; called while `running` still says which."""

@@ -102,13 +102,16 @@ class WorkerStatus(StrEnum):
 
     IDLE = "idle"
     BUSY = "busy"
+    ASSISTING = "assisting"
+    """Computing the negative passes of a denoise that another worker runs."""
     LOST = "lost"
 
 
 WORKER_TRANSITIONS: Mapping[WorkerStatus, frozenset[WorkerStatus]] = MappingProxyType(
     {
-        WorkerStatus.IDLE: frozenset({WorkerStatus.BUSY, WorkerStatus.LOST}),
+        WorkerStatus.IDLE: frozenset({WorkerStatus.BUSY, WorkerStatus.ASSISTING, WorkerStatus.LOST}),
         WorkerStatus.BUSY: frozenset({WorkerStatus.IDLE}),
+        WorkerStatus.ASSISTING: frozenset({WorkerStatus.IDLE}),
         WorkerStatus.LOST: frozenset(),
     }
 )

@@ -20,6 +20,10 @@ class Reason(StrEnum):
     TRIED = "declared speeds are wrong, and the device may be faster than its own"
     MEASUREMENT = "declared speeds are wrong, and it tells what the device is worth"
     TOO_SLOW = "its device is so slow that another one will finish it earlier"
+    ASSISTS = "it computes half of each step for a device like it, which ends sooner"
+    LEADER_ENDED = "the denoise that it assists has ended"
+    BETTER_ALONE = "the two devices are late, or a faster one begins the denoise too"
+    NOT_NEEDED = "two devices will end the denoise first"
     SUPERSEDED = "another worker finished it first"
     CLIP_ENDED = "its clip has ended"
     # reasons to be idle
@@ -48,6 +52,8 @@ class Task:
     """Text numbers (a batch), one first-frame number, or one clip."""
     attempt: int = 1
     """1 for the first attempt."""
+    assists: bool = False
+    """Compute the negative passes of a denoise that another worker runs, its *leader*; the task has no result of its own."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

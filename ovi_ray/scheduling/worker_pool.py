@@ -45,6 +45,8 @@ class WorkerState:
     """Of the slot."""
     resident: frozenset[Component]
     model_name: str
+    node: str = ""
+    """The machine, where it can share a denoise with others there."""
     status: WorkerStatus = WorkerStatus.IDLE
     running: RunTask | None = None
     """Not None exactly while BUSY."""
@@ -58,7 +60,13 @@ class WorkerState:
     load_s: float = 0.0
     """Expected seconds of the loads before it."""
     is_copy: bool = False
-    """Another worker began its task before."""
+    """Another worker began its task before, or it assists another's."""
+    assisted_from_s: float = math.inf
+    """When another worker begins to compute the negative passes of its task; infinite while none does."""
+    saved_s: float = 0.0
+    """Seconds that workers which assisted its task until now have saved."""
+    is_ending: bool = False
+    """The worker that assisted its task was let go at its end: the result is on its way."""
     superseded_s: float = math.inf
     """When another worker that runs the same task should end it."""
     writing: list[Task] = field(default_factory=list)
@@ -74,6 +82,16 @@ class WorkerState:
     def runs(self, stage: Stage) -> bool:
         """Whether its task is of a stage."""
         return self.running is not None and self.running.task.stage is stage
+
+    @property
+    def is_assisted(self) -> bool:
+        """Whether another worker computes half of its task, or is about to."""
+        return self.assisted_from_s < math.inf
+
+    @property
+    def assists(self) -> bool:
+        """Whether its task is part of another worker's."""
+        return self.running is not None and self.running.task.assists
 
     def move(self, status: WorkerStatus) -> None:
         """Change the status. Raises IllegalTransition."""
@@ -125,6 +143,7 @@ class WorkerPool:
             health=self._health.setdefault(event.slot, DeviceHealth(event.slot, self._breaker_config)),
             resident=event.resident,
             model_name=event.model_name,
+            node=event.node,
         )
         self.workers[number] = self._by_name[worker.name] = self._by_slot[worker.slot] = worker
         self.expected.discard(worker.slot)
@@ -163,9 +182,10 @@ class WorkerPool:
     def begin(self, worker: WorkerState, run: RunTask, kind: int, units: float, swap: Swap, now: float) -> None:
         """An idle worker gets a task."""
         task = run.task
-        worker.move(WorkerStatus.BUSY)
+        worker.move(WorkerStatus.ASSISTING if task.assists else WorkerStatus.BUSY)
         worker.running, worker.kind, worker.units, worker.started_s = run, kind, units, now
-        worker.is_copy, worker.superseded_s = False, math.inf
+        worker.is_copy, worker.superseded_s = task.assists, math.inf
+        worker.assisted_from_s, worker.saved_s, worker.is_ending = math.inf, 0.0, False
         worker.work_s = self.work_seconds(worker, task.stage, kind, units) if task.items else 0.0
         worker.load_s = self.capabilities.swap_seconds(worker.device_class, swap)
         if swap.components != worker.resident:
@@ -199,20 +219,45 @@ class WorkerPool:
         worker.is_copy, worker.superseded_s = is_copy, end_s
         self._set_task(worker)
 
+    def assist(self, leader: WorkerState, helper: WorkerState, share: float) -> None:
+        """The helper, which has begun its task, will compute half of each of the leader's steps, which take `share` as long."""
+        leader.assisted_from_s = max(helper.started_s + helper.load_s, leader.started_s + leader.load_s)
+        leader.work_s -= (1 - share) * max(0.0, leader.expected_end_s - leader.assisted_from_s)
+        helper.work_s = max(0.0, leader.expected_end_s - helper.started_s - helper.load_s)
+        self._set_task(leader)
+        self._set_task(helper)
+
+    def end_assist(self, leader: WorkerState, share: float, now: float) -> None:
+        """The leader goes on alone, or has ended."""
+        left_s = max(0.0, leader.expected_end_s - max(now, leader.assisted_from_s))
+        leader.saved_s += max(0.0, now - leader.assisted_from_s) * (1 / share - 1)
+        leader.work_s += left_s * (1 / share - 1)
+        leader.assisted_from_s = math.inf
+        if leader.running is not None:
+            self._set_task(leader)
+
     def _set_task(self, worker: WorkerState) -> None:
         end_s = min(worker.expected_end_s, worker.superseded_s)
         self.arrays.set_task(worker.position, end_s, worker.load_s + worker.work_s)
 
     def learn(self, worker: WorkerState, stage: Stage, seconds: float) -> None:
-        """The worker's last task took `seconds`. If that is a surprise, running tasks of its class are expected anew."""
+        """The worker's last task took `seconds`. If that is a surprise, running tasks of its class are expected anew.
+
+        Of a task that was assisted, the seconds that it would have taken alone are learned; what is expected of one that is
+        being assisted stays.
+        """
+        seconds += worker.saved_s
         costs = self.costs
         before = costs.seconds(worker.device_class, stage, worker.kind)
         costs.observe(worker.device_class, worker.number, stage, worker.kind, worker.units, seconds)
         self.arrays.set_factor(worker.position, costs.worker_factor(worker.number))
         if abs(costs.seconds(worker.device_class, stage, worker.kind) / before - 1) > _SURPRISE:
             for other in self.workers.values():
-                if other.runs(stage) and other.running is not None and other.running.task.items:
-                    other.work_s = self.work_seconds(other, stage, other.kind, other.units)
+                if not other.runs(stage) or other.assists or other.is_assisted:
+                    continue
+                if other.running is not None and other.running.task.items:
+                    alone_s = self.work_seconds(other, stage, other.kind, other.units)
+                    other.work_s = max(0.0, alone_s - other.saved_s)
                     self._set_task(other)
 
     # --- what fits
@@ -265,6 +310,11 @@ class WorkerPool:
     def swap(self, worker: WorkerState, stage: Stage, kind: int, *, alone: bool = False) -> Swap:
         """The swap of a worker's components for a task."""
         return self.capabilities.swap(worker.device_class, worker.resident, worker.model_name, stage, kind, alone=alone)
+
+    def fastest_s(self, stage: Stage, kind: int) -> float:
+        """Expected seconds of a task's work on the fastest class in service; 0 where none can run it."""
+        able = [c for c in self.present_classes() if self.capabilities.fits(c, stage, kind)]
+        return min((self.costs.seconds(c, stage, kind) for c in able), default=0.0)
 
     def swap_seconds(self, worker: WorkerState, stage: Stage, kind: int) -> float:
         """Expected seconds of that swap."""

@@ -7,9 +7,10 @@ The cluster checks the scheduler's actions: one task at a time per device, withi
 """
 
 import heapq
+import math
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ovi.config import Component
 from ovi.stages import CLIP_STAGES, STAGES, Stage
@@ -33,6 +34,8 @@ from ovi_ray.scheduling.workload import Workload
 
 _TIMED_STEPS = 3  # of the first denoise of a device, after which its pace is known
 _FAULTY_TASK_S = 1.0  # after which a task on a faulty device fails
+_PATIENCE_S = 10.0  # seconds that a denoise may lose to a slow device that assists it
+_PAIRED_SHARE = 0.52  # of a step's seconds, on two devices that are equally fast: half, and the exchange
 
 
 class SimulationError(Exception):
@@ -59,6 +62,8 @@ class VirtualDevice:
     """Profile that the scheduler is given."""
     actual: DeviceProfile | None = None
     """Profile that determines the times; defaults to the declared one."""
+    node: str = ""
+    """The machine; devices of one class on one machine can share a denoise. Empty where it shares none."""
     joins_at_s: float = 0.0
     leaves_at_s: float = float("inf")
     faulty: tuple[tuple[float, float], ...] = ()
@@ -96,6 +101,10 @@ class VirtualDevice:
             return seconds
         dice = zlib.crc32(f"{self.name} {task.stage} {task.items[:1]} {task.attempt}".encode()) / 2**32
         return seconds * (1 + self.jitter * (2 * dice - 1))
+
+    def slowness(self, time: float) -> float:
+        """How many times slower than at first it is at a time."""
+        return next((factor for begins, factor in reversed(self.slowdowns) if begins <= time), 1.0)
 
     def work_ends(self, start: float, seconds: float) -> float:
         """When work of `seconds` at first speed ends if it starts at `start`."""
@@ -150,6 +159,15 @@ class _Device:
     """Number of the running task: the scheduled end of a cancelled one has an older number and is ignored."""
     is_timed: bool = False
     """The steps of one of its denoises were timed."""
+    load_s: float = 0.0
+    """Of the running task."""
+    work_from_s: float = 0.0
+    """When its work begins; of an assist, when the leader's steps become shorter."""
+    share: float = 1.0
+    """Of an assist: seconds of the leader's steps over those that they take alone."""
+    end_s: float = 0.0
+    span: int = -1
+    """Its place among the spans."""
 
 
 @dataclass(slots=True)
@@ -179,7 +197,8 @@ class VirtualCluster:
             self._devices[spec.name] = _Device(spec)
             if spec.joins_at_s > 0:
                 self._push(0.0, spec.name, 0, WorkerExpected(slot=spec.name))
-            self._push(spec.joins_at_s, spec.name, 0, WorkerJoined(worker=spec.name, device=spec.profile))
+            joined = WorkerJoined(worker=spec.name, device=spec.profile, node=spec.node)
+            self._push(spec.joins_at_s, spec.name, 0, joined)
             if spec.leaves_at_s != float("inf"):
                 self._push(spec.leaves_at_s, spec.name, -1, WorkerLost(worker=spec.name, crashed=False))
                 self._push(spec.leaves_at_s, spec.name, -1, SlotClosed(slot=spec.name))
@@ -195,14 +214,15 @@ class VirtualCluster:
             events = []
             while self._heap and self._heap[0][0] == time:
                 _, _, name, token, event = heapq.heappop(self._heap)
-                if self._happens(name, token, event):
+                if self._happens(name, token, event, time):
                     events.append(event)
             if events:
                 return time, events
         raise SimulationError("no events are left, and the job is not done")
 
-    def _happens(self, name: str, token: int, event: Event) -> bool:
+    def _happens(self, name: str, token: int, event: Event, now: float) -> bool:
         if isinstance(event, WorkerLost):
+            self._stop_assisting(self._devices[name], now)
             self._devices[name].running = None
             self._devices[name].token += 1
         elif isinstance(event, StepsTimed):
@@ -214,6 +234,7 @@ class VirtualCluster:
             device = self._devices[name]
             if device.token != token or device.running is None:
                 return False
+            self._stop_assisting(device, now)
             device.running = None
         return True
 
@@ -238,6 +259,9 @@ class VirtualCluster:
         device = self._devices[action.worker]
         if device.running is not None:
             raise SimulationError(f"{action.worker} was given {action.task} while it was running {device.running.task}")
+        if action.task.assists:
+            self._assist(device, action, now)
+            return
         kind = self._kind(action.task)
         seconds = device.spec.varied(self._work(device.spec.actual_profile, action.task, kind), action.task)
         self._check_memory(device.spec.profile, action, kind)
@@ -247,11 +271,17 @@ class VirtualCluster:
         if (failure := device.spec.failure(action.task.stage, now)) is not None:
             end = now + load + _FAULTY_TASK_S
             event = TaskFailed(worker=action.worker, task=action.task, kind=failure, message="the device is faulty")
-        device.running = action
-        device.token += 1
-        self._push(end, action.worker, device.token, event)
+        self._begin(device, action, event, now, load=load, work_from_s=now + load, end=end)
         if action.task.stage is Stage.DENOISE and not device.is_timed and isinstance(event, TaskDone):
             self._time_steps(device, action, kind, now + load, seconds)
+
+    def _begin(
+        self, device: _Device, action: RunTask, event: Event, now: float, *, load: float, work_from_s: float, end: float
+    ) -> None:
+        device.running = action
+        device.token += 1
+        device.load_s, device.work_from_s, device.end_s = load, work_from_s, end
+        self._push(end, action.worker, device.token, event)
         self._count(device, action, now, load, end)
 
     def _time_steps(self, device: _Device, action: RunTask, kind: int | None, begin: float, seconds: float) -> None:
@@ -263,6 +293,73 @@ class VirtualCluster:
         pace = StepsTimed(worker=action.worker, task=action.task, seconds=(timed_at - begin) / share)
         self._push(timed_at, action.worker, device.token, pace)
 
+    def _assist(self, device: _Device, action: RunTask, now: float) -> None:
+        """Half of what is left of the leader's denoise is done here, from the end of the load on."""
+        leader = self._leader(action)
+        if leader is None or leader.spec.node != device.spec.node or leader.spec.profile != device.spec.profile:
+            raise SimulationError(f"{action.worker} cannot assist {action.leader or 'nobody'} with {action.task}")
+        self._check_memory(device.spec.profile, action, self._kind(action.task))
+        load = self._load(device, action)
+        if (failure := device.spec.failure(action.task.stage, now)) is not None:
+            end = now + load + _FAULTY_TASK_S
+            failed = TaskFailed(worker=action.worker, task=action.task, kind=failure, message="the device is faulty")
+            self._begin(device, action, failed, now, load=load, work_from_s=end, end=end)
+            return
+        joins = max(now + load, leader.work_from_s)
+        device.share = share = self._share(leader.spec, device.spec, action.task, joins)
+        if leader.end_s > joins:
+            self._end_at(leader, joins + (leader.end_s - joins) * share)
+        end = max(leader.end_s, now)
+        parts = joins + _PATIENCE_S * share / (share - 1) if share > 1 else math.inf
+        event: Event = TaskDone(
+            worker=action.worker, task=action.task, seconds=max(0.0, end - now - load), load_seconds=load
+        )
+        if parts < end:  # the leader has lost as much time as it may
+            end, event = parts, TaskFailed(worker=action.worker, task=action.task, kind=FailureKind.CANCELLED)
+        self._begin(device, action, event, now, load=load, work_from_s=joins, end=end)
+
+    def _share(self, leader: VirtualDevice, helper: VirtualDevice, task: Task, now: float) -> float:
+        """A step takes as long as the slower of its two passes, at the speeds at a time."""
+        kind = self._kind(task)
+        seconds = [self._work(spec.actual_profile, task, kind) * spec.slowness(now) for spec in (helper, leader)]
+        return _PAIRED_SHARE * max(1.0, seconds[0] / seconds[1])
+
+    def _leader(self, action: RunTask) -> _Device | None:
+        """The device that runs the denoise of a task that assists; None once it has ended."""
+        leader = self._devices.get(action.leader)
+        if leader is None or leader.running is None or leader.running.task != replace(action.task, assists=False):
+            return None
+        return leader
+
+    def _stop_assisting(self, device: _Device, now: float) -> None:
+        """Its task ends: a leader that still runs does the rest alone."""
+        if device.running is None or not device.running.task.assists:
+            return
+        leader = self._leader(device.running)
+        begun = max(now, device.work_from_s)
+        if leader is not None and leader.end_s > begun and device.spec.failure(Stage.DENOISE, begun) is None:
+            self._end_at(leader, begun + (leader.end_s - begun) / device.share)
+
+    def _end_at(self, device: _Device, end: float) -> None:
+        """A running denoise that succeeds ends at another time than it was to."""
+        run = device.running
+        assert run is not None
+        if device.spec.failure(Stage.DENOISE, device.work_from_s - device.load_s) is not None:
+            return
+        name, tally = device.spec.profile.name, self.tally
+        tally.busy[name][Stage.DENOISE] += end - device.end_s
+        if self._keep_spans:
+            tally.spans[device.span] = replace(tally.spans[device.span], end_s=end)
+        device.end_s = end
+        device.token += 1
+        seconds = end - device.work_from_s
+        self._push(
+            end,
+            run.worker,
+            device.token,
+            TaskDone(worker=run.worker, task=run.task, seconds=seconds, load_seconds=device.load_s),
+        )
+
     def _count(self, device: _Device, action: RunTask, now: float, load: float, end: float) -> None:
         tally, name = self.tally, device.spec.profile.name
         tally.decisions += 1
@@ -271,6 +368,7 @@ class VirtualCluster:
         tally.busy[name][action.task.stage] += end - now - load
         tally.loads[name] += load
         if self._keep_spans:
+            device.span = len(tally.spans)
             tally.spans.append(
                 Span(worker=action.worker, device=name, task=action.task, start_s=now, load_s=load, end_s=end)
             )

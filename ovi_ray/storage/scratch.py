@@ -20,6 +20,11 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def shared_folder(name: str) -> Path:
+    """Where two processes of this machine meet; not created here. `name` is "PID-SECRET" with the id of one of them."""
+    return Path(tempfile.gettempdir()) / f"{_PREFIX}-{process_namespace()}-{name}"
+
+
 def remove_old_scratch() -> None:
     """Remove the scratch folders of processes that were killed on this machine."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}-{process_namespace()}-*"):

@@ -1,6 +1,7 @@
 """A worker: one pipeline on one device, run as a Ray actor. It executes one task at a time and reports failures as data."""
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from ovi.memory.plan import MemoryMode
 from ovi.memory.release import release_memory, try_to_release_memory
 from ovi.quality import Quality
 from ovi.sampling.denoise import DenoiseState
+from ovi.sampling.link import links_work
 from ovi.stages import STAGES, Stage
 from ovi.types import Latents, LossReport, PromptEmbeds
 from ovi.weights.formats import WeightFormat
@@ -37,6 +39,7 @@ from ovi_ray.devices.probe import GB, describe_device
 from ovi_ray.errors import InputAway, InputError, NodeUnfit, StorageUnavailable
 from ovi_ray.protocol.messages import (
     Activity,
+    Assist,
     Decode,
     Denoise,
     EncodeFirstFrame,
@@ -49,11 +52,12 @@ from ovi_ray.protocol.messages import (
 from ovi_ray.scheduling.device_profile import DeviceProfile
 from ovi_ray.storage.diagnostics import away_reason
 from ovi_ray.storage.paths import staged_file, to_location
-from ovi_ray.storage.scratch import remove_old_scratch
+from ovi_ray.storage.scratch import remove_old_scratch, shared_folder
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
 from ovi_ray.workers.failures import failure_of, output_errors
 from ovi_ray.workers.first_frame import first_frame_file
+from ovi_ray.workers.helpers import Helpers, Invitation
 from ovi_ray.workers.loss_facts import loss_facts, measured_loss
 from ovi_ray.workers.memory_use import memory_in_use_gb
 from ovi_ray.workers.oom_fallback import DENOISE_STEPS, FULL, FallbackStep, decode_steps, run_with_fallback
@@ -163,6 +167,7 @@ class Worker:
         self._checkpoints = WriteThreads(1)
         self._writes: dict[int, tuple[TaskReport, Future[_Result]]] = {}
         """Number of a request -> its report so far, and the write of its file."""
+        self._helpers = Helpers()
 
     # -- control: answered while a task runs -----------------------------------------------------------------------
 
@@ -181,6 +186,7 @@ class Worker:
             streamed_gb=self._streamed_gb(),
             declared=self._config.declared,
             node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
+            shares_denoises=links_work(),
             log=_error_log(),
         )
 
@@ -210,6 +216,11 @@ class Worker:
         """
         self._saves_on_stop = save
         self._stopped_number = number
+
+    @ray.method(concurrency_group=CONTROL)
+    def expect_helper(self, number: int, meeting: str, helper: str) -> None:
+        """The worker `helper` comes to assist the denoise of the request with this number."""
+        self._helpers.invite(Invitation(number=number, meeting=meeting, helper=helper))
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -299,6 +310,8 @@ class Worker:
                 return _Result(outputs=[pack(latent=latent)])
             case Denoise():
                 return self._denoise(request, request.work, inputs)
+            case Assist():
+                return self._assist(request, request.work, inputs)
             case Decode():
                 return self._decode(request.work, inputs)
             case Preload():
@@ -312,9 +325,11 @@ class Worker:
         latents, facts = checkpointer.finished() or (None, {})
         if latents is None:
             try:
-                latents = self._denoise_with_fallback(request, work, inputs, checkpointer)
+                with self._helpers.of(request.number):
+                    latents = self._denoise_with_fallback(request, work, inputs, checkpointer)
             finally:
                 checkpointer.settle()  # another worker may go on from it as soon as this task has ended
+            checkpointer.notes += [f"clip {work.clip_id} {note}" for note in self._helpers.notes]
             attention = self._pipeline.attention_plan(latents.video.shape, latents.audio.shape[0])
             self._attention_backend = str(attention)
             facts = {
@@ -322,6 +337,7 @@ class Worker:
                 "memory_mode": str(self._plan),
                 "kernels": "compiled" if self._config.compile else str(self._pipeline.kernel_plan().in_transformer),
                 "denoise_s": checkpointer.spent_s,
+                "paired_with": ", ".join(self._helpers.names) or None,
             }
             if latents.loss is not None:
                 facts |= loss_facts(latents.loss)
@@ -401,15 +417,32 @@ class Worker:
                 self._step_s = timer.step_s
             self._on_step(done, total)
 
-        positive, video_negative, audio_negative = (unpack(packed)["rows"] for packed in inputs[:3])
+        embeds, first_frame = _unpack_inputs(inputs)
         return self._pipeline.denoise(
-            PromptEmbeds(positive=positive, video_negative=video_negative, audio_negative=audio_negative),
+            embeds,
             params,
-            first_frame=unpack(inputs[3])["latent"] if len(inputs) > 3 else None,
+            first_frame=first_frame,
             state=state,
+            partner=self._helpers,
             on_step=on_step,
             should_stop=lambda: self._stopped_number == request.number or checkpointer.is_due(),
         )
+
+    def _assist(self, request: TaskRequest, work: Assist, inputs: tuple[Packed, ...]) -> _Result:
+        """Compute the negative passes of a denoise of another worker until it ends, or this one is asked to stop."""
+        embeds, first_frame = _unpack_inputs(inputs)
+        folder = shared_folder(work.meeting)
+        try:
+            self._pipeline.assist(
+                embeds,
+                work.params,
+                folder,
+                first_frame=first_frame,
+                should_stop=lambda: self._stopped_number == request.number,
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return _Result()
 
     # -- decode ----------------------------------------------------------------------------------------------------
 
@@ -516,6 +549,13 @@ class Worker:
 
 def _latents(tensors: Mapping[str, torch.Tensor]) -> Latents:
     return Latents(video=tensors["video"], audio=tensors["audio"])
+
+
+def _unpack_inputs(inputs: tuple[Packed, ...]) -> tuple[PromptEmbeds, torch.Tensor | None]:
+    """The texts of a denoise, and its first frame if it has one."""
+    positive, video_negative, audio_negative = (unpack(packed)["rows"] for packed in inputs[:3])
+    embeds = PromptEmbeds(positive=positive, video_negative=video_negative, audio_negative=audio_negative)
+    return embeds, unpack(inputs[3])["latent"] if len(inputs) > 3 else None
 
 
 def _fallback_note(done: str, step: FallbackStep) -> list[str]:

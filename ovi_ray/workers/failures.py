@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ovi.device_errors import device_failed, is_out_of_memory
-from ovi.errors import DenoiseStopped, InvalidRequest, MediaError
+from ovi.errors import DenoiseStopped, InvalidRequest, MediaError, PartnerUnavailable
 from ovi_ray.errors import InputAway, LatentsUnusable, OutputUnavailable
 from ovi_ray.protocol.messages import Failure, FailureCause
 from ovi_ray.scheduling.task import FailureKind
@@ -17,7 +17,7 @@ def failure_kind(error: BaseException) -> FailureKind:
     match error:
         case InvalidRequest():
             return FailureKind.BAD_INPUT
-        case DenoiseStopped():
+        case DenoiseStopped() | PartnerUnavailable():
             return FailureKind.CANCELLED
         case _ if is_out_of_memory(error):
             return FailureKind.OUT_OF_MEMORY

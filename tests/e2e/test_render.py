@@ -6,7 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from ovi import OviPipeline
+from ovi.config import SamplingParams, SolverName
+from ovi.types import PromptEmbeds
 from tests.support.cli import ROOT, WITHOUT_POSIX, ovi_ray, ovi_ray_here
 from tests.support.jobs import probe_clip, result_rows, write_prompts
 from tests.support.report_pages import clips_of
@@ -33,9 +38,10 @@ def finished_job(tiny_dir, first_frame_path, tmp_path_factory):
     )
     result = ovi_ray(
         *("render", prompts, "--ckpt-dir", tiny_dir, "--out", out, "--sample-steps", 2, "--workers", 2),
-        *("--each-example-n-times", 2, "--dtype", "float32", "--json", "--explain"),
+        *("--each-example-n-times", 2, "--dtype", "float32", "--json", "--explain", "--latency", "--keep-latents"),
         "--no-speculation",  # on a busy machine a copy would be a second attempt
         program=WITHOUT_POSIX,
+        environment=hooked_environment(folder / "log", meet=1),
     )
     return out, result
 
@@ -66,6 +72,26 @@ def test_the_row_says_what_ran_where(finished_job):
         assert row["attention_backend"].startswith("sdpa")
         assert min(row["encode_s"], row["denoise_s"], row["decode_s"]) > 0
         assert row["video_bytes"] == (finished_job[0] / row["video_path"]).stat().st_size
+
+
+def test_clips_that_two_workers_shared_have_the_latents_of_one(finished_job, tiny_dir, assert_close_to_std):
+    """But for rounding: the texts of the job were encoded in one batch. `unit/ovi/test_partner.py` compares the bits."""
+    out, _ = finished_job
+    shared = [row for row in result_rows(out) if row["paired_with"]]
+    assert all({row["worker"], row["paired_with"]} == {"w0", "w1"} for row in shared)
+    row, size = shared[0], (shared[0]["height"], shared[0]["width"])
+    pipeline = OviPipeline.from_pretrained(tiny_dir, row["model_name"], device="cpu", dtype=torch.float32)
+    params = SamplingParams(
+        sample_steps=2, seed=row["seed"], solver_name=SolverName(row["solver_name"]), video_frame_height_width=size
+    )
+    texts = (row["prompt"], params.video_negative_prompt, params.audio_negative_prompt)
+    positive, video_negative, audio_negative = pipeline.encode_text(texts)
+    embeds = PromptEmbeds(positive=positive, video_negative=video_negative, audio_negative=audio_negative)
+    first_frame = pipeline.encode_first_frame(row["image_path"], size) if row["image_path"] else None
+    latents = pipeline.denoise(embeds, params, first_frame=first_frame)
+    kept = load_file(out / "latents" / f"{row['clip_id']}.safetensors")
+    assert_close_to_std(kept["video"], latents.video)
+    assert_close_to_std(kept["audio"], latents.audio)
 
 
 def test_the_outcome_is_printed_as_json_and_decisions_are_explained(finished_job):
@@ -105,8 +131,9 @@ def test_its_decisions_are_explained_and_come_out_the_same_when_replayed(finishe
     assert {worker["slot"] for worker in glance["workers"]} <= {"w0", "w1"}
     clip_id = result_rows(out)[0]["clip_id"]
     life = json.loads(ovi_ray_here("explain", out, "--clip", clip_id[:10], "--json").stdout)
-    assert [task["stage"] for task in life["tasks"]] == ["encode_text", "denoise", "decode"]
-    assert {task["outcome"] for task in life["tasks"]} == {"done"}
+    own = [task for task in life["tasks"] if not task["assists"]]
+    assert [task["stage"] for task in own] == ["encode_text", "denoise", "decode"]
+    assert {task["outcome"] for task in own} == {"done"}
     assert f"clip {clip_id} done" in (out / "run.log").read_text(encoding="utf-8")
 
 

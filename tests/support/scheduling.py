@@ -1,6 +1,6 @@
 """Factories of small clusters and jobs, and a cluster that checks every action, for the scheduler's tests."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -74,9 +74,9 @@ def make_workload(
     )
 
 
-def joins(**devices: DeviceProfile) -> list[Event]:
+def joins(*, node: str = "", **devices: DeviceProfile) -> list[Event]:
     """One WorkerJoined for each name."""
-    return [WorkerJoined(worker=name, device=device) for name, device in devices.items()]
+    return [WorkerJoined(worker=name, device=device, node=node) for name, device in devices.items()]
 
 
 @dataclass
@@ -87,6 +87,7 @@ class CheckedCluster:
     scheduler: Scheduler
     workers: dict[str, DeviceProfile] = field(default_factory=dict)
     slots: dict[str, str] = field(default_factory=dict)
+    nodes: dict[str, str] = field(default_factory=dict)
     running: dict[str, RunTask] = field(default_factory=dict)
     writing: list[RunTask] = field(default_factory=list)
     """Tasks whose files are written while their workers run others."""
@@ -113,6 +114,7 @@ class CheckedCluster:
                 self.writing.append(self.running.pop(event.worker))
         for action in actions:
             self._apply(action)
+        self._check_assists()
         self._check_idle()
         return actions
 
@@ -122,6 +124,7 @@ class CheckedCluster:
         match event:
             case WorkerJoined():
                 self.workers[event.worker], self.slots[event.worker] = event.device, event.slot
+                self.nodes[event.worker] = event.node
             case WorkerLost():
                 self.workers.pop(event.worker, None)
                 self.running.pop(event.worker, None)
@@ -142,6 +145,8 @@ class CheckedCluster:
             del self.running[event.worker]
 
     def _keep_results(self, event: TaskDone) -> None:
+        if event.task.assists:
+            return
         output = STAGES[event.task.stage].output
         if output is not None:
             self.held |= {DataKey(kind=output, number=item) for item in event.task.items}
@@ -211,6 +216,18 @@ class CheckedCluster:
         assert device.needed_gb(task.stage, kind, run.components) <= device.memory_gb, "memory exceeded"
         for item in task.items:
             assert self._inputs(task.stage, item) <= self.held, "an input is not there"
+
+    def _check_assists(self) -> None:
+        """A denoise is assisted by one device, like its own and on its node, while it runs there and nowhere else."""
+        wanted = [run for worker, run in self.running.items() if worker not in self.cancelled and run.task.items]
+        denoises = [run for run in wanted if run.task.stage is Stage.DENOISE]
+        for run in (run for run in denoises if run.task.assists):
+            leader = self.running[run.leader]
+            assert leader.task == replace(run.task, assists=False), "a device assists nobody"
+            assert self.workers[run.leader] == self.workers[run.worker]
+            assert self.nodes[run.leader] == self.nodes[run.worker] != ""
+            others = [other for other in denoises if other not in (run, leader)]
+            assert all(other.task.items != run.task.items for other in others), "a denoise is assisted twice, or copied"
 
     def _check_idle(self) -> None:
         """Every idle worker has a reason."""

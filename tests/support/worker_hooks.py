@@ -6,6 +6,7 @@ the settings to every worker process, on every node. Settings are environment va
     HOOKS_LOG              folder of the logs
     HOOKS_STEP_S           seconds to sleep in each denoising step and before each task
     HOOKS_WAIT_FOR         workers that must be ready before the first one denoises
+    HOOKS_MEET             (any value) the first denoise waits until a worker is sent to assist it; each waits for one that is
     HOOKS_FAILING_WRITES   seed of the writes that fail
     HOOKS_UNREADABLE       seed of the videos that the driver cannot read
     HOOKS_POISON           seed of the clip whose denoise kills its worker
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.ray_start import be_patient
+from tests.support.waiting import PATIENCE_S, wait_until
 
 FAILING = 0.2  # of the writes, where writes fail
 UNREADABLE = 0.5  # of the videos, where reads fail
@@ -63,6 +65,8 @@ def install() -> None:
     _log_readiness()
     _log_steps()
     _pace_tasks()
+    if os.environ.get("HOOKS_MEET"):
+        _meet_helpers()
     if stage := os.environ.get("HOOKS_OUT_OF_MEMORY"):
         _run_out_of_memory_at(stage)
     if seed := os.environ.get("HOOKS_DEVICE_FAILS"):
@@ -234,6 +238,24 @@ def _pace_tasks() -> None:
             self._make_resident = make_resident
 
     Worker.run = paced_run
+
+
+def _meet_helpers() -> None:
+    from ovi.sampling.link import Meeting
+    from ovi.sampling.partner import RemoteNegativePass
+    from ovi_ray.workers.helpers import Helpers
+
+    answer, begin, met = Meeting.answer, Helpers.begin, _folder() / "met"
+
+    def begin_together(self, **step: Any) -> None:
+        if not met.exists():
+            wait_until(lambda: self._invitation is not None)
+            met.touch()
+        begin(self, **step)
+
+    Helpers.begin = begin_together
+    Meeting.answer = lambda self: wait_until(lambda: answer(self))
+    RemoteNegativePass.__init__.__kwdefaults__["patience_s"] = PATIENCE_S  # the machine may be busy
 
 
 def _run_out_of_memory_at(stage: str) -> None:

@@ -16,6 +16,7 @@ from ovi_ray.output.results import Results
 from ovi_ray.preparation import PreparedJob, prepare
 from ovi_ray.protocol.messages import Denoise
 from ovi_ray.rendering import RenderOptions, render
+from ovi_ray.scheduling.config import Pairing
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.storage.paths import to_location
 from tests.support.fake_executor import Fails, FakeExecutor
@@ -63,6 +64,28 @@ def test_a_job_says_whether_idle_devices_run_copies(prepared, tmp_path, speculat
     )
     (run,) = recorded_runs(tmp_path / "out" / EVENTS_FILE)
     assert run.config.speculation.enabled is speculation
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, Pairing.TAIL), ({"pairing": False}, Pairing.OFF), ({"latency": True}, Pairing.ALWAYS)],
+)
+def test_a_job_says_when_two_devices_share_a_clip(prepared, tmp_path, options, expected):
+    executor = FakeExecutor()
+    render(
+        prepared(sweep=None, **options),
+        options=RenderOptions(),
+        open_executor=lambda job, config: contextlib.nullcontext(executor),
+        clock=executor.clock,
+    )
+    (run,) = recorded_runs(tmp_path / "out" / EVENTS_FILE)
+    assert run.config.pairing.when is expected
+
+
+def test_two_devices_for_each_clip_are_refused_where_none_are_to_be_shared(prepared):
+    with pytest.raises(InputError) as refused:
+        prepared(pairing=False, latency=True)
+    assert [problem.field for problem in refused.value.problems] == ["--latency"]
 
 
 def test_the_environment_of_a_job_is_that_of_its_driver(tiny_dir, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from ovi_ray.scheduling.task import ClipStatus, Reason
 
 def span(stage, started_s, ended_s, *, items=(0,)):
     return TaskSpan(
+        assists=False,
         worker="w0",
         node="host",
         device="cpu",

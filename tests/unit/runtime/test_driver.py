@@ -17,7 +17,15 @@ from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.results import Results
-from ovi_ray.protocol.messages import Activity, Decode, Denoise, EncodeFirstFrame, EncodeTexts, FailureCause
+from ovi_ray.protocol.messages import (
+    Activity,
+    Assist,
+    Decode,
+    Denoise,
+    EncodeFirstFrame,
+    EncodeTexts,
+    FailureCause,
+)
 from ovi_ray.protocol.observer import Observers
 from ovi_ray.runtime.clip_records import TRACEBACK_CHARS
 from ovi_ray.runtime.device_profiles import device_profile
@@ -83,6 +91,42 @@ def test_each_distinct_text_is_encoded_once(tmp_path):
         ["a fox", "a dog", "jitter, bad hands, blur, distortion", "robotic, muffled, echo, distorted"]
     )
     assert len(executor.works(Denoise)) == 12
+
+
+class OneNode(FakeExecutor):
+    """Workers that can share a denoise."""
+
+    def info_of(self, slot):
+        return info(shares_denoises=True)
+
+
+@pytest.mark.parametrize("helper_ends", [None, DIES, Fails(message="a helper's fault")])
+def test_a_worker_that_assists_a_clip_leaves_no_trace_in_its_attempts_whatever_becomes_of_it(tmp_path, helper_ends):
+    def script(worker, task, tries):
+        return helper_ends if task.assists else None
+
+    executor = OneNode(workers=("w0", "w1"), script=script)
+    _, (row,) = run(tmp_path, executor, prompts=("a fox",))
+    (assist,) = [submission for submission in executor.submissions if submission.task.assists]
+    assert isinstance(assist.work, Assist)
+    assert (assist.leader, assist.outputs) == (row["worker"], ())
+    assert {assist.worker, assist.leader} == {"w0", "w1"}
+    assert (row["status"], row["attempts"], row["error"]) == ("done", 1, None)
+
+
+def test_a_stop_saves_the_denoise_and_not_the_worker_that_assists_it(tmp_path):
+    stop = StopRequest()
+
+    def script(worker, task, tries):
+        if task.assists:
+            stop.ask("enough")
+        return HANGS if task.stage is Stage.DENOISE and task.items else None
+
+    executor = OneNode(workers=("w0", "w1"), script=script)
+    with pytest.raises(JobStopped):
+        make_driver(tmp_path, executor, tasks=make_tasks(tmp_path, prompts=("a fox",)), stop=stop).run()
+    _, task, save = executor.stops[0]
+    assert (task.assists, save) == (False, True)
 
 
 def test_the_time_of_a_text_batch_is_shared_by_its_texts(tmp_path):

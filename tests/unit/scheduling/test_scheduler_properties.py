@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from yardsticks.baseline_policies import SCHEDULERS, production
 
 from ovi.stages import Stage
-from ovi_ray.scheduling.config import CircuitBreakerConfig, SchedulerConfig, SpeculationConfig
+from ovi_ray.scheduling.config import CircuitBreakerConfig, Pairing, PairingConfig, SchedulerConfig, SpeculationConfig
 from ovi_ray.scheduling.device_profile import BF16_SIZES, INT8_SIZES, DeviceProfile, StageRates
 from ovi_ray.scheduling.events import (
     DataLost,
@@ -72,6 +72,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         with_latents=st.sets(st.integers(0, 11), max_size=3),
         make_scheduler=st.sampled_from(list(SCHEDULERS.values())),
         speculate=st.booleans(),
+        pairing=st.sampled_from(Pairing),
         max_latents=st.none() | st.integers(1, 5),
         failures_to_trip=st.sampled_from([1, 3]),
         patience_s=st.sampled_from([50.0, 0.0]),
@@ -85,6 +86,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         with_latents,
         make_scheduler,
         speculate,
+        pairing,
         max_latents,
         failures_to_trip,
         patience_s,
@@ -100,6 +102,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_latents=max_latents,
             patience_s=patience_s,
             speculation=SpeculationConfig(enabled=speculate),
+            pairing=PairingConfig(when=pairing),
             circuit_breaker=CircuitBreakerConfig(cooldown_s=5.0, max_consecutive_failures=failures_to_trip),
         )
         self.is_production = make_scheduler is production
@@ -116,7 +119,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def new_worker(self, device, slot=""):
         self.joined += 1
-        return WorkerJoined(worker=f"w{self.joined}", slot=slot, device=device)
+        return WorkerJoined(worker=f"w{self.joined}", slot=slot, device=device, node=f"node{self.joined // 4}")
 
     @rule(device=DEVICES, after=AFTER)
     def join(self, device, after):
@@ -265,7 +268,7 @@ class FaultMachine(RuleBasedStateMachine):
 
     def join(self, slot):
         self.lives[slot] += 1
-        return WorkerJoined(worker=f"{slot}.{self.lives[slot]}", slot=slot, device=self.profiles[slot])
+        return WorkerJoined(worker=f"{slot}.{self.lives[slot]}", slot=slot, device=self.profiles[slot], node="node")
 
     def end(self, run):
         """The end of a task, as its device lets it end."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -13,13 +14,22 @@ from PIL import Image
 
 from ovi.config import Component, SamplingParams, SolverName
 from ovi.device_errors import device_failed
-from ovi.errors import DenoiseStopped, InvalidImage, NonFiniteError
+from ovi.errors import DenoiseStopped, InvalidImage, NonFiniteError, PartnerUnavailable
 from ovi.media.probe import probe
 from ovi.pipeline import OviPipeline
 from ovi.quality import COMBINATIONS, Quality
 from ovi.weights.layout import TOKENIZER
 from ovi_ray.output.result_row import LOSS_FIELDS
-from ovi_ray.protocol.messages import Decode, Denoise, EncodeFirstFrame, EncodeTexts, FailureCause, Preload, TaskRequest
+from ovi_ray.protocol.messages import (
+    Assist,
+    Decode,
+    Denoise,
+    EncodeFirstFrame,
+    EncodeTexts,
+    FailureCause,
+    Preload,
+    TaskRequest,
+)
 from ovi_ray.scheduling.task import FailureKind
 from ovi_ray.workers.actor import Worker, WorkerConfig
 from ovi_ray.workers.denoise_checkpoint import DenoiseCheckpointer
@@ -124,6 +134,27 @@ def test_a_stopped_denoise_says_so_and_a_late_stop_stops_nothing_else(worker):
     assert (report.failure.kind, latents) == (FailureKind.CANCELLED, None)
     report, latents = worker.run(request(Denoise(params=PARAMS), TRANSFORMER, number=8), *texts)
     assert report.failure is None
+
+
+@pytest.mark.parametrize("number", [8, 7], ids=["late", "for an earlier request"])
+def test_a_denoise_waits_for_no_worker_that_is_to_assist_it(worker, monkeypatch, tmp_path, number):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    texts = embeddings(worker)
+    worker.expect_helper(number, f"{os.getpid()}-secret", "w1")
+    report, latents = worker.run(request(Denoise(params=PARAMS), TRANSFORMER, number=8), *texts)
+    assert (report.failure, report.facts["paired_with"], report.notes) == (None, None, ())
+    assert_same(unpack(latents), unbroken(worker, texts))
+    assert not list(tmp_path.iterdir())  # where the two were to meet
+
+
+def test_a_worker_whose_leader_is_gone_is_not_at_fault(worker, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    texts = embeddings(worker)
+    worker.stop(5)
+    assist = request(Assist(params=PARAMS, meeting="0-secret"), TRANSFORMER, number=5)
+    assert worker.run(assist, *texts).failure is None
+    assert failure_kind(PartnerUnavailable("the other device is gone")) is FailureKind.CANCELLED
+    assert not list(tmp_path.iterdir())
 
 
 def kept(tmp_path, **changes):
