@@ -7,6 +7,7 @@ are kept as the reason of a crash.
 import json
 import os
 import queue
+import stat
 import subprocess
 import sys
 import threading
@@ -36,7 +37,7 @@ class Child:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(  # noqa: S603
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._said: deque[str] = deque(maxlen=_LAST_LINES)
@@ -94,10 +95,20 @@ def ask_child(command: Sequence[str], request: object, read: Callable[[str], T |
 
 
 def private_output() -> IO[str]:
-    """The standard output for this child's answers alone: what anything else prints goes to standard error."""
+    """The standard output for this child's answers alone: what anything else prints goes to standard error.
+
+    From then on the child ends with its parent, whose end of the standard input closes.
+    """
+    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return answers
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)  # in the middle of a kernel, if need be: nothing waits for the result
 
 
 def build_of_torch() -> str:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from ovi.kernels.trial import KernelShape, KernelTrial, measure_in_child
 from ovi.kernels.types import EAGER_PLAN, FusedKernel, KernelMode, KernelPlan
 from ovi.trials import TrialFile, build_of_torch
 
-Measure = Callable[[FusedKernel, str, torch.dtype, KernelShape], KernelTrial]
+Measure = Callable[[Sequence[FusedKernel], str, torch.dtype, KernelShape], list[KernelTrial]]
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -40,8 +41,15 @@ def choose_kernels(
     if target.vendor == "cpu":
         return KernelChoice()
     known = TrialFile(file or user_cache_folder() / "kernels.json")
-    trials = tuple(_trial(kernel, target, shape, known, run) for kernel in _candidates(mode))
-    return KernelChoice(plan=KernelPlan.of(trial.kernel for trial in trials if not trial.reason), trials=trials)
+    keys = {kernel: _key(kernel, target, shape) for kernel in _candidates(mode)}
+    trials = {kernel: trial for kernel, key in keys.items() if (trial := _known(known.get(key), kernel)) is not None}
+    untried = [kernel for kernel in keys if kernel not in trials]
+    if untried:
+        made = dict(zip(untried, run(untried, target.device, target.dtype, shape), strict=True))
+        known.put({keys[kernel]: dataclasses.asdict(trial) for kernel, trial in made.items() if not trial.transient})
+        trials |= made
+    used = [kernel for kernel in keys if not trials[kernel].reason]
+    return KernelChoice(plan=KernelPlan.of(used), trials=tuple(trials[kernel] for kernel in keys))
 
 
 def _candidates(mode: KernelMode) -> tuple[FusedKernel, ...]:
@@ -54,19 +62,17 @@ def _candidates(mode: KernelMode) -> tuple[FusedKernel, ...]:
             return tuple(FusedKernel)
 
 
-def _trial(
-    kernel: FusedKernel, target: AttentionTarget, shape: KernelShape, known: TrialFile, run: Measure
-) -> KernelTrial:
-    """The remembered trial, or a new one, which is remembered if its result will hold."""
+def _key(kernel: FusedKernel, target: AttentionTarget, shape: KernelShape) -> str:
     where = (target.name, target.architecture, f"driver {target.driver or '-'}", build_of_torch(), _triton_version())
-    key = " | ".join((*where, kernel, str(target.dtype), str(shape)))
+    return " | ".join((*where, kernel, str(target.dtype), str(shape)))
+
+
+def _known(fields: Any, kernel: FusedKernel) -> KernelTrial | None:
+    """A remembered trial; None if there is none, or one of another version."""
     try:
-        return KernelTrial(**{**known.get(key), "kernel": kernel})
-    except TypeError:  # not tried yet, or by another version
-        trial = run(kernel, target.device, target.dtype, shape)
-        if not trial.transient:
-            known.put({key: dataclasses.asdict(trial)})
-        return trial
+        return KernelTrial(**{**fields, "kernel": kernel})
+    except TypeError:
+        return None
 
 
 def _triton_version() -> str:

@@ -1,12 +1,12 @@
-"""A trial of a fused kernel: its results and its seconds beside those of plain torch, on a device.
+"""Trials of fused kernels: their results and their seconds beside those of plain torch, on a device.
 
-python -m ovi.kernels.trial REQUEST    # JSON: {"kernel": ..., "device": "cuda", "dtype": "bfloat16", "shape": {...}}
+python -m ovi.kernels.trial REQUEST    # JSON: {"kernels": [...], "device": "cuda", "dtype": "bfloat16", "shape": {...}}
 """
 
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
@@ -21,7 +21,7 @@ from ovi.kernels import operations
 from ovi.kernels.types import EAGER_PLAN, FusedKernel, KernelPlan
 from ovi.precision import full_float32
 from ovi.timing import seconds_per_call
-from ovi.trials import ChildFailed, ask_child, private_output
+from ovi.trials import Child, ChildFailed, private_output
 
 TIMEOUT_S = 120.0  # most of it for Triton to compile
 ALLOWED_ERROR = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
@@ -29,6 +29,8 @@ ALLOWED_ERROR = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 _EPS = 1e-6  # of every norm of the model
 _TOKENS = 4099  # enough to keep a GPU busy
 _FRAMES, _ROWS = 4, 16  # of the decoder, with rows of as many pixels as there are tokens
+_ROUNDS = 3  # of both ways in turn, so that another process on the GPU slows neither alone
+_ROUND_S = 0.1
 _COMMAND = (sys.executable, "-m", "ovi.kernels.trial")
 
 _LAYOUTS = (torch.clone, operations.with_channels_last)
@@ -89,25 +91,37 @@ def measure(kernel: FusedKernel, device: str, dtype: torch.dtype, shape: KernelS
 
 
 def measure_in_child(
-    kernel: FusedKernel,
+    kernels: Sequence[FusedKernel],
     device: str,
     dtype: torch.dtype,
     shape: KernelShape,
     *,
     timeout_s: float = TIMEOUT_S,
     command: Sequence[str] = _COMMAND,
-) -> KernelTrial:
-    """As `measure`, in a process of its own: a kernel may hang or crash."""
-    request = {
-        "kernel": kernel,
-        "device": device,
-        "dtype": str(dtype).removeprefix("torch."),
-        "shape": dataclasses.asdict(shape),
-    }
+) -> list[KernelTrial]:
+    """As `measure` for each kernel, in a process of their own: a kernel may hang or crash, and the rest have another then."""
+    trials: list[KernelTrial] = []
+    while rest := kernels[len(trials) :]:
+        request = {
+            "kernels": list(rest),
+            "device": device,
+            "dtype": str(dtype).removeprefix("torch."),
+            "shape": dataclasses.asdict(shape),
+        }
+        trials += _in_one_process(rest, [*command, json.dumps(request)], timeout_s)
+    return trials
+
+
+def _in_one_process(kernels: Sequence[FusedKernel], command: Sequence[str], timeout_s: float) -> Iterator[KernelTrial]:
+    """The trials up to and including the first kernel that hangs or crashes."""
+    child = Child(command)
     try:
-        return ask_child(command, request, lambda line: _trial(line, kernel), timeout_s)
+        for kernel in kernels:
+            yield child.answer(partial(_trial, kernel=kernel), timeout_s)
     except ChildFailed as failure:
-        return KernelTrial(kernel=kernel, reason=str(failure), transient=True)
+        yield KernelTrial(kernel=kernel, reason=str(failure), transient=True)
+    finally:
+        child.end()
 
 
 @torch.inference_mode()
@@ -118,11 +132,12 @@ def deviation(kernel: FusedKernel, device: str, dtype: torch.dtype, shape: Kerne
 
 
 def answer(request: Mapping[str, Any], out: IO[str]) -> None:
-    """Measure what a request of `measure_in_child` asks for, and write the trial as a line."""
+    """Measure what a request of `measure_in_child` asks for, and write each trial as a line."""
     dtype, shape = getattr(torch, request["dtype"]), KernelShape(**request["shape"])
-    trial = measure(FusedKernel(request["kernel"]), request["device"], dtype, shape)
-    out.write(json.dumps(dataclasses.asdict(trial)) + "\n")
-    out.flush()
+    for kernel in request["kernels"]:
+        trial = measure(FusedKernel(kernel), request["device"], dtype, shape)
+        out.write(json.dumps(dataclasses.asdict(trial)) + "\n")
+        out.flush()
 
 
 def _largest_error(cases: Sequence[Case], plan: KernelPlan) -> float:
@@ -135,13 +150,17 @@ def _measured(kernel: FusedKernel, device: torch.device, dtype: torch.dtype, sha
     if not error <= (allowed := ALLOWED_ERROR[dtype]):  # also rejects NaN
         reason = f"it deviates from plain torch: error {error:.2g}, allowed {allowed:.0e}"
         return KernelTrial(kernel=kernel, error=error, reason=reason)
-    fused, eager = (sum(_seconds(case, each, device) for case in cases) for each in (plan, EAGER_PLAN))
+    fused, eager = map(sum, zip(*(_seconds(case, plan, device) for case in cases), strict=True))
     reason = "" if fused < eager else f"it is not faster: {1000 * fused:.3g} ms, plain torch {1000 * eager:.3g} ms"
     return KernelTrial(kernel=kernel, seconds=fused, eager_seconds=eager, error=error, reason=reason)
 
 
-def _seconds(case: Case, plan: KernelPlan, device: torch.device) -> float:
-    return seconds_per_call(lambda: case(plan), device)
+def _seconds(case: Case, plan: KernelPlan, device: torch.device) -> tuple[float, float]:
+    """Seconds with the kernels of the plan, and in plain torch."""
+    ways = partial(case, plan), partial(case, EAGER_PLAN)
+    rounds = [[seconds_per_call(way, device, budget_s=_ROUND_S) for way in ways] for _ in range(_ROUNDS)]
+    fused, eager = map(min, zip(*rounds, strict=True))
+    return fused, eager
 
 
 def _cases(kernel: FusedKernel, device: torch.device, dtype: torch.dtype, shape: KernelShape) -> list[Case]:

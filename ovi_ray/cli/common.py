@@ -132,6 +132,17 @@ def location(given: str, option: str) -> Location:
 
 
 @contextmanager
+def writing_to(folder: Path, option: str) -> Iterator[None]:
+    """The block writes to a folder on a disk that an option names. Raises InputError where it cannot."""
+    try:
+        yield
+    except OSError as error:
+        expected = f"a folder that can be written ({error.strerror or error})"
+        problem = Problem(file=COMMAND_LINE, field=option, value=show_path(folder), expected=expected)
+        raise InputError([problem]) from None
+
+
+@contextmanager
 def usable(folder: Location | Path | str) -> Iterator[None]:
     """Raises OutputError for what the system says about a folder; a store that is away is told by its own error."""
     try:

@@ -10,6 +10,7 @@ import typer
 
 from ovi.errors import OviError
 from ovi.media.codecs import VideoCodec
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, local_path, location, usable
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, OviRayError, Problem
@@ -183,7 +184,7 @@ def export(
             )
         _summarise(result, target, options, console)
     if as_json:
-        typer.echo(json.dumps(_as_json(result, target)))
+        answer(json.dumps(_as_json(result, target)))
     raise typer.Exit(ExitCode.FAILED if result.failed else ExitCode.OK)
 
 

@@ -7,6 +7,7 @@ import typer
 from rich.prompt import Confirm
 from rich.text import Text
 
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, location, usable
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem
@@ -52,7 +53,7 @@ def prune(
         console.print(outcome, soft_wrap=True)
     if as_json:
         removed = len(clips) if removes else 0
-        typer.echo(
+        answer(
             json.dumps({"superseded": len(clips), "bytes": clips.bytes, "starred": clips.starred, "removed": removed})
         )
     raise typer.Exit(ExitCode.OK)

@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, read_job
 from ovi_ray.cli.detach import INPUTS_CHECKED, OPTION, start_detached
 from ovi_ray.cli.dry_run import print_bad_rows, show_dry_run
@@ -28,7 +29,7 @@ from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.inputs.shard import Shard
 from ovi_ray.output.job_files import read_token
 from ovi_ray.printing import Console, counted, shell_command
-from ovi_ray.runtime.cluster_probe import check_answer
+from ovi_ray.runtime.cluster_probe import check_joinable
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
@@ -180,7 +181,7 @@ def render(
         check_watchers(metrics, notify)
         job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
         if job.address and not (dry_run or _is_begun(job)):  # a job that is finished needs no cluster
-            check_answer(job.address)
+            check_joinable(job.address)
         from ovi_ray.preparation import prepare
 
         def print_message(text: str) -> None:
@@ -211,7 +212,7 @@ def render(
             part=part,
         )
     if as_json:
-        typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
+        answer(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
 
 
@@ -232,5 +233,5 @@ def _detach(job: JobSpec, console: Console, *, as_json: bool) -> NoReturn:
     else:
         console.print(driver.last_lines, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps({"pid": driver.pid, "log": str(driver.log), "output_dir": str(job.output_dir)}))
+        answer(json.dumps({"pid": driver.pid, "log": str(driver.log), "output_dir": str(job.output_dir)}))
     raise typer.Exit(driver.exit_code or ExitCode.OK)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, location, usable
 from ovi_ray.cli.options import (
     KEPT_FIELDS,
@@ -95,7 +96,7 @@ def retry(
                 notify=notify,
             )
     if as_json:
-        typer.echo(json.dumps({**asdict(result), "output_dir": str(folder)}))
+        answer(json.dumps({**asdict(result), "output_dir": str(folder)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovi_ray import __version__
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, read_job
 from ovi_ray.cli.detach import INPUTS_CHECKED
 from ovi_ray.cli.dry_run import print_bad_rows
@@ -183,7 +184,7 @@ def submit(
         )
         print_bad_rows(bundle.bad_rows, console)
         if print_script:
-            typer.echo(target.script(bundle), nl=False)
+            answer(target.script(bundle), end="")
             raise typer.Exit
         for note in (*target.check(bundle), *bundle.notes):
             tell(f"note: {note}")
@@ -191,10 +192,10 @@ def submit(
         status = _start(target, bundle, to)
         _announce(bundle, tell)
         if not as_json:
-            typer.echo(bundle.job_id)
+            answer(bundle.job_id)
         status = _watch(target, status, started_at)
         if as_json:
-            typer.echo(json.dumps({**asdict(status), "clips": bundle.clips}))
+            answer(json.dumps({**asdict(status), "clips": bundle.clips}))
         _conclude(target, status, console)
 
 

@@ -11,7 +11,9 @@ from rich.table import Table
 from ovi.config import MODEL_SPECS
 from ovi.weights.formats import WeightFormat
 from ovi.weights.hub import HubFile, download_model
-from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path, location
+from ovi_ray.answers import answer
+from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path, location, writing_to
+from ovi_ray.cli.faults import Command
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
 from ovi_ray.inputs.params import did_you_mean
@@ -29,7 +31,7 @@ weights = typer.Typer(
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Checkpoint folder.")]
 
 
-@weights.command()
+@weights.command(cls=Command)
 @with_display_options
 def download(
     ckpt_dir: Folder,
@@ -57,7 +59,7 @@ def download(
         )
 
 
-@weights.command()
+@weights.command(cls=Command)
 @with_display_options
 def check(
     ckpt_dir: Folder,
@@ -101,7 +103,7 @@ def check(
     usable = [name for name, errors in found.items() if not any(errors.values())]
     if as_json:
         findings = {path: str(error) if error else None for path, error in files.items()}
-        typer.echo(json.dumps({"models": usable, "files": findings}))
+        answer(json.dumps({"models": usable, "files": findings}))
     else:
         _show_files(files, usable)
     raise typer.Exit(ExitCode.OK if usable else ExitCode.BAD_INPUT)
@@ -142,7 +144,7 @@ def _show_files(files: "Mapping[str, CheckpointError | None]", usable: Sequence[
     Console().print(f"models that can run: {', '.join(usable) or 'none'}")
 
 
-@weights.command()
+@weights.command(cls=Command)
 @with_display_options
 def tiny(ckpt_dir: Folder, display: DisplayOptions) -> None:
     """Write a small built-in checkpoint (8 MB, random weights), with which the whole pipeline runs on any machine.
@@ -154,5 +156,7 @@ def tiny(ckpt_dir: Folder, display: DisplayOptions) -> None:
     with command_console(display) as console:
         from ovi.weights.tiny import write_tiny_checkpoint
 
-        write_tiny_checkpoint(local_path(ckpt_dir, "DIR"))
+        folder = local_path(ckpt_dir, "DIR")
+        with writing_to(folder, "DIR"):
+            write_tiny_checkpoint(folder)
         console.print(f"a small checkpoint of all three models is in {ckpt_dir}", soft_wrap=True)

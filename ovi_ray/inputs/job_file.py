@@ -90,7 +90,8 @@ def read_yaml(path: Location, sections: Sections | None = None) -> dict[str, Giv
     if content is None:
         raise InputError([Problem(file=str(path), value="an empty file", expected=_KEYS_EXPECTED)])
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
-        raise InputError([Problem(file=str(path), value=f"a {type(content).__name__}", expected=_KEYS_EXPECTED)])
+        found = "a list" if isinstance(content, list) else f"the text {show(content)}"
+        raise InputError([Problem(file=str(path), value=found, expected=_KEYS_EXPECTED)])
     line_of, lines_in = _key_lines(node)
     folder = path.absolute().parent
     given = {}
@@ -170,7 +171,7 @@ def _resolve(item: Given) -> Any:
     if not isinstance(item.value, str | Path | Location) or not str(item.value).strip():
         return item.value
     try:
-        return resolve_path(item.value, item.folder)
+        return resolve_path(item.value, item.folder).simplified()
     except ValueError as error:
         return error
 

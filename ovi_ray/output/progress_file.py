@@ -118,12 +118,16 @@ def write_progress(output_dir: Location, progress: JobProgress) -> None:
     (output_dir / PROGRESS).write_bytes(_ADAPTER.dump_json(progress, indent=1))
 
 
-def read_progress(output_dir: Location) -> JobProgress | None:
-    """The progress of the last run; None where there is none, or that of another version. Raises OSError."""
+def read_progress(output_dir: Location, *, since: str = "") -> JobProgress | None:
+    """The progress of the last run; None where there is none, or that of another version. Raises OSError.
+
+    `since` is a time as in `updated_at`: what was written before it is that of an earlier run, and None.
+    """
     try:
-        return _ADAPTER.validate_json((output_dir / PROGRESS).read_bytes())
+        found = _ADAPTER.validate_json((output_dir / PROGRESS).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+    return found if found.updated_at >= since else None
 
 
 def progress_json(progress: JobProgress | None) -> dict[str, object] | None:

@@ -17,6 +17,9 @@ class Reason(StrEnum):
     LAST_RESORT = "no better device is expected"
     PRELOAD = "its weights are loaded while the first texts are encoded"
     SPECULATIVE_COPY = "speculative copy of a late task; the first result is used"
+    TRIED = "declared speeds are wrong, and the device may be faster than its own"
+    MEASUREMENT = "declared speeds are wrong, and it tells what the device is worth"
+    TOO_SLOW = "its device is so slow that another one will finish it earlier"
     SUPERSEDED = "another worker finished it first"
     CLIP_ENDED = "its clip has ended"
     # reasons to be idle

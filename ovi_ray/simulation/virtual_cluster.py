@@ -19,6 +19,7 @@ from ovi_ray.scheduling.device_profile import ALL_STAGES, COMPONENTS, DeviceProf
 from ovi_ray.scheduling.events import (
     Event,
     SlotClosed,
+    StepsTimed,
     TaskDone,
     TaskFailed,
     Tick,
@@ -30,6 +31,7 @@ from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
 from ovi_ray.scheduling.workload import Workload
 
+_TIMED_STEPS = 3  # of the first denoise of a device, after which its pace is known
 _FAULTY_TASK_S = 1.0  # after which a task on a faulty device fails
 
 
@@ -146,6 +148,8 @@ class _Device:
     running: RunTask | None = None
     token: int = 0
     """Number of the running task: the scheduled end of a cancelled one has an older number and is ignored."""
+    is_timed: bool = False
+    """The steps of one of its denoises were timed."""
 
 
 @dataclass(slots=True)
@@ -201,6 +205,11 @@ class VirtualCluster:
         if isinstance(event, WorkerLost):
             self._devices[name].running = None
             self._devices[name].token += 1
+        elif isinstance(event, StepsTimed):
+            device = self._devices[name]
+            if device.token != token or device.running is None:
+                return False
+            device.is_timed = True
         elif isinstance(event, TaskDone | TaskFailed):
             device = self._devices[name]
             if device.token != token or device.running is None:
@@ -241,7 +250,18 @@ class VirtualCluster:
         device.running = action
         device.token += 1
         self._push(end, action.worker, device.token, event)
+        if action.task.stage is Stage.DENOISE and not device.is_timed and isinstance(event, TaskDone):
+            self._time_steps(device, action, kind, now + load, seconds)
         self._count(device, action, now, load, end)
+
+    def _time_steps(self, device: _Device, action: RunTask, kind: int | None, begin: float, seconds: float) -> None:
+        """The first denoise of a device tells its pace after a few steps, as a worker's heartbeat does."""
+        if kind is None or not self.workload.kinds[kind].tells_its_pace:
+            return
+        share = _TIMED_STEPS / self.workload.kinds[kind].sample_steps
+        timed_at = device.spec.work_ends(begin, share * seconds)
+        pace = StepsTimed(worker=action.worker, task=action.task, seconds=(timed_at - begin) / share)
+        self._push(timed_at, action.worker, device.token, pace)
 
     def _count(self, device: _Device, action: RunTask, now: float, load: float, end: float) -> None:
         tally, name = self.tally, device.spec.profile.name

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ovi_ray.errors import InputError, Problem
+from ovi_ray.errors import InputError, Problem, StorageUnavailable
 from ovi_ray.logs import RUN_LOG
 from ovi_ray.output.event_log import EVENTS_FILE
 from ovi_ray.output.lease import LeaseConfig, last_owner
@@ -19,21 +19,31 @@ from ovi_ray.submission.states import JobState, JobStatus
 
 _TAIL_BYTES = 1 << 20
 _LOOK_S = 1.0
+_OUTPUT_FOLDER = "an output folder of `ovi-ray render`, or the id of a job (see `ovi-ray jobs`)"
 
 
 class FolderJob:
-    """The job of an output folder. Raises OSError where the folder cannot be read, and InputError where it holds no job."""
+    """The job of an output folder. Raises OSError where the folder cannot be read, and InputError where it holds no job.
+
+    A folder that cannot be read from the start is an InputError, too.
+    """
 
     def __init__(self, folder: Location) -> None:
         self._folder = folder
+        try:
+            self._owner()
+        except StorageUnavailable:
+            raise
+        except OSError as error:
+            found = f"cannot be read ({error.strerror or error})"
+            raise InputError([Problem(file=str(folder), value=found, expected=_OUTPUT_FOLDER)]) from None
 
     def status(self) -> JobStatus:
         """Running while a driver has the folder; else how the last run ended."""
         owner = self._owner()
         end = self._last_end()
         if owner is None and end is None and not (self._folder / RUN_LOG).exists():
-            expected = "an output folder of `ovi-ray render`, or the id of a job (see `ovi-ray jobs`)"
-            raise InputError([Problem(file=str(self._folder), value="no job", expected=expected)])
+            raise InputError([Problem(file=str(self._folder), value="no job", expected=_OUTPUT_FOLDER)])
         state, message = (JobState.RUNNING, str(owner)) if owner else _how_it_ended(end)
         return JobStatus(
             job_id=self._folder.name,

@@ -158,3 +158,11 @@ def test_a_swept_model_has_its_own_size_and_markup():
     small, large = clips(job)
     assert (small["height"] * small["width"]) < (large["height"] * large["width"])
     assert ("<AUDCAP>" in small["prompt"], "<AUDCAP>" in large["prompt"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "options", [{"each_example_n_times": 10**11}, {"each_example_n_times": 400_000, "sweep": {"seed": "0-2"}}]
+)
+def test_repeats_of_more_clips_than_a_job_may_have_are_refused_before_they_are_made(options):
+    (problem,) = problems_of(text_prompt="A fox", **options)
+    assert "1,000,000" in problem.expected

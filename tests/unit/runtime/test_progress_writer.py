@@ -179,7 +179,8 @@ def test_a_progress_that_is_read_is_the_one_that_was_written(tmp_path):
     render_job(to_location(tmp_path / "out"), write_rows(tmp_path, ["a fox"]), options=RenderOptions(progress=ALWAYS))
     progress = read_progress(to_location(tmp_path / "out"))
     write_progress(to_location(tmp_path), progress)
-    assert read_progress(to_location(tmp_path)) == progress
+    assert read_progress(to_location(tmp_path), since=progress.updated_at) == progress
+    assert read_progress(to_location(tmp_path), since=progress.updated_at + "~") is None
 
 
 @pytest.mark.parametrize(("seconds", "share"), [(-1.0, 0.1), (1.0, 0.0), (1.0, 1.5), (float("nan"), 0.1)])

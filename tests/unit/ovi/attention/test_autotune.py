@@ -432,18 +432,23 @@ def test_what_a_backend_prints_does_not_break_the_protocol(tmp_path, noise):
     assert [trial.seconds for trial in trials] == [1.0, 1.0]
 
 
-def test_the_standard_output_of_a_child_is_for_its_answers_alone(tmp_path):
+def test_a_childs_output_is_for_its_answers_alone_and_it_ends_with_its_parent():
     script = (
-        "import os, sys\n"
+        "import os, sys, time\n"
         "from ovi.trials import private_output\n"
         "answers = private_output()\n"
-        "print('a library'); os.write(1, b'a kernel')\n"
-        "answers.write('an answer'); answers.flush()\n"
+        "print('a library', flush=True); os.write(1, b'a kernel')\n"
+        "answers.write('an answer\\n'); answers.flush()\n"
+        "time.sleep(600)\n"
     )
-    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert child.stdout == "an answer"
-    assert "a library" in child.stderr
-    assert "a kernel" in child.stderr
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        answer = child.stdout.readline()
+        printed, said = child.communicate()  # which closes its input, as the end of this process would
+    assert (answer, printed, child.returncode) == ("an answer\n", "", 1)
+    assert "a library" in said
+    assert "a kernel" in said
 
 
 def test_a_trial_in_a_subprocess_is_like_one_in_this_process():

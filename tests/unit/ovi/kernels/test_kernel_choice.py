@@ -31,10 +31,10 @@ def target(vendor="nvidia", driver="1"):
 def runner(results, calls):
     """A fake `run`: the fields of each kernel's trial."""
 
-    def run(kernel, device, dtype, shape):
-        calls.append(kernel)
+    def run(kernels, device, dtype, shape):
+        calls.extend(kernels)
         right = {"seconds": 1.0, "eager_seconds": 2.0, "error": 1e-3}
-        return KernelTrial(kernel=kernel, **results.get(kernel, right))
+        return [KernelTrial(kernel=kernel, **results.get(kernel, right)) for kernel in kernels]
 
     return run
 
@@ -75,32 +75,35 @@ def test_a_trial_of_another_version_is_made_again(tmp_path):
     assert len(calls) == 8
 
 
-def test_a_trial_in_a_child_may_crash_hang_and_be_noisy(tmp_path):
-    child = tmp_path / "child.py"
+def test_a_trial_in_a_child_may_crash_hang_and_be_noisy_and_the_others_are_made(tmp_path):
+    child, started = tmp_path / "child.py", tmp_path / "started"
     child.write_text(
         "import json, os, sys, time\n"
         "request = json.loads(sys.argv[1])\n"
+        f"open({str(started)!r}, 'a').write('x')\n"
         "print('a library prints')\n"
-        "if request['kernel'] == 'residual_norm':\n"
-        "    print('no kernel image', file=sys.stderr, flush=True); os.abort()\n"
-        "if request['kernel'] == 'norm_rotate':\n"
-        "    time.sleep(600)\n"
-        "print(json.dumps({'kernel': request['kernel'], 'seconds': request['shape']['dim']}))\n"
+        "for kernel in request['kernels']:\n"
+        "    if kernel == 'norm_rotate':\n"
+        "        print('no kernel image', file=sys.stderr, flush=True); os.abort()\n"
+        "    if kernel == 'channels_last':\n"
+        "        time.sleep(600)\n"
+        "    print(json.dumps({'kernel': kernel, 'seconds': request['shape']['dim']}), flush=True)\n"
     )
     command = [sys.executable, "-I", "-S", str(child)]
 
-    def run(kernel, timeout_s=60.0):
-        return measure_in_child(kernel, "cuda", torch.bfloat16, SHAPE, timeout_s=timeout_s, command=command)
+    def run(kernels, timeout_s):
+        return measure_in_child(kernels, "cuda", torch.bfloat16, SHAPE, timeout_s=timeout_s, command=command)
 
-    crashed, hung, worked = run(RESIDUAL_NORM), run(NORM_ROTATE, 0.5), run(LINEAR_GELU)
-    assert crashed.transient
+    first, crashed, last = run([RESIDUAL_NORM, NORM_ROTATE, LINEAR_GELU], 60.0)
+    assert first.seconds == last.seconds == SHAPE.dim
+    assert (crashed.transient, crashed.seconds) == (True, None)
     assert "no kernel image" in crashed.reason
-    assert hung.transient
-    assert hung.seconds is None
-    assert worked.seconds == SHAPE.dim
+    assert started.read_text() == "xx"
+    (hung,) = run([CHANNELS_LAST], 0.5)
+    assert (hung.transient, hung.seconds) == (True, None)
 
 
-def test_a_request_is_answered_in_one_line_that_the_parent_reads(tmp_path):
+def test_a_request_is_answered_in_lines_that_the_parent_reads(tmp_path):
     small = KernelShape(tokens=5, dim=48, num_heads=3, ffn_dim=64, channels=40)
     request, reply = tmp_path / "request.json", tmp_path / "reply.json"
     child = tmp_path / "child.py"
@@ -110,7 +113,7 @@ def test_a_request_is_answered_in_one_line_that_the_parent_reads(tmp_path):
 
     def ask():
         command = [sys.executable, "-I", "-S", str(child)]
-        return measure_in_child(LINEAR_GELU, "cpu", torch.float32, small, command=command)
+        return measure_in_child([LINEAR_GELU], "cpu", torch.float32, small, command=command)[0]
 
     assert ask().transient  # it has no reply yet
     with reply.open("w") as out:
