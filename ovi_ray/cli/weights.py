@@ -12,7 +12,7 @@ from ovi.config import MODEL_SPECS
 from ovi.weights.formats import WeightFormat
 from ovi.weights.hub import HubFile, download_model
 from ovi_ray.answers import answer
-from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path, writing_to
+from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path, location, writing_to
 from ovi_ray.cli.faults import Command
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
@@ -92,8 +92,9 @@ def check(
             )
             raise InputError([problem])
         folder = local_path(ckpt_dir, "DIR")
-        if not folder.is_dir():
-            value = f"{folder}, {'a file' if folder.exists() else 'which is not there'}"
+        place = location(str(folder), "DIR")
+        if not place.is_dir():
+            value = f"{folder}, {'a file' if place.exists() else 'which is not there'}"
             expected = "a checkpoint folder, such as `ovi-ray weights download` makes"
             raise InputError([Problem(file=COMMAND_LINE, field="DIR", value=value, expected=expected)])
         names = MODEL_SPECS if model_name is None else [model_name]
