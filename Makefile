@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 TEST_PROCESSES ?= 3
+APT := apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=20
 PYTEST := $(VENV)/bin/python -m pytest
 NOT_PURE := ovi workers devices cli export test_retry.py
 PARALLEL = --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
@@ -32,16 +33,18 @@ test: install ## Run every test that needs no GPU; about eleven minutes
 # Each process has a Ray cluster of its own.
 test-cluster: TEST_PROCESSES := 2
 test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); about twenty minutes
-	@{ command -v slurmctld && command -v ip && command -v pgrep; } >/dev/null || [ "$$(id -u)" -ne 0 ] || { apt-get -qq update && \
-		apt-get -qq install -y --no-install-recommends slurmctld slurmd slurm-client iproute2 procps; } || \
+	@{ command -v slurmctld && command -v ip && command -v pgrep; } >/dev/null || { [ "$$(id -u)" -eq 0 ] && $(APT) update && \
+		$(APT) install -y --no-install-recommends slurmctld slurmd slurm-client iproute2 procps; } || \
 		echo "Slurm, ip and pgrep cannot all be installed here: the tests that need them are skipped"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]' || \
+		echo "ray[default] cannot be installed here: the tests that need it are skipped"
 	$(PYTEST) $(PARALLEL) -rs tests/cluster
 
 test-browser: install ## Run the tests of the report in a real Chromium, which it installs (as root); a few minutes
-	@command -v chromium >/dev/null || [ "$$(id -u)" -ne 0 ] || { apt-get -qq update && \
-		apt-get -qq install -y --no-install-recommends chromium; } || echo "Chromium cannot be installed here: its tests are skipped"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,browser]'
+	@command -v chromium >/dev/null || { [ "$$(id -u)" -eq 0 ] && $(APT) update && \
+		$(APT) install -y --no-install-recommends chromium; } || echo "Chromium cannot be installed here: its tests are skipped"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,browser]' || \
+		echo "Playwright cannot be installed here: the browser's tests are skipped"
 	$(PYTEST) -s -rs tests/browser
 
 gpu: install ## Run the tests that need a GPU, and measure the model at full size; without a GPU, only say so

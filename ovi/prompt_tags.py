@@ -10,7 +10,8 @@ Nobody is stopped by a malformed tag. It is read as follows, and each reading is
 - A tag in lower case, misspelt, with an attribute or in other brackets (`<audcap>`, `[AUDCAP]`, `<|S|>`, `<S:man>`, `<S man>`)
   is read as the tag meant.
 - A tag that is not closed ends at the next tag, or at the end of the prompt.
-- An end without a beginning is left out. Tags that no model knows (`<b>`) stay in the text.
+- An end without a beginning is left out. Tags that no model knows (`<b>`) stay in the text, and so does `Audio:` in another
+  language or word (`音频:`, `Sound:`) at the beginning of a sentence, which is told where a prompt has no other soundtrack.
 """
 
 import difflib
@@ -79,7 +80,7 @@ class TaggedPrompt:
 
 def parse(text: str) -> TaggedPrompt:
     """Read the tags of a cleaned prompt. Never raises; no word of the prompt is lost."""
-    if not (_BRACKET.search(text) or _mentions_audio(text)):
+    if not (_BRACKET.search(text) or ":" in text):
         return TaggedPrompt(parts=(text,) if text else ())
     return _with_audio_prefix(_Parser(text).prompt())
 
@@ -184,6 +185,11 @@ _WORD_END = re.compile(r"[\s_]")
 _WORD_PAIR = re.compile(r"\w\w")
 _AUDIO = re.compile(r"(?<!\w)Audio:")
 _LOOSE_AUDIO = re.compile(r"(?<!\w)audio\s*:", re.IGNORECASE)
+_OTHER_AUDIO = re.compile(
+    r"(?<!\w)(?:áudio|аудио|аудіо|звук|ήχος|音频|音訊|音声|音響|声音|聲音|オーディオ|サウンド|오디오|소리|사운드|صوت|الصوت|ऑडियो|เสียง"
+    r"|sounds?|sound effects?|soundtrack|sfx|sonido|son|suono|som|ton|klang|geräusche|geluid|dźwięk|ljud|lyd|ses|âm thanh)\s*:",
+    re.IGNORECASE,
+)
 _QUOTED = re.compile(r'(?<!\w)"[^"]*"(?!\w)|«[^»]*»')
 _SENTENCE_END = (".", "!", "?", "…", '"', "'", "»", ")", "。", "！", "？")
 
@@ -399,6 +405,10 @@ def _with_audio_prefix(prompt: TaggedPrompt) -> TaggedPrompt:
     if found is None:
         for _, match in _prefixes(prompt.parts, _LOOSE_AUDIO):
             faults.append(TagFault(kind=FaultKind.MISSPELT, tag=match[0], reading="left in the text"))
+        for _, match in _prefixes(prompt.parts, _OTHER_AUDIO):
+            if _begins_sentence(match):
+                reading = f"left in the text, where {AUDIO_PREFIX} would be the tag"
+                faults.append(TagFault(kind=FaultKind.UNKNOWN, tag=match[0], reading=reading))
         return replace(prompt, faults=tuple(faults))
     place, match = found
     if match[0] != AUDIO_PREFIX:
@@ -428,13 +438,9 @@ def _prefixes(parts: Sequence[Part], pattern: re.Pattern[str]) -> Iterator[tuple
             yield from ((place, match) for match in _unquoted(pattern, part))
 
 
-def _mentions_audio(text: str) -> bool:
-    return "audio" in text.lower()  # a fifth of the time of a pattern
-
-
 def _unquoted(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
     """The matches outside of quotes. Quotes around the whole text, as files without quoting have them, do not count."""
-    found = list(pattern.finditer(text)) if _mentions_audio(text) else []
+    found = list(pattern.finditer(text)) if ":" in text else []
     if not found:
         return []
     quoted = [match.span() for match in _QUOTED.finditer(text) if match[0] != text.strip()]

@@ -7,6 +7,7 @@ import sys
 import traceback
 from types import FrameType
 
+from ovi_ray.answers import answer, keep_descriptor_for_answers
 from ovi_ray.report_address import report_address
 
 _INTERRUPTED, _FAULT = 130, 70  # ovi_ray.cli.common.ExitCode, which is not imported yet
@@ -17,6 +18,7 @@ def main() -> None:
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # else it is ignored, as in a background job
         signal.signal(signal.SIGINT, _end)
+    keep_descriptor_for_answers()
     try:
         from ovi_ray.cli import main as run
     except Exception as error:
@@ -37,7 +39,7 @@ def _cannot_start(error: Exception) -> int:
     )
     if "--json" in sys.argv:
         fault = {"kind": "fault", "type": type(error).__name__, "message": str(error), "report_to": report_address()}
-        print(json.dumps({"error": fault}))
+        answer(json.dumps({"error": fault}))
     return _FAULT
 
 

@@ -23,6 +23,7 @@ OviRayError
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date, time
 from itertools import groupby
 from typing import Any
 
@@ -171,7 +172,7 @@ class LatentsUnusable(OviRayError):
 
 
 def show(value: object) -> str:
-    """`repr(value)`, with the password of a URI hidden, cut to MAX_VALUE_CHARS."""
+    """A value as its file would have it, with the password of a URI hidden, cut to MAX_VALUE_CHARS."""
     text = hide_passwords(_repr(value))
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 3]}..."
 
@@ -187,7 +188,11 @@ def show_path(path: object) -> str:
 
 
 def _repr(value: object) -> str:
-    r"""`repr`, in which the bytes of a name that is not UTF-8 are escapes such as \xe9 rather than surrogates."""
+    r"""`repr`, but `true`, dates as ISO text, and escapes such as \xe9 for the bytes of a name that is not UTF-8."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, date | time):
+        return value.isoformat()
     return _SURROGATE_BYTE.sub(r"\\x\1", repr(value))
 
 

@@ -1,10 +1,9 @@
 """Check everything about a job that can be checked before a model loads. Nothing is written to its output folder."""
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 from tokenizers import Tokenizer
@@ -16,7 +15,7 @@ from ovi.weights.digest import fingerprint
 from ovi.weights.layout import ARCHITECTURE
 from ovi.weights.tokenizer import load_tokenizer
 from ovi_ray.devices.kernel_gpus import may_have_gpu
-from ovi_ray.errors import COMMAND_LINE, InputError, Problem, StorageUnavailable, show
+from ovi_ray.errors import InputError, Problem, StorageUnavailable
 from ovi_ray.inputs.bad_rows import BadRow, of_good_rows
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import JobSpec, Weights
@@ -98,21 +97,6 @@ def prepare(
         keeps_seeds=kept is not None,
         bad_rows=tuple(bad_rows),
     )
-
-
-def shard_of(prepared: PreparedJob, shard: str) -> PreparedJob:
-    """The job with one of N parts of its clips, such as "3/16": every 16th clip, from the one with number 3, from 0 on.
-
-    Raises InputError.
-    """
-    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard)
-    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
-    if part >= parts:
-        expected = "I/N, such as 0/4, 1/4, 2/4 and 3/4"
-        raise InputError([Problem(file=COMMAND_LINE, field="--shard", value=show(shard), expected=expected)])
-    table = prepared.manifest.table
-    clips = table.take(pa.array(range(part, len(table), parts), pa.int64()))
-    return replace(prepared, manifest=Manifest(table=clips, notes=prepared.manifest.notes))
 
 
 def _kept_seeds(job: JobSpec) -> pa.Table | None:

@@ -7,6 +7,8 @@ from typing import IO, Any
 import rich.console
 from rich.text import Text
 
+from ovi_ray.answers import answers
+
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # what os.fsdecode makes of the bytes of a name that is not UTF-8
 
@@ -14,11 +16,13 @@ _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # what os.fsdecode makes of the bytes 
 class Console(rich.console.Console):
     """A console without markup, emoji codes and highlighting. Text is printed as it is, or escaped where it cannot be.
 
-    The linter forbids rich's own class elsewhere: a path with brackets would lose them, or end the program.
+    Without `stderr` and `file` it prints answers. The linter forbids rich's own class elsewhere: a path with brackets would
+    lose them, or end the program.
     """
 
     def __init__(self, *, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, file=file, width=width, markup=False, emoji=False, highlight=False)
+        stream = file if stderr else file or answers()
+        super().__init__(stderr=stderr, file=stream, width=width, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """See rich: every text that is printed, alone or in a table, passes through here."""
@@ -44,7 +48,15 @@ def _escaped(match: re.Match[str]) -> str:
 
 def shell_command(*words: object) -> str:
     """A command line with each word quoted for a shell where it needs to be; a word `>` redirects."""
-    return " ".join(">" if word == ">" else shlex.quote(str(word)) for word in words)
+    return " ".join(">" if word == ">" else _quoted(str(word)) for word in words)
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; what a terminal would not print as it is, such as a tab, stands as an escape of bash and zsh."""
+    if not (_UNPRINTABLE.search(word) or "\t" in word):
+        return shlex.quote(word)
+    spelled = re.sub(r"['\\]", r"\\\g<0>", word).replace("\t", r"\t").replace("\n", r"\n")
+    return f"$'{printable(spelled)}'"
 
 
 def counted(number: int, thing: str) -> str:

@@ -32,6 +32,7 @@ from ovi_ray.output.job_files import (
     end_overwrite,
     only_failed,
     read_failed,
+    read_job_file,
     read_token,
     write_failed,
     write_job,
@@ -169,13 +170,22 @@ def _usable(output_dir: Location) -> Iterator[None]:
         raise OutputError(f"{output_dir} cannot be used: {error.strerror or error}") from error
 
 
+def _with_latents_policy(job: JobSpec) -> JobSpec:
+    """The job with its choice whether latents are kept: where it makes none, a run must not remove what another one kept."""
+    if job.keep_latents is not None:
+        return job
+    saved = read_job_file(job.output_dir).get("job")
+    keeps = isinstance(saved, dict) and saved.get("keep_latents") is True
+    return job.model_copy(update={"keep_latents": keeps})
+
+
 class _Run:
     """One run of a job, on a locked folder."""
 
     def __init__(
         self, *, prepared: PreparedJob, options: RenderOptions, stop: StopRequest, observer: JobObserver
     ) -> None:
-        self._job = prepared.job
+        self._job = _with_latents_policy(prepared.job)
         self._manifest = prepared.manifest
         self._damaged = prepared.damaged
         self._keeps_seeds = prepared.keeps_seeds
@@ -185,7 +195,7 @@ class _Run:
         self._results = Results(prepared.job.output_dir)
         self._intermediates = Intermediates(
             output_dir=prepared.job.output_dir,
-            keep_latents=prepared.job.keep_latents,
+            keep_latents=bool(self._job.keep_latents),
             checkpoint_s=prepared.job.checkpoint_s,
         )
         self._started_at = datetime.now(UTC)

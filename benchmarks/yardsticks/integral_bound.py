@@ -28,15 +28,15 @@ def _bisect(possible: Callable[[float], bool], tolerance: float) -> float:
 
 
 def integral_bound(workload: Workload, devices: Sequence[VirtualDevice], *, tolerance: float = 1e-3) -> float:
-    """As `makespan_bound`, with whole denoises and decodes on each device. For jobs of one kind without first frames.
+    """As `makespan_bound`, with whole denoises and decodes on each device. For jobs of one kind.
 
-    It ignores that each decode follows its own denoise (except the first and the last), and that loads on one device do
-    not overlap with the wait for texts. Both make it lower than the best schedule, never higher.
+    It ignores first frames, that each decode follows its own denoise (except the first and the last), and that loads on one
+    device do not overlap with the wait for texts. All of these make it lower than the best schedule, never higher.
 
-    Raises ValueError for several kinds, first frames, devices that join, leave or are slow from the start.
+    Raises ValueError for several kinds, and devices that join, leave or are slow from the start.
     """
-    if len(workload.kinds) != 1 or workload.first_frames:
-        raise ValueError("integral_bound takes jobs of one kind, without first frames")
+    if len(workload.kinds) != 1:
+        raise ValueError("integral_bound takes jobs of one kind")
     if any(d.joins_at_s or d.leaves_at_s != math.inf for d in devices):
         raise ValueError("integral_bound takes devices that are present all the time")
     problem = bound_problem(workload, devices)

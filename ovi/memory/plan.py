@@ -12,6 +12,7 @@ from enum import StrEnum
 from ovi.config import MAX_TOKENS_PER_BATCH, Architecture, Component, ModelSpec
 from ovi.errors import MemoryTooSmall
 from ovi.geometry import num_video_tokens
+from ovi.quality import COMBINATIONS, Quality, ShortcutName
 from ovi.stages import STAGES, Stage
 from ovi.weights.formats import WeightFormat
 
@@ -153,13 +154,15 @@ def _gigabytes(size: int) -> str:
 # -- activations -------------------------------------------------------------------------------------------------------
 
 
-def activations(arch: Architecture, spec: ModelSpec, height: int, width: int, itemsize: int) -> dict[Stage, int]:
+def activations(
+    arch: Architecture, spec: ModelSpec, height: int, width: int, itemsize: int, quality: Quality = Quality.EXACT
+) -> dict[Stage, int]:
     """Bytes of each stage's peak activations for clips of (height, width) pixels in a dtype of `itemsize` bytes."""
     tokens = num_video_tokens(spec.video_latent_length, height, width, arch.video.patch_size)
     counted = {
         Stage.ENCODE_TEXT: text_activations(arch, itemsize),
         Stage.ENCODE_FIRST_FRAME: encode_activations(arch, height, width, itemsize),
-        Stage.DENOISE: denoise_activations(arch, tokens, itemsize),
+        Stage.DENOISE: denoise_activations(arch, tokens, itemsize, fp8=_computes_in_fp8(quality)),
         Stage.DECODE: decode_activations(arch, height, width, itemsize),
     }
     convolving = {Stage.ENCODE_FIRST_FRAME, Stage.DECODE}
@@ -169,17 +172,26 @@ def activations(arch: Architecture, spec: ModelSpec, height: int, width: int, it
     }
 
 
-def denoise_activations(arch: Architecture, tokens: int, itemsize: int, text_rows: int | None = None) -> int:
+def _computes_in_fp8(quality: Quality) -> bool:
+    return any(shortcut.name is ShortcutName.FP8_FEED_FORWARD for shortcut in COMBINATIONS[quality].shortcuts)
+
+
+def denoise_activations(
+    arch: Architecture, tokens: int, itemsize: int, text_rows: int | None = None, *, fp8: bool = False
+) -> int:
     """Peak bytes of a forward pass over `tokens` video tokens, reached in the video's feed-forward or attention.
 
-    The keys and values of four texts (positive and negative, for video and audio) stay in memory for every block, each
-    text with `text_rows` rows (default: the maximum, text_len).
+    With `fp8` the feed-forward also holds its hidden activations scaled by row, and in 8-bit floats, as plain torch narrows
+    them; the fused kernel needs less. The keys and values of four texts (positive and negative, for video and audio) stay in
+    memory for every block, each text with `text_rows` rows (default: the maximum, text_len).
     """
     config = arch.video
     rows = 4 * ((config.text_len if text_rows is None else text_rows) + 1)
     text = 2 * config.num_layers * rows * config.dim * itemsize
     rotations = 10 * config.head_dim * tokens
     feed_forward = (2 * config.ffn_dim + _WIDTHS_IN_FEED_FORWARD * config.dim) * itemsize
+    if fp8:
+        feed_forward += config.ffn_dim * (itemsize + 1)
     attention = (_WIDTHS_IN_ATTENTION * itemsize + _ROTATION_BYTES) * config.dim
     return text + rotations + int(tokens * max(feed_forward, attention))
 

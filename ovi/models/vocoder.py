@@ -7,6 +7,7 @@ B batch, C channels, T mel frames, S samples (256 T)
 """
 
 from collections.abc import Mapping
+from functools import cache
 from math import inf, pi
 from typing import Any
 
@@ -55,14 +56,15 @@ def _fold(magnitude: Tensor, direction: Tensor) -> Tensor:  # [n, 1, 1], [n, ., 
     return direction * (magnitude / norm)
 
 
+@cache  # a vocoder has hundreds of them, and on the meta device each takes milliseconds
 def low_pass_filter() -> Tensor:
-    """The Kaiser-windowed sinc filter of the up- and downsampling, [1, 1, 12], normalised to sum to one.
+    """The Kaiser-windowed sinc filter of the up- and downsampling, [1, 1, 12], normalised to sum to one. One tensor for all.
 
     The window's beta follows from the attenuation that 12 taps reach over the transition band (Kaiser's formulas).
     """
     attenuation = 2.285 * (FILTER_TAPS / 2 - 1) * pi * 4 * HALF_WIDTH + 7.95  # 51 dB
-    window = torch.kaiser_window(FILTER_TAPS, periodic=False, beta=0.1102 * (attenuation - 8.7))
-    time = torch.arange(FILTER_TAPS) - (FILTER_TAPS - 1) / 2
+    window = torch.kaiser_window(FILTER_TAPS, periodic=False, beta=0.1102 * (attenuation - 8.7), device="cpu")
+    time = torch.arange(FILTER_TAPS, device="cpu") - (FILTER_TAPS - 1) / 2
     taps = window * torch.sinc(2 * CUTOFF * time)
     return (taps / taps.sum()).view(1, 1, -1)
 
@@ -89,7 +91,7 @@ class LowPass(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("filter", low_pass_filter())
+        self.register_buffer("filter", low_pass_filter().to(torch.get_default_device(), copy=True))
 
     def per_channel(self, channels: int) -> Tensor:
         """The filter as the weight of a depthwise convolution, [C,1,12]."""

@@ -12,12 +12,13 @@ from typing import Annotated
 import typer
 
 from ovi_ray import __version__
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode
 from ovi_ray.cli.compare import compare
 from ovi_ray.cli.doctor import doctor
 from ovi_ray.cli.explain import explain
 from ovi_ray.cli.export import export
-from ovi_ray.cli.faults import Program, StoppedBySignal
+from ovi_ray.cli.faults import Command, Program, StoppedBySignal
 from ovi_ray.cli.init import init
 from ovi_ray.cli.job import job
 from ovi_ray.cli.jobs import jobs, logs, status, stop, wait
@@ -59,7 +60,7 @@ for command in (
         doctor,
     ),
 ):
-    app.command(epilog=EXIT_CODE_HELP)(command)
+    app.command(cls=Command, epilog=EXIT_CODE_HELP)(command)
 app.add_typer(job, name="job")
 app.add_typer(weights, name="weights")
 
@@ -85,7 +86,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _print_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"ovi-ray {__version__} (Python {platform.python_version()})")
+        answer(f"ovi-ray {__version__} (Python {platform.python_version()})")
         raise typer.Exit
 
 

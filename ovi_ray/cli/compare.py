@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from ovi.attention.types import AttentionBackend
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, local_path, read_job
 from ovi_ray.cli.options import (
     PROMPT_OPTION,
@@ -88,7 +89,7 @@ def compare(
         print_message("comparing")
         found = compared(jobs, job.quality)
     if as_json:
-        typer.echo(json.dumps(comparison_json(found)))
+        answer(json.dumps(comparison_json(found)))
     else:
         print_comparison(found, Console())
     raise typer.Exit(ExitCode.FAILED if found.missing else ExitCode.OK)

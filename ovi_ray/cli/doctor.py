@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from ovi.config import MODEL_SPECS
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem
@@ -65,7 +66,7 @@ def doctor(
             expected = "one of --json, --labels and --profile"
             raise InputError([Problem(file=COMMAND_LINE, field="OPTIONS", value="more than one", expected=expected)])
         if labels:
-            typer.echo(_node_labels())
+            answer(_node_labels())
             return
         folder = location(ckpt_dir, "--ckpt-dir").absolute()
 
@@ -77,9 +78,9 @@ def doctor(
     if profile:
         from ovi_ray.devices.measured_profile import profile_text
 
-        typer.echo(profile_text(reports), nl=False)
+        answer(profile_text(reports), end="")
     elif as_json:
-        typer.echo(json.dumps({"nodes": [report.as_json() for report in reports]}, indent=1))
+        answer(json.dumps({"nodes": [report.as_json() for report in reports]}, indent=1))
     else:
         for report in reports:
             _show(report, Console())
@@ -116,7 +117,7 @@ def _show(report: "NodeReport", console: Console) -> None:
 
 def _show_device(report: "DeviceReport", console: Console) -> None:
     from ovi.attention.autotune import CANDIDATES
-    from ovi_ray.devices.node_report import backend_summary, convolution_summary, kernel_summary
+    from ovi_ray.devices.node_report import backend_summary, convolution_summary, kernel_summary, weights_summary
 
     device = report.device
     facts = Table(box=None, show_header=False, pad_edge=False)
@@ -130,6 +131,10 @@ def _show_device(report: "DeviceReport", console: Console) -> None:
     rates = ", ".join(f"{stage} {report.assumed_rates.of(stage):.3g}" for stage in report.stages)
     facts.add_row("assumed until measured", f"{rates} TFLOP/s" if rates else "-")
     console.print(facts)
+    table = Table("weights", "on the device", "host memory", "memory mode", "stages that fit", box=None, pad_edge=False)
+    for weights, found in report.weights.items():
+        table.add_row(weights, *weights_summary(found))
+    console.print(table)
     if report.attention_error:
         console.print(report.attention_error, style="red")
     if report.attention:

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from ovi.quality import Quality
+from ovi_ray.answers import answer
 from ovi_ray.errors import InputError
 from ovi_ray.printing import Console, counted
 from ovi_ray.report.durations import format_duration
@@ -27,7 +26,7 @@ def show_dry_run(prepared: "PreparedJob", console: Console, *, as_json: bool, **
         console.print(f"note: {note}", soft_wrap=True)
     print_bad_rows(would.bad_rows, console)
     if as_json:
-        typer.echo(json.dumps(_as_json(would)))
+        answer(json.dumps(_as_json(would)))
     else:
         _show(would, Console())
     return would
@@ -63,9 +62,9 @@ def _as_json(would: "DryRun") -> dict[str, Any]:
 
 
 def _show(would: "DryRun", console: Console) -> None:
-    left = f", {would.left} left for later" if would.left else ""
+    left = f", {would.left:,} left for later" if would.left else ""
     console.print(
-        f"{would.new} new, {would.finished} finished, {would.superseded} superseded,"
+        f"{would.new:,} new, {would.finished:,} finished, {would.superseded:,} superseded,"
         f" {counted(len(would.bad_rows), 'bad row')}{left}",
         soft_wrap=True,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pyarrow.compute as pc
 import typer
 
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
@@ -66,7 +67,7 @@ def explain(
         with _runs(location(out, "OUT")) as runs:
             folder = location(out, "OUT")
             value, lines = _answer(folder, _chosen(runs, run), len(runs), clip=clip, worker=worker, verify=verify)
-            typer.echo(json.dumps(value, default=sorted) if as_json else "\n".join(map(printable, lines)))
+            answer(json.dumps(value, default=sorted) if as_json else "\n".join(map(printable, lines)))
     if verify and value["divergence"] is not None:
         raise typer.Exit(ExitCode.FAILED)
 

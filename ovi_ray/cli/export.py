@@ -10,7 +10,8 @@ import typer
 
 from ovi.errors import OviError
 from ovi.media.codecs import VideoCodec
-from ovi_ray.cli.common import ExitCode, command_console, local_path, location
+from ovi_ray.answers import answer
+from ovi_ray.cli.common import ExitCode, command_console, local_path, location, usable
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, OviRayError, Problem
 from ovi_ray.export.options import DEFAULT_CRF, DEFAULT_NAME, EDITING_RATE, ExportOptions, Source
@@ -171,13 +172,19 @@ def export(
         )
         target = local_path(folder, "DIR")
         picks = None if pick is None else location(pick, "--pick")
-        selection = select_clips(location(out, "OUT").absolute(), picks, tell)
-        plan_export(selection, target, options)  # names and files are checked before anything loads
+        job = location(out, "OUT").absolute()
+        with usable(job):
+            selection = select_clips(job, picks, tell)
+        with usable(target):
+            plan_export(selection, target, options)  # names and files are checked before anything loads
         options, reader = _materials(selection, options, _reader(selection, ckpt_dir, device), tell)
-        result = _write(plan_export(selection, target, options, tell), options, reader, console, quiet=display.quiet)
+        with usable(target):
+            result = _write(
+                plan_export(selection, target, options, tell), options, reader, console, quiet=display.quiet
+            )
         _summarise(result, target, options, console)
     if as_json:
-        typer.echo(json.dumps(_as_json(result, target)))
+        answer(json.dumps(_as_json(result, target)))
     raise typer.Exit(ExitCode.FAILED if result.failed else ExitCode.OK)
 
 

@@ -23,12 +23,14 @@ import typer.core
 
 from ovi.errors import OviError
 from ovi_ray import __version__
+from ovi_ray.answers import answer, answers, kept_for_answers
 from ovi_ray.cli.common import ExitCode, StoppedExit
 from ovi_ray.cli.console import message_console
-from ovi_ray.errors import InputError, JobStopped, OviRayError, hide_passwords
+from ovi_ray.errors import InputError, JobStopped, OviRayError, StorageUnavailable, hide_passwords
 from ovi_ray.logs import MESSAGES, RUN_LOG, run_log
 from ovi_ray.printing import shell_command
 from ovi_ray.report_address import report_address
+from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location
 
 FAULT_LOG = "faults.log"
@@ -58,6 +60,15 @@ class StoppedBySignal(SystemExit):
         return f"stopped by {self._name}"
 
 
+class Command(typer.core.TyperCommand):
+    """A command, which prints nothing but answers on standard output."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """See typer."""
+        with kept_for_answers():
+            return super().invoke(ctx)
+
+
 class Program(typer.core.TyperGroup):
     """The group of all commands. An error that escapes from one ends with ExitCode.FAULT, a message and a log."""
 
@@ -66,7 +77,8 @@ class Program(typer.core.TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         given_arguments.set(tuple(words))
         try:
-            return super().main(words, *other, **options)
+            with contextlib.redirect_stdout(answers()):  # for help and the version
+                return super().main(words, *other, **options)
         except SystemExit as end:
             if not isinstance(cause := end.__context__, BrokenPipeError):
                 _report_end(end, words)
@@ -115,11 +127,19 @@ def _report_end(end: SystemExit, arguments: Sequence[str]) -> None:
 
 def report_error(error: OviRayError | OviError, arguments: Sequence[str]) -> ExitCode:
     """Tell the user of an error that is raised on purpose: on standard error, with --json on standard output too."""
-    message_console().print(str(error), style="red", soft_wrap=True)
+    message = _of_store(error) if isinstance(error, StorageUnavailable) else str(error)
+    message_console().print(message, style="red", soft_wrap=True)
     problems = [asdict(problem) for problem in error.problems] if isinstance(error, InputError) else None
     code = ExitCode.of(error)
-    _print_json(code, type(error).__name__, str(error), arguments, problems=problems)
+    _print_json(code, type(error).__name__, message, arguments, problems=problems)
     return code
+
+
+def _of_store(error: StorageUnavailable) -> str:
+    """The reason in plain words, where it is known, with the place that the error begins with."""
+    place, _, said = str(error).partition(": ")
+    reason = plain_reason(error)
+    return f"{place}: {reason}" if said and reason not in str(error) else str(error)
 
 
 def report_fault(error: Exception, arguments: Sequence[str]) -> ExitCode:
@@ -142,7 +162,7 @@ def _print_json(code: ExitCode, name: str, message: str, arguments: Sequence[str
     """With --json, an error for a program that reads standard output."""
     if "--json" in arguments:
         error = {"kind": code.name.lower(), "type": name, "message": message, **details}
-        typer.echo(json.dumps({"error": {key: value for key, value in error.items() if value is not None}}))
+        answer(json.dumps({"error": {key: value for key, value in error.items() if value is not None}}))
 
 
 def _print_fault(what: str, command: str, output_dir: Location | None, log: Path | None, trace: str) -> None:
@@ -179,7 +199,7 @@ def _record(text: str, output_dir: Location | None) -> Path | None:
 def _reader_has_left() -> bool:
     """Whether standard output or error is a pipe that nobody reads any more, or rich has met one and put /dev/null there."""
     poll = select.poll()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (answers(), sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # a stream without a file
             if os.path.sameopenfile(stream.fileno(), _devnull()):
                 return True
@@ -194,6 +214,6 @@ def _devnull() -> int:
 
 def _drop_output() -> None:
     """Keep Python from writing, as it ends, what is left of standard output."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (answers(), sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             os.dup2(_devnull(), stream.fileno())

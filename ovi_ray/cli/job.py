@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, location
+from ovi_ray.cli.faults import Command
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.cli.plan import profile_of
 from ovi_ray.errors import InputError, Problem
@@ -28,7 +30,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON. [default: o
 _FILES_SHOWN = 12
 
 
-@job.command()
+@job.command(cls=Command)
 @with_display_options
 def validate(
     jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Job files (YAML), paths or URIs.")],
@@ -55,7 +57,7 @@ def validate(
                 problems += error.problems
         if as_json:
             found = [asdict(problem) for problem in problems]
-            typer.echo(json.dumps({"valid": not problems, "jobs": sorted(checked), "problems": found}))
+            answer(json.dumps({"valid": not problems, "jobs": sorted(checked), "problems": found}))
         else:
             for name, summary in checked.items():
                 console.print(f"{name}: valid, {counted(summary.clips, 'clip')}", soft_wrap=True)
@@ -63,7 +65,7 @@ def validate(
             raise typer.Exit(ExitCode.BAD_INPUT) if as_json else InputError(problems)
 
 
-@job.command()
+@job.command(cls=Command)
 @with_display_options
 def show(file: JobFile, display: DisplayOptions, as_json: AsJson = False) -> None:
     """Show a job file resolved: the value of every key and where it comes from, what will be rendered, and what it needs.
@@ -83,7 +85,7 @@ def show(file: JobFile, display: DisplayOptions, as_json: AsJson = False) -> Non
         settings = job.model_dump(mode="json")
         if as_json:
             content = {"job": settings, **asdict(summary), "forecast": _figures(planned)}
-            typer.echo(json.dumps(content))
+            answer(json.dumps(content))
         else:
             console = Console()
             _show_settings(settings, given, console)
@@ -91,7 +93,7 @@ def show(file: JobFile, display: DisplayOptions, as_json: AsJson = False) -> Non
             _show_forecast(planned, console)
 
 
-@job.command()
+@job.command(cls=Command)
 def schema() -> None:
     """Print the JSON Schema of a job file, for editors: save it, and name it in the first line of a job file.
 
@@ -103,7 +105,7 @@ def schema() -> None:
     """
     from ovi_ray.inputs.job_schema import job_schema
 
-    typer.echo(json.dumps(job_schema(), indent=2))
+    answer(json.dumps(job_schema(), indent=2))
 
 
 def _read(path: Location, *, forecasts: bool = False) -> "tuple[PortableJob, JobSummary, Forecast | None]":
@@ -152,7 +154,9 @@ def _show_summary(summary: "JobSummary", job: PortableJob, console: Console) -> 
     line(f"  {counted(summary.texts, 'distinct text')}, {counted(summary.first_frames, 'first frame')}")
     line("needs")
     for model in summary.models:
-        line(f"  {model.name}: {model.resident_gb:.0f} GB of device memory, or {model.staged_gb:.0f} GB with swapping")
+        pinned = f", and {model.pinned_gb:.0f} GB of host memory for each device" if model.pinned_gb else ""
+        memory = f"{model.resident_gb:.0f} GB of device memory, or {model.staged_gb:.0f} GB with swapping"
+        line(f"  {model.name}: {memory}{pinned}")
         for file in model.files:
             line(f"    {job.ckpt_dir or 'CKPT_DIR'}/{file}")
     if job.ckpt_dir is None:

@@ -1,7 +1,7 @@
 """`ovi-ray jobs`, `status`, `logs`, `stop` and `wait`: look after submitted jobs, in the same words for every target."""
 
 import json
-import sys
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ovi_ray.cli.common import command_console
+from ovi_ray.answers import answer, answers
+from ovi_ray.cli.common import command_console, usable
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.cli.submit import exit_code_of
 from ovi_ray.errors import ClusterError, InputError
@@ -24,6 +25,7 @@ from ovi_ray.submission.states import JobState, JobStatus
 
 _LOOK_S = 2.0
 _READERS = 8
+_NO_LIMIT = 10_000
 UNREACHABLE_S = 600.0
 """Seconds without an answer after which `wait` gives up."""
 
@@ -67,12 +69,15 @@ def jobs(
                 if to is not None:
                     raise
                 console.print(f"{name}: {error}", style="yellow", soft_wrap=True)
+        # one cluster may have several names
+        found = list({(job.job_id, job.native_id, job.submitted_at): job for job in reversed(found)}.values())[::-1]
         progress = _progress_of_all(found)
     if as_json:
         pairs = zip(found, progress, strict=True)
-        typer.echo(json.dumps([{**asdict(job), "progress": progress_json(known)} for job, known in pairs]))
+        answer(json.dumps([{**asdict(job), "progress": progress_json(known)} for job, known in pairs]))
     else:
-        _show(found, progress, Console())
+        # a line a job where no terminal limits it: for grep
+        _show(found, progress, Console(width=None if answers().isatty() or "COLUMNS" in os.environ else _NO_LIMIT))
 
 
 @with_display_options
@@ -99,7 +104,7 @@ def status(
     from ovi_ray.submission.handles import find_job
     from ovi_ray.submission.journal import Journal
 
-    with command_console(display) as console:
+    with command_console(display) as console, usable(job):
         handle = find_job(job, to=to, journal=Journal())
         if watch:
             watch_status(handle, console, as_json=as_json)
@@ -123,10 +128,10 @@ def logs(
     from ovi_ray.submission.handles import find_job
     from ovi_ray.submission.journal import Journal
 
-    with command_console(display):
+    with command_console(display), usable(job):
         for piece in find_job(job, to=to, journal=Journal()).logs(follow=follow):
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+            answers().buffer.write(piece)
+            answers().buffer.flush()
 
 
 @with_display_options
@@ -142,12 +147,12 @@ def stop(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = F
     from ovi_ray.submission.handles import find_job
     from ovi_ray.submission.journal import Journal
 
-    with command_console(display) as console:
+    with command_console(display) as console, usable(job):
         before = find_job(job, to=to, journal=Journal()).stop()
         told = f"{job} had {before.state} already" if before.state.is_over else f"{job} was asked to stop"
         console.print(told, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps({**asdict(before), "asked_to_stop": not before.state.is_over}))
+        answer(json.dumps({**asdict(before), "asked_to_stop": not before.state.is_over}))
 
 
 @with_display_options
@@ -159,10 +164,10 @@ def wait(job: JobId, display: DisplayOptions, to: To = None, as_json: AsJson = F
 
         ovi-ray wait quickstart-3f9a0c2d71 && echo done
     """
-    with command_console(display):
+    with command_console(display), usable(job):
         last = _last_status(job, to)
     if as_json:
-        typer.echo(json.dumps(asdict(last)))
+        answer(json.dumps(asdict(last)))
     raise typer.Exit(exit_code_of(last))
 
 
@@ -206,7 +211,7 @@ def _progress_of(job: JobStatus) -> JobProgress | None:
     if job.state is not JobState.RUNNING or not job.output_dir:
         return None
     with suppress(OSError, ValueError):
-        return read_progress(to_location(job.output_dir))
+        return read_progress(to_location(job.output_dir), since=job.submitted_at)
     return None
 
 

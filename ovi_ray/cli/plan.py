@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from ovi.stages import STAGES, TIME_GROUPS, Stage
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import command_console, local_path, location, read_job
 from ovi_ray.cli.dry_run import quality_line
 from ovi_ray.cli.options import (
@@ -119,7 +120,7 @@ def plan(
         actuals = None if finished is None else _actuals(finished)
     if as_json:
         facts = {"qualities": manifest.qualities, "notes": manifest.notes}
-        typer.echo(json.dumps({**_as_json(planned, comparison, actuals), **facts}))
+        answer(json.dumps({**_as_json(planned, comparison, actuals), **facts}))
     else:
         if line := quality_line(manifest.qualities):
             Console().print(line)

@@ -7,9 +7,10 @@ import typer
 from rich.prompt import Confirm
 from rich.text import Text
 
-from ovi_ray.cli.common import ExitCode, command_console, location
+from ovi_ray.answers import answer
+from ovi_ray.cli.common import ExitCode, command_console, location, usable
 from ovi_ray.cli.options import DisplayOptions, with_display_options
-from ovi_ray.errors import COMMAND_LINE, InputError, OutputError, Problem
+from ovi_ray.errors import COMMAND_LINE, InputError, Problem
 from ovi_ray.printing import Console, counted
 
 
@@ -38,23 +39,23 @@ def prune(
         from ovi_ray.output.pruning import prune as remove
         from ovi_ray.output.pruning import superseded_clips
 
-        try:
+        with usable(folder):
             superseded_clips(folder)  # before anything is written there: it may be no output folder
             with output_lock(folder, tell=lambda text: console.print(text, soft_wrap=True)):
                 clips = superseded_clips(folder)
                 count = counted(len(clips), "superseded clip")
-                removes = bool(len(clips)) and (
-                    yes or _is_wanted(f"Remove {count} ({clips.bytes / 1e6:.1f} MB) from {folder}?", console)
-                )
+                stars = f", {clips.starred} of them starred," if clips.starred else ""
+                question = f"Remove {count} ({clips.bytes / 1e6:.1f} MB){stars} from {folder}?"
+                removes = bool(len(clips)) and (yes or _is_wanted(question, console))
                 if removes:
                     remove(folder, clips)
-        except OSError as error:
-            raise OutputError(f"{folder} cannot be used: {error.strerror or error}") from error
         outcome = f"{count} removed" if removes else "nothing was removed" if len(clips) else "no clip is superseded"
         console.print(outcome, soft_wrap=True)
     if as_json:
         removed = len(clips) if removes else 0
-        typer.echo(json.dumps({"superseded": len(clips), "bytes": clips.bytes, "removed": removed}))
+        answer(
+            json.dumps({"superseded": len(clips), "bytes": clips.bytes, "starred": clips.starred, "removed": removed})
+        )
     raise typer.Exit(ExitCode.OK)
 
 
@@ -63,5 +64,6 @@ def _is_wanted(question: str, console: Console) -> bool:
     try:
         return Confirm.ask(Text(question), console=console, default=False)
     except EOFError:
+        console.print()
         expected = "an answer on the terminal, or --yes"
         raise InputError([Problem(file=COMMAND_LINE, field="the answer", value="missing", expected=expected)]) from None

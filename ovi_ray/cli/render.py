@@ -1,11 +1,12 @@
 """`ovi-ray render`: render a prompt list or a job file."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, NoReturn
 
 import typer
 
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, read_job
 from ovi_ray.cli.detach import INPUTS_CHECKED, OPTION, start_detached
 from ovi_ray.cli.dry_run import print_bad_rows, show_dry_run
@@ -22,12 +23,13 @@ from ovi_ray.cli.options import (
     with_display_options,
     with_job_options,
 )
-from ovi_ray.cli.run import run_job
+from ovi_ray.cli.run import check_watchers, run_job
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.row_ranges import RowRanges
+from ovi_ray.inputs.shard import Shard
 from ovi_ray.output.job_files import read_token
 from ovi_ray.printing import Console, counted, shell_command
-from ovi_ray.runtime.cluster_probe import check_answer
+from ovi_ray.runtime.cluster_probe import check_joinable
 
 KEPT_PANEL = "What an earlier run left"
 JOB_PANELS = {
@@ -47,7 +49,7 @@ Prompts = Annotated[
     ),
 ]
 OnePrompt = Annotated[str | None, PROMPT_OPTION]
-Shard = Annotated[
+ShardOption = Annotated[
     str | None,
     typer.Option(
         metavar="I/N",
@@ -110,7 +112,8 @@ Metrics = Annotated[
     str | None,
     typer.Option(
         metavar="[HOST:]PORT",
-        help="Metrics for Prometheus at this address while the job runs; a port alone is on loopback. [default: off]",
+        help="Metrics for Prometheus at this address while the job runs; a port alone is on loopback, and part I of a job in"
+        " shards takes the port plus I. [default: off]",
         rich_help_panel=DISPLAY_PANEL,
     ),
 ]
@@ -137,7 +140,7 @@ def render(
     display: DisplayOptions,
     prompts: Prompts = None,
     prompt: OnePrompt = None,
-    shard: Shard = None,
+    shard: ShardOption = None,
     rows: Rows = None,
     limit: Limit = None,
     skip_bad_rows: SkipBadRows = False,
@@ -174,17 +177,19 @@ def render(
     """
     with command_console(display) as console:
         ranges = None if rows is None else RowRanges.parse(rows)
+        part = None if shard is None else Shard.parse(shard)
+        check_watchers(metrics, notify)
         job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
         if job.address and not (dry_run or _is_begun(job)):  # a job that is finished needs no cluster
-            check_answer(job.address)
-        from ovi_ray.preparation import prepare, shard_of
+            check_joinable(job.address)
+        from ovi_ray.preparation import prepare
 
         def print_message(text: str) -> None:
             console.print(text, soft_wrap=True)
 
         prepared = prepare(job, skip_bad_rows=skip_bad_rows or dry_run, on_message=print_message)
-        if shard is not None:
-            prepared = shard_of(prepared, shard)
+        if part is not None:
+            prepared = replace(prepared, manifest=part.of(prepared.manifest))
         if ranges is not None:
             ranges.check(prepared.manifest.table.column("row"))
         if dry_run:
@@ -204,9 +209,10 @@ def render(
             options=options,
             metrics=metrics,
             notify=notify,
+            part=part,
         )
     if as_json:
-        typer.echo(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
+        answer(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
 
 
@@ -227,5 +233,5 @@ def _detach(job: JobSpec, console: Console, *, as_json: bool) -> NoReturn:
     else:
         console.print(driver.last_lines, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps({"pid": driver.pid, "log": str(driver.log), "output_dir": str(job.output_dir)}))
+        answer(json.dumps({"pid": driver.pid, "log": str(driver.log), "output_dir": str(job.output_dir)}))
     raise typer.Exit(driver.exit_code or ExitCode.OK)

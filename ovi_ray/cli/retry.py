@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovi_ray.cli.common import ExitCode, command_console, location
+from ovi_ray.answers import answer
+from ovi_ray.cli.common import ExitCode, command_console, location, usable
 from ovi_ray.cli.options import (
     KEPT_FIELDS,
     RUNTIME_FIELDS,
@@ -15,9 +16,8 @@ from ovi_ray.cli.options import (
     with_display_options,
     with_job_options,
 )
-from ovi_ray.cli.render import KEPT_PANEL, AsJson, Explain, Limit
-from ovi_ray.cli.run import run_job
-from ovi_ray.errors import OutputError
+from ovi_ray.cli.render import KEPT_PANEL, AsJson, Explain, Limit, Metrics, Notify
+from ovi_ray.cli.run import check_watchers, run_job
 from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.printing import counted
@@ -51,6 +51,8 @@ def retry(
     ] = False,
     limit: Limit = None,
     explain: Explain = False,
+    metrics: Metrics = None,
+    notify: Notify = None,
     as_json: AsJson = False,
 ) -> None:
     """Render the failed clips of an output folder again, and any other clips of the job that are missing.
@@ -70,24 +72,31 @@ def retry(
     with command_console(display) as console:
         folder = location(out, "OUT")
         ranges = None if rows is None else RowRanges.parse(rows)
+        check_watchers(metrics, notify)
         from ovi_ray.rendering import JobResult
         from ovi_ray.retry import prepare_retry
 
         def tell(text: str) -> None:
             console.print(text, soft_wrap=True)
 
-        try:
+        with usable(folder):
             found = prepare_retry(folder, job_options, rows=ranges, new_seed=new_seed, on_message=tell)
-        except OSError as error:
-            raise OutputError(f"{folder} cannot be read: {error.strerror or error}") from error
         console.print(_what(found, ranges), soft_wrap=True)
         if found.prepared is None:
             result = JobResult(clips=found.total, done=0, failed=0, finished_before=found.finished, seconds=0.0)
         else:
             options = {"replaces": True, "rows": ranges, "limit": limit}
-            result = run_job(found.prepared, console, explain=explain, quiet=display.quiet, options=options)
+            result = run_job(
+                found.prepared,
+                console,
+                explain=explain,
+                quiet=display.quiet,
+                options=options,
+                metrics=metrics,
+                notify=notify,
+            )
     if as_json:
-        typer.echo(json.dumps({**asdict(result), "output_dir": str(folder)}))
+        answer(json.dumps({**asdict(result), "output_dir": str(folder)}))
     raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from ovi_ray.cli.common import ExitCode, StoppedExit
 from ovi_ray.cli.faults import faults_of_job
-from ovi_ray.errors import JobStopped
+from ovi_ray.errors import InputError, JobStopped, Problem
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.shard import Shard
 from ovi_ray.output.job_files import REJECTED
 from ovi_ray.printing import Console, counted, shell_command
 from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
@@ -29,10 +30,12 @@ def run_job(
     options: dict[str, Any],
     metrics: str | None = None,
     notify: str | None = None,
+    part: Shard | None = None,
 ) -> "JobResult":
     """Render a checked job; `options` are fields of `RenderOptions`, `explain` prints every decision.
 
-    `metrics` is the address of a server for Prometheus, `notify` a URL that is told how the job goes. Raises InputError.
+    `metrics` is the address of a server for Prometheus, which the `part` of a job moves; `notify` is a URL that is told how the
+    job goes. Raises InputError.
     """
     from ovi_ray.protocol.observer import Observers
     from ovi_ray.rendering import RenderOptions, render
@@ -45,7 +48,7 @@ def run_job(
         faults_of_job(output_dir),
         _stoppable(stop, console, prepared.job),
         ProgressDisplay(console, quiet=quiet) as display,
-        _watchers(prepared.job, display.message, metrics=metrics, notify=notify) as watchers,
+        _watchers(prepared.job, display.message, metrics=metrics, notify=notify, part=part) as watchers,
     ):
         for note in (*prepared.job.notes, *prepared.manifest.notes):
             display.message(f"note: {note}")
@@ -55,17 +58,34 @@ def run_job(
     return result
 
 
+def check_watchers(metrics: str | None, notify: str | None) -> None:
+    """Raises InputError for addresses that `run_job` would refuse, before anything else is read."""
+    from ovi_ray.report.metrics import host_and_port
+    from ovi_ray.report.notification import check_url
+
+    problems: list[Problem] = []
+    for address, check in ((metrics, host_and_port), (notify, check_url)):
+        try:
+            if address is not None:
+                check(address)
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+
+
 @contextmanager
 def _watchers(
-    job: JobSpec, message: Callable[[str], None], *, metrics: str | None, notify: str | None
+    job: JobSpec, message: Callable[[str], None], *, metrics: str | None, notify: str | None, part: Shard | None
 ) -> "Iterator[list[JobObserver]]":
     """The observers that tell other programs how the job goes. Raises InputError."""
     with ExitStack() as open_watchers:
         watchers: list[JobObserver] = []
         if metrics is not None:
-            from ovi_ray.report.metrics import metrics_server
+            from ovi_ray.report.metrics import address_of_part, metrics_server
 
-            watchers.append(open_watchers.enter_context(metrics_server(metrics)))
+            address = metrics if part is None else address_of_part(metrics, part.part)
+            watchers.append(open_watchers.enter_context(metrics_server(address)))
         if notify is not None:
             from ovi_ray.report.notification import Notifier
 

@@ -1,5 +1,6 @@
 """`ovi-ray serve`: the report of a job in a browser, live."""
 
+import os
 import secrets
 import socket
 from typing import Annotated
@@ -9,8 +10,10 @@ import typer
 from ovi_ray.cli.common import command_console, location
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem
+from ovi_ray.serving.loopback import is_loopback
 
 LOOPBACK = "127.0.0.1"
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 # names, which nothing is bound to here
 TOKEN_VARIABLE = "OVI_RAY_TOKEN"  # noqa: S105 # a name
 MIN_TOKEN_CHARS = 12
 
@@ -52,13 +55,17 @@ def serve(
             raise InputError(
                 [Problem(file=COMMAND_LINE, field="OUT", value=f"{folder}, which is not there", expected=expected)]
             )
-        needed = token or ("" if _is_loopback(host) else secrets.token_urlsafe(16))
+        needed = token or ("" if is_loopback(host) else secrets.token_urlsafe(16))
         listener = _listener(host, port)
+        from ovi_ray.report.html import REPORT
         from ovi_ray.serving.server import run_server
 
-        shown = host if ":" not in host else f"[{host}]"
-        address = f"http://{shown}:{listener.getsockname()[1]}/{f'?token={needed}' if needed else ''}"
-        console.print(f"{folder} is shown at {address} until Ctrl-C", soft_wrap=True)
+        port = listener.getsockname()[1]
+        console.print(f"{folder} is shown at {_address(host, port, needed)} until Ctrl-C", soft_wrap=True)
+        if host in EVERY_ADDRESS:
+            console.print(f"from another machine: {_address(socket.gethostname(), port, needed)}", soft_wrap=True)
+        if not (folder / REPORT).exists():
+            console.print(f"there is no {REPORT} yet: it is shown as soon as a job begins there", soft_wrap=True)
         run_server(folder, listener, token=needed)
 
 
@@ -70,8 +77,9 @@ def _check_token(token: str | None) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+def _address(host: str, port: int, token: str) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/{f'?token={token}' if token else ''}"
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -80,7 +88,8 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        value = f"{host}:{port} ({error.strerror or error})"
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        value = f"{host}:{port} ({reason})"
         expected = "an address of this machine and a free port; --port 0 takes one"
         raise _wrong("--host, --port", value, expected) from None
 

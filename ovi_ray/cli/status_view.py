@@ -1,19 +1,18 @@
 """The output of `ovi-ray status`: the state of a job and, as far as its output folder can be read, its progress."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-import typer
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ovi_ray.answers import answer
 from ovi_ray.errors import ClusterError
-from ovi_ray.output.progress_file import JobProgress, progress_json, read_progress
+from ovi_ray.output.progress_file import PROGRESS, JobProgress, progress_json, read_progress
 from ovi_ray.printing import Console
 from ovi_ray.report.progress_text import device_table, headline, problem_lines, progress_lines
 from ovi_ray.storage.diagnostics import plain_reason
@@ -45,7 +44,7 @@ def show_status(handle: Handle, console: Console, *, as_json: bool) -> None:
     if look.unreadable:
         console.print(look.unreadable, style="yellow", soft_wrap=True)
     if as_json:
-        typer.echo(look.as_json())
+        answer(look.as_json())
     else:
         Console().print(_view(look), soft_wrap=True)
 
@@ -55,8 +54,7 @@ def watch_status(handle: Handle, console: Console, *, as_json: bool) -> None:
     output = Console()
     if as_json or not output.is_terminal:
         for look in _changes(handle, console):
-            typer.echo(look.as_json() if as_json else _line(look))
-            sys.stdout.flush()
+            answer(look.as_json() if as_json else _line(look))
         return
     with Live(console=output, auto_refresh=False) as live:
         for look in _changes(handle, console):
@@ -89,7 +87,15 @@ def _look(handle: Handle) -> _Look:
     if not status.output_dir:
         return _Look(status=status, progress=None)
     try:
-        return _Look(status=status, progress=read_progress(to_location(status.output_dir)))
+        folder = to_location(status.output_dir)
+        # until its driver has begun, a job that continues in a folder has none of its own
+        progress = read_progress(folder, since="" if status.state.is_over else status.submitted_at)
+        if progress is None and (folder / PROGRESS).exists():
+            found = f"{folder / PROGRESS} is not of this version of ovi-ray, so that the counts of clips are not known"
+            return _Look(status=status, progress=None, unreadable=found)
+        if progress is not None and status.state is not JobState.RUNNING:
+            progress = progress.at_rest()
+        return _Look(status=status, progress=progress)
     except (OSError, ValueError) as error:
         reason = plain_reason(error) if isinstance(error, OSError) else str(error)
         return _Look(status=status, progress=None, unreadable=f"{status.output_dir} cannot be read here: {reason}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovi_ray import __version__
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, command_console, read_job
 from ovi_ray.cli.detach import INPUTS_CHECKED
 from ovi_ray.cli.dry_run import print_bad_rows
@@ -24,6 +25,7 @@ from ovi_ray.cli.options import (
     with_job_options,
 )
 from ovi_ray.cli.render import Metrics, Notify, SkipBadRows
+from ovi_ray.cli.run import check_watchers
 from ovi_ray.inputs.job_spec import PortableJob
 from ovi_ray.printing import Console, counted
 
@@ -182,7 +184,7 @@ def submit(
         )
         print_bad_rows(bundle.bad_rows, console)
         if print_script:
-            typer.echo(target.script(bundle), nl=False)
+            answer(target.script(bundle), end="")
             raise typer.Exit
         for note in (*target.check(bundle), *bundle.notes):
             tell(f"note: {note}")
@@ -190,27 +192,18 @@ def submit(
         status = _start(target, bundle, to)
         _announce(bundle, tell)
         if not as_json:
-            typer.echo(bundle.job_id)
+            answer(bundle.job_id)
         status = _watch(target, status, started_at)
         if as_json:
-            typer.echo(json.dumps({**asdict(status), "clips": bundle.clips}))
+            answer(json.dumps({**asdict(status), "clips": bundle.clips}))
         _conclude(target, status, console)
 
 
 def _watched_by(metrics: str | None, notify: str | None) -> tuple[str, ...]:
     """The options of the driver there. Raises InputError for what it would refuse."""
-    options: list[str] = []
-    if metrics is not None:
-        from ovi_ray.report.metrics import host_and_port
-
-        host_and_port(metrics)
-        options += ["--metrics", metrics]
-    if notify is not None:
-        from ovi_ray.report.notification import check_url
-
-        check_url(notify)
-        options += ["--notify", notify]
-    return tuple(options)
+    check_watchers(metrics, notify)
+    given = {"--metrics": metrics, "--notify": notify}
+    return tuple(part for option, value in given.items() if value is not None for part in (option, value))
 
 
 def _start(target: "Target", bundle: "Bundle", to: str) -> "JobStatus":

@@ -11,7 +11,9 @@ from rich.table import Table
 from ovi.config import MODEL_SPECS
 from ovi.weights.formats import WeightFormat
 from ovi.weights.hub import HubFile, download_model
-from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path
+from ovi_ray.answers import answer
+from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path, writing_to
+from ovi_ray.cli.faults import Command
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
 from ovi_ray.inputs.params import did_you_mean
@@ -29,7 +31,7 @@ weights = typer.Typer(
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Checkpoint folder.")]
 
 
-@weights.command()
+@weights.command(cls=Command)
 @with_display_options
 def download(
     ckpt_dir: Folder,
@@ -57,7 +59,7 @@ def download(
         )
 
 
-@weights.command()
+@weights.command(cls=Command)
 @with_display_options
 def check(
     ckpt_dir: Folder,
@@ -90,13 +92,17 @@ def check(
             )
             raise InputError([problem])
         folder = local_path(ckpt_dir, "DIR")
+        if not folder.is_dir():
+            value = f"{folder}, {'a file' if folder.exists() else 'which is not there'}"
+            expected = "a checkpoint folder, such as `ovi-ray weights download` makes"
+            raise InputError([Problem(file=COMMAND_LINE, field="DIR", value=value, expected=expected)])
         names = MODEL_SPECS if model_name is None else [model_name]
         found = {name: _file_errors(folder, name, console, quick=quick) for name in names}
     files = {path: error for errors in found.values() for path, error in errors.items()}
     usable = [name for name, errors in found.items() if not any(errors.values())]
     if as_json:
         findings = {path: str(error) if error else None for path, error in files.items()}
-        typer.echo(json.dumps({"models": usable, "files": findings}))
+        answer(json.dumps({"models": usable, "files": findings}))
     else:
         _show_files(files, usable)
     raise typer.Exit(ExitCode.OK if usable else ExitCode.BAD_INPUT)
@@ -127,7 +133,7 @@ def _show_files(files: "Mapping[str, CheckpointError | None]", usable: Sequence[
     from ovi.errors import CheckpointNotFound
 
     table = Table(box=None, pad_edge=False)
-    table.add_column("file", overflow="fold")
+    table.add_column("file", no_wrap=True)
     table.add_column("state", overflow="fold")
     for path, error in files.items():
         state = f"{error.found}; expected {error.expected}" if error else "ok"
@@ -137,7 +143,7 @@ def _show_files(files: "Mapping[str, CheckpointError | None]", usable: Sequence[
     Console().print(f"models that can run: {', '.join(usable) or 'none'}")
 
 
-@weights.command()
+@weights.command(cls=Command)
 @with_display_options
 def tiny(ckpt_dir: Folder, display: DisplayOptions) -> None:
     """Write a small built-in checkpoint (8 MB, random weights), with which the whole pipeline runs on any machine.
@@ -149,5 +155,7 @@ def tiny(ckpt_dir: Folder, display: DisplayOptions) -> None:
     with command_console(display) as console:
         from ovi.weights.tiny import write_tiny_checkpoint
 
-        write_tiny_checkpoint(local_path(ckpt_dir, "DIR"))
+        folder = local_path(ckpt_dir, "DIR")
+        with writing_to(folder, "DIR"):
+            write_tiny_checkpoint(folder)
         console.print(f"a small checkpoint of all three models is in {ckpt_dir}", soft_wrap=True)

@@ -7,10 +7,10 @@ from ovi.attention import AttentionBackend, Site
 from ovi.attention.autotune import Choice
 from ovi.attention.backends import BACKENDS
 from ovi.attention.target import AOTRITON_EXPERIMENTAL
-from ovi.memory.plan import MemoryPlan
 from ovi.stages import Stage
-from ovi.weights.formats import WeightFormat
-from ovi_ray.devices.probe import Device
+from ovi_ray.devices.node_report import WeightsPlan
+from ovi_ray.devices.probe import GB, Device
+from ovi_ray.inputs.job_spec import Weights
 
 FLASH_3_FLOPS = 648e12
 """FLOP/s of FlashAttention-3 on an H100 SXM, forward, with heads of 128 channels and 16k tokens (arXiv 2407.08608)."""
@@ -34,14 +34,14 @@ class DenoiseTime:
 def advice(
     device: Device,
     attention: Mapping[Site, Choice],
-    plans: Mapping[WeightFormat, MemoryPlan],
+    weights: Mapping[Weights, WeightsPlan],
     time: DenoiseTime | None,
 ) -> tuple[str, ...]:
-    """Recommendations for the user of a device; `plans` holds the weight formats in which a stage fits.
+    """Recommendations for the user of a device, which holds the model as `weights` tells for each form.
 
     `time` is None where the device cannot denoise.
     """
-    return (*_attention_advice(device, attention, time), *_memory_advice(plans), *_cpu_advice(device))
+    return (*_attention_advice(device, attention, time), *_memory_advice(weights), *_cpu_advice(device))
 
 
 def _attention_advice(device: Device, attention: Mapping[Site, Choice], time: DenoiseTime | None) -> Iterator[str]:
@@ -74,12 +74,19 @@ def _gain_of_flash_3(chosen: AttentionBackend, time: DenoiseTime) -> str:
     )
 
 
-def _memory_advice(plans: Mapping[WeightFormat, MemoryPlan]) -> Iterator[str]:
-    denoising = {weights for weights, plan in plans.items() if Stage.DENOISE in plan.stages}
-    if denoising == {WeightFormat.QINT8}:
-        yield "too small to denoise in bf16; use --qint8, which needs half the memory and changes pixels slightly"
-    if not plans:
+def _memory_advice(weights: Mapping[Weights, WeightsPlan]) -> Iterator[str]:
+    if not any(found.stages for found in weights.values()):
         yield "too small for any stage of the model"
+    able = {form for form, found in weights.items() if Stage.DENOISE in found.stages}
+    if Weights.DTYPE in able or not able:
+        return
+    ways = []
+    if Weights.STREAMED in able:
+        pinned = weights[Weights.STREAMED].demand.pinned / GB
+        ways.append(f"--weights streamed, with {pinned:.1f} GB of host memory and the same pixels")
+    if Weights.QINT8 in able:
+        ways.append("--qint8, which needs half the memory and changes pixels slightly")
+    yield f"too small to denoise with bf16 weights on it; use {', or '.join(ways)}"
 
 
 def _cpu_advice(device: Device) -> Iterator[str]:

@@ -108,7 +108,8 @@ def _bytes_to_denoise(job: JobSpec, folder: Path, weights: WeightFormat, *, stre
 
 def _demand(job: JobSpec, folder: Path, weights: WeightFormat, *, streams: bool = False) -> MemoryDemand:
     size = snap_size(*job.video_frame_height_width, Architecture.read(folder).spec(job.model_name).video_area)
-    return memory_demand(folder, job.model_name, getattr(torch, job.dtype), weights, size, streams=streams)
+    dtype, quality = getattr(torch, job.dtype), job.quality
+    return memory_demand(folder, job.model_name, dtype, weights, size, streams=streams, quality=quality)
 
 
 def _room_problems(job: JobSpec, folder: Path, probed: ProbeResult, host_gb: float) -> Iterator[Problem]:

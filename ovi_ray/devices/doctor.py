@@ -22,7 +22,7 @@ from ovi.kernels.choice import KernelChoice, choose_kernels
 from ovi.kernels.choice import Measure as KernelMeasure
 from ovi.kernels.trial import KernelShape
 from ovi.kernels.trial import measure_in_child as measure_kernel
-from ovi.memory.plan import MemoryPlan, plan_memory
+from ovi.memory.plan import plan_memory
 from ovi.precision import full_float32
 from ovi.stages import Stage
 from ovi.timing import seconds_per_call
@@ -32,7 +32,7 @@ from ovi_ray.devices.advice import DenoiseTime, advice
 from ovi_ray.devices.attention import attention_target, model_shapes
 from ovi_ray.devices.measured_profile import measure_device
 from ovi_ray.devices.memory import memory_demand
-from ovi_ray.devices.node_report import DeviceReport, ExaminedModel, NodeReport
+from ovi_ray.devices.node_report import DeviceReport, ExaminedModel, NodeReport, WeightsPlan
 from ovi_ray.devices.probe import (
     GB,
     Device,
@@ -45,6 +45,7 @@ from ovi_ray.devices.probe import (
 )
 from ovi_ray.devices.stage_speed import Announce
 from ovi_ray.errors import InputError
+from ovi_ray.inputs.job_spec import Weights
 from ovi_ray.storage.paths import Location, PathOrUri, to_location
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.weights.checks import checkpoint_problems
@@ -90,8 +91,9 @@ def examine_node(
     announce: Announce = lambda text: None,
     probed: ProbeResult | None = None,
     benchmarks: Benchmarks | None = None,
+    host_gb: float | None = None,
 ) -> NodeReport:
-    """Probe and measure every device of this node.
+    """Probe and measure every device of this node, whose host has `host_gb` GB, by default what this machine has.
 
     With `measures_stages` the model's stages are run too, for `measured_profile`; `announce` is told of each. Raises
     CheckpointMismatch for an invalid `architecture.json`, and InputError where the weights that are run cannot be.
@@ -108,6 +110,7 @@ def examine_node(
         driver=probed.driver,
         allow_inexact=allow_inexact,
         benchmarks=benchmarks or Benchmarks(),
+        host_gb=(host_gb or host_memory_gb()) / len(probed.devices),
     )
     devices = [examiner.examine(device) for device in probed.devices]
     if measures_stages:
@@ -131,16 +134,17 @@ class _Examiner:
     driver: str
     allow_inexact: bool
     benchmarks: Benchmarks
+    host_gb: float
+    """Host memory for each device."""
 
     def examine(self, device: Device) -> DeviceReport:
         shapes = model_shapes(self.ckpt_dir, self.model_name)
-        plans = memory_plans(device, self.ckpt_dir, self.model_name)
-        plan = plans.get(WeightFormat.DTYPE)
+        weights = weights_plans(device, self.ckpt_dir, self.model_name, self.host_gb)
+        plan = weights[Weights.DTYPE].plan
         target = attention_target(device, self.driver, model_bytes=0 if plan is None else plan.weight_bytes)
         attention, error = self._attention(target, _measurable(shapes, device))
-        stages = () if plan is None else tuple(stage for stage in Stage if stage in plan.stages)
         convolutions, convolution_error = self._convolutions(target)
-        can_denoise = bool(attention) and Stage.DENOISE in stages
+        can_denoise = bool(attention) and Stage.DENOISE in weights[Weights.DTYPE].stages
         time = self._denoise_time(attention, shapes, target) if can_denoise else None
         return DeviceReport(
             device=device,
@@ -150,10 +154,9 @@ class _Examiner:
             convolutions=convolutions,
             convolution_error=convolution_error,
             kernels=self._kernels(target),
-            memory="" if plan is None else str(plan),
-            stages=stages,
+            weights=weights,
             clip_s=None if time is None else time.seconds,
-            advice=advice(device, attention, plans, time),
+            advice=advice(device, attention, weights, time),
         )
 
     def with_speeds(self, reports: Iterable[DeviceReport], announce: Announce) -> Iterator[DeviceReport]:
@@ -163,8 +166,7 @@ class _Examiner:
             device, measured = report.device, None
             if device.name not in names:
                 names.add(device.name)
-                plans = memory_plans(device, self.ckpt_dir, self.model_name)
-                measured = measure_device(device, plans, self.ckpt_dir, self.model_name, announce)
+                measured = measure_device(device, report.weights, self.ckpt_dir, self.model_name, announce)
             yield replace(report, measured=measured)
 
     def _attention(
@@ -222,16 +224,20 @@ def _examined_model(source: Location, folder: Path, model_name: str) -> Examined
     )
 
 
-def memory_plans(device: Device, ckpt_dir: str | Path, model_name: str) -> dict[WeightFormat, MemoryPlan]:
-    """The memory plan of a device for each weight format in which at least one stage fits."""
+def weights_plans(device: Device, ckpt_dir: str | Path, model_name: str, host_gb: float) -> dict[Weights, WeightsPlan]:
+    """How a device holds the model in each form of the weights that it can have, beside `host_gb` GB of host memory."""
+    host = int(device.spare_host_gb(host_gb) * GB)
+    forms = (Weights.DTYPE, *([Weights.STREAMED] if host else []), Weights.QINT8)
     plans = {}
-    host = int(device.spare_host_gb(host_memory_gb()) * GB)
-    for weights in (WeightFormat.DTYPE, WeightFormat.QINT8):
-        demand = memory_demand(ckpt_dir, model_name, torch.bfloat16, weights)
+    for weights in forms:
+        form = WeightFormat.QINT8 if weights is Weights.QINT8 else WeightFormat.DTYPE
+        demand = memory_demand(ckpt_dir, model_name, torch.bfloat16, form, streams=weights is Weights.STREAMED)
+        plan, refusal = None, ""
         try:
-            plans[weights] = plan_memory({weights: demand}, budget=int(device.usable_gb * GB), host=host)
-        except MemoryTooSmall:
-            continue
+            plan = plan_memory({form: demand}, budget=int(device.usable_gb * GB), host=host)
+        except MemoryTooSmall as error:
+            refusal = str(error)
+        plans[weights] = WeightsPlan(demand=demand, plan=plan, refusal=refusal)
     return plans
 
 

@@ -13,15 +13,15 @@ import yaml
 from ovi import __version__
 from ovi.attention import AttentionBackend
 from ovi.config import Architecture
-from ovi.memory.plan import MemoryPlan
 from ovi.pipeline import OviPipeline
 from ovi.stages import STAGES, Stage
 from ovi.weights.formats import WeightFormat
 from ovi_ray.devices.memory import component_sizes, memory_demand
-from ovi_ray.devices.node_report import MeasuredDevice, NodeReport
+from ovi_ray.devices.node_report import MeasuredDevice, NodeReport, WeightsPlan
 from ovi_ray.devices.probe import GB, Device
 from ovi_ray.devices.stage_speed import Announce, StageTimer, clip_kind
 from ovi_ray.inputs.cluster_profile import parse_profile
+from ovi_ray.inputs.job_spec import Weights
 from ovi_ray.scheduling.assumed_speeds import assumed_rates
 from ovi_ray.scheduling.device_profile import BF16_SIZES, COMPONENTS, ComponentSizes, DeviceProfile, StageRates
 
@@ -29,17 +29,17 @@ _DTYPE = torch.bfloat16
 
 
 def measure_device(
-    device: Device, plans: Mapping[WeightFormat, MemoryPlan], ckpt_dir: Path, model_name: str, announce: Announce
+    device: Device, forms: Mapping[Weights, WeightsPlan], ckpt_dir: Path, model_name: str, announce: Announce
 ) -> MeasuredDevice:
     """Run the stages that fit on a device. Raises CheckpointError and errors of the device.
 
-    The transformer has 8-bit weights where it fits in no other form.
+    The transformer has 8-bit weights where it does not fit on the device in its dtype.
     """
-    able = [weights for weights, plan in plans.items() if Stage.DENOISE in plan.stages]
-    weights = next(iter(able or plans), WeightFormat.DTYPE)
+    fitting = {form: forms[Weights(form)].stages for form in (WeightFormat.DTYPE, WeightFormat.QINT8)}
+    able = [form for form, stages in fitting.items() if Stage.DENOISE in stages]
+    weights = next(iter(able or [form for form, stages in fitting.items() if stages]), WeightFormat.DTYPE)
     whole, loaded = (_sizes(ckpt_dir, each) for each in (WeightFormat.DTYPE, weights))
     expected = _expected_rates(device, whole)
-    plan = plans.get(weights)
     speed = StageTimer(
         pipeline=OviPipeline.from_pretrained(
             ckpt_dir,
@@ -49,7 +49,7 @@ def measure_device(
             attention_backend=AttentionBackend.AUTO,
             weights=weights,
         ),
-        stages=frozenset() if plan is None else plan.stages,
+        stages=frozenset(fitting[weights]),
         sizes=loaded,
         expected=expected,
         announce=announce,

@@ -9,6 +9,7 @@ from ovi.geometry import snap_size
 from ovi.memory.limit import MemoryEdge, free_bytes
 from ovi.memory.plan import MemoryDemand, MemoryPlan, activations, plan_memory
 from ovi.pipeline import OviPipeline
+from ovi.quality import Quality
 from ovi.weights.formats import WeightFormat
 from ovi.weights.loading import FLOAT32_COMPONENTS, num_parameters
 from ovi.weights.quantization import streamed_bytes, transformer_bytes
@@ -44,6 +45,7 @@ def memory_demand(
     size: tuple[int, int] | None = None,
     *,
     streams: bool = False,
+    quality: Quality = Quality.EXACT,
 ) -> MemoryDemand:
     """Bytes that a model needs for clips of `size` (height, width) pixels; by default a square of the model's area."""
     arch = Architecture.read(ckpt_dir)
@@ -51,7 +53,7 @@ def memory_demand(
     height, width = size or snap_size(1, 1, spec.video_area)
     return MemoryDemand(
         components=component_bytes(ckpt_dir, dtype, weights, streams=streams),
-        activations=activations(arch, spec, height, width, dtype.itemsize),
+        activations=activations(arch, spec, height, width, dtype.itemsize, quality),
         pinned=streamed_bytes(arch, dtype).host if streams else 0,
     )
 
@@ -61,6 +63,7 @@ def plan_device(
     *,
     memory_gb: float | None,
     host_gb: float | None,
+    quality: Quality = Quality.EXACT,
     edge: DeviceEdge | None = None,
     memory: MemoryEdge = torch.cuda,
 ) -> MemoryPlan:
@@ -69,7 +72,12 @@ def plan_device(
     `memory_gb` and `host_gb` limit device and host memory; None uses what the machine has. Of a GPU, only what is free is used.
     """
     demand = memory_demand(
-        pipeline.ckpt_dir, pipeline.spec.name, pipeline.dtype, pipeline.weights, streams=pipeline.stream_blocks
+        pipeline.ckpt_dir,
+        pipeline.spec.name,
+        pipeline.dtype,
+        pipeline.weights,
+        streams=pipeline.stream_blocks,
+        quality=quality,
     )
     device = describe_device(pipeline.device, edge)
     budget = memory_gb or device.usable_gb

@@ -10,8 +10,10 @@ from ovi.attention.benchmark import Trial
 from ovi.convolution.choice import ConvolutionChoice
 from ovi.kernels.choice import KernelChoice
 from ovi.kernels.trial import KernelTrial
+from ovi.memory.plan import MemoryDemand, MemoryPlan
 from ovi.stages import Stage
-from ovi_ray.devices.probe import Device
+from ovi_ray.devices.probe import GB, Device
+from ovi_ray.inputs.job_spec import Weights
 from ovi_ray.scheduling.assumed_speeds import assumed_rates
 from ovi_ray.scheduling.device_profile import StageRates
 
@@ -44,6 +46,22 @@ class MeasuredDevice:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class WeightsPlan:
+    """How a device holds the model with the transformer's weights in one form."""
+
+    demand: MemoryDemand
+    plan: MemoryPlan | None
+    """None where no stage fits."""
+    refusal: str
+    """Why no stage fits; empty if one does."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that fit."""
+        return () if self.plan is None else tuple(stage for stage in Stage if stage in self.plan.stages)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class DeviceReport:
     """Findings about one device."""
 
@@ -60,16 +78,25 @@ class DeviceReport:
     """Why every way to run them is wrong; empty if one is right, or none could be tried."""
     kernels: KernelChoice
     """The trials of all fused kernels."""
-    memory: str
-    """Memory mode, for example "resident" or "qint8 staged"; empty if no stage fits."""
-    stages: tuple[Stage, ...]
-    """The stages that fit, in the dtype of the weights."""
+    weights: Mapping[Weights, WeightsPlan]
+    """The memory of each form of the weights."""
     clip_s: float | None
     """Expected seconds to denoise a clip; None if the device cannot."""
     advice: tuple[str, ...]
     """Recommendations for the user."""
     measured: MeasuredDevice | None = None
     """Its measured speed, where that was asked for; of equal devices of a node the first has it."""
+
+    @property
+    def memory(self) -> str:
+        """Memory mode for weights in their dtype, such as "resident"; empty if no stage fits."""
+        plan = self.weights[Weights.DTYPE].plan
+        return "" if plan is None else str(plan)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that fit, for weights in their dtype."""
+        return self.weights[Weights.DTYPE].stages
 
     @property
     def assumed_rates(self) -> StageRates:
@@ -125,6 +152,21 @@ def kernel_summary(trial: KernelTrial) -> tuple[str, str]:
     return f"{milliseconds}, difference {trial.error or 0:.1e}", users
 
 
+def weights_summary(found: WeightsPlan) -> tuple[str, str, str, str]:
+    """What one form of the weights takes of the device and of its host, the memory mode, and the stages that fit."""
+    demand = found.demand
+    components = f"{_gigabytes(sum(demand.components.values()))}, {_gigabytes(demand.of(Stage.DENOISE))} to denoise"
+    host = _gigabytes(demand.pinned) if demand.pinned else "-"
+    if found.plan is None:
+        return components, host, "-", found.refusal
+    stages = "all" if len(found.stages) == len(Stage) else ", ".join(found.stages)
+    return components, host, found.plan.mode, stages
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / GB:.1f} GB"
+
+
 def _trial_summary(trial: Trial | None) -> str:
     if trial is None:
         return "not tried: inexact, changes pixels (allow it with --allow-inexact)"
@@ -160,9 +202,22 @@ def _device_json(report: DeviceReport) -> dict[str, object]:
         },
         "memory_mode": report.memory,
         "stages": list(report.stages),
+        "weights": {weights: _weights_json(found) for weights, found in report.weights.items()},
         "denoise_clip_s": None if report.clip_s is None else round(report.clip_s, 1),
         "assumed_tflops": {stage: round(report.assumed_rates.of(stage), 2) for stage in Stage},
         "advice": list(report.advice),
+    }
+
+
+def _weights_json(found: WeightsPlan) -> dict[str, object]:
+    demand = found.demand
+    return {
+        "components_gb": {component: round(size / GB, 2) for component, size in demand.components.items()},
+        "denoise_gb": round(demand.of(Stage.DENOISE) / GB, 2),
+        "host_gb": round(demand.pinned / GB, 2),
+        "memory_mode": "" if found.plan is None else str(found.plan),
+        "stages": list(found.stages),
+        "reason": found.refusal,
     }
 
 

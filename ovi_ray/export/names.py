@@ -1,10 +1,9 @@
 """Names of files, made of a clip's columns. A name is safe on Linux, macOS and Windows, and on what they mount."""
 
 import re
-import string
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import pathvalidate
@@ -60,13 +59,11 @@ class NameTemplate:
         """Read a template whose fields are among `columns`. A suffix at its end is left out. Raises InputError."""
         bare = next((source.removesuffix(suffix) for suffix in suffixes if source.endswith(suffix)), source)
         try:
-            parts = tuple(_pieces(part) for part in bare.split("/"))
+            parts = _parts(_pieces(bare, columns))
         except ValueError as error:
             raise InputError([_problem(source, f"braces in pairs around columns ({error})")]) from None
         problems = [_field_problem(source, piece.field, columns) for part in parts for piece in part if piece.field]
-        if any(
-            not part or "".join(piece.text + (piece.field or "") for piece in part) in (".", "..") for part in parts
-        ):
+        if any("".join(piece.text + (piece.field or "") for piece in part) in ("", ".", "..") for part in parts):
             problems.append(_problem(source, "a name below the folder of the export, without empty parts, . and .."))
         if found := [problem for problem in problems if problem is not None]:
             raise InputError(found)
@@ -79,7 +76,7 @@ class NameTemplate:
 
     def name_of(self, row: Mapping[str, Any]) -> str:
         """The name of a clip, with `/` between folders. Raises ValueError for a value that its format does not fit."""
-        return "/".join(_safe("".join(_filled(piece, row) for piece in part)) for part in self.parts)
+        return "/".join(_safe(_filled(part, row)) for part in self.parts)
 
 
 def names_of(template: NameTemplate, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -106,22 +103,60 @@ def same_file_key(name: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
-def _pieces(part: str) -> tuple[_Piece, ...]:
-    """Raises ValueError for braces that do not match."""
-    pieces = []
-    for text, field, spec, conversion in string.Formatter().parse(part):
-        if conversion or "{" in (spec or ""):
-            raise ValueError("a column and a format, such as {seed:06}")
-        if field == "":
-            raise ValueError("a column between them")
-        pieces.append(_Piece(text=text, field=field, spec=spec or ""))
-    return tuple(pieces)
+def _pieces(template: str, columns: Sequence[str]) -> Iterator[_Piece]:
+    """The pieces in order. A column of the list may have any characters in its name, also `/`, `:` and braces.
+
+    Raises ValueError for braces that do not match.
+    """
+    names = "|".join(map(re.escape, sorted(columns, key=len, reverse=True)))
+    # a known column, else what stands in its place
+    field = re.compile(rf"\{{(?P<name>(?:{names})(?=[:}}])|[^{{}}:]*)(?::(?P<spec>[^{{}}]*))?\}}")
+    text, place = "", 0
+    while place < len(template):
+        if template[place : place + 2] in ("{{", "}}") and not field.match(template, place):
+            text += template[place]
+            place += 2
+        elif match := field.match(template, place):
+            if not match["name"]:
+                raise ValueError("a column between them")
+            yield _Piece(text=text, field=match["name"], spec=match["spec"] or "")
+            text, place = "", match.end()
+        elif template[place] in "{}":
+            raise ValueError("a column and a format, such as {seed:06}; {{ and }} for the braces themselves")
+        else:
+            text += template[place]
+            place += 1
+    if text:
+        yield _Piece(text=text, field=None, spec="")
 
 
-def _filled(piece: _Piece, row: Mapping[str, Any]) -> str:
+def _parts(pieces: Iterable[_Piece]) -> tuple[tuple[_Piece, ...], ...]:
+    """The pieces of each folder and of the file: `/` between columns divides them."""
+    parts: list[list[_Piece]] = [[]]
+    for piece in pieces:
+        *folders, rest = piece.text.split("/")
+        for folder in folders:
+            parts[-1].append(_Piece(text=folder, field=None, spec=""))
+            parts.append([])
+        parts[-1].append(replace(piece, text=rest))
+    return tuple(map(tuple, parts))
+
+
+def _filled(part: Sequence[_Piece], row: Mapping[str, Any]) -> str:
+    """A part with the values of a clip. The longest of these are shortened where they would push the rest out."""
+    values = [_value(piece, row) for piece in part]
+    own = sum(len(piece.text.encode()) for piece in part)
+    while own + sum(len(value.encode()) for value in values) > MAX_PART_BYTES and any(values):
+        longest = max(range(len(values)), key=lambda place: len(values[place].encode()))
+        values[longest] = values[longest][:-1]
+    return "".join(piece.text + value for piece, value in zip(part, values, strict=True))
+
+
+def _value(piece: _Piece, row: Mapping[str, Any]) -> str:
     if piece.field is None:
-        return piece.text
-    return piece.text + re.sub(r"[/\\]", "_", _as_text(row[piece.field], piece.spec, piece.field))[:MAX_VALUE_CHARS]
+        return ""
+    text = re.sub(r"[/\\]", "_", _as_text(row[piece.field], piece.spec, piece.field))
+    return unicodedata.normalize("NFC", text)[:MAX_VALUE_CHARS]
 
 
 def _as_text(value: Any, spec: str, field: str) -> str:

@@ -1,7 +1,5 @@
 """The clips to export: the finished ones of a job's list, or of these the picked ones."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +9,13 @@ import pyarrow as pa
 from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.inputs.columns import in_words, is_meta
 from ovi_ray.inputs.manifest import MANIFEST_SCHEMA, Manifest
-from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.output.finished import finished_rows
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.job_files import MANIFEST, read_job_file
+from ovi_ray.output.picks import PICK_COLUMN, Picks
 from ovi_ray.printing import counted, noun
 from ovi_ray.storage.paths import Location
 
-PICK_COLUMN = "clip_id"
 _MAX_ROWS_SHOWN = 20
 _FACTS = ("num_frames", "notes", "video_bytes")
 
@@ -106,38 +103,19 @@ def _of_rows(rows: Sequence[int]) -> str:
 
 def _picked(rows: list[dict[str, Any]], picks: Location) -> list[dict[str, Any]]:
     """The rows of the picked clips, each once. Raises InputError."""
-    ids = _pick_ids(picks)
     chosen: set[str] = set()
     problems = []
     known = [str(row["clip_id"]) for row in rows]
     is_known = set(known)
-    for line, given in ids:
+    for pick in Picks.read(picks).rows:
+        given = pick.clip_id
         found = [given] if given in is_known else [name for name in known if name.startswith(given)]
         if len(found) == 1:
             chosen.add(found[0])
             continue
         expected = "more of the id, which several clips begin with" if found else "the id of a clip of the job's list"
         value = show(given)
-        problems.append(Problem(file=str(picks), line=line, field=PICK_COLUMN, value=value, expected=expected))
+        problems.append(Problem(file=str(picks), line=pick.line, field=PICK_COLUMN, value=value, expected=expected))
     if problems:
         raise InputError(problems)
     return [row for row in rows if row["clip_id"] in chosen]
-
-
-def _pick_ids(picks: Location) -> list[tuple[int, str]]:
-    """Line and id of each pick. Raises InputError for a file without a column of ids."""
-    try:
-        text = picks.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError([Problem(file=str(picks), value="missing", expected="a CSV of picked clips")]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError([Problem(file=str(picks), value=f"unreadable ({error})", expected="a CSV in UTF-8")]) from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    names = [name.strip() for name in reader.fieldnames or ()]
-    if PICK_COLUMN not in names:
-        found = f"the columns {', '.join(names)}" if names else "empty"
-        expected = f"a column {PICK_COLUMN}{did_you_mean(PICK_COLUMN, names)}"
-        raise InputError([Problem(file=str(picks), line=1, value=found, expected=expected)])
-    reader.fieldnames = names
-    cells = ((reader.line_num, (row[PICK_COLUMN] or "").strip()) for row in reader)
-    return [(line, cell) for line, cell in cells if cell]

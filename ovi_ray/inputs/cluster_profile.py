@@ -21,6 +21,7 @@ from ovi_ray.scheduling.device_profile import (
     ALL_STAGES,
     BF16_SIZES,
     INT8_SIZES,
+    STREAMED_SIZES,
     ActivationSizes,
     ComponentSizes,
     DeviceProfile,
@@ -32,7 +33,7 @@ from ovi_ray.storage.paths import PathOrUri, to_location
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-_SIZES = {"bf16": BF16_SIZES, "int8": INT8_SIZES}
+_SIZES = {"bf16": BF16_SIZES, "int8": INT8_SIZES, "streamed": STREAMED_SIZES}
 _DEFAULTS = DeviceProfile(name="")
 _KINDS = {
     "dict": "a mapping of keys to values",
@@ -76,8 +77,8 @@ class DeviceClass(_Section):
     architecture: str = _DEFAULTS.architecture
     memory_gb: Positive
     """Usable GB (1e9 bytes)."""
-    weights: Literal["bf16", "int8"] = "bf16"
-    """Published sizes of the weights to assume."""
+    weights: Literal["bf16", "int8", "streamed"] = "bf16"
+    """Published sizes of the weights on the device to assume; streamed: bf16, with the transformer's blocks in host memory."""
     sizes: Sizes | None = None  # type: ignore[valid-type]
     """Other sizes than the published ones, in GB."""
     stages: tuple[Stage, ...] = tuple(Stage)

@@ -13,6 +13,7 @@ from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show, show_path
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.inputs.path_checks import PathCheck
 from ovi_ray.inputs.prompt_or_path import Meaning, meaning_of
+from ovi_ray.inputs.sweep import parse_sweep
 from ovi_ray.inputs.yaml_files import read_yaml_file
 from ovi_ray.storage.paths import Location, resolve_path, to_location
 
@@ -64,10 +65,18 @@ def option_name(field: str) -> str:
 def read_options(options: Mapping[str, Any]) -> dict[str, Given]:
     """Options by field; None stands for an option that was not given."""
     return {
-        key: Given(value=value, file=COMMAND_LINE, folder=to_location(Path.cwd()), label=option_name(key))
+        key: Given(value=_parted(key, value), file=COMMAND_LINE, folder=to_location(Path.cwd()), label=option_name(key))
         for key, value in options.items()
         if value is not None
     }
+
+
+def _parted(key: str, value: Any) -> Any:
+    """The texts of `--sweep` by parameter, so that a problem names its own; texts that are none are told later."""
+    try:
+        return parse_sweep(value) if key == "sweep" else value
+    except ValueError:
+        return value
 
 
 def read_yaml(path: Location, sections: Sections | None = None) -> dict[str, Given]:
@@ -81,7 +90,8 @@ def read_yaml(path: Location, sections: Sections | None = None) -> dict[str, Giv
     if content is None:
         raise InputError([Problem(file=str(path), value="an empty file", expected=_KEYS_EXPECTED)])
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
-        raise InputError([Problem(file=str(path), value=f"a {type(content).__name__}", expected=_KEYS_EXPECTED)])
+        found = "a list" if isinstance(content, list) else f"the text {show(content)}"
+        raise InputError([Problem(file=str(path), value=found, expected=_KEYS_EXPECTED)])
     line_of, lines_in = _key_lines(node)
     folder = path.absolute().parent
     given = {}
@@ -161,7 +171,7 @@ def _resolve(item: Given) -> Any:
     if not isinstance(item.value, str | Path | Location) or not str(item.value).strip():
         return item.value
     try:
-        return resolve_path(item.value, item.folder)
+        return resolve_path(item.value, item.folder).simplified()
     except ValueError as error:
         return error
 

@@ -286,9 +286,10 @@ class BatchSpec(BaseModel):
     checkpoint_s: Annotated[
         float, Help("Seconds between two checkpoints of a denoise: the most that a lost worker costs.")
     ] = Field(CHECKPOINT_S, ge=0, allow_inf_nan=False, description="a number of seconds of at least 0")
-    keep_latents: Annotated[bool, Help("Keep the latents of finished clips.")] = Field(
-        False, description="true or false: the latents of finished clips stay in the output folder"
-    )
+    keep_latents: Annotated[
+        bool | None,
+        Help("Keep the latents of finished clips, or remove them. [default: as its last run did, at first off]"),
+    ] = Field(None, description="true or false: the latents of finished clips stay in the output folder")
     keep_seeds: Annotated[
         bool | None,
         Help("Take the seeds of the clips that the output folder has, or derive all. [default: as its last run did]"),

@@ -12,13 +12,19 @@ from ovi.stages import Stage
 from ovi.weights.formats import WeightFormat, in_format
 from ovi.weights.layout import model_files
 from ovi_ray.inputs.columns import QUALITY_COLUMN
-from ovi_ray.inputs.job_spec import BatchSpec
+from ovi_ray.inputs.job_spec import BatchSpec, Weights
 from ovi_ray.inputs.manifest import Manifest, build_manifest
 from ovi_ray.inputs.prompt_lengths import text_limit
 from ovi_ray.inputs.prompt_lists import PromptList
 from ovi_ray.inputs.task_table import TaskTable
 from ovi_ray.printing import counted
-from ovi_ray.scheduling.device_profile import BF16_SIZES, INT8_SIZES, ComponentSizes
+from ovi_ray.scheduling.device_profile import (
+    BF16_SIZES,
+    INT8_SIZES,
+    STREAMED_HOST_GB,
+    STREAMED_SIZES,
+    ComponentSizes,
+)
 
 _ITEMSIZE = {"bfloat16": 2, "float32": 4}
 _SIZES = {
@@ -39,6 +45,8 @@ class ModelNeeds:
     """Device memory with every component in it."""
     staged_gb: float
     """Device memory with only the current stage's components in it: less, and slower."""
+    pinned_gb: float
+    """Host memory for the transformer's blocks of each device, where they are streamed."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -105,14 +113,21 @@ def _kind(clip: dict[str, Any]) -> str:
 def _needs(job: BatchSpec, name: str, clips: Iterable[dict[str, Any]]) -> ModelNeeds:
     spec = in_format(model_spec(name), job.weight_format)
     itemsize = _ITEMSIZE[job.dtype]
-    sizes = _SIZES[job.weight_format]
+    streams = job.weights is Weights.STREAMED
+    sizes = STREAMED_SIZES if streams else _SIZES[job.weight_format]
     components = {part: int(1e9 * sizes.of(part)) for part in Component}
     if job.weight_format is WeightFormat.DTYPE:
         components = {part: size * itemsize // 2 for part, size in components.items()}
-    frames = {(clip["height"], clip["width"]) for clip in clips if clip["model_name"] == name}
-    peaks = [activations(Architecture(), spec, *frame, itemsize) for frame in frames]
+    kinds = {(clip["height"], clip["width"], clip[QUALITY_COLUMN]) for clip in clips if clip["model_name"] == name}
+    peaks = [
+        activations(Architecture(), spec, height, width, itemsize, Quality(quality)) for height, width, quality in kinds
+    ]
     largest = {stage: max(peak[stage] for peak in peaks) for stage in Stage}
     demand = MemoryDemand(components=components, activations=largest)
     return ModelNeeds(
-        name=name, files=tuple(model_files(spec)), resident_gb=demand.resident / 1e9, staged_gb=demand.staged / 1e9
+        name=name,
+        files=tuple(model_files(spec)),
+        resident_gb=demand.resident / 1e9,
+        staged_gb=demand.staged / 1e9,
+        pinned_gb=STREAMED_HOST_GB * itemsize / 2 if streams else 0.0,
     )

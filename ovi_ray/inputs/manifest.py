@@ -27,7 +27,7 @@ from ovi_ray.inputs.prompt_lengths import TextLimit, length_notes
 from ovi_ray.inputs.prompt_lists import ListOptions, PromptList, read_prompt_list, read_table
 from ovi_ray.inputs.rows import Rows, resolve_rows
 from ovi_ray.inputs.seeds import check_seeds, derived_seeds
-from ovi_ray.inputs.sweep import swept
+from ovi_ray.inputs.sweep import MAX_COMBINATIONS, swept
 from ovi_ray.printing import counted
 from ovi_ray.storage.paths import PathOrUri, atomic_write, to_location
 
@@ -148,6 +148,7 @@ def build_manifest(
     list. `kept` is the table of a manifest, whose seeds are taken over by clips that are otherwise alike.
     """
     prompts = read_prompts(job) if prompts is None else prompts
+    _check_count(prompts, job)
     if job.sweep is not None:
         prompts = swept(prompts, job.sweep)
     rows = resolve_rows(prompts, job, arch)
@@ -167,6 +168,18 @@ def build_manifest(
         notes.append(_same_clip_note(columns, first))
         table = table.take(pa.array(first.values()))
     return Manifest(table=table, notes=tuple(notes))
+
+
+def _check_count(prompts: PromptList, job: BatchSpec) -> None:
+    """Raises InputError where repeats or a sweep make more clips than a job may have."""
+    combinations, times = 1 if job.sweep is None else job.sweep.size, job.each_example_n_times
+    clips = len(prompts) * combinations * times
+    if clips > MAX_COMBINATIONS and combinations * times > 1:
+        parts = (counted(len(prompts), "row"), counted(combinations, "combination"), counted(times, "repeat"))
+        found = f"{clips:,} clips ({' x '.join(parts)})"
+        raise InputError(
+            [Problem(file=prompts.file, value=found, expected=f"at most {MAX_COMBINATIONS:,} clips in a job")]
+        )
 
 
 def read_prompts(job: BatchSpec) -> PromptList:

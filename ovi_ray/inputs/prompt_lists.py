@@ -75,7 +75,8 @@ def read_prompt_list(path: Location, options: ListOptions = ListOptions()) -> Pr
         expected = f"a prompt list that ends in {', '.join(READERS)}, or a folder of Parquet files"
         raise InputError([file_problem(path, f"a file of type {path.suffix!r}", expected)])
     if not len(prompts) and not prompts.problems:
-        raise InputError([file_problem(path, "no rows", "at least one prompt")])
+        expected = "; ".join(["at least one prompt", *prompts.notes])
+        raise InputError([file_problem(path, "no rows", expected)])
     return prompts
 
 

@@ -55,7 +55,8 @@ def meaning_of(text: str, folder: Location) -> Meaning:
     if not given:
         return Meaning.WORD
     if "\n" in given:
-        return Meaning.PROMPT
+        is_path = Path(given).suffix.lower() in _FILE_SUFFIXES or _is_there(given, folder)
+        return Meaning.PATH if is_path else Meaning.PROMPT
     if _has_the_form_of_a_path(given) or _is_there(given, folder):
         return Meaning.PATH
     if any(character.isspace() or character in _SENTENCE_MARKS for character in given):

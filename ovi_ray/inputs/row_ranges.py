@@ -3,12 +3,14 @@
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
 
 ROWS_EXPECTED = "numbers of rows, from 1, and ranges of them, such as 37,40-60"
+_MAX_RUNS_SHOWN = 8
 _RANGE = re.compile(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?")
 
 
@@ -40,7 +42,7 @@ class RowRanges:
 
     def check(self, rows: pa.ChunkedArray) -> None:
         """Raises InputError for each range that has none of these rows."""
-        expected = f"rows of clips, which are {_bounds(rows)}"
+        expected = f"rows of clips, which are {_in_words(rows)}"
         problems = [
             Problem(
                 file=COMMAND_LINE,
@@ -59,6 +61,11 @@ class RowRanges:
         return pc.and_(pc.greater_equal(rows, first), pc.less_equal(rows, last))
 
 
-def _bounds(rows: pa.ChunkedArray) -> str:
-    found = pc.min_max(rows).as_py()
-    return f"{found['min']} to {found['max']}"
+def _in_words(rows: pa.ChunkedArray) -> str:
+    """Rows as `--rows` takes them: "1, 4-6". Some may be missing between: those with problems, and those of other shards."""
+    if not len(rows):
+        return "none"
+    numbers = np.unique(rows.to_numpy())
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    shown = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:_MAX_RUNS_SHOWN]]
+    return ", ".join(shown) + (f", ... up to {numbers[-1]}" if len(runs) > _MAX_RUNS_SHOWN else "")

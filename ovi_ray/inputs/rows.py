@@ -130,7 +130,8 @@ def _column_problems(prompts: PromptList) -> list[Problem]:
         problems.append(Problem(file=prompts.file, value=found, expected=expected))
     if PROMPT_COLUMN not in names:
         found = f"no column {PROMPT_COLUMN} among {', '.join(map(show, prompts.columns)) or 'none'}"
-        problems.append(Problem(file=prompts.file, value=found, expected=f"a column {PROMPT_COLUMN}"))
+        expected = "; ".join([f"a column {PROMPT_COLUMN}", *prompts.notes])
+        problems.append(Problem(file=prompts.file, value=found, expected=expected))
     return problems
 
 

@@ -133,7 +133,7 @@ def parse_sweep(raw: object) -> object:
         if not equals or not name.strip():
             raise ValueError(f"NAME=VALUES, such as seed=0-19; {show(text)} is not")
         swept.setdefault(name.strip().replace("-", "_"), []).append(values)
-    return swept
+    return {name: values[0] if len(values) == 1 else values for name, values in swept.items()}
 
 
 def swept(prompts: PromptList, sweep: Sweep) -> PromptList:

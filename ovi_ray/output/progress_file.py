@@ -4,8 +4,9 @@ A run replaces it every few seconds, as a whole. A run that was killed leaves it
 whether the driver lives.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -104,6 +105,10 @@ class JobProgress:
         """Clips that have not ended."""
         return self.clips - self.done - self.failed
 
+    def at_rest(self) -> Self:
+        """The same where no driver works any more: one that was killed could not take back what it was doing."""
+        return replace(self, running=0, remaining=None, devices=())
+
 
 _ADAPTER = TypeAdapter(JobProgress)
 
@@ -113,12 +118,16 @@ def write_progress(output_dir: Location, progress: JobProgress) -> None:
     (output_dir / PROGRESS).write_bytes(_ADAPTER.dump_json(progress, indent=1))
 
 
-def read_progress(output_dir: Location) -> JobProgress | None:
-    """The progress of the last run; None where there is none, or that of another version. Raises OSError."""
+def read_progress(output_dir: Location, *, since: str = "") -> JobProgress | None:
+    """The progress of the last run; None where there is none, or that of another version. Raises OSError.
+
+    `since` is a time as in `updated_at`: what was written before it is that of an earlier run, and None.
+    """
     try:
-        return _ADAPTER.validate_json((output_dir / PROGRESS).read_bytes())
+        found = _ADAPTER.validate_json((output_dir / PROGRESS).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+    return found if found.updated_at >= since else None
 
 
 def progress_json(progress: JobProgress | None) -> dict[str, object] | None:

@@ -6,9 +6,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.errors import InputError, Problem
-from ovi_ray.output.folder_state import manifest_in
+from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.job_files import MANIFEST
+from ovi_ray.output.picks import Picks
 from ovi_ray.output.results import Results, read_rows
 from ovi_ray.scheduling.task import ClipStatus
 from ovi_ray.storage.paths import Location
@@ -21,23 +22,31 @@ class Superseded:
     clip_ids: pa.StringArray
     bytes: int
     """Of their videos."""
+    starred: int
+    """How many of them are in the folder's `picks.csv`."""
 
     def __len__(self) -> int:
         return len(self.clip_ids)
 
 
 def superseded_clips(output_dir: Location) -> Superseded:
-    """Read, without changing anything, which clips are superseded. Raises InputError where no job was rendered, and OSError."""
-    manifest = manifest_in(output_dir)
-    if manifest is None:
+    """Read, without changing anything, which clips are superseded.
+
+    Raises InputError where no job was rendered or the picks cannot be read, and OSError.
+    """
+    if not (output_dir / MANIFEST).exists():
         expected = "the output folder of a job, with the manifest that `ovi-ray render` wrote"
-        raise InputError([Problem(file=str(output_dir / MANIFEST), value="missing or unreadable", expected=expected)])
+        raise InputError([Problem(file=str(output_dir / MANIFEST), value="missing", expected=expected)])
+    manifest = Manifest.read(output_dir / MANIFEST).table
     rows = read_rows(output_dir, ["clip_id", "status", "video_bytes"])
     is_done = pc.equal(rows.column("status"), ClipStatus.DONE)
     is_wanted = pc.is_in(rows.column("clip_id"), value_set=manifest.column("clip_id"))
     rows = rows.filter(pc.and_not(is_done, is_wanted)).group_by("clip_id").aggregate([("video_bytes", "max")])
+    starred = pa.array([pick.clip_id for pick in Picks.starred(output_dir).rows], pa.string())
     return Superseded(
-        clip_ids=rows.column("clip_id").combine_chunks(), bytes=pc.sum(rows.column("video_bytes_max")).as_py() or 0
+        clip_ids=rows.column("clip_id").combine_chunks(),
+        bytes=pc.sum(rows.column("video_bytes_max")).as_py() or 0,
+        starred=pc.sum(pc.is_in(rows.column("clip_id"), value_set=starred)).as_py() or 0,
     )
 
 

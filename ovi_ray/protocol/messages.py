@@ -143,6 +143,8 @@ class Activity:
     """GB that the worker holds now: on its device, or of the host's memory for a CPU."""
     attention_backend: str = ""
     """That the last denoise ran with; empty before it."""
+    step_s: float = 0.0
+    """Seconds of a step of the running denoise, measured at its first ones; 0 before that, and where steps differ."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

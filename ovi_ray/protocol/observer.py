@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from ovi_ray.protocol.messages import WorkerInfo
 from ovi_ray.protocol.progress import JobSnapshot
-from ovi_ray.scheduling.actions import Action
+from ovi_ray.scheduling.actions import Action, RunTask
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.events import Event
 from ovi_ray.scheduling.workload import Workload
@@ -35,6 +35,11 @@ class Cycle:
     actions: tuple[Action, ...]
     stopping: bool = False
     """The run is being stopped: its RunTask actions are not carried out."""
+
+    @property
+    def carried_out(self) -> tuple[Action, ...]:
+        """The actions that the driver carries out."""
+        return tuple(action for action in self.actions if not (self.stopping and isinstance(action, RunTask)))
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

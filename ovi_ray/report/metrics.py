@@ -83,7 +83,7 @@ class MetricsObserver(JobObserver):
         """See JobObserver."""
         for event in cycle.events:
             self._event(event)
-        for action in () if cycle.stopping else cycle.actions:
+        for action in cycle.carried_out:
             self._action(action)
 
     def progress(self, snapshot: JobSnapshot) -> None:
@@ -155,6 +155,14 @@ def host_and_port(address: str) -> tuple[str, int]:
     if not re.fullmatch("[0-9]{1,5}", port) or int(port) > _MAX_PORT:
         raise _no_address(address)
     return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def address_of_part(address: str, part: int) -> str:
+    """The address of a part of a job, counted from 0: parts may run on one machine. Raises InputError."""
+    host, port = host_and_port(address)
+    if port + part > _MAX_PORT:
+        raise _no_address(f"{address}, with shard {part} at port {port + part}")
+    return f"[{host}]:{port + part}" if ":" in host else f"{host}:{port + part}"
 
 
 def _no_address(found: str) -> InputError:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ovi.stages import CLIP_STAGES, STAGES, TIME_GROUPS
 from ovi_ray.printing import counted
@@ -26,6 +27,15 @@ from ovi_ray.scheduling.task import ClipStatus
 
 ACTIVITIES = (*TIME_GROUPS, "load")
 """The parts of a worker's time, in the order of its bar."""
+_PATH_CHARS = r"""[^\s"'():;,]"""
+_PARTICULARS = (
+    rf"(^|\s)/{_PATH_CHARS}+ on [\w.-]+$",  # a log, and its node
+    rf"""(^|[\s"'(=])(?:[a-z][a-z0-9+.-]*://|[A-Za-z]:[\\/]|/){_PATH_CHARS}*[/\\]{_PATH_CHARS}+""",
+    rf"""(^|[\s"'(=]){_PATH_CHARS}+[/\\]{_PATH_CHARS}*\.\w+""",
+    r"(\b)(?:0x)?[0-9a-f]*[0-9][0-9a-f]{7,}\b",
+    r"(\b)[0-9]+(?:\.[0-9]+)? ?[KMGT]i?B\b",
+)
+"""What differs between errors of one cause (RE2). The first group stays."""
 _TIMED_GROUPS = tuple(STAGES[stage].time_group for stage in CLIP_STAGES)  # their time belongs to a single clip
 _COLUMNS = ["status", "finished_at", "worker", "attention_backend", *(f"{group}_s" for group in _TIMED_GROUPS)]
 
@@ -250,13 +260,28 @@ def _device_hours(times: tuple[WorkerTime, ...]) -> Figure:
 
 
 def _reasons(results: Batches, limits: TableLimits) -> tuple[tuple[str, int], ...]:
+    """Failures with one cause count together, though each names a file, an id or an amount of memory of its own."""
     failed = with_status(read_columns(results, ["status", "error"]), ClipStatus.FAILED)
-    counts = failed.group_by("error").aggregate([([], "count_all")])
+    texts = failed.group_by("error").aggregate([([], "count_all")])
+    texts = texts.append_column("cause", _causes(texts.column("error")))
+    counts = texts.group_by("cause").aggregate([("count_all", "sum"), ("error", "count"), ("error", "min")])
     is_shorter_than_the_table = limits.reasons < len(failed) > len(counts)
     if not is_shorter_than_the_table:
         return ()
-    frequent = counts.sort_by([("count_all", "descending"), ("error", "ascending")]).slice(0, limits.reasons)
-    return tuple((line["error"] or "no reason was given", line["count_all"]) for line in frequent.to_pylist())
+    frequent = counts.sort_by([("count_all_sum", "descending"), ("cause", "ascending")]).slice(0, limits.reasons)
+    return tuple((_reason(line), line["count_all_sum"]) for line in frequent.to_pylist())
+
+
+def _causes(errors: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Errors with an ellipsis in place of what is particular to a clip, a process or a moment."""
+    for pattern in _PARTICULARS:
+        errors = pc.replace_substring_regex(errors, pattern, r"\1…")
+    return errors
+
+
+def _reason(line: dict[str, Any]) -> str:
+    """The text of a cause: the error itself where all its clips have the same one."""
+    return (line["error_min"] if line["error_count"] == 1 else line["cause"]) or "no reason was given"
 
 
 def _worker_lines(times: Iterable[WorkerTime], done: pa.Table) -> tuple[WorkerLine, ...]:

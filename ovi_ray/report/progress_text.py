@@ -35,8 +35,7 @@ def progress_lines(progress: JobProgress, *, lives: bool) -> Iterator[tuple[str,
         yield "died", f"{progress.updated_at}; the command that started it continues the job"
     if progress.clips_per_hour is not None:
         yield "rate", f"{format_number(progress.clips_per_hour)} clips an hour"
-    if progress.elapsed_s:
-        yield "elapsed", f"{format_duration(progress.elapsed_s)}, since {progress.started_at}"
+    yield "elapsed", f"{format_duration(_elapsed_s(progress))}, since {progress.started_at}"
 
 
 def device_table(progress: JobProgress) -> Table | None:
@@ -62,7 +61,8 @@ def problem_lines(progress: JobProgress) -> Iterator[Text]:
 def headline(progress: JobProgress) -> str:
     """The progress in one line, for a log."""
     rate = "" if progress.clips_per_hour is None else f", {format_number(progress.clips_per_hour)} an hour"
-    return f"{_counts(progress)}{rate}, left {format_remaining(progress.remaining)}"
+    left = "" if progress.remaining is None else f", left {format_remaining(progress.remaining)}"
+    return f"{_counts(progress)}{rate}{left}"
 
 
 def _counts(progress: JobProgress) -> str:
@@ -87,6 +87,12 @@ def _memory(device: DeviceProgress) -> str:
     if device.memory_gb is None:
         return ""
     return f"{format_number(device.memory_gb)} of {format_number(device.memory_total_gb)} GB"
+
+
+def _elapsed_s(progress: JobProgress) -> float:
+    """Of the run up to its last word, with the time that its workers took to start."""
+    times = (datetime.fromisoformat(moment) for moment in (progress.updated_at, progress.started_at))
+    return (next(times) - next(times)).total_seconds()
 
 
 def _age_s(progress: JobProgress) -> float:

@@ -87,9 +87,8 @@ class ChartRecorder(JobObserver):
         """See JobObserver."""
         for event in cycle.events:
             self._event(event, cycle.now)
-        for action in cycle.actions:
-            if not cycle.stopping:
-                self._action(action, cycle.now)
+        for action in cycle.carried_out:
+            self._action(action, cycle.now)
 
     def worker_started(self, worker: str, slot: str, info: WorkerInfo) -> None:
         """See JobObserver."""

@@ -5,7 +5,7 @@ made first, with nothing but the standard library (`check_answer`): loading Ray 
 Ray is asked in a process of its own, `python -m ovi_ray.runtime.cluster_probe ADDRESS`, which an alarm ends.
 """
 
-import logging
+import functools
 import os
 import queue
 import signal
@@ -17,20 +17,24 @@ import time
 
 from ovi_ray.errors import ClusterError
 
-logger = logging.getLogger(__name__)
 CONNECT_S = 10
 """Seconds for the name to resolve and the port to accept."""
 ANSWER_S = 10
 """Seconds for what listens there to answer; the time that Ray itself takes to load is not limited."""
 CLIENT = "ray://"
 _ANY = "auto"
+_OF_A_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""In the environment of a job that was submitted to Ray, beside a RAY_ADDRESS that is Ray's own and not the user's."""
 _PORT = "expected the port that `ray start --head` names, 6379 unless another was chosen"
 _CLIENT_PORT = "expected the port of the Ray client server, 10001 unless another was chosen"
+_REFUSED = "it asks for a token, and was given none or another"
 _MAX_PORT = 65_535
 _ADDRESS = "expected host:port, ray://host:port or auto"
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """First bytes of a gRPC client: the HTTP/2 preface and an empty settings frame."""
 _FRAME_HEADER, _SETTINGS = 9, 4
+_SHORTEST_S = 0.001
+"""A time limit of zero would make a socket non-blocking."""
 
 
 def named_cluster(address: str) -> str:
@@ -38,23 +42,28 @@ def named_cluster(address: str) -> str:
     return os.environ.get("RAY_ADDRESS") or address if address == _ANY else address
 
 
+def users_cluster(address: str) -> str:
+    """The cluster that the user's RAY_ADDRESS names for "auto"; empty where Ray set it, in a job that it runs."""
+    named = named_cluster(address)
+    return "" if named == address or _OF_A_RAY_JOB in os.environ else named
+
+
 def cannot_join(address: str, reason: object) -> ClusterError:
     """The error of a cluster that a job cannot join, with what to look at."""
+    named = named_cluster(address)
+    origin = "" if named == address else ", which RAY_ADDRESS names,"
     # Ray reads the token file on its own only for the address "auto"
     hint = "is it up? if it asks for a token, share its ~/.ray/auth_token and set RAY_AUTH_MODE=token"
-    return ClusterError(f"the Ray cluster at {address} cannot be joined: {reason}; {hint}")
+    return ClusterError(f"the Ray cluster at {named}{origin} cannot be joined: {reason}; {hint}")
 
 
 def check_joinable(address: str) -> None:
     """Check, before Ray and torch are loaded, that a job can join the cluster at an address. Raises ClusterError."""
-    named = named_cluster(address)
-    if named != address:
-        logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", named)
-    check_answer(named)
+    check_answer(address)
     try:
-        check_cluster(named)
+        check_cluster(named_cluster(address))
     except ClusterError as error:
-        raise cannot_join(named, error) from error
+        raise cannot_join(address, error) from error
 
 
 def check_answer(address: str, *, connect_s: float = CONNECT_S, answer_s: float = ANSWER_S) -> None:
@@ -73,50 +82,88 @@ def check_answer(address: str, *, connect_s: float = CONNECT_S, answer_s: float 
     except queue.Empty:
         problem = f"no answer within {connect_s} s"
     if problem is not None:
-        raise cannot_join(found, problem)
+        raise cannot_join(address, problem)
 
 
+@functools.cache
 def check_cluster(address: str, *, answer_s: int = ANSWER_S) -> None:
-    """Check that a Ray cluster answers at an address at which something answers. Raises ClusterError with the reason."""
-    if address.startswith(CLIENT):
-        return  # Ray's client has a time limit of its own
+    """Check that a Ray cluster answers at an address at which something answers; one that has answered is not asked again.
+
+    Raises ClusterError with the reason.
+    """
     command = [sys.executable, "-m", __spec__.name, address, str(answer_s)]
     probe = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
     *_, last = ["", *probe.stdout.splitlines()]
     if probe.returncode == -signal.SIGALRM:
-        raise ClusterError(f"{last} {_silent(answer_s)}; {_PORT}")
+        raise ClusterError(f"{last} {_silent(answer_s)}; {_expected(address)}")
     if probe.returncode == 1:
         raise ClusterError(last)
 
 
 def main(address: str, answer_s: int) -> int:
     """Ask Ray. Prints the endpoint, and with the exit code 1 why it cannot be used. 0: it can."""
+    ask = _ask_client_server if address.startswith(CLIENT) else _ask_head
+    if problem := ask(address, answer_s):
+        print(problem)
+    return 1 if problem else 0
+
+
+def _ask_head(address: str, answer_s: int) -> str:
+    """Why no cluster's head answers at an address; empty if one does, or another version of Ray must find that out itself."""
     try:
         from ray._private.services import canonicalize_bootstrap_address
         from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    except ImportError:  # another version of Ray, whose own check must do
-        return 0
+    except ImportError:
+        return ""
     try:
         found = canonicalize_bootstrap_address(address)
     except (OSError, ValueError) as error:
-        print(_one_line(error))
-        return 1
+        return _one_line(str(error))
     print(found, flush=True)
     signal.alarm(answer_s)
     try:
         GcsClient(address=found)
     except Exception as error:  # any of Ray's
-        is_token = type(error).__name__ == "AuthenticationError"
-        if is_token and address == _ANY:
-            return 0  # `ray.init` looks for a token itself then
-        no_ray = f"{found} accepts connections, but does not answer as a Ray cluster ({_one_line(error)}); {_PORT}"
-        print("it asks for a token, and was given none or another" if is_token else no_ray)
-        return 1
-    return 0
+        if type(error).__name__ == "AuthenticationError":
+            return "" if address == _ANY else _REFUSED  # `ray.init` looks for a token itself then
+        return _not_ray(found, _one_line(str(error)) or type(error).__name__, address)
+    return ""
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _ask_client_server(address: str, answer_s: int) -> str:
+    """Why no server of Ray's clients answers at an address; empty as for `_ask_head`."""
+    try:
+        import grpc  # type: ignore[import-untyped]
+    except ImportError:
+        return "Ray's client is not installed: pip install 'ray[client]'"
+    try:
+        from ray._private.grpc_utils import init_grpc_channel
+        from ray.core.generated import ray_client_pb2, ray_client_pb2_grpc
+    except ImportError:
+        return ""
+    found = address.removeprefix(CLIENT)
+    print(found, flush=True)
+    signal.alarm(answer_s)
+    ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
+    try:
+        ray_client_pb2_grpc.RayletDriverStub(init_grpc_channel(found)).ClusterInfo(ping)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return _REFUSED
+        return _not_ray(found, f"{error.code().name}: {_one_line(error.details())}".rstrip(": "), address)
+    return ""
+
+
+def _not_ray(found: str, reason: str, address: str) -> str:
+    return f"{found} accepts connections, but does not answer as a Ray cluster ({reason}); {_expected(address)}"
+
+
+def _expected(address: str) -> str:
+    return _CLIENT_PORT if address.startswith(CLIENT) else _PORT
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _answer(address: str, connect_s: float, answer_s: float) -> str | None:
@@ -132,25 +179,28 @@ def _answer(address: str, connect_s: float, answer_s: float) -> str | None:
     except OSError as error:
         return f"no connection to {host} at port {port} ({error.strerror or error})"
     with connection:
-        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0") or _greets(connection, time.monotonic() + answer_s):
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
             return None
-    expected = _CLIENT_PORT if address.startswith(CLIENT) else _PORT
-    return f"{host}:{port} {_silent(answer_s)}; {expected}"
+        try:
+            if _greets(connection, time.monotonic() + answer_s):
+                return None
+        except TimeoutError:
+            return f"{host}:{port} {_silent(answer_s)}; {_expected(address)}"
+        except OSError:  # it has closed the connection
+            pass
+    return _not_ray(f"{host}:{port}", "it speaks another protocol", address)
 
 
 def _greets(connection: socket.socket, deadline: float) -> bool:
-    """Whether a server of HTTP/2, which every gRPC server is, answers: its first frame has its settings."""
+    """Whether a server of HTTP/2, which every gRPC server is, answers: its first frame has its settings. Raises OSError."""
     received = b""
-    try:
-        connection.sendall(_HTTP2_GREETING)
-        while len(received) < _FRAME_HEADER and (left := deadline - time.monotonic()) > 0:
-            connection.settimeout(left)
-            if not (more := connection.recv(_FRAME_HEADER - len(received))):
-                break
-            received += more
-    except OSError:
-        return False
-    return len(received) == _FRAME_HEADER and received[3] == _SETTINGS
+    connection.sendall(_HTTP2_GREETING)
+    while len(received) < _FRAME_HEADER:
+        connection.settimeout(max(deadline - time.monotonic(), _SHORTEST_S))
+        if not (more := connection.recv(_FRAME_HEADER - len(received))):
+            return False
+        received += more
+    return received[3] == _SETTINGS
 
 
 def _silent(seconds: float) -> str:

@@ -10,6 +10,7 @@ from ovi_ray.scheduling.device_profile import (
     BF16_SIZES,
     COMPONENTS,
     INT8_SIZES,
+    STREAMED_SIZES,
     ComponentSizes,
     DeviceProfile,
     StageRates,
@@ -27,7 +28,7 @@ def device_profile(info: WorkerInfo, dtype: str) -> DeviceProfile:
     base = info.declared or _assumed(info)
     sizes = ComponentSizes(**{component.value: size for component, size in info.component_gb.items()})
     bytes_per_weight = 4 if dtype == "float32" else 2
-    counted = BF16_SIZES if base.sizes == INT8_SIZES else base.sizes  # as many weights, in 16 bits
+    counted = BF16_SIZES if base.sizes in (INT8_SIZES, STREAMED_SIZES) else base.sizes  # as many weights, in 16 bits
     rated_for = {component: counted.of(component) * bytes_per_weight / 2 for component in COMPONENTS}
     work = {stage: spec.main_component for stage, spec in STAGES.items()}
     computed = {c: sizes.of(c) + (info.streamed_gb if c is Component.TRANSFORMER else 0.0) for c in COMPONENTS}

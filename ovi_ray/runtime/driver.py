@@ -39,7 +39,16 @@ from ovi_ray.runtime.wake_ups import WakeUps
 from ovi_ray.runtime.worker_records import WorkerRecords
 from ovi_ray.scheduling.actions import Action, Cancel, Drop, Finish, RunTask, WakeAt
 from ovi_ray.scheduling.config import SchedulerConfig
-from ovi_ray.scheduling.events import DeviceFree, Event, SlotClosed, Tick, WorkerExpected, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import (
+    DeviceFree,
+    Event,
+    SlotClosed,
+    StepsTimed,
+    Tick,
+    WorkerExpected,
+    WorkerJoined,
+    WorkerLost,
+)
 from ovi_ray.scheduling.progress import Progress
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import BreakerChange, BreakerReason, BreakerState, Task
@@ -207,6 +216,7 @@ class Driver:
         events: list[Event] = []
         for event in self._executor.poll(timeout_s):
             events += self._scheduler_events(event)
+        events += self._steps_timed()
         events += self._pause.release(self._now())
         if self._wake_ups.take_due(self._now()):
             events.append(Tick())
@@ -215,10 +225,10 @@ class Driver:
     def _cycle(self, events: Sequence[Event], *, stopping: bool = False) -> None:
         now = self._now()
         actions = self._scheduler.handle(events, now)
-        self._observer.cycle(Cycle(now=now, events=tuple(events), actions=tuple(actions), stopping=stopping))
-        for action in actions:
-            if not (stopping and isinstance(action, RunTask)):
-                self._carry_out(action)
+        cycle = Cycle(now=now, events=tuple(events), actions=tuple(actions), stopping=stopping)
+        self._observer.cycle(cycle)
+        for action in cycle.carried_out:
+            self._carry_out(action)
 
     def _now(self) -> float:
         return self._clock.now() - self._started_at
@@ -253,6 +263,18 @@ class Driver:
                 return [event]
             case _:
                 return [event]
+
+    def _steps_timed(self) -> list[StepsTimed]:
+        """What the first denoise of each worker is going to take, once it is known."""
+        untimed = self._workers.untimed()
+        activities = self._executor.activities() if untimed else {}
+        events = []
+        for worker, task in untimed:
+            activity = activities.get(worker)
+            if activity is not None and activity.step_s > 0:
+                self._workers.steps_timed(worker)
+                events.append(StepsTimed(worker=worker, task=task, seconds=activity.step_s * activity.total))
+        return events
 
     def _join(self, worker: str, slot: str, info: WorkerInfo) -> WorkerJoined:
         self._workers.joined(worker, info, self._now())

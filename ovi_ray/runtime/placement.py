@@ -256,5 +256,6 @@ def _config(
         kernels=job.kernels,
         cpu_offload=job.cpu_offload,
         host_gb=host_gb,
+        quality=job.quality,
         declared=declared,
     )

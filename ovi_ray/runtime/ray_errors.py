@@ -3,25 +3,43 @@
 import re
 
 import ray
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
 _UNFIT = re.compile(r"(?:ovi_ray\.errors\.NodeUnfit|ModuleNotFoundError|ImportError): (.+)")
+_LOW_MEMORY = re.compile(r"node running low on memory.*? was ([\d.]+ ?GB) used / ([\d.]+ ?GB) limit", re.DOTALL)
+_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*: ", re.MULTILINE)
 _NODE_DEATHS = ("its node has died", "actor's node was terminated")  # Ray has no error code for it
 
 
+def is_worker_loss(error: RayError) -> bool:
+    """Whether the worker that a task was given to is gone, or out of reach.
+
+    Ray ends workers where a node runs low on host memory: all that they were given then fails as out of memory, in Ray's words,
+    while one that lives reports what it ran out of.
+    """
+    return isinstance(error, RayActorError | NodeDiedError) or was_ended_for_memory(error)
+
+
+def was_ended_for_memory(error: RayError) -> bool:
+    """Whether Ray ended a worker because its node ran low on host memory."""
+    return isinstance(error, OutOfMemoryError)
+
+
 def is_crash(error: RayError) -> bool:
-    """Whether a worker's process died by itself. A node that dies is unreachable before Ray declares it dead."""
-    return isinstance(error, ActorDiedError) and not is_node_loss(error)
+    """Whether a worker's process died at what it did. A node that dies is unreachable before Ray declares it dead."""
+    return was_ended_for_memory(error) or (isinstance(error, ActorDiedError) and not is_node_loss(error))
 
 
 def is_node_loss(error: RayError) -> bool:
     """Whether an actor went down with its node, or was preempted."""
-    return isinstance(error, ActorDiedError) and (error.preempted or any(words in str(error) for words in _NODE_DEATHS))
+    is_preempted = isinstance(error, ActorDiedError) and error.preempted
+    is_named = isinstance(error, ActorDiedError) and any(words in str(error) for words in _NODE_DEATHS)
+    return isinstance(error, NodeDiedError) or is_preempted or is_named
 
 
 def unfit_reason(error: RayError) -> str:
     """Why the node of an actor that did not start cannot serve the job; empty if it is not the node's fault."""
-    found = _UNFIT.fullmatch(last_line(error)) if isinstance(error, ActorDiedError) else None
+    found = _UNFIT.fullmatch(reason(error)) if isinstance(error, ActorDiedError) else None
     return found[1] if found else ""
 
 
@@ -34,6 +52,10 @@ def can_be_fetched(ref: ray.ObjectRef, timeout_s: float) -> bool:
     return True
 
 
-def last_line(error: RayError) -> str:
-    """The last line of an error's text, which names the exception behind it."""
-    return str(error).strip().splitlines()[-1].strip()
+def reason(error: RayError) -> str:
+    """Why a worker died, in one line; Ray's own text may have hundreds, with the processes of everyone on the node."""
+    if found := _LOW_MEMORY.search(str(error)):
+        return f"Ray killed it, because its node ran low on memory: {found[1]} of {found[2]} were in use"
+    text = str(error).strip()
+    *_, start = (text.rfind("\n") + 1, *(match.start() for match in _EXCEPTION.finditer(text)))
+    return " ".join(text[start:].split())

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayError
+from ray.exceptions import ObjectLostError, RayError
 from ray.experimental.locations import get_local_object_locations
 
 from ovi_ray.inputs.job_spec import JobSpec
@@ -36,7 +36,15 @@ from ovi_ray.runtime.executor import (
 )
 from ovi_ray.runtime.heartbeats import Heartbeats
 from ovi_ray.runtime.placement import Placement, placements
-from ovi_ray.runtime.ray_errors import can_be_fetched, is_crash, is_node_loss, last_line, unfit_reason
+from ovi_ray.runtime.ray_errors import (
+    can_be_fetched,
+    is_crash,
+    is_node_loss,
+    is_worker_loss,
+    reason,
+    unfit_reason,
+    was_ended_for_memory,
+)
 from ovi_ray.runtime.ray_session import ray_session
 from ovi_ray.runtime.ray_slots import RaySlots, kill
 from ovi_ray.runtime.slot_history import causes_of
@@ -268,12 +276,13 @@ class RayExecutor:
         try:
             slot.info = ray.get(ref)
         except RayError as error:
-            self._last_death = str(error)
-            if self._cluster and (reason := unfit_reason(error)) and (node := node_of(slot.actor)):
-                return self._slots.refuse(worker, node, reason)
+            unfit = unfit_reason(error)
+            self._last_death = unfit or reason(error)
+            if self._cluster and unfit and (node := node_of(slot.actor)):
+                return self._slots.refuse(worker, node, unfit)
             slot.history = slot.history.placed()
             causes = set() if is_node_loss(error) else {slot.history.workers}
-            return [self._slots.replace(worker, f"cannot be started ({last_line(error)})", causes)]
+            return [self._slots.replace(worker, f"cannot be started ({reason(error)})", causes)]
         slot.idle_since, slot.history = time.monotonic(), slot.history.placed()
         if self._cluster and self._cluster.watch.is_leaving(slot.info.node_id):
             ray.kill(slot.actor, no_restart=True)
@@ -420,18 +429,25 @@ class RayExecutor:
     def _collect_task(self, ref: ray.ObjectRef, running: _Running) -> list[ExecutorEvent]:
         try:
             report: TaskReport = ray.get(ref)
-        except RayActorError as error:
-            self._last_death = str(error)
-            logger.debug("%s: %s", running.worker, error)
-            if is_crash(error):
-                return self._lose(running.worker, f"died during {running.task.stage}", causes_of([running.task]))
-            return self._lose(running.worker, "was lost with its node, or is unreachable", None)
         except RayError as error:
+            if is_worker_loss(error):
+                return self._lost_at(running, error)
             return [*self._not_run(running, error), *self._leave_if_due(running.worker)]
         if report.writes:
             return [self._device_free(running, report)]
         ended = self._ended(running, report)
         return [ended, *self._replace_broken(running, report), *self._leave_if_due(running.worker)]
+
+    def _lost_at(self, running: _Running, error: RayError) -> list[ExecutorEvent]:
+        """Replace the worker of a task whose error says that it is gone."""
+        self._last_death = reason(error)
+        logger.debug("%s: %s", running.worker, error)
+        if not is_crash(error):
+            return self._lose(running.worker, "was lost with its node, or is unreachable", None)
+        stage = running.task.stage
+        memory = f"was ended by Ray during {stage}, because its node ran low on memory"
+        death = memory if was_ended_for_memory(error) else f"died during {stage}"
+        return self._lose(running.worker, death, causes_of([running.task]))
 
     def _device_free(self, running: _Running, report: TaskReport) -> DeviceFree:
         """The worker can take another task, and says later how the write of this one's file ended."""

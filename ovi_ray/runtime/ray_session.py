@@ -17,13 +17,15 @@ from ovi_ray.devices.node_report import NodeReport
 from ovi_ray.devices.probe import DeviceEdge, TorchEdge, faults_of_versions, gpu_environment, node_labels, probe
 from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
-from ovi_ray.runtime.cluster_probe import cannot_join, named_cluster
+from ovi_ray.runtime.cluster_probe import cannot_join, named_cluster, users_cluster
 from ovi_ray.runtime.session_folder import session_folder
 from ovi_ray.runtime.visible_devices import choose_as_ray_does
 
 logger = logging.getLogger(__name__)
 _CLIENT_TIMEOUTS = {"RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "3", "RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S": "5"}
 """Seconds for each of the three tries of Ray's client, once something answers at the port."""
+_ONLY_WORKERS_THAT_ARE_ASKED_FOR = {"prestart_worker_first_driver": False}
+"""Else Ray starts a process for each CPU, which workers with an environment of their own do not take over."""
 _START_ERRORS = (OSError, RuntimeError, ValueError, RayError)
 
 
@@ -55,10 +57,11 @@ def node_options(job: JobSpec, edge: DeviceEdge | None = None) -> dict[str, Any]
 @contextmanager
 def _joined(address: str, **options: Any) -> Iterator[None]:
     """Ray answers at this address, as `check_joinable` has found before anything heavy was imported."""
-    address = named_cluster(address)
+    if named := users_cluster(address):
+        logger.warning("joining the Ray cluster at %s, which RAY_ADDRESS names", named)
     try:
         with _impatient_client():
-            _init(address=address, **options)
+            _init(address=named_cluster(address), **options)
     except _START_ERRORS as error:
         raise cannot_join(address, error) from error
     try:
@@ -74,12 +77,10 @@ def _started(**options: Any) -> Iterator[None]:
             "starting a local Ray; the cluster at %s, which RAY_ADDRESS names, is joined with --address auto", named
         )
     with session_folder() as folder:
-        if folder is not None:
-            logger.warning("Ray's session is in %s, because the folder for temporary files has too long a path", folder)
         try:
             with _hang_up_held():
                 # "local" never joins a cluster that happens to run on this machine
-                _init(address="local", _temp_dir=folder, **options)
+                _init(address="local", _temp_dir=folder, _system_config=_ONLY_WORKERS_THAT_ARE_ASKED_FOR, **options)
         except _START_ERRORS as error:
             raise ClusterError(f"a local Ray cannot be started: {error}") from error
         try:

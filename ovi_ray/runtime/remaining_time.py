@@ -8,7 +8,7 @@ from ovi_ray.protocol.progress import RemainingTime
 
 _WINDOW = 200  # ends of clips that count: speeds change when devices come and go
 _ENOUGH = 3  # ends from which the rate counts
-_SPREAD_OF_A_PLAN = 2.0  # assumed speeds of devices may be wrong by this factor
+_SPREAD_OF_A_PLAN = 2.0  # assumed speeds of devices, and so the time of a whole run, may be wrong by this factor
 _Z80 = 1.2816  # standard deviations within which four of five values of a normal distribution are
 _SHORTEST_S = 1.0
 
@@ -35,7 +35,7 @@ class RemainingTimeEstimator:
             return self._by_rate(left, now)
         if plan_s is None or plan_s <= 0:
             return None
-        return _bounded(plan_s, plan_s / _SPREAD_OF_A_PLAN, plan_s * _SPREAD_OF_A_PLAN)
+        return _bounded(plan_s, plan_s / _SPREAD_OF_A_PLAN, (now + plan_s) * _SPREAD_OF_A_PLAN - now)
 
     def clips_per_hour(self, now: float) -> float | None:
         """The rate of the last clips; None until a few have ended."""

@@ -1,5 +1,9 @@
-"""The folder of a local Ray's session: sockets need short paths, and Slurm gives jobs long ones for temporary files."""
+"""The folder of a local Ray's session: sockets need short paths, and Slurm gives jobs long ones for temporary files.
 
+That folder may also be one that cannot be written, as in a container: Python then takes another one, Ray does not.
+"""
+
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +12,7 @@ from pathlib import Path
 
 from ovi_ray.errors import ClusterError
 
+logger = logging.getLogger(__name__)
 MAX_SOCKET_PATH = 107
 """Bytes of the path of a Unix socket on Linux."""
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
@@ -22,24 +27,36 @@ _IN_TMPDIR = f"ray/{_IN_SESSION}"
 def session_folder(
     environment: Mapping[str, str] = os.environ, candidates: Sequence[str] = SHORT_FOLDERS
 ) -> Iterator[str | None]:
-    """A folder for Ray's session where its own choice has too long a path, removed at the end; else None.
+    """A folder for Ray's session where its own choice is not one for sockets, which is told, removed at the end; else None.
 
     Raises ClusterError where no candidate can be used.
     """
     variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in environment), None)
-    if variable is None or _length(environment[variable], _IN_TMPDIR) <= MAX_SOCKET_PATH:
+    fault = "" if variable is None else _fault(environment[variable])
+    if not fault:
         yield None
         return
     folder = _make_short(candidates)
     if folder is None:
         longest = MAX_SOCKET_PATH - len(_IN_TMPDIR) - 1
         raise ClusterError(
-            f"{variable}={environment[variable]} is too long for the paths of Ray's sockets, and none of"
-            f" {', '.join(candidates)} can be used in its place: set RAY_TMPDIR to a folder whose path has at most"
-            f" {longest} bytes"
+            f"Ray's session cannot be in {variable}={environment[variable or '']}, which {fault}, and none of"
+            f" {', '.join(candidates)} can be used in its place: set RAY_TMPDIR to a folder that can be written and whose"
+            f" path has at most {longest} bytes"
         )
     with folder as path:
+        logger.warning("Ray's session is in %s, because the folder for temporary files %s", path, fault)
         yield path
+
+
+def _fault(folder: str) -> str:
+    """Why Ray cannot use a folder for temporary files, to be read after "which"; empty where it can."""
+    if _length(folder, _IN_TMPDIR) > MAX_SOCKET_PATH:
+        return "has too long a path"
+    there = Path(folder)
+    while not there.exists() and there != there.parent:  # Ray makes the rest
+        there = there.parent
+    return "" if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else "cannot be written"
 
 
 def _make_short(candidates: Sequence[str]) -> "tempfile.TemporaryDirectory[str] | None":

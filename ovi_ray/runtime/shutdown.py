@@ -70,7 +70,6 @@ def end_process(code: int) -> None:
         if sys.stderr.isatty():
             sys.stderr.write("\x1b[?25h")
         sys.stderr.flush()
-        sys.stdout.flush()
     os._exit(code)
 
 

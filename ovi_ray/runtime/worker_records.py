@@ -18,6 +18,7 @@ class WorkerRecords:
         self._running: dict[str, Task] = {}
         self._writing: dict[str, list[Task]] = {}
         self._times: dict[str, WorkerTime] = {}
+        self._timed: set[str] = set()
         self._joined_at: dict[str, float] = {}  # of workers that are alive
 
     @property
@@ -47,6 +48,14 @@ class WorkerRecords:
         return [
             (name, task) for name, task in running if task.stage is Stage.DENOISE and task.items and not task.assists
         ]
+
+    def untimed(self) -> list[tuple[str, Task]]:
+        """(worker, task) of each running denoise on a worker whose steps have not been timed."""
+        return [(name, task) for name, task in self.denoising() if name not in self._timed]
+
+    def steps_timed(self, worker: str) -> None:
+        """The pace of a worker is known; what it does from now on is measured at the end of its tasks."""
+        self._timed.add(worker)
 
     def joined(self, worker: str, info: WorkerInfo, now: float) -> None:
         """A worker is ready."""

@@ -178,6 +178,11 @@ class SchedulerConfig:
     """Seconds to wait for a device that can run what no present one can, before its clips are given up."""
     replan_share: float = 0.05
     """A new allocation is made when this share of the remaining clips' worth of tasks has started or ended."""
+    surprise: float = 0.1
+    """Share by which the first timed denoise of a device class may differ from what is expected before a new plan is made."""
+    much_sooner: float = 0.97
+    """Running denoises are begun elsewhere, once their device turns out to be slow, if the job then ends by this share of the
+    time."""
     look_ahead: int = 16
     """Queued items, or interchangeable workers, tried to pair an item with a worker that it may run on."""
     min_recheck_s: float = 1.0

@@ -19,6 +19,10 @@ from ovi_ray.scheduling.workload import ClipKind
 _AS_EXPECTED = 1.2  # times longer or shorter than expected that is no surprise
 
 
+def _is_off(factor: float) -> bool:
+    return max(factor, 1 / factor) >= _AS_EXPECTED
+
+
 class _Correction:
     """Log of measured over expected seconds, with its variance: a scalar Kalman filter."""
 
@@ -62,6 +66,7 @@ class CostModel:
         self._worker_corrections: dict[int, _Correction] = {}
         self._outlier_signs: dict[int, int] = {}  # worker -> direction of its last measurement if that was clipped
         self._measured_stages: set[Stage] = set()
+        self._is_off = False  # some class turned out to differ from what was declared
         self._load_factor: list[float] = []
         self._loads_measured: set[int] = set()
         self._load_priors: dict[tuple[int, frozenset[Component]], float] = {}
@@ -132,12 +137,29 @@ class CostModel:
         """
         if STAGES[stage].output is not None or stage not in self._measured_stages:
             return 1.0
+        return self._doubt(device_class, stage)
+
+    def _doubt(self, device_class: int, stage: Stage) -> float:
         corrections = self._stage_corrections[self._learns_as[device_class]]
         factors = [correction.factor for correction in corrections.values() if correction.is_measured]
-        if corrections[stage].is_measured or (factors and max(max(f, 1 / f) for f in factors) < _AS_EXPECTED):
+        if corrections[stage].is_measured or (factors and not any(map(_is_off, factors))):
             return 1.0
         means = [by_stage[stage].mean for by_stage in self._stage_corrections if by_stage[stage].is_measured]
         return self.config.unmeasured_doubt * max([1.0, *factors, math.exp(sum(means) / max(1, len(means)))])
+
+    def hope(self, device_class: int, stage: Stage, kind: int) -> float:
+        """The factor by which a denoise may be faster than expected on a class, whose first steps will tell.
+
+        There is hope while the class has not been measured, and others have turned out to differ from what was declared.
+        """
+        corrections = self._stage_corrections[self._learns_as[device_class]]
+        if stage is not Stage.DENOISE or corrections[stage].is_measured or not self._is_off:
+            return 1.0
+        return self.config.unmeasured_doubt if self.kinds[kind].tells_its_pace else 1.0
+
+    def doubt_of_declared(self, device_class: int, stage: Stage) -> float:
+        """As `doubt`, from when anything that was declared turns out to be wrong, at whichever stage."""
+        return self._doubt(device_class, stage) if self._is_off else 1.0
 
     # --- learning
 
@@ -172,6 +194,7 @@ class CostModel:
         total_variance = self._total_variance(corrections)
         for correction in corrections:
             correction.update(residual, total_variance)
+        self._is_off = self._is_off or _is_off(corrections[0].factor)
 
     def _corrections(
         self, device_class: int, worker: int, stage: Stage, kind: int

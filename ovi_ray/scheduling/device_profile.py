@@ -33,6 +33,10 @@ class ComponentSizes:
 BF16_SIZES = ComponentSizes()
 INT8_SIZES = ComponentSizes(transformer=12.38)
 """With 8-bit weights, which the transformer alone has."""
+STREAMED_SIZES = ComponentSizes(transformer=2.88)
+"""With the transformer's blocks in host memory and two buffers for them on the device."""
+STREAMED_HOST_GB = 32.21
+"""GB of host memory that those blocks take."""
 
 
 @with_numbers({stage.value: spec.assumed_tflops for stage, spec in STAGES.items()})

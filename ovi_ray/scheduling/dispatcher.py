@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ovi.stages import STAGES, Stage
-from ovi_ray.scheduling.actions import Action, RunTask, WakeAt
+from ovi_ray.scheduling.actions import Action, Cancel, RunTask, WakeAt
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.idle_workers import GroupKey, IdleWorkers
 from ovi_ray.scheduling.job_state import JobState
@@ -57,6 +57,8 @@ class Dispatcher:
         self._idle = IdleWorkers(pool)
         self._wait_reason = Reason.NOTHING_READY
         self._recheck_at = float("-inf")
+        self._newly_timed: set[int] = set()
+        """Device classes whose first denoise was timed just now, and is slower than expected or was begun as a trial."""
 
     # --- workers become idle, busy or unavailable
 
@@ -84,6 +86,26 @@ class Dispatcher:
         """A task ended: more or fewer kinds of clip may have to be left to devices with more memory."""
         if self._pool.apply_memory_limits():
             self._replanner.membership_changed()
+
+    def is_news(self, worker: WorkerState, ratio: float) -> bool:
+        """Whether the plan has to change, because a denoise takes `ratio` times as long as expected, or was begun as a trial.
+
+        Its class has then been measured for the first time.
+        """
+        is_tried = worker.running is not None and worker.running.reason is Reason.TRIED
+        is_slow = ratio > 1 + self._config.surprise
+        is_first = not self._pool.costs.is_measured(worker.device_class, Stage.DENOISE)
+        if is_first and (is_tried or is_slow):
+            self._newly_timed.add(worker.device_class)
+        is_surprise = is_slow or ratio < 1 - self._config.surprise
+        if is_first and (is_tried or is_surprise):
+            self._replanner.request()
+        return is_tried or is_surprise
+
+    @property
+    def has_newly_timed(self) -> bool:
+        """Whether denoises may have to be begun elsewhere."""
+        return bool(self._newly_timed)
 
     def worker_unavailable(self, worker: WorkerState) -> None:
         """A worker is lost. Its task, if any, has ended."""
@@ -191,7 +213,8 @@ class Dispatcher:
         waiting, units = self._ready.tasks_and_units(worker, task)
         work_s = self._pool.work_seconds(worker, stage, kind, units)
         swap_s = self._pool.swap_seconds(worker, stage, kind)
-        doubt = self._pool.costs.doubt(worker.device_class, stage)
+        costs, may_stop = self._pool.costs, self._config.speculation.enabled
+        doubt, hope = costs.doubt(worker.device_class, stage), costs.hope(worker.device_class, stage, kind)
         return Candidate(
             worker.number,
             worker.device_class,
@@ -204,7 +227,23 @@ class Dispatcher:
             task.urgent,
             task.begun,
             doubt,
+            hope if may_stop else 1.0,
+            self._measured_doubt(worker, stage),
         )
+
+    def _measured_doubt(self, worker: WorkerState, stage: Stage) -> float:
+        """Of a decode that would measure the worker's class, which none like it does already; else 1.
+
+        What it tells is of use only while more clips are left than workers.
+        """
+        if stage is not Stage.DECODE or self._job.workload.clips - self._job.ended <= len(self._pool.workers):
+            return 1.0
+        doubt = self._pool.costs.doubt_of_declared(worker.device_class, stage)
+        if doubt > 1.0 and any(
+            w.device_class == worker.device_class and w.runs(stage) for w in self._pool.workers.values()
+        ):
+            return 1.0
+        return doubt
 
     # --- starting a task
 
@@ -281,6 +320,21 @@ class Dispatcher:
             if speculation.copy_on is None or speculation.original is None:
                 break
             actions += self._copy(speculation.original, speculation.copy_on, now)
+        return actions
+
+    def stop_slow(self, now: float) -> list[Action]:
+        """Stop the denoises of a class that turned out to be slow, if the job ends sooner when they are begun elsewhere."""
+        classes, self._newly_timed = sorted(self._newly_timed), set()
+        actions: list[Action] = []
+        for device_class in classes:
+            workers = self._speculation.to_begin_elsewhere(device_class)
+            kinds = [worker.kind for worker in workers]
+            if workers and self._replanner.replan_without({w.number for w in workers}, kinds, now):
+                actions += [
+                    Cancel(worker=w.name, task=w.running.task, reason=Reason.TOO_SLOW)
+                    for w in workers
+                    if w.running is not None
+                ]
         return actions
 
     def _copy(self, original: WorkerState, worker: WorkerState, now: float) -> list[Action]:

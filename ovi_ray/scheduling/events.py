@@ -67,6 +67,16 @@ class DeviceFree:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class StepsTimed:
+    """The first steps of a running denoise were timed: what it takes is known long before it ends."""
+
+    worker: str
+    task: Task
+    seconds: float
+    """That all steps take at this pace, without loads."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class TaskDone:
     """A task succeeded: its embeddings or latents are in the object store, or its video is committed."""
 
@@ -102,4 +112,15 @@ class Tick:
     """Time has passed: the answer to WakeAt."""
 
 
-Event = WorkerJoined | WorkerExpected | SlotClosed | WorkerLost | DeviceFree | TaskDone | TaskFailed | DataLost | Tick
+Event = (
+    WorkerJoined
+    | WorkerExpected
+    | SlotClosed
+    | WorkerLost
+    | DeviceFree
+    | StepsTimed
+    | TaskDone
+    | TaskFailed
+    | DataLost
+    | Tick
+)

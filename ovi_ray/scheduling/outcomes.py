@@ -3,7 +3,7 @@
 from ovi.stages import CLIP_STAGES, STAGES, Stage
 from ovi_ray.scheduling.actions import Action
 from ovi_ray.scheduling.dispatcher import Dispatcher
-from ovi_ray.scheduling.events import DeviceFree, TaskDone, TaskFailed, WorkerLost
+from ovi_ray.scheduling.events import DeviceFree, StepsTimed, TaskDone, TaskFailed, WorkerLost
 from ovi_ray.scheduling.job_state import JobState
 from ovi_ray.scheduling.memory_limits import SEVERAL_DEVICES
 from ovi_ray.scheduling.pairing import PairedDenoises
@@ -59,6 +59,16 @@ class TaskOutcomes:
         self._learn(worker, event)
         self._dispatcher.task_ended(worker)
         worker.writing.append(task)
+
+    def steps_timed(self, event: StepsTimed) -> None:
+        """Learn the pace of a denoise, where it is a surprise or decides a trial; else the end of the task is soon enough."""
+        worker, task = self._pool.find(event.worker), event.task
+        if worker is None or not _runs(worker, task):
+            return
+        if task.assists or worker.is_assisted or worker.saved_s > 0:  # what it takes alone is known at its end
+            return
+        if self._dispatcher.is_news(worker, event.seconds / worker.work_s):
+            self._pool.learn(worker, task.stage, event.seconds)
 
     def succeeded(self, event: TaskDone, now: float) -> list[Action]:
         """Learn its times, close the breaker if it was a probe, and complete its items."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -55,6 +56,11 @@ class Replanner:
         self._changes += 1
         self._ends += 1
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a new allocation was asked for."""
+        return self._due
+
     # --- planning
 
     def refresh_placeable(self) -> None:
@@ -76,6 +82,26 @@ class Replanner:
         if self._due or self._changes > self._config.replan_share * left:
             self.allocation = self._policy.allocate(self._cluster(now), None if self._due else self._preferences(now))
             self.planned_at, self._due, self._changes = now, False, 0
+
+    def replan_without(self, numbers: Set[int], kinds: Sequence[int], now: float) -> bool:
+        """Make a plan in which workers stop denoises of these kinds, which are begun anew, if the job ends sooner by it."""
+        if not all(self.placeable[kind] for kind in kinds):
+            return False
+        cluster = self._cluster(now)
+        amounts, stopped = cluster.amounts.copy(), np.isin(cluster.numbers, list(numbers))
+        for kind in kinds:
+            amounts[cluster.work_types.index((Stage.DENOISE, kind))] += 1
+        without = dataclasses.replace(
+            cluster,
+            amounts=amounts,
+            available_s=np.where(stopped, 0.0, cluster.available_s),
+            running=[None if stop else task for task, stop in zip(cluster.running, stopped.tolist(), strict=True)],
+        )
+        allocation = self._policy.allocate(without)
+        if allocation.makespan_s >= self._config.much_sooner * self._policy.allocate(cluster).makespan_s:
+            return False
+        self.allocation, self.planned_at, self._changes = allocation, now, 0
+        return True
 
     def _preferences(self, now: float) -> Preferences:
         """Those in force, with the target as seen from now."""

@@ -37,6 +37,7 @@ from ovi_ray.scheduling.events import (
     DeviceFree,
     Event,
     SlotClosed,
+    StepsTimed,
     TaskDone,
     TaskFailed,
     Tick,
@@ -126,18 +127,26 @@ class Scheduler:
         if now < self._now:
             raise ValueError(f"time runs backwards: {now} after {self._now}")
         self._now = now
+        events = tuple(events)
         actions = [action for event in events for action in self._apply(event)]
-        if not self.done:
+        if not self.done and not self._is_as_planned(events):
             actions += self._quarantine.reinstate(now)
             actions += self._plan()
             actions += self._dispatcher.dispatch(now)
             actions += self._handle_no_progress()
         return actions
 
+    def _is_as_planned(self, events: tuple[Event, ...]) -> bool:
+        """Whether all that was learned is that devices are as fast as expected."""
+        only_timed = bool(events) and all(isinstance(event, StepsTimed) for event in events)
+        return only_timed and not self._replanner.is_due
+
     def _apply(self, event: Event) -> Iterable[Action]:
         match event:
             case DeviceFree():
                 self._outcomes.device_free(event)
+            case StepsTimed():
+                self._outcomes.steps_timed(event)
             case TaskDone():
                 return self._outcomes.succeeded(event, self._now)
             case TaskFailed():
@@ -158,12 +167,12 @@ class Scheduler:
 
     def _plan(self) -> list[Action]:
         """Admit clips and renew the allocation, when there is a worker to give work to."""
-        if not self._dispatcher.has_idle_workers:
+        if not self._dispatcher.has_idle_workers and not self._dispatcher.has_newly_timed:
             return []
         self._replanner.refresh_placeable()
         actions = self._admission.admit()
         self._replanner.replan_if_due(self._now)
-        return actions
+        return actions + self._dispatcher.stop_slow(self._now)
 
     # --- when nothing runs although clips are left
 

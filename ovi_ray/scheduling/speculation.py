@@ -43,6 +43,9 @@ class _Original(NamedTuple):
     """Whether a denoise has ended on a device of its class."""
 
 
+_NOT_DENOISED = (ClipState.PENDING, ClipState.WAITING, ClipState.READY)
+
+
 class SpeculativeExecution:
     """The tasks that run twice, and the choice of further ones."""
 
@@ -88,6 +91,16 @@ class SpeculativeExecution:
             if hedges and now < original.late_s:
                 wakes.append(WakeAt(time=original.late_s))
         return Speculation(wakes=tuple(wakes))
+
+    def to_begin_elsewhere(self, device_class: int) -> list[WorkerState]:
+        """The workers of a class whose denoises may be stopped while others are left: those that alone run theirs."""
+        totals = self._job.totals
+        if not self._config.enabled or not sum(totals[state] for state in _NOT_DENOISED):
+            return []
+        found = [o.worker for o in self._originals(set(range(len(self._job.workload.kinds))), -math.inf, hedges=True)]
+        return [
+            w for w in found if w.device_class == device_class and len(self._runners_of(w)) == 1 and not w.is_assisted
+        ]
 
     def _originals(self, kinds: Set[int], now: float, *, hedges: bool) -> list[_Original]:
         """The denoises of kinds whose results are awaited, each on the worker that should end it first; latest first.

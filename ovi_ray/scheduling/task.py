@@ -21,6 +21,9 @@ class Reason(StrEnum):
     LEADER_ENDED = "the denoise that it assists has ended"
     BETTER_ALONE = "the two devices are late, or a faster one begins the denoise too"
     NOT_NEEDED = "two devices will end the denoise first"
+    TRIED = "declared speeds are wrong, and the device may be faster than its own"
+    MEASUREMENT = "declared speeds are wrong, and it tells what the device is worth"
+    TOO_SLOW = "its device is so slow that another one will finish it earlier"
     SUPERSEDED = "another worker finished it first"
     CLIP_ENDED = "its clip has ended"
     # reasons to be idle

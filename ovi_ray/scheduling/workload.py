@@ -25,6 +25,7 @@ NO_FRAME = -1
 TEXTS_PER_CLIP = 3  # prompt, video negative, audio negative
 _TOKEN_LATENTS_GB = 4 * 48 * 2 / 1e9  # 4 latents of 48 channels in bf16; audio adds a thousandth
 _TOKEN_PIXELS = 32  # side of a video token: 16 pixels per latent of the VAE, 2 latents per patch
+_STEPS_THAT_TELL = 10  # of a denoise: fewer are over before what the first ones take is of use
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -66,6 +67,11 @@ class ClipKind:
     def latents_gb(self) -> float:
         """GB of the clip's latents in the object store."""
         return self.video_tokens * _TOKEN_LATENTS_GB
+
+    @property
+    def tells_its_pace(self) -> bool:
+        """Whether the first steps of a denoise tell, long before its end, what all of them take."""
+        return self.quality is Quality.EXACT and self.sample_steps >= _STEPS_THAT_TELL
 
     def __str__(self) -> str:
         image = ", first frame" if self.has_image else ""

@@ -1,5 +1,6 @@
 """Access to the server: for this machine, or with the token."""
 
+import re
 import secrets
 from http.cookies import SimpleCookie
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -8,8 +9,10 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ovi_ray.serving.loopback import is_loopback
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::[0-9]*)?")
 COOKIE = "ovi_ray_token"
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
 class Access:
@@ -34,7 +37,7 @@ class Access:
     def _refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that is not passed on."""
         headers = Headers(scope=scope)
-        if not self._token and _host_name(headers) not in LOOPBACK:
+        if not self._token and not is_loopback(_host_name(headers)):
             return PlainTextResponse("this server answers to localhost only\n", status_code=421)
         origin = headers.get("origin")
         if scope["method"] not in ("GET", "HEAD") and origin and urlsplit(origin).netloc != headers.get("host"):
@@ -61,7 +64,8 @@ class Access:
 
 
 def _host_name(headers: Headers) -> str:
-    return headers.get("host", "").rsplit(":", 1)[0] if "]" not in headers.get("host", "") else "[::1]"
+    match = _HOST.fullmatch(headers.get("host", ""))
+    return "" if match is None else match[1]
 
 
 def _cookie(headers: Headers) -> str:

@@ -22,13 +22,15 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
+from ovi_ray.errors import InputError
+from ovi_ray.output.picks import PICKS
 from ovi_ray.output.progress_file import PROGRESS
 from ovi_ray.output.result_row import VIDEOS
 from ovi_ray.output.results import POSTERS, RESULTS
 from ovi_ray.report.html import REPORT
 from ovi_ray.serving.access import Access
 from ovi_ray.serving.files import file_response
-from ovi_ray.serving.stars import PICKS, Stars
+from ovi_ray.serving.stars import Stars
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location
 
@@ -111,10 +113,7 @@ class _Site:
 
     async def stars(self, request: Request) -> Response:
         """Ids of the starred clips."""
-        try:
-            return JSONResponse(await run_in_threadpool(self._stars.ids))
-        except OSError as error:
-            return PlainTextResponse(f"{plain_reason(error)}\n", status_code=503)
+        return await _stars_response(self._stars.ids)
 
     async def put_star(self, request: Request) -> Response:
         """Save or remove a star."""
@@ -125,11 +124,8 @@ class _Site:
         if wanted is None:
             return PlainTextResponse('expected {"clip_id": "...", "starred": true or false}\n', status_code=400)
         clip_id, starred = wanted
-        try:
-            async with self._saving:
-                return JSONResponse(await run_in_threadpool(lambda: self._stars.put(clip_id, starred=starred)))
-        except OSError as error:
-            return PlainTextResponse(f"{plain_reason(error)}\n", status_code=503)
+        async with self._saving:
+            return await _stars_response(lambda: self._stars.put(clip_id, starred=starred))
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: `progress`, `report` and `stars`, each when it has changed."""
@@ -173,7 +169,7 @@ class _Site:
     def _content(self, read: "Callable[[_Site], object]") -> str:
         try:
             return json.dumps(read(self))
-        except (OSError, ValueError):
+        except (OSError, ValueError, InputError):
             return "null"
 
     def read_progress(self) -> object:
@@ -191,6 +187,16 @@ _WATCHED: tuple[tuple[str, Callable[[_Site], object]], ...] = (
     (PICKS, _Site.read_stars),
 )
 _EVENT_OF = {PROGRESS: "progress", REPORT: "report", PICKS: "stars"}
+
+
+async def _stars_response(ids: Callable[[], list[str]]) -> Response:
+    """The stars, or why `picks.csv` cannot be read or written."""
+    try:
+        return JSONResponse(await run_in_threadpool(ids))
+    except InputError as error:
+        return PlainTextResponse(f"{error}\n", status_code=409)
+    except OSError as error:
+        return PlainTextResponse(f"{plain_reason(error)}\n", status_code=503)
 
 
 def _star_in(body: bytes) -> tuple[str, bool] | None:

@@ -20,6 +20,7 @@ from ovi_ray.scheduling.device_profile import ALL_STAGES, COMPONENTS, DeviceProf
 from ovi_ray.scheduling.events import (
     Event,
     SlotClosed,
+    StepsTimed,
     TaskDone,
     TaskFailed,
     Tick,
@@ -31,6 +32,7 @@ from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
 from ovi_ray.scheduling.workload import Workload
 
+_TIMED_STEPS = 3  # of the first denoise of a device, after which its pace is known
 _FAULTY_TASK_S = 1.0  # after which a task on a faulty device fails
 _PATIENCE_S = 10.0  # seconds that a denoise may lose to a slow device that assists it
 _PAIRED_SHARE = 0.52  # of a step's seconds, on two devices that are equally fast: half, and the exchange
@@ -164,6 +166,8 @@ class _Device:
     end_s: float = 0.0
     span: int = -1
     """Its place among the spans."""
+    is_timed: bool = False
+    """The steps of one of its denoises were timed."""
 
 
 @dataclass(slots=True)
@@ -221,6 +225,11 @@ class VirtualCluster:
             self._stop_assisting(self._devices[name], now)
             self._devices[name].running = None
             self._devices[name].token += 1
+        elif isinstance(event, StepsTimed):
+            device = self._devices[name]
+            if device.token != token or device.running is None:
+                return False
+            device.is_timed = True
         elif isinstance(event, TaskDone | TaskFailed):
             device = self._devices[name]
             if device.token != token or device.running is None:
@@ -263,6 +272,8 @@ class VirtualCluster:
             end = now + load + _FAULTY_TASK_S
             event = TaskFailed(worker=action.worker, task=action.task, kind=failure, message="the device is faulty")
         self._begin(device, action, event, now, load=load, work_from_s=now + load, end=end)
+        if action.task.stage is Stage.DENOISE and not device.is_timed and isinstance(event, TaskDone):
+            self._time_steps(device, action, kind, now + load, seconds)
 
     def _begin(
         self, device: _Device, action: RunTask, event: Event, now: float, *, load: float, work_from_s: float, end: float
@@ -339,6 +350,15 @@ class VirtualCluster:
             device.token,
             TaskDone(worker=run.worker, task=run.task, seconds=seconds, load_seconds=device.load_s),
         )
+
+    def _time_steps(self, device: _Device, action: RunTask, kind: int | None, begin: float, seconds: float) -> None:
+        """The first denoise of a device tells its pace after a few steps, as a worker's heartbeat does."""
+        if kind is None or not self.workload.kinds[kind].tells_its_pace:
+            return
+        share = _TIMED_STEPS / self.workload.kinds[kind].sample_steps
+        timed_at = device.spec.work_ends(begin, share * seconds)
+        pace = StepsTimed(worker=action.worker, task=action.task, seconds=(timed_at - begin) / share)
+        self._push(timed_at, action.worker, device.token, pace)
 
     def _count(self, device: _Device, action: RunTask, now: float, load: float, end: float) -> None:
         tally, name = self.tally, device.spec.profile.name

@@ -1,5 +1,6 @@
 """`Location`, the path of a file or folder on a disk or in a store, and what is done with one."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,9 +74,17 @@ class Location:
         return self.parent / name
 
     def absolute(self) -> Self:
-        """The same file, whatever the working directory becomes."""
+        """The same file, whatever the working directory becomes, in the words of `simplified`."""
         local = self.local_path
-        return self if local is None else type(self)(self.store, str(local.absolute()))
+        return self if local is None else type(self)(self.store, str(local.absolute())).simplified()
+
+    def simplified(self) -> Self:
+        """The same file without `..`, unless these lead back out of a linked folder: two spellings become one."""
+        local = self.local_path
+        if local is None or ".." not in local.parts:
+            return self
+        short = Path(os.path.normpath(local))
+        return type(self)(self.store, str(short)) if short.resolve() == local.resolve() else self
 
     # -- where it is -----------------------------------------------------------------------------------------------
 

@@ -132,7 +132,7 @@ def bundle_of(
         fields["prompts"] = f"{job.prompts.stem}.jsonl"
         files[fields["prompts"]] = _shipped_list(prompts, job.mode, files, bad={row.row for row in bad_rows})
     files[JOB_FILE] = yaml.safe_dump(fields, sort_keys=True, allow_unicode=True).encode()
-    folders = [str(path) for path in (job.ckpt_dir, job.output_dir) if path is not None and path.is_local]
+    folders = [str(path.absolute()) for path in (job.ckpt_dir, job.output_dir) if path is not None and path.is_local]
     return Bundle(
         job_id=f"{_slug(name)}-{_digest(files)}",
         job=job,

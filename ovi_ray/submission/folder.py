@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ovi_ray.errors import InputError, Problem
+from ovi_ray.errors import InputError, Problem, StorageUnavailable
 from ovi_ray.logs import RUN_LOG
 from ovi_ray.output.event_log import EVENTS_FILE
 from ovi_ray.output.lease import LeaseConfig, last_owner
@@ -19,21 +19,31 @@ from ovi_ray.submission.states import JobState, JobStatus
 
 _TAIL_BYTES = 1 << 20
 _LOOK_S = 1.0
+_OUTPUT_FOLDER = "an output folder of `ovi-ray render`, or the id of a job (see `ovi-ray jobs`)"
 
 
 class FolderJob:
-    """The job of an output folder. Raises OSError where the folder cannot be read, and InputError where it holds no job."""
+    """The job of an output folder. Raises OSError where the folder cannot be read, and InputError where it holds no job.
+
+    A folder that cannot be read from the start is an InputError, too.
+    """
 
     def __init__(self, folder: Location) -> None:
         self._folder = folder
+        try:
+            self._owner()
+        except StorageUnavailable:
+            raise
+        except OSError as error:
+            found = f"cannot be read ({error.strerror or error})"
+            raise InputError([Problem(file=str(folder), value=found, expected=_OUTPUT_FOLDER)]) from None
 
     def status(self) -> JobStatus:
         """Running while a driver has the folder; else how the last run ended."""
         owner = self._owner()
         end = self._last_end()
         if owner is None and end is None and not (self._folder / RUN_LOG).exists():
-            expected = "an output folder of `ovi-ray render`, or the id of a job (see `ovi-ray jobs`)"
-            raise InputError([Problem(file=str(self._folder), value="no job", expected=expected)])
+            raise InputError([Problem(file=str(self._folder), value="no job", expected=_OUTPUT_FOLDER)])
         state, message = (JobState.RUNNING, str(owner)) if owner else _how_it_ended(end)
         return JobStatus(
             job_id=self._folder.name,
@@ -52,7 +62,9 @@ class FolderJob:
         """The log of its runs; with `follow` until no driver has the folder."""
         shown = 0
         while True:
-            is_over = not follow or self.status().state is not JobState.RUNNING
+            is_over = (
+                self.status().state is not JobState.RUNNING or not follow
+            )  # the state is asked first: is it a job?
             log = self._folder / RUN_LOG
             content = log.read_bytes() if log.exists() else b""
             if len(content) > shown:
@@ -63,14 +75,20 @@ class FolderJob:
             time.sleep(_LOOK_S)
 
     def stop(self) -> JobStatus:
-        """Ask the driver to save what runs and to end. Raises InputError for a driver on another machine."""
+        """Ask the driver to save what runs and to end. Raises InputError for one on another machine, or of another user."""
         status, owner = self.status(), self._owner()
         if owner is None:
             return status
         if not owner.is_here:
             expected = f"the id of the job, or this command on {owner.host}: a driver is stopped from its own machine"
             raise InputError([Problem(file=str(self._folder), value=f"in use by {owner}", expected=expected)])
-        os.kill(owner.pid, signal.SIGTERM)
+        try:
+            os.kill(owner.pid, signal.SIGTERM)
+        except ProcessLookupError:  # it has ended meanwhile
+            return self.status()
+        except PermissionError:
+            expected = "this command by the user who started the job"
+            raise InputError([Problem(file=str(self._folder), value=f"in use by {owner}", expected=expected)]) from None
         return status
 
     def _owner(self) -> Owner | None:

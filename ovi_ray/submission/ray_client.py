@@ -7,6 +7,8 @@ with /api/v0/logs, which passes any bytes, because /api/jobs/ID/logs answers 500
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +102,11 @@ class RayClient:
     # -- HTTP ------------------------------------------------------------------------------------------------------
 
     def _json(self, method: str, path: str, **arguments: Any) -> Any:
-        answer = self._call(method, path, **arguments)
-        try:
-            return answer.json()
-        except ValueError:
-            raise ClusterError(f"{self.address} answers, but not as a Ray dashboard does{_HINT}") from None
+        answer = self._call(method, path, accept=(200, 404), **arguments)
+        if answer.status_code == 200:
+            with suppress(ValueError):
+                return answer.json()
+        raise ClusterError(f"{self.address} answers, but not as a Ray dashboard does{_HINT}")
 
     def _call(self, method: str, path: str, *, accept: tuple[int, ...] = (200,), **arguments: Any) -> requests.Response:
         self._authenticate()
@@ -191,6 +193,8 @@ def _cause(error: BaseException) -> str:
     """Message of the first error of a chain, such as "Connection refused"; those that it led to quote each other."""
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
+    if isinstance(error, HTTPException):
+        return "what listens there does not speak HTTP"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

@@ -27,6 +27,7 @@ from ovi.media.video import VideoWriter, frames_as_bytes, write_poster
 from ovi.memory.limit import limit_memory
 from ovi.memory.plan import MemoryMode
 from ovi.memory.release import release_memory, try_to_release_memory
+from ovi.quality import Quality
 from ovi.sampling.denoise import DenoiseState
 from ovi.sampling.link import links_work
 from ovi.stages import STAGES, Stage
@@ -61,6 +62,7 @@ from ovi_ray.workers.loss_facts import loss_facts, measured_loss
 from ovi_ray.workers.memory_use import memory_in_use_gb
 from ovi_ray.workers.oom_fallback import DENOISE_STEPS, FULL, FallbackStep, decode_steps, run_with_fallback
 from ovi_ray.workers.requirements import NodeRequirements, check_device, check_versions, check_weights
+from ovi_ray.workers.step_timer import StepTimer
 from ovi_ray.workers.tensor_files import load_tensors
 from ovi_ray.workers.tensor_transport import Packed, pack, unpack
 from ovi_ray.workers.writes import FrameQueue, WriteThreads
@@ -104,6 +106,8 @@ class WorkerConfig:
     """The device's entry in the cluster profile, if the job has one."""
     host_gb: float | None = None
     """GB of host memory for inactive components; None for all of it."""
+    quality: Quality = Quality.EXACT
+    """Of the clips whose rows say nothing else; lossy ones need a little more memory."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -144,7 +148,9 @@ class Worker:
             stream_blocks=config.stream_blocks and has_own_memory,
             kernels=config.kernels,
         )
-        self._plan = plan_device(self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb)
+        self._plan = plan_device(
+            self._pipeline, memory_gb=config.memory_gb, host_gb=config.host_gb, quality=config.quality
+        )
         asked = config.cpu_offload and not device.shares_host_memory
         self._offloads = asked or self._plan.mode is MemoryMode.OFFLOADED
         if config.memory_gb is not None:
@@ -155,6 +161,7 @@ class Worker:
         self._has_told_of_posters = False
         self._told_shortcuts: set[str] = set()  # that this device has not
         self._activity = Activity(done=0, total=0)
+        self._step_s = 0.0  # of the running denoise
         self._attention_backend = ""
         self._threads = WriteThreads(MAX_WRITES)
         self._checkpoints = WriteThreads(1)
@@ -197,7 +204,9 @@ class Worker:
     def activity(self) -> Activity:
         """Progress within the running task."""
         memory_gb = memory_in_use_gb(self._pipeline.device)
-        return replace(self._activity, memory_gb=memory_gb, attention_backend=self._attention_backend)
+        return replace(
+            self._activity, memory_gb=memory_gb, attention_backend=self._attention_backend, step_s=self._step_s
+        )
 
     @ray.method(concurrency_group=CONTROL)
     def stop(self, number: int, save: bool = False) -> None:
@@ -239,7 +248,7 @@ class Worker:
         except Exception as error:  # of any kind: the driver decides what it means for the clip
             report, outputs = TaskReport(seconds=0.0, failure=failure_of(error)), [None] * num_outputs
             try_to_release_memory(self._pipeline.device)
-        self._activity = Activity(done=0, total=0)
+        self._activity, self._step_s = Activity(done=0, total=0), 0.0
         return (report, *outputs) if num_outputs else report
 
     @ray.method(concurrency_group=WRITES)
@@ -399,8 +408,13 @@ class Worker:
     ) -> Latents:
         """Run until the end, a request to stop or a due checkpoint; the latter two raise DenoiseStopped."""
 
+        timer, self._step_s = StepTimer(self._pipeline.device), 0.0
+
         def on_step(done: int, total: int) -> None:
             checkpointer.step_done()
+            if params.quality is Quality.EXACT:  # else the first steps are not like the others
+                timer.step_done()
+                self._step_s = timer.step_s
             self._on_step(done, total)
 
         embeds, first_frame = _unpack_inputs(inputs)

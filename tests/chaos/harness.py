@@ -58,6 +58,8 @@ class ChaosJob:
     """0: the state is saved after every step, so a lost worker costs one step."""
     silence_s: float = field(default_factory=lambda: under_load(60.0))
     """Seconds without an answer after which a busy worker is replaced."""
+    start_timeout_s: float = 300.0
+    """Seconds without an answer after which a worker that is being started is replaced."""
     step_s: float = 0.05
     """Seconds to sleep in each step, so that there is time for a fault."""
     address: str = ""
@@ -102,6 +104,7 @@ class ChaosJob:
             workers=self.workers,
             checkpoint_s=self.checkpoint_s,
             silence_s=self.silence_s,
+            start_timeout_s=self.start_timeout_s,
             address=self.address,
             verify=self.verify,
         )

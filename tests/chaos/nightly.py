@@ -21,10 +21,12 @@ from pathlib import Path
 from tests.chaos.harness import ChaosJob
 from tests.chaos.nodes import Nodes
 from tests.support.s3 import running_s3
+from tests.support.waiting import under_load
 
 MAX_STEPS_BETWEEN = 30  # denoising steps of all workers, between two kills
 MAX_WAIT_S = 60.0  # for these steps
 MAX_QUIET_RUNS = 5  # without a kill, to finish the job: a clip that crashed three workers alone waits for the next run
+START_S = 60.0  # without an answer, after which a worker that is being started is replaced
 FROZEN_S = 20.0  # of silence, after which a frozen worker is replaced
 AWAY_S = (1.0, 20.0)  # for which the output fails
 AWAY = ("ENOENT", "EPERM", "EACCES", "ESTALE", "EIO", "ENOTCONN", "ETIMEDOUT", "EROFS", "EDQUOT", "ENOSPC")
@@ -177,6 +179,7 @@ def main() -> int:
             step_s=0.1,
             workers=options.workers,
             silence_s=FROZEN_S,
+            start_timeout_s=under_load(START_S),
             address=nodes.address if nodes else "",
         )
         ends.enter_context(closing(job))

@@ -29,6 +29,7 @@ class Run:
     workers: int
     checkpoint_s: float
     silence_s: float
+    start_timeout_s: float
     address: str
     """Address of a Ray cluster; empty for a Ray on this machine alone."""
     verify: bool = False
@@ -67,7 +68,7 @@ def _render(run: Run, stop: StopRequest):
     )
     options = RenderOptions(
         verify=run.verify,
-        executor=ExecutorConfig(unresponsive_after_s=run.silence_s),
+        executor=ExecutorConfig(unresponsive_after_s=run.silence_s, start_timeout_s=run.start_timeout_s),
         driver=DriverConfig(storage=StoragePauseConfig(probe_interval_s=0.2)),  # recovered storage is noticed sooner
     )
     return render(prepare(job), options=options, stop=stop, observer=PrintingObserver())

@@ -88,6 +88,24 @@ class Client:
         """The results in the output folder."""
         return result_rows(self.out)
 
+    def hold_steps(self) -> None:
+        """From now on each worker waits after a denoising step, until `step` or `release_steps`."""
+        self._hold.parent.mkdir(parents=True, exist_ok=True)
+        self._hold.touch()
+
+    def step(self) -> None:
+        """Let every worker that waits make one step."""
+        for mark in self.log.glob("*.held"):
+            mark.unlink(missing_ok=True)
+
+    def release_steps(self) -> None:
+        """Workers wait no more."""
+        self._hold.unlink()
+
+    @property
+    def _hold(self) -> Path:
+        return self.log / "hold.Denoise"
+
     def steps(self) -> int:
         """Denoising steps that all workers have made."""
         return sum(path.stat().st_size for path in self.log.glob("*.steps"))

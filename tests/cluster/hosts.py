@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.support.cli import ROOT
 from tests.support.waiting import wait_until
 
-PROGRAMS = ("ip", "unshare", "nsenter", "mount")
+PROGRAMS = ("ip", "ss", "unshare", "nsenter", "mount", "pgrep")
 NAMESPACES = ("--pid", "--fork", "--mount-proc", "--mount", "--net", "--uts", "--ipc", "--kill-child")
 TRIAL = """\
 set -e; hostname trial; mount -t tmpfs tmpfs /mnt

@@ -23,7 +23,23 @@ def index_of_pip() -> str:
     return asked.stdout.strip() or "https://pypi.org/simple"
 
 
+def why_not() -> str:
+    """Why nothing can be installed here; "" if it can."""
+    for package in ("torch", "boto3"):
+        asked = subprocess.run(
+            [sys.executable, "-m", "pip", "index", "versions", package, "--retries", "0", "--timeout", "20"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if asked.returncode != 0:
+            return f"pip finds no {package}: {asked.stderr.strip().splitlines()[-1]}"
+    return ""
+
+
 def test_what_the_image_installs_is_enough_to_run_ovi_ray_and_a_head_with_a_dashboard(tmp_path):
+    if reason := why_not():
+        pytest.skip(reason)
     text = DOCKERFILE.read_text()
     for copied in re.findall(r"^COPY (.+) (?:\./|\S+)$", text, re.MULTILINE):
         for name in copied.split():
@@ -34,7 +50,8 @@ def test_what_the_image_installs_is_enough_to_run_ovi_ray_and_a_head_with_a_dash
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RAY_", "VIRTUAL_ENV"))
     }
-    environment = {**clean, "TORCH_INDEX": index_of_pip(), "PATH": f"{programs}:{os.environ['PATH']}"}
+    built = {"TORCH_INDEX": index_of_pip(), "PIP_NO_COMPILE": "1"}  # what is run once need not be compiled
+    environment = {**clean, **built, "PATH": f"{programs}:{os.environ['PATH']}"}
     lines = re.findall(r"^RUN (pip install .+)$", text, re.MULTILINE)
     assert len(lines) == 2
     assert "$TORCH_INDEX" in lines[0]

@@ -8,12 +8,18 @@ import pytest
 
 from ovi_ray.submission.kubernetes_manifest import HEAD_PRE_STOP, WORKER_PRE_STOP
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("unshare") is None, reason="only root can make a PID namespace"
-    ),
-]
+NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+
+
+def why_not() -> str:
+    """Why there cannot be a pod here; "" if there can."""
+    if missing := [program for program in ("unshare", "pgrep", "pkill") if shutil.which(program) is None]:
+        return f"{', '.join(missing)} not installed"
+    tried = subprocess.run([*NAMESPACE, "true"], capture_output=True, text=True, check=False)
+    return f"no PID namespace can be made here: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 POD = """\
 bash -c 'exec -a "{title}" bash -c "trap \\"sleep 1; echo saved; exit\\" TERM; {child} sleep 600 & wait"' &
@@ -28,7 +34,7 @@ kill -KILL -1
 def run_pod(script: str, hook: str) -> list[str]:
     """The lines that the processes of a pod print until its hook has ended."""
     done = subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-s"],
+        [*NAMESPACE, "bash", "-s"],
         input=script,  # not an argument, which the hook would find
         capture_output=True,
         text=True,

@@ -1,7 +1,7 @@
 """Jobs on a real Slurm: submitted, followed, stopped, preempted, cut off and ended by the clock. Nothing is lost."""
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -43,10 +43,18 @@ def log_of(client: Client, job_id: str) -> str:
     return (client.folder / "jobs" / job_id / "driver.log").read_text()
 
 
-def restart(slurm, job_id: str, number: str, folder: Path) -> None:
+def step_until(client: Client, condition: Callable[[], bool], *, every_s: float = 0.5) -> None:
+    """Let the workers, which wait after every step, make one every so often until a condition is true."""
+
+    def is_true() -> bool:
+        client.step()
+        return condition()
+
+    wait_until(is_true, every_s=every_s)
+
+
+def restart(slurm, number: str) -> None:
     """Wait until a job was requeued, and spare it Slurm's two minutes."""
-    log = folder / "jobs" / job_id / "driver.log"
-    wait_until(lambda: "goes back to the queue" in log.read_text(), every_s=0.5)
     wait_until(lambda: set(slurm.states(number)) == {"PENDING"}, every_s=0.5)
     slurm.start_now(number)
 
@@ -99,42 +107,46 @@ def test_a_stopped_job_saves_what_runs_and_continues_when_it_is_submitted_again(
 
 
 def test_a_job_goes_on_without_a_node_that_is_lost(client, slurm):
-    client.step_s = 0.5
+    client.hold_steps()
     submitted = client.submit(client.write_job(clips=4, sample_steps=8), "--nodes", 2)
-    wait_until(lambda: client.steps() >= 4, every_s=0.5)
+    step_until(client, lambda: client.steps() >= 4)
     slurm.take_down("h2")
+    wait_until(lambda: "was lost with its node" in log_of(client, submitted["job_id"]), every_s=0.5)
+    client.release_steps()
     assert client.wait(submitted["job_id"])["state"] == "succeeded"
     assert is_complete(client, 4)
     assert "run 2 of job" not in log_of(client, submitted["job_id"])
 
 
 def test_a_preempted_job_is_requeued_and_continues(client, slurm):
-    client.step_s = 0.5
+    client.hold_steps()
     submitted = client.submit(client.write_job(clips=2, sample_steps=STEPS), "--nodes", 2)
-    wait_until(lambda: client.steps() >= 6, every_s=0.5)
+    step_until(client, lambda: client.steps() >= 6)
     urgent = slurm.run("sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "--wrap", "sleep 600").strip()
-    log = client.folder / "jobs" / submitted["job_id"] / "driver.log"
     wait_until(lambda: "PENDING" in slurm.states(submitted["native_id"]), every_s=0.5)
     assert client.status(submitted["job_id"])["state"] == "pending"
     slurm.run("scancel", urgent)
-    wait_until(lambda: set(slurm.states(submitted["native_id"])) == {"PENDING"}, every_s=0.5)
-    slurm.start_now(submitted["native_id"])
+    client.release_steps()
+    restart(slurm, submitted["native_id"])
     assert client.wait(submitted["job_id"])["state"] == "succeeded"
-    assert "run 2 of job" in log.read_text()
+    assert "run 2 of job" in log_of(client, submitted["job_id"])
     assert is_complete(client, 2)
     assert client.steps() < 3 * STEPS  # what was checkpointed was not done again
 
 
 def test_a_time_limit_ends_in_another_run_until_the_job_is_done(client, slurm):
-    client.step_s = 2.0
+    client.hold_steps()
     submitted = client.submit(
         client.write_job(clips=2, sample_steps=STEPS), "--nodes", 2, "--time", "0:01:00", "--until-done"
     )
-    restart(slurm, submitted["job_id"], submitted["native_id"], client.folder)
-    slurm.run("scontrol", "update", f"jobid={submitted['native_id']}", "timelimit=30")
-    assert client.wait(submitted["job_id"])["state"] == "succeeded"
+    job_id, number = submitted["job_id"], submitted["native_id"]
+    step_until(client, lambda: "goes back to the queue" in log_of(client, job_id), every_s=2.0)
+    client.release_steps()
+    restart(slurm, number)
+    slurm.run("scontrol", "update", f"jobid={number}", "timelimit=30")
+    assert client.wait(job_id)["state"] == "succeeded"
     assert is_complete(client, 2)
-    assert "run 2 of job" in log_of(client, submitted["job_id"])
+    assert "run 2 of job" in log_of(client, job_id)
 
 
 def test_shards_are_independent_jobs_that_render_every_clip_once_from_weights_staged_on_their_nodes(client, tmp_path):

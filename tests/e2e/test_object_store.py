@@ -8,7 +8,7 @@ import pytest
 from pyarrow import fs
 
 from ovi_ray.storage.paths import list_files, local_copy, to_location
-from tests.support.cli import ovi_ray
+from tests.support.cli import ovi_ray, ovi_ray_here
 from tests.support.jobs import probe_clip
 from tests.support.report_pages import clips_of
 
@@ -44,7 +44,7 @@ def test_a_job_in_a_store_is_rendered_once_and_finished_by_the_same_command(
     page = (out / "report.html").read_text(encoding="utf-8")
     assert {clip["video_path"] for clip in clips_of(page)} == {f"videos/{name}" for name in videos}
 
-    outcome = json.loads(ovi_ray("render", bucket / "lists" / "job.yaml", "--json").stdout)
+    outcome = json.loads(ovi_ray_here("render", bucket / "lists" / "job.yaml", "--json").stdout)
     assert (outcome["done"], outcome["finished_before"]) == (0, 3)
     store, path = fs.FileSystem.from_uri(str(out / "results"))
     table = pyarrow.dataset.dataset(path, filesystem=store, format="parquet").to_table()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from ovi import OviPipeline
 from ovi.config import SamplingParams, SolverName
 from ovi.types import PromptEmbeds
-from tests.support.cli import ROOT, WITHOUT_POSIX, ovi_ray
+from tests.support.cli import ROOT, WITHOUT_POSIX, ovi_ray, ovi_ray_here
 from tests.support.jobs import probe_clip, result_rows, write_prompts
 from tests.support.report_pages import clips_of
 from tests.support.worker_hooks import hooked_environment
@@ -121,16 +121,16 @@ def test_the_report_shows_every_clip(finished_job):
 
 def test_its_decisions_are_explained_and_come_out_the_same_when_replayed(finished_job):
     out, _ = finished_job
-    replayed = json.loads(ovi_ray("explain", out, "--verify", "--json").stdout)
+    replayed = json.loads(ovi_ray_here("explain", out, "--verify", "--json").stdout)
     assert replayed["divergence"] is None
     assert replayed["actions"] > 9
     events = (out / "events.jsonl").read_text(encoding="utf-8")
     assert events.count('"DeviceFree"') == 10  # each video is written while its device may go on
-    glance = json.loads(ovi_ray("explain", out, "--json").stdout)
+    glance = json.loads(ovi_ray_here("explain", out, "--json").stdout)
     assert (glance["done"], glance["failed"], glance["was_killed"]) == (10, 0, False)
     assert {worker["slot"] for worker in glance["workers"]} <= {"w0", "w1"}
     clip_id = result_rows(out)[0]["clip_id"]
-    life = json.loads(ovi_ray("explain", out, "--clip", clip_id[:10], "--json").stdout)
+    life = json.loads(ovi_ray_here("explain", out, "--clip", clip_id[:10], "--json").stdout)
     own = [task for task in life["tasks"] if not task["assists"]]
     assert [task["stage"] for task in own] == ["encode_text", "denoise", "decode"]
     assert {task["outcome"] for task in own} == {"done"}
@@ -149,7 +149,7 @@ def test_the_same_command_again_renders_only_what_is_missing(finished_job, tiny_
     )
     driver = json.loads(result.stdout)
     assert os.getsid(driver["pid"]) == driver["pid"] != os.getsid(0)  # no terminal can end it
-    ovi_ray("wait", out)
+    ovi_ray_here("wait", out)
     outcome = Path(driver["log"]).read_text(encoding="utf-8")
     assert re.search(r"\b1 rendered\b.*\b9 finished before\b", outcome), outcome
     after = {path.name: path.stat().st_mtime_ns for path in (out / "videos").iterdir()}
@@ -165,7 +165,7 @@ def test_a_manifest_and_a_job_file_render_the_same_clips(finished_job, tiny_dir,
         f"prompts: {out / 'manifest.parquet'}\nckpt_dir: {tiny_dir}\noutput_dir: {out}\ndtype: float32\n",
         encoding="utf-8",
     )
-    outcome = json.loads(ovi_ray("render", job, "--json").stdout)
+    outcome = json.loads(ovi_ray_here("render", job, "--json").stdout)
     assert (outcome["clips"], outcome["done"], outcome["finished_before"]) == (10, 0, 10)
 
 

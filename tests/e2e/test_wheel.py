@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import ovi_ray
+from tests.support.cli import ovi_ray_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -109,7 +110,7 @@ def test_the_package_runs_as_a_module(environment):
 
 def test_a_small_checkpoint_can_be_written(environment, tmp_path):
     run(environment / "ovi-ray", "weights", "tiny", tmp_path / "ckpts", cwd=tmp_path)
-    findings = json.loads(run(environment / "ovi-ray", "weights", "check", tmp_path / "ckpts", "--json", cwd=tmp_path))
+    findings = json.loads(ovi_ray_here("weights", "check", tmp_path / "ckpts", "--json").stdout)
     assert findings["models"] == ["720x720_5s", "960x960_5s", "960x960_10s"]
 
 

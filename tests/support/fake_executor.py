@@ -56,12 +56,14 @@ HANGS = "hangs"
 """A task that does not end before it is stopped."""
 
 
+GOES_ON = "goes on"
+"""A task that succeeds, but not before the driver has looked once."""
 WRITES = "writes"
 """A task that succeeds, but whose file is durable only when nothing else happens any more."""
 
 
 class FakeExecutor:
-    """Ends every task at once. `script(worker, task, tries)` may return Fails, DIES, HANGS or WRITES; None is success."""
+    """Ends every task at once, as `script(worker, task, tries)` says: Fails, DIES, HANGS, GOES_ON or WRITES; None succeeds."""
 
     def __init__(self, workers=("w0",), script=None, *, replaces=False, clock=None, max_failures=None):
         self.clock = clock or FakeClock()
@@ -71,6 +73,7 @@ class FakeExecutor:
         self.submissions = []
         self.stops = []
         self.needed = None
+        self.progress = None  # an Activity that every busy worker reports
         self.data = set()
         self.last_death = ""
         self.slots = {}
@@ -78,6 +81,7 @@ class FakeExecutor:
         self.histories = {}
         self.running = {}
         self.writing = []
+        self.going_on = []
         self.tries = {}
         self.events = []
         for worker in workers:
@@ -101,6 +105,8 @@ class FakeExecutor:
                 self._fail(submission, failure)
             case "dies":
                 self.kill(worker)
+            case "goes on":
+                self.going_on.append(submission)
             case "writes":
                 self.writing.append(self.running.pop(worker))
                 self.events.append(DeviceFree(worker=worker, task=task, seconds=1.0, load_seconds=0.5))
@@ -143,10 +149,12 @@ class FakeExecutor:
         if not self.events:
             self.clock.sleep(timeout_s)
         events, self.events = self.events, []
+        while self.going_on:
+            self._succeed(self.going_on.pop())
         return events
 
     def activities(self):
-        return {}
+        return {worker: self.progress for worker in self.slots if self.progress is not None}
 
     def shutdown(self):
         self.slots.clear()

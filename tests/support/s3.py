@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -99,6 +101,50 @@ def running_s3(folder: Path) -> Iterator[S3Server]:
     finally:
         process.terminate()
         process.wait(PATIENCE_S)
+
+
+class Front(ThreadingHTTPServer):
+    """A server in front of another one. It answers requests for parts of an object when so many of them wait, not before."""
+
+    def __init__(self, endpoint: str, together: int) -> None:
+        super().__init__(("127.0.0.1", 0), _FrontHandler)
+        self.endpoint = endpoint
+        self.together = threading.Barrier(together, timeout=PATIENCE_S)
+        self.parts: list[str] = []
+        """The ranges that were asked for."""
+
+
+class _FrontHandler(BaseHTTPRequestHandler):
+    server: Front
+
+    def do_GET(self) -> None:
+        if part := self.headers.get("Range"):
+            self.server.parts.append(part)
+            self.server.together.wait()
+        request = Request(f"{self.server.endpoint}{self.path}", headers=dict(self.headers))
+        with _ask(request, timeout=PATIENCE_S) as answer:
+            self.send_response_only(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer.read())
+
+    def log_request(self, *_: object) -> None:
+        """Nothing: the server behind has a log."""
+
+
+@contextmanager
+def running_front(server: S3Server, *, together: int) -> Iterator[Front]:
+    """A server in front of another one for the time of the block."""
+    with Front(server.endpoint, together) as front:
+        thread = threading.Thread(target=front.serve_forever)
+        thread.start()
+        try:
+            yield front
+        finally:
+            front.together.abort()
+            front.shutdown()
+            thread.join()
 
 
 def free_port() -> int:

@@ -179,6 +179,10 @@ class CheckedCluster:
         """The tasks that a device runs and whose files may be written while it runs others: decodes."""
         return [r for r in self.given() if r not in self.writing and r.task.items and r.task.stage is Stage.DECODE]
 
+    def denoising(self) -> list[RunTask]:
+        """The denoises that devices run."""
+        return [run for run in self.given() if run.task.items and run.task.stage is Stage.DENOISE]
+
     def droppable(self) -> list[DataKey]:
         """Data in the object store that no running task needs."""
         return sorted((key for key in self.held if not self._in_use(key)), key=lambda key: (key.kind, key.number))

@@ -10,13 +10,17 @@ from ovi.stages import Stage
 from ovi_ray.errors import InputError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
+from ovi_ray.inputs.shard import Shard
 from ovi_ray.output.event_log import EVENTS_FILE, recorded_runs
-from ovi_ray.preparation import PreparedJob, prepare, shard_of
+from ovi_ray.output.results import Results
+from ovi_ray.preparation import PreparedJob, prepare
 from ovi_ray.protocol.messages import Denoise
 from ovi_ray.rendering import RenderOptions, render
 from ovi_ray.scheduling.config import Pairing
 from ovi_ray.scheduling.task import FailureKind
+from ovi_ray.storage.paths import to_location
 from tests.support.fake_executor import Fails, FakeExecutor
+from tests.support.rendered_jobs import render_job, write_rows
 
 
 @pytest.fixture
@@ -102,17 +106,33 @@ def test_the_environment_of_a_job_is_that_of_its_driver(tiny_dir, tmp_path, monk
 
 def test_the_parts_of_a_job_hold_every_clip_once(prepared):
     whole = prepared()
-    parts = [shard_of(whole, f"{part}/3").manifest.table.column("clip_id").to_pylist() for part in range(3)]
+    parts = [Shard.parse(f"{part}/3").of(whole.manifest).table.column("clip_id").to_pylist() for part in range(3)]
     assert [len(part) for part in parts] == [2, 1, 1]
     assert sorted(clip for part in parts for clip in part) == sorted(whole.manifest.table.column("clip_id").to_pylist())
 
 
 def test_a_part_may_be_empty(prepared):
-    assert len(shard_of(prepared(), "9/10").manifest) == 0
+    assert len(Shard.parse("9/10").of(prepared().manifest)) == 0
 
 
 @pytest.mark.parametrize("shard", ["3/3", "1", "-1/3", "a/b", "0/0", "1/2/3"])
-def test_what_is_no_part_is_refused(prepared, shard):
+def test_what_is_no_part_is_refused(shard):
     with pytest.raises(InputError) as caught:
-        shard_of(prepared(), shard)
+        Shard.parse(shard)
     assert caught.value.problems[0].field == "--shard"
+
+
+def test_latents_that_a_run_kept_stay_until_a_run_is_told_to_remove_them(tmp_path):
+    out, prompts = to_location(tmp_path / "out"), write_rows(tmp_path, ["a fox"])
+    render_job(out, prompts, keep_latents=True)
+    (clip_id,) = Results(out).read().column("clip_id").to_pylist()
+    latents = out / "latents" / f"{clip_id}.safetensors"
+    latents.write_bytes(b"kept")
+    render_job(out, prompts)
+    render_job(out, write_rows(tmp_path, ["a fox", "a dog"]))
+    assert latents.exists()
+    render_job(out, prompts, keep_latents=False)
+    assert not latents.exists()
+    latents.write_bytes(b"left behind by a driver that was killed")
+    render_job(out, prompts)
+    assert not latents.exists()

@@ -3,11 +3,13 @@
 import io
 import os
 import shlex
+import subprocess
+from datetime import date, datetime, time
 
 import pytest
 from rich.table import Table
 
-from ovi_ray.errors import show_path
+from ovi_ray.errors import show, show_path
 from ovi_ray.printing import Console, counted, is_utf8, printable, shell_command
 
 
@@ -61,6 +63,18 @@ def test_a_path_that_is_not_utf8_is_shown_by_its_bytes():
 @pytest.mark.parametrize("path", ["out", "my out [v2]", "it's", "$HOME/`x`", "a\nb", "-x", ""])
 def test_a_command_is_read_by_a_shell_as_the_words_that_it_was_made_of(path):
     assert shlex.split(shell_command("ovi-ray", "retry", path, ">", path)) == ["ovi-ray", "retry", path, ">", path]
+
+
+@pytest.mark.parametrize("path", ["a\tb", "it's \\ \x1b[1m", os.fsdecode(b"caf\xe9\n")])
+def test_a_command_with_characters_that_no_terminal_prints_is_read_by_bash_as_it_was_made(path):
+    command = shell_command("printf", "%s", path)
+    assert command == printable(command)
+    assert subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout == os.fsencode(path)
+
+
+def test_a_value_is_shown_as_its_file_would_have_it():
+    values = (True, date(2024, 1, 2), datetime(2024, 1, 2, 3, 4), time(3, 4), 5, "x")
+    assert [show(value) for value in values] == ["true", "2024-01-02", "2024-01-02T03:04:00", "03:04:00", "5", "'x'"]
 
 
 @pytest.mark.parametrize(

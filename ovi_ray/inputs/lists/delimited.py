@@ -30,10 +30,8 @@ def read_delimited(path: Location, usual: str, delimiter: str | None = None) -> 
     before, first = _first_line(lines)
     notes = []
     if hint := _EXCEL_HINT.fullmatch(first):
-        told = hint[1].replace(r"\t", "\t")
-        notes.append(
-            f"line {before + 1}, {show(first.strip())}, tells Excel the separator of the columns; it is no row"
-        )
+        told, line = hint[1].replace(r"\t", "\t"), first.strip(" \r\n")
+        notes.append(f"line {before + 1}, {show(line)}, tells Excel the separator of the columns; it is no row")
         more, first = _first_line(lines)
         before += 1 + more
         delimiter = delimiter or told

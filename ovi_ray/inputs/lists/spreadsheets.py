@@ -45,8 +45,8 @@ def read_spreadsheet(path: Location, sheet: str | None = None) -> PromptList:
     numbered = ((line, list(map(_cell, cells))) for line, cells in enumerate(content, start=1))
     header = next(((line, cells) for line, cells in numbered if not are_blank(cells)), None)
     if header is None:
-        expected = f"a header row with a column {PROMPT_COLUMN}{''.join(f'; {note}' for note in notes)}"
-        raise InputError([file_problem(path, f"the empty sheet {show(name)}", expected)])
+        expected = f"a header row with a column {PROMPT_COLUMN}"
+        raise InputError([file_problem(path, f"the empty sheet {show(name)}", "; ".join([expected, *notes]))])
     prompts = grid_list(path, (header[0], ["" if cell is None else str(cell) for cell in header[1]]), numbered)
     prompts.notes[:0] = notes
     prompts.notes += _hidden_note(prompts, findings.hidden)

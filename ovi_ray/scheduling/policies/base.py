@@ -41,6 +41,10 @@ class Candidate(NamedTuple):
     """Share of the items of an input stage that are encoded or being encoded."""
     doubt: float = 1.0
     """The factor by which the work may take longer, as far as is known."""
+    hope: float = 1.0
+    """The factor by which it may be faster; it can be stopped when it is not."""
+    measured_doubt: float = 1.0
+    """Above 1, it is the first measurement of a device that was declared wrongly: the factor by which it may take longer."""
 
 
 class IdleWorker(NamedTuple):

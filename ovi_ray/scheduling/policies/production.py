@@ -36,6 +36,8 @@ class Production:
     rules: Rules = field(default_factory=Rules)
     slack: float = 0.003
     """Share of the target by which a task may end late before it is left to a faster device."""
+    measurement_share: float = 0.1
+    """Share of the time left that the first decode on a doubtful device may take."""
     groups_per_doubling: int = 4
     """Groups of interchangeable workers for each factor of two in speed."""
     projected_tasks: int = 400
@@ -89,6 +91,10 @@ class Production:
         ranked = sorted(snapshot.candidates, key=lambda c: self._rank(c, snapshot, allocation))
         reason = Reason.NOTHING_READY
         for c in ranked:
+            if self._is_measurement(c, snapshot, allocation):
+                return Decision(candidate=c, reason=Reason.MEASUREMENT)
+            if self._is_worth_a_try(c, snapshot, allocation):
+                return Decision(candidate=c, reason=Reason.TRIED)
             if self._is_poor(c, allocation):
                 reason = Reason.BETTER_WORK_SOON
             elif self._is_for_others(c, snapshot, allocation):
@@ -102,6 +108,20 @@ class Production:
             return False
         advantage = allocation.advantage.get((c.device_class, c.stage, c.kind), NO_ADVANTAGE_KNOWN)
         return self.rules.is_poor(advantage, c.work_s, allocation.preferences, allocation.wait_s)
+
+    def _is_measurement(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
+        """Whether a task tells what a doubtful device is worth, for a small part of its time."""
+        if c.measured_doubt == 1.0:
+            return False
+        left_s = allocation.preferences.target_s - snapshot.since_plan_s
+        return c.swap_s + c.work_s <= self.measurement_share * left_s and c.work_s * c.measured_doubt <= left_s
+
+    def _is_worth_a_try(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
+        """Whether a task would be in time if the device were as fast as it may be."""
+        if c.hope == 1.0:
+            return False
+        after_s = allocation.fastest_s.get((Stage.DECODE, c.kind), 0.0)
+        return snapshot.since_plan_s + c.swap_s + c.work_s / c.hope + after_s <= allocation.preferences.target_s
 
     def _is_for_others(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
         """Whether a task ends too late here, and other devices would end all such tasks earlier.
@@ -117,7 +137,7 @@ class Production:
 
     def _rank(
         self, c: Candidate, snapshot: Snapshot, allocation: Allocation
-    ) -> tuple[bool, float, float, float, float, int, int, int]:
+    ) -> tuple[bool, bool, float, float, float, float, int, int, int]:
         use = self.rules.use(
             allocation.advantage.get((c.device_class, c.stage, c.kind), NO_ADVANTAGE_KNOWN),
             c.stage,
@@ -130,7 +150,7 @@ class Production:
         length_s = allocation.fastest_s.get((c.stage, c.kind), 0.0)
         by_use = order(allocation.preferences, use, length_s, c.swap_s + c.work_s)
         scarce = c.begun if c.urgent else 0.0  # a clip needs all of its inputs
-        return not c.urgent, scarce, *by_use, STAGES[c.stage].order, c.kind, c.worker
+        return not c.urgent, c.measured_doubt == 1.0, scarce, *by_use, STAGES[c.stage].order, c.kind, c.worker
 
 
 def _reason(best: Candidate, snapshot: Snapshot, *, only: bool) -> Reason:

@@ -96,8 +96,12 @@ def test_superseded_clips_are_removed_by_prune_after_asking(ovi):
     assert (outcome["done"], outcome["superseded"]) == (1, 2)
     assert "1 finished clip has a prompt of this list with another seed; keep it with --keep-seeds" in told
     before = ovi.videos()
+    superseded = next(row["clip_id"] for row in ovi.rows() if not row["current"])
+    (ovi.out / "picks.csv").write_text(f"clip_id\n{superseded}\n")
     for answer in ("n\n", "\n"):
-        assert "nothing was removed" in ovi("prune", ovi.out, answer=answer).stderr
+        told = ovi("prune", ovi.out, answer=answer).stderr
+        assert "nothing was removed" in told
+        assert "1 of them starred" in told
     ovi("prune", ovi.out, answer="", code=2)  # nobody is there to answer
     assert ovi.videos() == before
     assert len(ovi.rows()) == 3
@@ -105,7 +109,7 @@ def test_superseded_clips_are_removed_by_prune_after_asking(ovi):
     (kept,) = ovi.rows()
     assert [path.stem for path in (ovi.out / "videos").iterdir()] == [kept["clip_id"]]
     outcome = json.loads(ovi("prune", ovi.out, "--yes", "--json").stdout)
-    assert outcome == {"superseded": 0, "bytes": 0, "removed": 0}
+    assert outcome == {"superseded": 0, "bytes": 0, "starred": 0, "removed": 0}
 
 
 def test_prune_of_what_is_no_output_folder_is_refused_and_writes_nothing(ovi):
@@ -170,6 +174,9 @@ def test_bad_rows_are_skipped_on_request_and_listed_with_their_reasons_until_the
     with_bad_rows(ovi.folder)
     assert "text_prompt is empty" in ovi.render(code=2)[1]
     assert not ovi.out.exists()
+    assert "--rows is 2-3; expected rows of clips, which are 1, 4-5" in ovi.render(
+        "--skip-bad-rows", "--rows", "2-3", code=2
+    )[1].replace("\n", " ")
     outcome, _ = ovi.render("--skip-bad-rows", "--rows", "1,5-6")
     assert (outcome["done"], outcome["left"], outcome["bad_rows"]) == (2, 1, 3)
     with (ovi.out / "rejected.csv").open(newline="") as file:

@@ -129,3 +129,25 @@ def test_the_help_lists_every_code():
     assert [int(number) for number in numbers] == list(ExitCode)
     for command in ([], ["render"], ["retry"], ["plan"], ["doctor"], ["weights"]):
         assert EXIT_CODE_HELP in " ".join(invoke(*command, "--help").stdout.split())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("stop",),
+        ("logs",),
+        ("wait",),
+        ("explain",),
+        ("prune",),
+        ("retry",),
+        ("init",),
+        ("weights", "tiny"),
+    ],
+    ids=" ".join,
+)
+def test_a_file_in_place_of_a_folder_is_refused_by_every_command(tmp_path, command):
+    (tmp_path / "p.csv").touch()
+    result = invoke(*command, tmp_path / "p.csv")
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert "p.csv" in result.stderr

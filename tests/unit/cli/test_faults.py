@@ -20,6 +20,7 @@ PROFILE = (
     "name: x\ndevices:\n  gpu:\n    count: 1\n    vendor: nvidia\n    memory_gb: 80\n    load_gb_per_s: 2\n"
     "    tflops: {encode_text: 1, encode_first_frame: 1, denoise: 1, decode: 1}\n"
 )
+KEYS = {"COLUMNS": "200", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.fixture
@@ -51,6 +52,25 @@ def failing_plan(monkeypatch, state, planned_job):
         return CliRunner().invoke(app, ["plan", "p.csv", "--cluster", "c.yaml", *options], env={"COLUMNS": "200"})
 
     return run
+
+
+@pytest.mark.parametrize("command", ["status", "stop", "logs", "wait", "retry", "prune", "explain", "export", "serve"])
+def test_a_folder_that_the_system_refuses_is_no_fault(tmp_path, state, command):
+    (tmp_path / "file").write_text("x")
+    below = str(tmp_path / "file" / "out")
+    folders = [below, str(tmp_path / "exported")] if command == "export" else [below]
+    result = CliRunner().invoke(app, [command, *folders], env={"COLUMNS": "200"})
+    assert (result.exit_code, result.stdout) == (ExitCode.BAD_INPUT, "")
+    assert below in result.stderr
+    assert not (state / faults.FAULT_LOG).exists()
+
+
+@pytest.mark.parametrize("command", ["status", "prune"])
+def test_a_store_that_does_not_answer_is_told_in_plain_words(state, command):
+    result = CliRunner().invoke(app, [command, "s3://b/out?endpoint_override=http://127.0.0.1:1"], env=KEYS)
+    assert result.exit_code == ExitCode.UNAVAILABLE
+    assert "the store does not answer" in result.stderr
+    assert "Generic S3 error" not in result.stderr
 
 
 @pytest.mark.parametrize(

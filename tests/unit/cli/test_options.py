@@ -1,5 +1,6 @@
 """Options that are generated from the fields of a job, and those that every command has."""
 
+import json
 import logging
 import re
 from importlib import import_module
@@ -29,7 +30,7 @@ def rendered(monkeypatch):
     """The jobs that `ovi-ray render` would have started, with what it passed on."""
     calls = []
 
-    def run_job(prepared, console, *, explain, quiet, options, metrics, notify):
+    def run_job(prepared, console, *, explain, quiet, options, metrics, notify, part):
         watched = {"metrics": metrics, "notify": notify}
         calls.append({"job": prepared.job, "quiet": quiet, "explain": explain, "options": options, "watched": watched})
         return RESULT
@@ -51,9 +52,9 @@ def as_text(value):
 
 
 @pytest.mark.parametrize("command", ["render", "retry", "plan"])
-@pytest.mark.parametrize("name", [*PARAM_FIELDS, "model_name"])
-def test_every_sampling_parameter_is_an_option_of_every_command_that_takes_a_job(command, name):
-    assert f"{option_name(name)} " in invoke(command, "--help").stdout
+def test_every_sampling_parameter_is_an_option_of_every_command_that_takes_a_job(command):
+    text = invoke(command, "--help").stdout
+    assert [name for name in (*PARAM_FIELDS, "model_name") if f"{option_name(name)} " not in text] == []
 
 
 def commands(command, *path):
@@ -158,6 +159,13 @@ def test_those_who_watch_are_named_by_options(rendered, tiny_dir, tmp_path):
     watch = ("--metrics", "9400", "--notify", "https://chat.example/hook")
     assert invoke("render", "a red fox", "--ckpt-dir", tiny_dir, "--out", tmp_path / "out", *watch).exit_code == 0
     assert rendered[0]["watched"] == {"metrics": "9400", "notify": "https://chat.example/hook"}
+
+
+@pytest.mark.parametrize("command", [("render", "a red fox"), ("retry", "nowhere")])
+def test_addresses_for_those_who_watch_are_checked_before_anything_else(command):
+    result = invoke(*command, "--metrics", "web", "--notify", "chat", "--json")
+    fields = [problem["field"] for problem in json.loads(result.stdout)["error"]["problems"]]
+    assert (result.exit_code, fields) == (2, ["--metrics", "--notify"])
 
 
 def test_a_text_with_spaces_that_is_not_a_file_is_a_prompt(rendered, tiny_dir, tmp_path):

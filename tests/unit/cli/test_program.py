@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -67,6 +68,37 @@ def test_a_package_that_is_missing_when_the_program_starts_is_a_fault_with_its_o
     assert report_address() in result.stderr
 
 
+NOISY = """
+import atexit, os, runpy, subprocess, sys
+import ovi_ray.inputs.cluster_profile as profiles
+
+def read_noisily(path, read=profiles.read_profile):
+    print("noise from Python")
+    os.write(1, b"noise from C\\n")
+    subprocess.run(["echo", "noise from a child"])
+    return read(path)
+
+profiles.read_profile = read_noisily
+atexit.register(lambda: print("noise at the end"))
+sys.argv[0] = "ovi-ray"
+runpy.run_module("ovi_ray", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("cluster", "code", "key"), [("c.yaml", 0, "eta_s"), ("p.csv", ExitCode.BAD_INPUT, "error")])
+def test_nothing_but_the_answer_is_written_to_standard_output(folder, cluster, code, key):
+    command = [sys.executable, "-c", NOISY, "plan", "p.csv", "--cluster", cluster, "--json"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert key in json.loads(result.stdout)
+    assert all(f"noise {kind}" in result.stderr for kind in ("from Python", "from C", "from a child", "at the end"))
+
+
+def test_standard_streams_that_are_closed_change_no_exit_code(folder):
+    program = f"{shlex.quote(sys.executable)} -m ovi_ray plan p.csv --cluster c.yaml --json"
+    assert subprocess.run([f"{program} >&- 2>&-"], shell=True, cwd=folder, check=False).returncode == 0
+
+
 def test_the_version_and_the_help_load_neither_torch_nor_ray():
     for option in ("--version", "--help"):
         code = (
@@ -118,7 +150,7 @@ def test_ctrl_c_while_the_program_is_imported_ends_it_quietly(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == "importing\n"
+    assert process.stderr.readline() == "importing\n"  # standard output is for answers
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=PATIENCE_S) == ("", "")
     assert process.returncode == 130

@@ -2,10 +2,8 @@
 
 import contextlib
 import re
-import shlex
 
 import pytest
-import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -13,57 +11,18 @@ from ovi_ray.cli import app
 from ovi_ray.cli.init import copy_examples
 from ovi_ray.rendering import render
 from tests.support.cli import ROOT
+from tests.support.console import blocks, command_of, printed_lines, words_of
 from tests.support.rendered_jobs import RenderingExecutor
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROMPT = re.compile(r"(?:[a-z]+)?\$ +(.*)")
 OTHER_PROGRAMS = {"make", "pip", "uv", "ray", "python3.11", "."}
 ELSEWHERE = {"serve", "submit", "jobs", "logs", "stop", "wait", "doctor", "weights download", "weights check", "plan"}
 """Commands that go on until they are stopped, need a cluster, a GPU or the hub, or take seconds and have tests of their own."""
 NOT_RUN_WITH = ("--detach", "--metrics", "s3://")
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-
-
-def printed_lines():
-    """Each command line of the README, with what is printed below it."""
-    for block in blocks("console"):
-        lines = block.splitlines()
-        starts = [number for number, line in enumerate(lines) if PROMPT.match(line)]
-        for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-            yield PROMPT.match(lines[start])[1], lines[start + 1 : end]
-
-
-def words_of(line):
-    """The words of each command of a line, without its comment and what it redirects."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|>")
-    lexer.commenters, lexer.whitespace_split = "#", True
-    words = []
-    for word in [*lexer, ";"]:
-        if word.strip(";&|>") == "":
-            if words:
-                yield words
-            words = []
-        else:
-            words.append(word)
-
-
-LINES = [(words, shown) for line, shown in printed_lines() for words in words_of(line)]
+LINES = [(words, shown) for line, shown in printed_lines(README) for words in words_of(line)]
 COMMANDS = [words[1:] for words, _ in LINES if words[0] == "ovi-ray"]
-
-
-PROGRAM = typer.main.get_command(app)
-
-
-def command_of(words):
-    """The command of a line, its name, and its arguments."""
-    command, names = PROGRAM, []
-    while hasattr(command, "commands"):
-        names.append(words[len(names)])
-        command = command.commands[names[-1]]
-    return command, " ".join(names), words[len(names) :]
 
 
 def test_every_program_of_the_readme_is_known_and_its_make_targets_exist():
@@ -89,9 +48,9 @@ def films(tmp_path, monkeypatch, tiny_dir):
     """A folder with the files that the README shows or names, as a user has them."""
     copy_examples(tmp_path)
     (tmp_path / "ckpts").symlink_to(tiny_dir)
-    (prompts,) = blocks("csv")
+    (prompts,) = blocks(README, "csv")
     (tmp_path / "prompts.csv").write_text(prompts, encoding="utf-8")
-    job = yaml.safe_load(blocks("yaml")[0])
+    job = yaml.safe_load(blocks(README, "yaml")[0])
     (tmp_path / "job.yaml").write_text(yaml.safe_dump({**job, "ckpt_dir": "ckpts"}), encoding="utf-8")
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "boat.png").write_bytes((tiny_dir.parent / "first_frame.png").read_bytes())

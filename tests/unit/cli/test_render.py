@@ -276,6 +276,7 @@ def test_check_of_a_folder_without_a_usable_model_is_bad_input(tmp_path):
     code, _, table = call("weights", "check", tmp_path)
     assert code == 2
     assert "models that can run: none" in table
+    assert "which is not there" in refused("weights", "check", tmp_path / "nowhere")
 
 
 def test_check_of_one_model_tells_of_no_other(tiny_dir):

@@ -34,10 +34,10 @@ def test_a_port_that_is_taken_is_told(tmp_path):
         port = taken.getsockname()[1]
         code, message = call(tmp_path, "--port", port)
     assert code == 2
-    assert f"127.0.0.1:{port}" in message
+    assert f"127.0.0.1:{port} (Address already in use);" in message
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["127.0.0.2", "0.0.0.0"])
 def test_the_address_that_is_printed_opens_the_report_and_other_hosts_need_the_token(tmp_path, host):
     (tmp_path / "report.html").write_text("the report")
     command = [*OVI_RAY, "serve", str(tmp_path), "--host", host, "--port", "0"]

@@ -1,5 +1,6 @@
 """Every file under `cluster` that is not run by another test: schemas, linters, links."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -15,12 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ovi_ray.inputs.cluster_profile import read_profile
 from tests.support.cli import ROOT
+from tests.support.console import command_of, printed_lines, words_of
 from tests.support.s3 import free_port
 
 CLUSTER = ROOT / "cluster"
 PROGRAMS = Path(sys.executable).parent
 READMES = ("README.md", "*/README.md")
 CHECKED_HERE = ("profiles/*.yaml", "containers/Dockerfile.*", "cloud/ray-*.yaml", "cloud/skypilot.yaml", *READMES)
+ASSIGNMENT, FILE = re.compile(r"\w+="), re.compile(r"(\./)?\w[\w./-]*(\.yaml|\.txt|\.cuda|\.rocm|\.cpu)$|\./\w+$")
+OF_THE_USER = {"job.yaml"}
 CHECKED_ELSEWHERE = {
     "bare/*": "tests/unit/cluster/test_rack.py",
     "kubernetes/*.yaml": "tests/unit/submission/test_kubernetes.py",
@@ -51,6 +55,24 @@ def test_every_profile_can_be_read(path):
 def test_every_link_leads_to_a_file(path):
     targets = re.findall(r"\]\(([^)#:]+)\)", path.read_text())
     assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+COMMANDS = [
+    pytest.param(path, words, id=f"{names(path)} {' '.join(words)}")
+    for path in found(*READMES)
+    for line, _ in printed_lines(path.read_text())
+    for words in words_of(line)
+]
+
+
+@pytest.mark.parametrize(("path", "words"), COMMANDS)
+def test_every_command_of_a_readme_can_be_read_and_names_files_that_are_there(path, words):
+    words = list(itertools.dropwhile(ASSIGNMENT.match, words))
+    if "ovi-ray" in words[:1]:
+        command, name, arguments = command_of(words[1:])
+        command.make_context(name, arguments)
+    named = [word for word in words if FILE.match(word) and word not in OF_THE_USER]
+    assert [name for name in named if not (path.parent / name).exists() and not (ROOT / name).exists()] == []
 
 
 # -- containers ------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ovi.kernels.trial import KernelTrial
 from ovi.stages import Stage
 from ovi_ray.cli import app
 from ovi_ray.devices.advice import DenoiseTime
-from ovi_ray.devices.doctor import Benchmarks, examine_node
+from ovi_ray.devices.doctor import Benchmarks, examine_node, weights_plans
 from ovi_ray.devices.measured_profile import profile_text
 from ovi_ray.devices.node_report import MeasuredDevice, kernel_summary
 from ovi_ray.devices.probe import probe
@@ -109,9 +109,32 @@ def test_a_fast_device_needs_about_the_published_time(examine):
     assert 30 < report.clip_s < 150
 
 
-def test_a_24_gb_card_is_advised_to_use_qint8(examine):
-    (report,) = examine("rtx4090").devices
-    assert any("--qint8" in line for line in report.advice)
+@pytest.mark.parametrize(("host_gb", "ways"), [(64.0, {"streamed", "qint8"}), (16.0, {"qint8"})])
+def test_a_24_gb_card_is_shown_the_forms_of_the_weights_with_which_it_denoises_and_advised_to_use_one(
+    examine, host_gb, ways
+):
+    found = examine("rtx4090", host_gb=host_gb)
+    (report,) = found.devices
+    assert {form for form, held in report.weights.items() if Stage.DENOISE in held.stages} == ways
+    (line,) = [line for line in report.advice if "denoise" in line]
+    assert {form for form in ("streamed", "qint8") if form in line} == ways
+    shown = found.as_json()["devices"][0]["weights"]
+    whole, streamed = shown["dtype"], shown["streamed"]
+    assert streamed["components_gb"]["transformer"] < 4 < 23 < whole["components_gb"]["transformer"]
+    assert {**streamed["components_gb"], "transformer": 0} == {**whole["components_gb"], "transformer": 0}
+    assert (whole["host_gb"], 23 < streamed["host_gb"] < 40) == (0, True)
+    assert whole["denoise_gb"] - streamed["denoise_gb"] > 19
+    if "streamed" in ways:
+        assert (streamed["memory_mode"], streamed["reason"]) == ("streamed resident", "")
+    else:
+        assert "of host memory for each device" in streamed["reason"]
+
+
+@pytest.mark.parametrize("node", ["cpu", "gfx1151"])
+def test_no_weights_are_streamed_from_the_memory_that_they_are_in(tmp_path, node):
+    device = probe(NODES[node]).devices[0]
+    shared = replace(device, shares_host_memory=True)
+    assert set(weights_plans(shared, tmp_path, "720x720_5s", 64.0)) == {"dtype", "qint8"}
 
 
 def test_a_gpu_on_which_torch_wants_a_variable_for_aotriton_is_advised_to_set_it(tmp_path):

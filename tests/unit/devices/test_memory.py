@@ -9,11 +9,18 @@ from ovi.config import MODEL_SPECS, Architecture
 from ovi.geometry import snap_size
 from ovi.memory.limit import free_bytes, limit_memory
 from ovi.memory.plan import MemoryMode, activations
+from ovi.quality import Quality
 from ovi.stages import Stage
 from ovi.weights.formats import WeightFormat
-from ovi_ray.devices.memory import component_sizes, plan_device
+from ovi_ray.devices.memory import component_sizes, memory_demand, plan_device
 from ovi_ray.devices.probe import GB, integrated_bytes
-from ovi_ray.scheduling.device_profile import BF16_SIZES, INT8_SIZES, ActivationSizes
+from ovi_ray.scheduling.device_profile import (
+    BF16_SIZES,
+    INT8_SIZES,
+    STREAMED_HOST_GB,
+    STREAMED_SIZES,
+    ActivationSizes,
+)
 from ovi_ray.scheduling.workload import ClipKind
 from tests.support.fake_devices import H100, STRIX_HALO, FakeEdge
 
@@ -35,6 +42,24 @@ def test_the_scheduler_assumes_the_memory_that_workers_plan_with(name, shape):
 def test_the_scheduler_assumes_the_weights_that_workers_load(tmp_path, sizes, weights):
     for component, size in component_sizes(tmp_path, torch.bfloat16, weights).items():
         assert sizes.of(component) == pytest.approx(size, abs=0.005)
+
+
+def test_the_scheduler_assumes_what_streamed_weights_take_of_the_device_and_of_its_host(tmp_path):
+    demand = memory_demand(tmp_path, "720x720_5s", torch.bfloat16, WeightFormat.DTYPE, streams=True)
+    for component, size in demand.components.items():
+        assert STREAMED_SIZES.of(component) == pytest.approx(size / GB, abs=0.005)
+    assert pytest.approx(demand.pinned / GB, abs=0.005) == STREAMED_HOST_GB
+
+
+@pytest.mark.parametrize(("quality", "in_fp8"), [("exact", False), ("high", False), ("fast", True)])
+def test_a_quality_with_8_bit_products_needs_room_for_their_factors(tmp_path, quality, in_fp8):
+    exact, lossy = (
+        memory_demand(tmp_path, "720x720_5s", torch.bfloat16, WeightFormat.DTYPE, (720, 720), quality=Quality(each))
+        for each in ("exact", quality)
+    )
+    hidden = 3 * 31 * 22 * 22 * Architecture().video.ffn_dim  # a byte each, and two before they are narrowed
+    assert lossy.of(Stage.DENOISE) - exact.of(Stage.DENOISE) == pytest.approx(1.1 * hidden * in_fp8, rel=0.01)
+    assert lossy.of(Stage.DECODE) == exact.of(Stage.DECODE)
 
 
 class FakeMemory:

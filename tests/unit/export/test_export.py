@@ -129,12 +129,31 @@ def test_picked_clips_alone_are_exported(job, tmp_path):
     assert names(tmp_path / "picked") == ["sh010_s0_g3.mp4", "sh010_s0_g5.mp4"]
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("seed;clip_id;text_prompt\r\n1;ID;erste; \r\n;;\r\n", "utf-8-sig"),
+        ('clip_id\ttext_prompt\r\nID\t"a\r\nb"\r\n', "utf-16"),
+        ("clip_id;text_prompt\r\nID;Füchse\r\n", "cp1252"),
+    ],
+)
+def test_picks_that_a_spreadsheet_program_saved_are_read(job, tmp_path, text, encoding):
+    picks = tmp_path / "picks.csv"
+    picks.write_bytes(text.replace("ID", clip_ids(job)[0]).encode(encoding))
+    export(job, tmp_path / "picked", "--pick", picks, "--name", NAME)
+    assert names(tmp_path / "picked") == ["sh010_s0_g3.mp4"]
+
+
 def test_picks_that_are_no_clips_of_the_job_are_told_with_their_lines_and_nothing_is_written(job, tmp_path):
     picks = write_picks(tmp_path / "picks.csv", "nobody", clip_ids(job)[0], "none")
     message = export(job, tmp_path / "picked", "--pick", picks, code=2).stderr
     assert "line 2: clip_id is 'nobody'" in message
     assert "line 4: clip_id is 'none'" in message
     assert not (tmp_path / "picked").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(job):
+    assert "cannot be used: No such file or directory" in export(job, "/proc/shots", "--name", NAME, code=2).stderr
 
 
 def test_collisions_are_told_before_anything_is_written(job, tmp_path):

@@ -56,6 +56,11 @@ def refused(template, *rows):
         ("{meta_shot}", {"meta_shot": None}, "none"),
         ("{meta_shot}/{text_prompt}", {"meta_shot": "../../etc", "text_prompt": "a/b\\c"}, "_.._etc/a_b_c"),
         ("{meta_shot}", {"meta_shot": "n\u0303"}, "ñ"),
+        (
+            "{meta_shot}_{text_prompt}_{seed}",
+            {"meta_shot": "日" * 60, "text_prompt": "本" * 60},
+            f"{'日' * 29}_{'本' * 30}_3",
+        ),
         ("{meta_shot}", {"meta_shot": "..."}, "_"),
         ("{meta_shot}", {"meta_shot": "-rf .hidden"}, "rf .hidden"),
         ("{meta_shot}", {"meta_shot": 'say: "no"?\n<b>|*'}, "say_ _no____b___"),
@@ -66,6 +71,12 @@ def refused(template, *rows):
 )
 def test_a_name_is_made_of_columns_and_is_safe_everywhere(template, changes, name):
     assert name_of(template, **changes) == name
+
+
+@pytest.mark.parametrize("column", ["meta_a/b", "meta_a:b", "meta_{a}", 'meta_"a" (cm)', "meta_a!r", "meta_a.b[0]"])
+def test_a_column_of_the_list_may_have_any_name(column):
+    template = NameTemplate.parse(f"x/{{{column}:03}}_{{{column}}}_{{seed}}", (*COLUMNS, column))
+    assert template.name_of(make_row(**{column: "7"})) == "x/007_7_3"
 
 
 def test_a_long_value_leaves_room_for_the_rest_of_the_name():
@@ -90,7 +101,7 @@ def test_a_name_of_any_text_is_one_file_on_every_file_system(text):
         ("{meta_shot", "braces in pairs"),
         ("meta_shot}", "braces in pairs"),
         ("{}", "a column between them"),
-        ("{seed!r}", "such as {seed:06}"),
+        ("{seed!r}", "did you mean 'seed'?"),
         ("{seed.real}", "columns of this job"),
         ("{meta_shot[0]}", "columns of this job"),
         ("{seed:{row}}", "such as {seed:06}"),

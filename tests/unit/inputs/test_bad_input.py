@@ -201,7 +201,7 @@ def test_every_bad_line_of_json_lines_is_reported(problems_of):
     assert broken.value.startswith("not JSON (column")
     assert array.value == "a JSON list"
     assert twice.value == "the key 'seed' twice"
-    assert cell.value == "True"
+    assert cell.value == "true"
 
 
 # -- cells with types ----------------------------------------------------------------------------------------------

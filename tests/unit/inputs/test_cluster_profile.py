@@ -139,6 +139,12 @@ def test_a_file_that_is_missing_or_not_yaml_is_named(tmp_path, content):
     assert problem.file == str(path)
 
 
+def test_a_24_gb_card_denoises_with_weights_that_are_streamed():
+    whole, streamed = (parse_profile(make_profile(memory_gb=24, weights=form)) for form in ("bf16", "streamed"))
+    assert any(field.startswith("denoise") for field in problems_of(lambda: whole.check([KIND_5S])))
+    streamed.check([KIND_5S])
+
+
 def test_a_model_that_fits_nowhere_is_reported_with_the_stage_and_the_reason_of_each_class():
     profile = parse_profile(make_profile(memory_gb=12, weights="int8"))
     found = problems_of(lambda: profile.check([KIND_5S]))

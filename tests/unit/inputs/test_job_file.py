@@ -10,7 +10,7 @@ import yaml
 
 from ovi_ray.errors import InputError
 from ovi_ray.inputs.job_schema import job_keys, job_schema
-from ovi_ray.inputs.job_spec import BatchSpec, PortableJob
+from ovi_ray.inputs.job_spec import BatchSpec, PortableJob, Weights
 from ovi_ray.inputs.job_summary import manifest_of, summarise
 from ovi_ray.inputs.params import PARAM_FIELDS
 
@@ -142,3 +142,9 @@ def test_a_summary_counts_clips_and_what_they_need(tmp_path):
     assert 0 < needs.staged_gb < needs.resident_gb
     full = summarise(job.model_copy(update={"qint8": False}), manifest_of(job)).models[0]
     assert full.resident_gb > needs.resident_gb
+    assert (full.pinned_gb, needs.pinned_gb) == (0, 0)
+    streamed = summarise(job.model_copy(update={"qint8": False, "weights": Weights.STREAMED}), manifest_of(job)).models[
+        0
+    ]
+    assert full.resident_gb - streamed.resident_gb == pytest.approx(23.32 - 2.88)
+    assert streamed.pinned_gb > 23

@@ -102,7 +102,7 @@ def test_every_problem_is_reported_with_line_value_and_what_is_accepted(write_jo
         (7, "solver_name", "'unipcc'"): "one of unipc, dpm++, euler; did you mean 'unipc'?",
         (8, "model_name", "'720x720'"): "one of 720x720_5s, 960x960_5s, 960x960_10s; did you mean '720x720_5s'?",
         (9, "mode", "'t2i2v'"): "one of auto, t2v, i2v: first frames drawn",
-        (10, "fp8", "True"): "false: only model 720x720_5s is published in fp8",
+        (10, "fp8", "true"): "false: only model 720x720_5s is published in fp8",
         (11, "qint8", "'maybe'"): "true or false: 8-bit integer weights",
         (12, "cpu_offload", "'yes please'"): "true or false: components",
         (13, "video_frame_height_width", "[0, 5]"): "two positive integers",

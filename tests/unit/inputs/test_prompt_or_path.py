@@ -18,7 +18,7 @@ PATHS = [
     *(r"C:\x\y", "c:/my lists/x", r"\\host\share\my list", r"lists\a", r"my lists\day one", "my lists\\"),
     *("s3://bucket/list", "s3://bucket/my list", "gs://b/p.csv", "file:///tmp/my list", "https://host/list of mine"),
     *('"prompts.csv"', " prompts.csv ", "prompts.csv\n", "'my prompts.xlsx',", "list.v2", "some.thing", "提示词.csv"),
-    *("prompts.csv\u200b", "\ufeff./lists"),
+    *("prompts.csv\u200b", "\ufeff./lists", "my\nprompts.csv"),
 ]
 PROMPTS = [
     *("a red fox", "A cat / dog runs.", "a cat/dog runs", "He/she walks", "24/7 radio plays", "AC/DC on a poster"),
@@ -49,7 +49,7 @@ def test_every_kind_of_list_is_known_by_its_suffix(tmp_path, suffix):
     assert meaning_of(f"a list of mine{suffix.upper()}", to_location(tmp_path)) is Meaning.PATH
 
 
-@pytest.mark.parametrize("text", ["a red fox", "fox"])
+@pytest.mark.parametrize("text", ["a red fox", "fox", "a fox\nruns"])
 def test_a_file_or_folder_that_exists_is_a_path(tmp_path, text):
     (tmp_path / text).write_text("")
     assert meaning_of(text, to_location(tmp_path)) is Meaning.PATH

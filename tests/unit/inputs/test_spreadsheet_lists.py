@@ -127,3 +127,9 @@ def test_what_is_no_spreadsheet_is_named(tmp_path, name, content):
 def test_an_empty_sheet_is_named(xlsx):
     (problem,) = problems_of(xlsx(Empty=[]))
     assert "'Empty'" in problem.value
+
+
+@pytest.mark.parametrize("first", [[], [["shot"]], [["shot"], ["a fox"]]])
+def test_a_first_sheet_that_is_no_list_is_refused_with_the_names_of_the_others(xlsx, first):
+    problems = problems_of(xlsx(Notes=first, Shots=[["text_prompt"], ["a fox"]]))
+    assert any("'Shots'" in problem.expected for problem in problems)

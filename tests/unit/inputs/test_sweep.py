@@ -102,6 +102,15 @@ def test_an_option_that_names_no_parameter_is_refused(text):
     assert problem.field.startswith("--sweep")
 
 
+def test_each_problem_of_the_options_names_its_own_parameter():
+    problems = problems_of(text_prompt="A fox", sweep=["sede=1", "sample-steps=x,2", "shift=3", "seed=1", "seed=1"])
+    assert sorted((problem.field, problem.value) for problem in problems) == [
+        ("--sweep sample_steps", "'x,2'"),
+        ("--sweep sede", "an unknown key"),
+        ("--sweep seed", "['1', '1']"),
+    ]
+
+
 def test_every_row_is_rendered_with_every_combination_and_numbered_through(tmp_path):
     prompts = write_prompts(tmp_path / "p.csv", {"text_prompt": "A fox"}, {"text_prompt": "A dog"})
     found = clips(BatchSpec.from_options(prompts=prompts, sweep={"shift": [3, 5], "sample_steps": [10, 20]}))
@@ -149,3 +158,11 @@ def test_a_swept_model_has_its_own_size_and_markup():
     small, large = clips(job)
     assert (small["height"] * small["width"]) < (large["height"] * large["width"])
     assert ("<AUDCAP>" in small["prompt"], "<AUDCAP>" in large["prompt"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "options", [{"each_example_n_times": 10**11}, {"each_example_n_times": 400_000, "sweep": {"seed": "0-2"}}]
+)
+def test_repeats_of_more_clips_than_a_job_may_have_are_refused_before_they_are_made(options):
+    (problem,) = problems_of(text_prompt="A fox", **options)
+    assert "1,000,000" in problem.expected

@@ -299,6 +299,28 @@ def test_many_failures_are_cut_and_counted_by_reason(report):
     assert page.texts("li") == ["82 ×out of memory", "41 ×no reason was given"]
 
 
+@pytest.mark.parametrize(
+    ("errors", "shown"),
+    [
+        (
+            [
+                f"poison: 2 workers died; the log of the last one: /tmp/ray/logs/worker-{n}.err on node-{n}"
+                for n in "abc"
+            ],
+            "poison: 2 workers died; the log of the last one: …",
+        ),
+        ([f"tried to allocate 1.{n} GiB of 79.1 GiB" for n in "123"], "tried to allocate … of …"),
+        ([f"s3://bucket/frames/{n}.png is gone (404)" for n in "abc"], "… is gone (404)"),
+        ([f"frames/{n}.png cannot be read" for n in "abc"], "… cannot be read"),
+        (["I/O error in /data/one.mp4"] * 3, "I/O error in /data/one.mp4"),
+    ],
+)
+def test_failures_that_differ_only_by_a_file_or_an_amount_count_as_one_reason(report, errors, shown):
+    page = report(*(failed(number, error=error) for number, error in enumerate(errors * 3)))()
+    assert page.texts("li") == [f"9 ×{shown}"]
+    assert page.texts("td", **{"data-label": "Reason"})[0] == errors[0]
+
+
 def test_reasons_that_all_differ_are_not_summarised(report):
     assert not report(*(failed(number, error=f"reason {number}") for number in range(20)))().all("li")
 

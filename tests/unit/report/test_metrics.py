@@ -9,9 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ovi.stages import Stage
 from ovi_ray.errors import InputError
-from ovi_ray.protocol.observer import Observers
-from ovi_ray.report.metrics import MetricsObserver, metrics_server
-from ovi_ray.scheduling.task import FailureKind
+from ovi_ray.protocol.observer import Cycle, Observers
+from ovi_ray.report.metrics import MetricsObserver, address_of_part, metrics_server
+from ovi_ray.scheduling.actions import Finish
+from ovi_ray.scheduling.task import ClipStatus, FailureKind
 from ovi_ray.storage.paths import to_location
 from tests.support.fake_executor import Fails
 from tests.support.recording_observer import RecordingObserver
@@ -58,6 +59,12 @@ def test_a_run_is_scraped_with_its_clips_stages_queues_and_retries(tmp_path):
         requests.get(f"http://{address}/metrics", timeout=30)
 
 
+def test_clips_that_end_while_a_run_stops_are_counted():
+    observer = MetricsObserver()
+    observer.cycle(Cycle(now=1.0, events=(), actions=(Finish(clip=0, status=ClipStatus.DONE),), stopping=True))
+    assert observer.registry.get_sample_value("ovi_ray_clips_ended_total", {"status": "done"}) == 1
+
+
 def test_a_pause_is_a_metric():
     observer = MetricsObserver()
     both = Observers([RecordingObserver(), observer])
@@ -84,6 +91,19 @@ def test_an_address_that_cannot_be_used_is_told(address):
         pass
     (problem,) = caught.value.problems
     assert problem.field == "--metrics"
+
+
+@pytest.mark.parametrize(
+    ("address", "part", "moved"),
+    [("9400", 0, "127.0.0.1:9400"), ("9400", 3, "127.0.0.1:9403"), ("[::]:9400", 1, "[::]:9401")],
+)
+def test_parts_of_a_job_do_not_meet_at_one_port(address, part, moved):
+    assert address_of_part(address, part) == moved
+
+
+def test_a_part_beyond_the_last_port_is_refused():
+    with pytest.raises(InputError, match="shard 9"):
+        address_of_part("65530", 9)
 
 
 def test_a_port_that_is_taken_is_told():

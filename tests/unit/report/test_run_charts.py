@@ -74,6 +74,16 @@ def test_finished_clips_are_counted_over_time_and_failed_ones_are_not():
     assert charts.clips == 3
 
 
+def test_while_a_run_stops_clips_finish_and_no_task_begins():
+    recorder = recorded((10.0, [], [run()]))
+    actions = (Finish(clip=0, status=ClipStatus.DONE), run(replace(DENOISE, items=(1,))))
+    recorder.cycle(Cycle(now=60.0, events=(done(),), actions=actions, stopping=True))
+    recorder.cycle(Cycle(now=70.0, events=(WorkerLost(worker="w0", crashed=False),), actions=(), stopping=True))
+    charts = recorder.charts()
+    assert charts.finished == ((0.0, 0), (60.0, 1))
+    assert [bar[0] for bar in charts.lanes[0].bars] == [LOAD, "denoise"]
+
+
 def test_the_plan_of_a_stage_stands_beside_its_measured_time():
     (line,) = recorded((0.0, [], [run()]), (50.0, [done()], [])).charts().stages
     assert (line.device_class, line.stage, line.tasks, line.actual_s) == ("h200", "denoise", 1, 48.0)

@@ -17,7 +17,7 @@ from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.results import Results
-from ovi_ray.protocol.messages import Assist, Decode, Denoise, EncodeFirstFrame, EncodeTexts, FailureCause
+from ovi_ray.protocol.messages import Activity, Assist, Decode, Denoise, EncodeFirstFrame, EncodeTexts, FailureCause
 from ovi_ray.protocol.observer import Observers
 from ovi_ray.runtime.clip_records import TRACEBACK_CHARS
 from ovi_ray.runtime.device_profiles import device_profile
@@ -28,12 +28,12 @@ from ovi_ray.runtime.storage_pause import StoragePauseConfig
 from ovi_ray.scheduling.actions import RunTask
 from ovi_ray.scheduling.config import CircuitBreakerConfig, SchedulerConfig
 from ovi_ray.scheduling.device_profile import BF16_SIZES, ComponentSizes, DeviceProfile, StageRates
-from ovi_ray.scheduling.events import WorkerJoined
+from ovi_ray.scheduling.events import StepsTimed, WorkerJoined
 from ovi_ray.scheduling.task import BreakerChange, BreakerState, FailureKind
 from ovi_ray.storage.paths import to_location
 from ovi_ray.workers.failures import failure_kind
 from ovi_ray.workers.first_frame import first_frame_file
-from tests.support.fake_executor import DIES, HANGS, WRITES, Fails, FakeExecutor, info
+from tests.support.fake_executor import DIES, GOES_ON, HANGS, WRITES, Fails, FakeExecutor, info
 from tests.support.recording_observer import RecordingObserver
 from tests.support.tables import make_tasks
 
@@ -141,6 +141,26 @@ def test_a_worker_takes_the_next_clip_while_it_writes_and_each_clip_ends_once(tm
     assert kinds == ["DeviceFree", "DeviceFree", "TaskDone", "TaskDone"]
     (time,) = driver.worker_times()
     assert time.decode_s == 2.0
+
+
+def going_on(worker, task, tries):
+    return GOES_ON if task.items and task.stage is Stage.DENOISE else None
+
+
+def test_the_scheduler_is_told_once_what_the_first_denoise_of_a_worker_will_take(tmp_path):
+    executor, observer = FakeExecutor(workers=("w0", "w1"), script=going_on), RecordingObserver()
+    executor.progress = Activity(done=3, total=50, step_s=2.0)
+    run(tmp_path, executor, observer=observer, each_example_n_times=3)
+    timed = [event for cycle in observer.cycles for event in cycle.events if isinstance(event, StepsTimed)]
+    assert sorted((event.worker, event.seconds) for event in timed) == [("w0", 100.0), ("w1", 100.0)]
+    assert {event.task.stage for event in timed} == {Stage.DENOISE}
+
+
+def test_a_step_that_has_not_been_timed_tells_nothing(tmp_path):
+    executor, observer = FakeExecutor(script=going_on), RecordingObserver()
+    executor.progress = Activity(done=1, total=50)
+    run(tmp_path, executor, observer=observer)
+    assert not [event for cycle in observer.cycles for event in cycle.events if isinstance(event, StepsTimed)]
 
 
 def test_a_clip_whose_worker_dies_while_it_writes_is_decoded_by_another(tmp_path):

@@ -9,7 +9,7 @@ import ray
 
 from ovi.config import Component, SamplingParams
 from ovi.stages import DataKind, Stage
-from ovi_ray.protocol.messages import Denoise, EncodeFirstFrame, EncodeTexts
+from ovi_ray.protocol.messages import Denoise, EncodeFirstFrame, EncodeTexts, Preload
 from ovi_ray.runtime.executor import Submission, TaskEnded, WorkerReplaced, WorkerStarted
 from ovi_ray.runtime.placement import Placement
 from ovi_ray.runtime.ray_executor import ExecutorConfig, RayExecutor
@@ -24,15 +24,28 @@ FRAME_KEY = DataKey(kind=DataKind.FIRST_FRAME, number=0)
 LATENTS_KEY = DataKey(kind=DataKind.LATENTS, number=0)
 
 
-class FakeCluster:
+class Cluster:
+    """An executor with one worker."""
+
+    def __init__(self, executor):
+        self.executor = executor
+        self.alive = None
+
+    def started(self):
+        """The start of the worker that is alive; an executor tells of it once."""
+        self.alive = self.alive or wait_for(self, WorkerStarted)
+        return self.alive
+
+
+class FakeCluster(Cluster):
     """The fake executor, whose denoises hang and whose first-frame encodes fail, like the requests below do on Ray."""
 
     def __init__(self):
-        self.executor = FakeExecutor(script=self._end, replaces=True)
+        super().__init__(FakeExecutor(script=self._end, replaces=True))
 
     def _end(self, worker, task, tries):
         match task.stage:
-            case Stage.DENOISE:
+            case Stage.DENOISE if task.items:
                 return HANGS
             case Stage.ENCODE_FIRST_FRAME:
                 return Fails(kind=FailureKind.BAD_INPUT, message="not.png is no image")
@@ -46,15 +59,15 @@ class FakeCluster:
         pass
 
 
-class RayCluster:
-    """The executor on a local Ray, with one worker."""
+class RayCluster(Cluster):
+    """The executor on a local Ray."""
 
     def __init__(self, ckpt_dir):
         config = WorkerConfig(
             ckpt_dir=str(ckpt_dir), model_name="720x720_5s", dtype="float32", device="cpu", num_threads=1
         )
         placement = Placement(config=config, num_cpus=1, num_gpus=0)
-        self.executor = RayExecutor([placement], config=ExecutorConfig(unresponsive_after_s=PATIENCE_S))
+        super().__init__(RayExecutor([placement], config=ExecutorConfig(unresponsive_after_s=PATIENCE_S)))
 
     def kill(self, started):
         os.kill(started.info.pid, signal.SIGKILL)
@@ -67,21 +80,19 @@ class RayCluster:
 
 
 @pytest.fixture(scope="module")
-def local_ray():
+def ray_cluster(tiny_dir):
+    """One for all tests of this file, because its worker takes seconds to start."""
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
+    cluster = RayCluster(tiny_dir)
+    yield cluster
+    cluster.executor.shutdown()
     ray.shutdown()
 
 
 @pytest.fixture(params=["fake", pytest.param("ray", marks=pytest.mark.ray)])
-def cluster(request, tiny_dir):
-    if request.param == "ray":
-        request.getfixturevalue("local_ray")
-        cluster = RayCluster(tiny_dir)
-    else:
-        cluster = FakeCluster()
-    yield cluster
-    cluster.executor.shutdown()
+def cluster(request):
+    """Each test leaves an idle worker, and the last one of this file none."""
+    return request.getfixturevalue("ray_cluster") if request.param == "ray" else FakeCluster()
 
 
 def events_until(cluster, kind):
@@ -129,13 +140,14 @@ def start_endless_denoise(cluster, worker):
 
 
 def test_each_worker_starts_once_in_a_slot(cluster):
-    started = wait_for(cluster, WorkerStarted)
+    started = cluster.started()
     assert (started.worker, started.slot, started.info.device) == ("w0", "w0", "cpu")
     assert not cluster.executor.is_empty
+    assert cluster.executor.poll(0.0) == []
 
 
 def test_the_output_of_a_task_is_held_until_it_is_dropped(cluster):
-    worker = wait_for(cluster, WorkerStarted).worker
+    worker = cluster.started().worker
     ended = encode_texts(cluster, worker)
     assert isinstance(ended.event, TaskDone)
     assert (ended.event.worker, ended.event.task.items) == (worker, (0, 1, 2))
@@ -147,7 +159,7 @@ def test_the_output_of_a_task_is_held_until_it_is_dropped(cluster):
 
 
 def test_a_failure_is_data_and_the_worker_goes_on(cluster, tmp_path):
-    worker = wait_for(cluster, WorkerStarted).worker
+    worker = cluster.started().worker
     (tmp_path / "not.png").write_bytes(b"no image")
     work = EncodeFirstFrame(image_path=str(tmp_path / "not.png"), height=64, width=64)
     task = Task(stage=Stage.ENCODE_FIRST_FRAME, items=(0,))
@@ -159,8 +171,16 @@ def test_a_failure_is_data_and_the_worker_goes_on(cluster, tmp_path):
     assert isinstance(encode_texts(cluster, worker).event, TaskDone)
 
 
+def test_a_preload_only_loads(cluster):
+    task = Task(stage=Stage.DENOISE, items=())
+    cluster.executor.submit(submission(cluster.started().worker, task, Preload(), Component.TRANSFORMER))
+    ended = wait_for(cluster, TaskEnded)
+    assert isinstance(ended.event, TaskDone)
+    assert ended.event.load_seconds > 0
+
+
 def test_a_stop_ends_the_task_that_it_names_and_no_other(cluster):
-    worker = wait_for(cluster, WorkerStarted).worker
+    worker = cluster.started().worker
     encode_texts(cluster, worker)
     task = start_endless_denoise(cluster, worker)
     cluster.executor.stop(worker, Task(stage=Stage.DENOISE, items=(7,)))
@@ -173,28 +193,29 @@ def test_a_stop_ends_the_task_that_it_names_and_no_other(cluster):
 
 
 def test_a_worker_that_dies_is_lost_once_and_replaced_in_its_slot_and_its_outputs_stay(cluster):
-    started = wait_for(cluster, WorkerStarted)
+    started = cluster.started()
     encode_texts(cluster, started.worker)
     start_endless_denoise(cluster, started.worker)
     cluster.kill(started)
     events = events_until(cluster, WorkerLost)
-    assert [event for event in events if isinstance(event, WorkerLost)] == [WorkerLost(worker="w0", crashed=True)]
+    (lost,) = [event for event in events if isinstance(event, WorkerLost)]
+    assert (lost.worker, lost.crashed) == (started.worker, True)
     if not any(isinstance(event, WorkerReplaced) for event in events):
         events += events_until(cluster, WorkerReplaced)
     replaced = next(event for event in events if isinstance(event, WorkerReplaced))
-    assert (replaced.worker, replaced.slot, replaced.successor != replaced.worker) == ("w0", "w0", True)
-    lost = next(event for event in events if isinstance(event, WorkerLost))
+    assert (replaced.worker, replaced.slot) == (started.worker, started.slot)
+    assert replaced.successor != replaced.worker
     assert lost.log == replaced.log == started.info.log_place != ""
     assert started.info.log in str(replaced)
     assert cluster.executor.last_death
     after = [event for event in events if isinstance(event, WorkerStarted)]
-    successor = after[0] if after else wait_for(cluster, WorkerStarted)
-    assert (successor.worker, successor.slot) == (replaced.successor, "w0")
+    cluster.alive = after[0] if after else wait_for(cluster, WorkerStarted)
+    assert (cluster.alive.worker, cluster.alive.slot) == (replaced.successor, started.slot)
     assert all(cluster.executor.holds(key) for key in TEXT_KEYS)
 
 
 def test_after_a_shutdown_nothing_is_left(cluster):
-    worker = wait_for(cluster, WorkerStarted).worker
+    worker = cluster.started().worker
     encode_texts(cluster, worker)
     cluster.executor.shutdown()
     assert cluster.executor.is_empty

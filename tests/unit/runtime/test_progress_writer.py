@@ -134,10 +134,12 @@ def test_a_driver_in_another_process_is_watched_and_its_death_is_told(tmp_path):
     found = status_json(folder)
     assert found["state"] == "failed"
     assert "killed" in found["message"]
-    assert found["progress"]["done"] == 1
+    progress = found["progress"]
+    assert (progress["done"], progress["running"], progress["remaining"], progress["devices"]) == (1, 0, None, [])
     text = status(folder, "--watch")  # a job that is over is shown once
     assert "died" in status(folder)
     assert "1 of 2 done" in text
+    assert "left" not in text
 
 
 def test_a_progress_that_is_late_is_written_with_the_end(tmp_path):
@@ -164,11 +166,21 @@ def test_progress_of_another_version_counts_as_none(tmp_path):
     assert read_progress(folder) is None
 
 
+def test_the_state_of_a_job_is_told_though_its_progress_is_of_another_version(tmp_path):
+    out = to_location(tmp_path / "out")
+    render_job(out, write_rows(tmp_path, ["a fox"]))
+    (out / "progress.json").write_bytes(b'{"state": "dancing"}')
+    result = CliRunner().invoke(app, ["status", str(out), "--json"])
+    assert json.loads(result.stdout)["state"] == "succeeded"
+    assert "not of this version" in result.stderr
+
+
 def test_a_progress_that_is_read_is_the_one_that_was_written(tmp_path):
     render_job(to_location(tmp_path / "out"), write_rows(tmp_path, ["a fox"]), options=RenderOptions(progress=ALWAYS))
     progress = read_progress(to_location(tmp_path / "out"))
     write_progress(to_location(tmp_path), progress)
-    assert read_progress(to_location(tmp_path)) == progress
+    assert read_progress(to_location(tmp_path), since=progress.updated_at) == progress
+    assert read_progress(to_location(tmp_path), since=progress.updated_at + "~") is None
 
 
 @pytest.mark.parametrize(("seconds", "share"), [(-1.0, 0.1), (1.0, 0.0), (1.0, 1.5), (float("nan"), 0.1)])

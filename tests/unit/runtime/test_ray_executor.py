@@ -10,7 +10,7 @@ import pytest
 import ray
 import torch
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
-from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, ObjectLostError, OutOfMemoryError
 
 from ovi.config import Component, SamplingParams
 from ovi.stages import DataKind, Stage
@@ -30,7 +30,7 @@ from ovi_ray.runtime.executor import (
 )
 from ovi_ray.runtime.fair_share import FairShare
 from ovi_ray.runtime.placement import Placement
-from ovi_ray.runtime.ray_errors import is_crash
+from ovi_ray.runtime.ray_errors import is_crash, is_worker_loss
 from ovi_ray.runtime.ray_executor import ExecutorConfig, RayExecutor
 from ovi_ray.runtime.slot_history import SlotHistory
 from ovi_ray.runtime.unplaceable import PlaceFinder, alive_nodes
@@ -136,20 +136,32 @@ def test_an_input_that_went_down_with_its_node_is_reported_lost_and_no_clip_is_c
     assert executor.holds(TEXT_KEYS[0])
 
 
+@ray.remote(num_cpus=0)
+def ended_for_memory():
+    """Raised by `ray.get` for all that a worker was given which Ray has ended."""
+    raise OutOfMemoryError("1 worker(s) were killed due to the node running low on memory")
+
+
+@pytest.mark.ray
+def test_a_worker_that_ray_ends_for_memory_is_replaced_and_is_given_no_further_clip_to_fail(start_executor, tiny_dir):
+    executor = start_executor(tiny_dir)
+    wait_for(executor, WorkerStarted)
+    submit(executor, Task(stage=Stage.DENOISE, items=()), Preload(), TRANSFORMER)
+    (running,) = executor._running.values()
+    executor._running = {ended_for_memory.remote(): running}
+    lost_worker, replaced = wait_for(executor, WorkerLost, WorkerReplaced)
+    assert lost_worker == WorkerLost(worker="w0", crashed=True)
+    assert (replaced.slot, replaced.successor) == ("w0", "w0.1")
+    assert "low on memory" in replaced.reason
+    assert "low on memory" in executor.last_death
+
+
 @pytest.mark.ray
 def test_a_frozen_worker_is_killed_and_replaced(start_executor, tiny_dir):
-    executor = start_executor(tiny_dir, unresponsive_after_s=5.0)
+    executor = start_executor(tiny_dir, unresponsive_after_s=1.0)
     (started,) = wait_for(executor, WorkerStarted)
-    encode_texts(executor)
-    submit(
-        executor,
-        Task(stage=Stage.DENOISE, items=(0,)),
-        Denoise(params=SLOW),
-        TRANSFORMER,
-        inputs=TEXT_KEYS,
-        outputs=(LATENTS,),
-    )
     os.kill(started.info.pid, signal.SIGSTOP)
+    submit(executor, Task(stage=Stage.DENOISE, items=()), Preload(), TRANSFORMER)
     lost_worker, replaced = wait_for(executor, WorkerLost, WorkerReplaced)
     assert lost_worker == WorkerLost(worker="w0", crashed=True)
     assert (replaced.slot, replaced.successor) == ("w0", "w0.1")
@@ -165,15 +177,6 @@ def test_a_worker_that_freezes_while_it_starts_is_killed_and_replaced(start_exec
     (replaced,) = wait_for(executor, WorkerReplaced)
     assert (replaced.worker, replaced.slot, replaced.successor) == ("w0", "w0", "w0.1")
     wait_until(lambda: not Path(f"/proc/{frozen}").exists())
-
-
-@pytest.mark.ray
-def test_a_preload_only_loads(start_executor, tiny_dir):
-    executor = start_executor(tiny_dir)
-    wait_for(executor, WorkerStarted)
-    submit(executor, Task(stage=Stage.DENOISE, items=()), Preload(), TRANSFORMER)
-    (ended,) = wait_for(executor, TaskDone)
-    assert ended.event.load_seconds > 0
 
 
 @pytest.mark.ray
@@ -317,15 +320,20 @@ def died(message):
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
+    ("error", "is_lost", "has_crashed"),
     [
-        (died("The actor is dead because its worker process has died: connection error code 2"), True),
-        (died("The actor died because its node has died. Node Id: 8d7b"), False),
-        (ActorUnavailableError("RpcError: Connection reset by peer", None), False),
+        (died("The actor is dead because its worker process has died: connection error code 2"), True, True),
+        (OutOfMemoryError("1 worker(s) were killed due to the node running low on memory"), True, True),
+        (died("The actor died because its node has died. Node Id: 8d7b"), True, False),
+        (NodeDiedError("The node 8d7b has died"), True, False),
+        (ActorUnavailableError("RpcError: Connection reset by peer", None), True, False),
+        (ObjectLostError("00", "", ""), False, False),
     ],
 )
-def test_only_a_process_that_died_by_itself_has_crashed(error, expected):
-    assert is_crash(error) is expected
+def test_a_worker_is_lost_with_its_process_or_node_and_only_a_process_that_died_at_its_task_has_crashed(
+    error, is_lost, has_crashed
+):
+    assert (is_worker_loss(error), is_crash(error)) == (is_lost, has_crashed)
 
 
 def test_a_slot_is_broken_after_different_tasks_and_not_after_one_clip_that_kills():

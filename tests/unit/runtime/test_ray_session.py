@@ -1,7 +1,9 @@
 """Connecting to Ray: which cluster, what is told of it, and the environment of its workers."""
 
 import os
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from ovi_ray.inputs.job_spec import JobSpec
@@ -10,14 +12,35 @@ from tests.support.fake_devices import NODES
 
 
 @pytest.mark.ray
-def test_the_environment_of_a_job_is_that_of_its_workers(tiny_dir, tmp_path):
+def test_a_worker_has_the_environment_of_its_job_and_no_other_is_started(tiny_dir, tmp_path, monkeypatch):
     import ray
+
+    monkeypatch.delenv("RAY_prestart_worker_first_driver")  # as a user starts it
 
     job = JobSpec.from_options(
         text_prompt="A fox", ckpt_dir=tiny_dir, output_dir=tmp_path / "out", environment={"OVI_RAY_TEST": "a b"}
     )
     with ray_session(job):
-        assert ray.get(ray.remote(num_cpus=0)(os.getenv).remote("OVI_RAY_TEST")) == "a b"
+        assert ray.get(ray.remote(num_cpus=0)(Here).remote().variable.remote("OVI_RAY_TEST")) == "a b"
+        assert len(list(worker_processes())) == 1
+
+
+class Here:
+    """An actor, as workers are."""
+
+    def variable(self, name):
+        return os.environ.get(name)
+
+
+def worker_processes():
+    """The workers of the Ray that this process has started."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            command = process.cmdline()
+            is_new = any(part.endswith("default_worker.py") for part in command)
+            named = "".join(command).strip()
+            if is_new or (named.startswith("ray::") and not named.endswith("Agent")):
+                yield process
 
 
 @pytest.mark.parametrize(

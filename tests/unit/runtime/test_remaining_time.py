@@ -18,7 +18,11 @@ def test_nothing_is_known_without_a_plan_and_without_ended_clips():
 
 def test_until_clips_have_ended_the_plan_counts_with_a_wide_range():
     left = estimator_after(60.0).remaining(9, 61.0, 540.0)
-    assert (left.low_s, left.expected_s, left.high_s) == (270.0, 540.0, 1080.0)
+    assert (left.low_s, left.expected_s, left.high_s) == (270.0, 540.0, 1141.0)
+
+
+def test_a_plan_that_is_nearly_over_leaves_open_that_the_run_takes_twice_as_long():
+    assert estimator_after().remaining(1, 180.0, 1.0).high_s == 182.0
 
 
 def test_a_steady_rate_needs_no_plan_and_has_no_spread():

@@ -263,3 +263,39 @@ def test_a_lone_worker_does_everything_in_mean_speed():
     policy = MeanSpeed()
     policy.assign(make_cluster([[80.0, 20.0]], [0]))
     assert policy.roles == {0: frozenset(Stage)}
+
+
+# --- devices whose declared speeds are in doubt
+
+
+def choose_with_target(target_s, *candidates, others=0):
+    allocation = Allocation(
+        makespan_s=target_s,
+        advantage={(0, Stage.DENOISE, 0): 1.0, (0, Stage.DECODE, 0): 0.2},
+        preferences=Preferences(target_s=target_s),
+    )
+    return Production().choose(make_snapshot(*candidates, others=others), allocation)
+
+
+@pytest.mark.parametrize(
+    ("target_s", "work_s", "doubt", "reason"),
+    [
+        (400.0, 28.0, 9.0, Reason.MEASUREMENT),
+        (400.0, 28.0, 15.0, Reason.BEST_USE),  # it may take longer than the job
+        (400.0, 60.0, 3.0, Reason.BEST_USE),  # it takes too large a part of the time left
+        (400.0, 28.0, 1.0, Reason.BEST_USE),  # nothing is in doubt
+    ],
+)
+def test_the_first_decode_on_a_doubtful_device_comes_before_what_it_is_better_at(target_s, work_s, doubt, reason):
+    decode = make_candidate(stage=Stage.DECODE, work_s=work_s, measured_doubt=doubt)
+    decision = choose_with_target(target_s, make_candidate(), decode)
+    assert (decision.reason, decision.candidate.stage) == (
+        reason,
+        Stage.DECODE if reason is Reason.MEASUREMENT else Stage.DENOISE,
+    )
+
+
+@pytest.mark.parametrize(("hope", "is_tried"), [(3.0, True), (1.5, False), (1.0, False)])
+def test_a_clip_that_is_too_late_for_a_device_is_tried_on_it_if_it_may_be_fast_enough(hope, is_tried):
+    decision = choose_with_target(400.0, make_candidate(work_s=900.0, hope=hope), others=99)
+    assert decision.reason is (Reason.TRIED if is_tried else Reason.FASTER_DEVICE_SOON)

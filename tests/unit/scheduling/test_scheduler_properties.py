@@ -13,7 +13,16 @@ from yardsticks.baseline_policies import SCHEDULERS, production
 from ovi.stages import Stage
 from ovi_ray.scheduling.config import CircuitBreakerConfig, Pairing, PairingConfig, SchedulerConfig, SpeculationConfig
 from ovi_ray.scheduling.device_profile import BF16_SIZES, INT8_SIZES, DeviceProfile, StageRates
-from ovi_ray.scheduling.events import DataLost, DeviceFree, TaskDone, TaskFailed, Tick, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import (
+    DataLost,
+    DeviceFree,
+    StepsTimed,
+    TaskDone,
+    TaskFailed,
+    Tick,
+    WorkerJoined,
+    WorkerLost,
+)
 from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.states import ClipState
 from ovi_ray.scheduling.task import FailureKind, Reason
@@ -134,6 +143,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     def free_device(self, pick, after):
         run = pick_from(self.cluster.writable(), pick)
         self.send(DeviceFree(worker=run.worker, task=run.task, seconds=1.0 + after), after=after)
+
+    @precondition(lambda self: self.cluster.denoising())
+    @rule(pick=PICK, seconds=st.sampled_from([0.5, 100.0, 20_000.0]), after=AFTER)
+    def time_steps(self, pick, seconds, after):
+        run = pick_from(self.cluster.denoising(), pick)
+        self.send(StepsTimed(worker=run.worker, task=run.task, seconds=seconds), after=after)
 
     @precondition(lambda self: self.cluster.given())
     @rule(picks=st.lists(PICK, min_size=1, max_size=3), load_seconds=AFTER, after=AFTER)

@@ -148,12 +148,31 @@ def test_stars_keep_the_other_columns_of_the_picks(site_of_disk, disk):
     ).json()
     assert post("z", True) == ["x", "y", "z"]
     assert post("y", False) == ["x", "z"]
-    rows = list(csv.DictReader((disk / "picks.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((disk / "picks.csv").read_text("utf-8-sig").splitlines()))
     assert rows == [{"clip_id": "x", "note": "first, best"}, {"clip_id": "z", "note": ""}]
 
 
+def test_stars_keep_the_form_that_a_spreadsheet_program_gave_the_picks(site_of_disk, disk):
+    (disk / "picks.csv").write_bytes("\ufeffclip_id;note\r\nx;erste, beste\r\n;\r\n".encode())
+    assert requests.get(f"{site_of_disk}/stars", timeout=30).json() == ["x"]
+    star = {"clip_id": "z", "starred": True}
+    assert requests.post(f"{site_of_disk}/stars", json=star, timeout=30).json() == ["x", "z"]
+    assert (disk / "picks.csv").read_bytes() == "\ufeffclip_id;note\r\nx;erste, beste\r\nz;\r\n".encode()
+
+
+@pytest.mark.parametrize("content", [b"shot,note\na,b\n", b"PK\x03\x04workbook", b'clip_id\n"x\0'])
+def test_a_file_that_has_no_picks_is_not_replaced_by_a_star(site_of_disk, disk, content):
+    (disk / "picks.csv").write_bytes(content)
+    answer = requests.post(f"{site_of_disk}/stars", json={"clip_id": "z", "starred": True}, timeout=30)
+    assert (answer.status_code, "picks.csv" in answer.text) == (409, True)
+    assert (disk / "picks.csv").read_bytes() == content
+
+
 def test_without_a_token_only_names_of_loopback_and_own_pages_are_answered(site_of_disk):
-    assert requests.get(site_of_disk, headers={"Host": "evil.example"}, timeout=30).status_code == 421
+    for name in ("evil.example", "127.0.0.1.evil.example", "[::1].evil.example", "0.0.0.0", "[", ""):
+        assert requests.get(site_of_disk, headers={"Host": name}, timeout=30).status_code in (400, 421)
+    for name in ("LOCALHOST:1", "127.0.0.9", "[::1]:1"):
+        assert requests.get(site_of_disk, headers={"Host": name}, timeout=30).status_code == 200
     star = {"clip_id": "abc", "starred": True}
     elsewhere = {"Origin": "https://evil.example"}
     assert requests.post(f"{site_of_disk}/stars", json=star, headers=elsewhere, timeout=30).status_code == 403

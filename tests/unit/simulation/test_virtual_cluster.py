@@ -109,8 +109,10 @@ def test_a_device_that_joins_late_or_leaves_early_counts_for_its_time():
     assert early == pytest.approx(1.5 * whole, rel=0.01)
 
 
-def test_whole_clips_take_whole_rounds():
-    job, here = make_workload(3), devices(BIG, BIG)
+@pytest.mark.parametrize("has_image", [False, True])
+def test_whole_clips_take_whole_rounds(has_image):
+    kind = dataclasses.replace(make_workload(1).kinds[0], has_image=has_image)
+    job, here = make_workload(3, kinds=[kind]), devices(BIG, BIG)
     assert integral_bound(job, here) > 2 * 73.2 > makespan_bound(job, here)
 
 

@@ -17,12 +17,12 @@ from ovi_ray.errors import StorageUnavailable
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.results import Results
 from ovi_ray.storage.diagnostics import is_unreachable, plain_reason, storage_error, write_problem
-from ovi_ray.storage.object_store import ObjectStore
+from ovi_ray.storage.object_store import CHUNK_BYTES, ObjectStore
 from ovi_ray.storage.paths import Location, remove_unfinished, resolve_path, to_location
 from ovi_ray.storage.scratch import remove_old_scratch
 from ovi_ray.storage.store import Timeouts
 from ovi_ray.storage.uris import connector, region_of
-from tests.support.s3 import free_port
+from tests.support.s3 import free_port, running_front
 from tests.support.stores import hdfs_folder, overridden
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -90,6 +90,14 @@ def test_a_path_that_leaves_its_bucket_is_refused():
         resolve_path("../../x.png", to_location("s3://b/lists"))
 
 
+def test_two_spellings_of_a_folder_are_one_unless_a_link_leads_elsewhere(tmp_path):
+    for name in ("jobs", "far/jobs"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "jobs")
+    spelled = {name: to_location(f"{tmp_path}/{name}/../out").absolute().local_path for name in ("jobs", "new", "link")}
+    assert spelled == dict.fromkeys(("jobs", "new"), tmp_path / "out") | {"link": tmp_path / "link" / ".." / "out"}
+
+
 # -- object stores -----------------------------------------------------------------------------------------------------
 
 
@@ -103,6 +111,16 @@ def test_a_small_file_takes_one_request_to_write_and_one_to_read(s3_bucket, s3_s
     path.download(tmp_path / "copy")
     assert len(s3_server.requests("GET")) == 1
     assert s3_server.requests("HEAD") == []
+
+
+def test_parts_of_a_large_file_are_asked_for_at_the_same_time(s3_bucket, s3_server, tmp_path):
+    content = os.urandom(2 * CHUNK_BYTES + 1)
+    to_location(f"{s3_bucket}/weights").write_bytes(content)
+    with running_front(s3_server, together=3) as front:
+        there = f"scheme=http&endpoint_override=127.0.0.1:{front.server_port}"
+        to_location(f"{s3_bucket}/weights?{there}").download(tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content
+    assert sorted(front.parts) == ["bytes=0-8388607", "bytes=16777216-16777216", "bytes=8388608-16777215"]
 
 
 def test_options_of_a_uri_name_the_server_and_the_region(s3_bucket, s3_server, monkeypatch):

@@ -13,6 +13,7 @@ from ovi_ray.submission.ray_client import RayClient
 from ovi_ray.submission.ray_jobs import STOP_WAIT_S, RayConfig, RayTarget
 from ovi_ray.submission.states import JobState
 from tests.support.fake_head import FakeHead, running_head
+from tests.support.listening import listening
 from tests.support.waiting import wait_until
 
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
@@ -243,3 +244,18 @@ def test_the_start_script_is_one_that_a_shell_reads(target, make_bundle, tmp_pat
     script.write_text(RayTarget("r", RayConfig(address="a:1", python=str(stub))).script(make_bundle()))
     told = subprocess.run(["sh", script], capture_output=True, text=True, check=False)
     assert (told.returncode, "ovi-ray 9.9.9" in told.stderr, "ovi-ray 1.2.3" in told.stderr) == (3, True, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"\0\0\x18\4\0\0\0\0\0", "what listens there does not speak HTTP"),  # Ray's own port, 6379
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "not as a Ray dashboard does"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nHello", "not as a Ray dashboard does"),
+    ],
+)
+def test_what_is_no_dashboard_is_told_with_the_address_that_is_meant(answer, words):
+    with listening(answer) as port, pytest.raises(ClusterError, match=words) as refused:
+        RayClient(f"127.0.0.1:{port}").version()
+    assert "such as http://head:8265" in str(refused.value)
+    assert "\\x" not in str(refused.value)

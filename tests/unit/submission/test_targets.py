@@ -12,7 +12,9 @@ import pytest
 import requests
 import urllib3
 import yaml
+from typer.testing import CliRunner
 
+from ovi_ray.cli import app
 from ovi_ray.errors import ClusterError, InputError
 from ovi_ray.output.lease import LOCK
 from ovi_ray.output.owner import Owner
@@ -117,7 +119,9 @@ def entry(job_id="night-1", **changes):
 def test_a_job_is_found_by_its_id_or_its_output_folder(journal, tmp_path):
     journal.add(entry())
     journal.add(entry("night-2", output_dir=str(tmp_path / "out"), submitted_at="2026-01-02T00:00:00+00:00"))
-    for name, job_id in (("night-1", "night-1"), (str(tmp_path / "out"), "night-2"), ("/shared/out", "night-1")):
+    (tmp_path / "jobs").mkdir()
+    spelled = [str(tmp_path / "out"), f"{tmp_path}/jobs/../out"]
+    for name, job_id in (("night-1", "night-1"), ("/shared/out", "night-1"), *((name, "night-2") for name in spelled)):
         found = find_job(name, to=None, journal=journal)
         assert isinstance(found, TargetJob)
         assert found.job_id == job_id
@@ -136,6 +140,27 @@ def test_a_folder_of_a_job_of_another_machine_is_found_with_its_target(journal, 
         assert (found.job_id, found.status().state) == ("night-1", JobState.RUNNING)
         (problem,) = problems_of(lambda: find_job("/shared/other", to=head.address, journal=journal))
         assert problem.value == "'/shared/other'"
+
+
+def test_jobs_are_listed_once_in_a_line_each_where_no_terminal_limits_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for name in ("CONFIG", "STATE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path))
+    entries = tmp_path / "ovi-ray" / "targets.yaml"
+    entries.parent.mkdir()
+    output = f"/shared/{'long/' * 30}out"
+    job = {
+        "submission_id": "night-1",
+        "status": "SUCCEEDED",
+        "metadata": {"ovi_ray_job": "night-1", "ovi_ray_output": output},
+    }
+    with running_head(FakeHead()) as head:
+        head.jobs["night-1"] = job
+        entries.write_text(
+            yaml.safe_dump({name: {"kind": "ray", "address": head.address} for name in ("rack", "same")})
+        )
+        _, line = CliRunner().invoke(app, ["jobs"]).stdout.splitlines()
+    assert line.split() == ["night-1", "succeeded", "rack", "0", output]
 
 
 def test_a_folder_of_a_job_that_was_not_submitted_is_looked_at_itself(journal, tmp_path):

@@ -18,6 +18,7 @@ from ovi.errors import DenoiseStopped, InvalidImage, NonFiniteError, PartnerUnav
 from ovi.media.probe import probe
 from ovi.pipeline import OviPipeline
 from ovi.quality import COMBINATIONS, Quality
+from ovi.weights.layout import TOKENIZER
 from ovi_ray.output.result_row import LOSS_FIELDS
 from ovi_ray.protocol.messages import (
     Assist,
@@ -98,6 +99,16 @@ def test_components_that_the_request_does_not_name_are_unloaded_first(worker):
     assert report.load_seconds > 0
 
 
+def test_the_tokenizer_is_read_once_whatever_is_encoded_and_loaded_between(tiny_dir, tmp_path):
+    ckpts = shutil.copytree(tiny_dir, tmp_path / "ckpts", copy_function=os.symlink)
+    worker = fresh_worker(ckpts)
+    before = embeddings(worker)
+    (ckpts / TOKENIZER).unlink()  # a second read would fail
+    worker.run(request(Preload(), DECODERS, model_name="960x960_5s"))  # unloads the text encoder
+    for encoded, again in zip(before, embeddings(worker), strict=True):
+        assert torch.equal(unpack(encoded)["rows"], unpack(again)["rows"])
+
+
 def test_a_bad_image_is_the_clips_fault(worker, tmp_path):
     (tmp_path / "not.png").write_bytes(b"no image")
     work = EncodeFirstFrame(image_path=str(tmp_path / "not.png"), height=64, width=64)
@@ -166,6 +177,16 @@ def stop_at(worker, step, number, *, save):
             worker.stop(number, save)
 
     worker._on_step = on_step
+
+
+@pytest.mark.parametrize(("quality", "is_timed"), [("exact", [False, False, True]), ("fast", [False] * 3)])
+def test_the_steps_of_an_exact_denoise_are_timed_after_the_first(worker, quality, is_timed):
+    seen = []
+    worker._on_step = lambda done, total: seen.append(worker.activity().step_s > 0)
+    params = replace(PARAMS, quality=Quality(quality))
+    worker.run(request(Denoise(params=params), TRANSFORMER), *embeddings(worker))
+    assert seen == is_timed
+    assert worker.activity().step_s == 0.0
 
 
 def unbroken(worker, texts, params=PARAMS):

@@ -19,6 +19,7 @@ from ovi.memory.plan import (
     encode_activations,
     plan_memory,
 )
+from ovi.models.feed_forward import Fp8Products
 from ovi.models.fusion import FusionTransformer
 from ovi.models.tiling import Tiling
 from ovi.models.video_vae import VideoVAE
@@ -36,6 +37,7 @@ PUBLISHED = {
     Component.AUDIO_VAE: 400_000_000,
     Component.VOCODER: 450_000_000,
 }
+IN_FP8 = Fp8Products(format=torch.float8_e4m3fn)
 DTYPE, QINT8 = WeightFormat.DTYPE, WeightFormat.QINT8
 
 
@@ -67,9 +69,17 @@ def test_streamed_blocks_let_a_24_gb_card_keep_everything_and_need_the_hosts_mem
 # -- the formulas against the code ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("latents", [(31, 44, 44, 157), (61, 60, 60, 314)])
-def test_a_denoise_needs_the_planned_memory(dtype, latents):
+@pytest.mark.parametrize(
+    ("dtype", "latents", "fp8"),
+    [
+        (torch.bfloat16, (31, 44, 44, 157), None),
+        (torch.bfloat16, (61, 60, 60, 314), None),
+        (torch.float32, (31, 44, 44, 157), None),
+        (torch.bfloat16, (31, 44, 44, 157), IN_FP8),
+        (torch.bfloat16, (61, 60, 60, 314), IN_FP8),
+    ],
+)
+def test_a_denoise_needs_the_planned_memory(dtype, latents, fp8):
     frames, height, width, audio = latents
     arch = shallow(Architecture())
     with torch.device("meta"):
@@ -80,8 +90,8 @@ def test_a_denoise_needs_the_planned_memory(dtype, latents):
         grid = model.embed_grid((48, frames, height, width), audio, torch.device("meta"))
         video = torch.empty(48, frames, height, width, dtype=dtype)
         time = model.embed_time(500.0, grid, False)
-        model(video=video, audio=torch.empty(audio, 20, dtype=dtype), text=text, grid=grid, time=time)
-    planned = denoise_activations(arch, frames * height * width // 4, dtype.itemsize)
+        model(video=video, audio=torch.empty(audio, 20, dtype=dtype), text=text, grid=grid, time=time, fp8=fp8)
+    planned = denoise_activations(arch, frames * height * width // 4, dtype.itemsize, fp8=fp8 is not None)
     assert live.peak == pytest.approx(planned, rel=0.05)
 
 
