@@ -97,9 +97,9 @@ class SpeculativeExecution:
         totals = self._job.totals
         if not self._config.enabled or not sum(totals[state] for state in _NOT_DENOISED):
             return []
-        found = [o.worker for o in self._originals(set(range(len(self._job.workload.kinds))), -math.inf, hedges=True)]
+        found = [o.worker for o in self._originals(set(range(len(self._job.workload.kinds))), -math.inf, hedges=False)]
         return [
-            w for w in found if w.device_class == device_class and len(self._runners_of(w)) == 1 and not w.is_assisted
+            w for w in found if w.device_class == device_class and not w.is_assisted and len(self._runners_of(w)) == 1
         ]
 
     def _originals(self, kinds: Set[int], now: float, *, hedges: bool) -> list[_Original]:

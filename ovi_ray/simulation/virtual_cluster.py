@@ -157,6 +157,8 @@ class _Device:
     running: RunTask | None = None
     token: int = 0
     """Number of the running task: the scheduled end of a cancelled one has an older number and is ignored."""
+    is_timed: bool = False
+    """The steps of one of its denoises were timed."""
     load_s: float = 0.0
     """Of the running task."""
     work_from_s: float = 0.0
@@ -166,8 +168,6 @@ class _Device:
     end_s: float = 0.0
     span: int = -1
     """Its place among the spans."""
-    is_timed: bool = False
-    """The steps of one of its denoises were timed."""
 
 
 @dataclass(slots=True)
@@ -284,6 +284,15 @@ class VirtualCluster:
         self._push(end, action.worker, device.token, event)
         self._count(device, action, now, load, end)
 
+    def _time_steps(self, device: _Device, action: RunTask, kind: int | None, begin: float, seconds: float) -> None:
+        """The first denoise of a device tells its pace after a few steps, as a worker's heartbeat does."""
+        if kind is None or not self.workload.kinds[kind].tells_its_pace:
+            return
+        share = _TIMED_STEPS / self.workload.kinds[kind].sample_steps
+        timed_at = device.spec.work_ends(begin, share * seconds)
+        pace = StepsTimed(worker=action.worker, task=action.task, seconds=(timed_at - begin) / share)
+        self._push(timed_at, action.worker, device.token, pace)
+
     def _assist(self, device: _Device, action: RunTask, now: float) -> None:
         """Half of what is left of the leader's denoise is done here, from the end of the load on."""
         leader = self._leader(action)
@@ -350,15 +359,6 @@ class VirtualCluster:
             device.token,
             TaskDone(worker=run.worker, task=run.task, seconds=seconds, load_seconds=device.load_s),
         )
-
-    def _time_steps(self, device: _Device, action: RunTask, kind: int | None, begin: float, seconds: float) -> None:
-        """The first denoise of a device tells its pace after a few steps, as a worker's heartbeat does."""
-        if kind is None or not self.workload.kinds[kind].tells_its_pace:
-            return
-        share = _TIMED_STEPS / self.workload.kinds[kind].sample_steps
-        timed_at = device.spec.work_ends(begin, share * seconds)
-        pace = StepsTimed(worker=action.worker, task=action.task, seconds=(timed_at - begin) / share)
-        self._push(timed_at, action.worker, device.token, pace)
 
     def _count(self, device: _Device, action: RunTask, now: float, load: float, end: float) -> None:
         tally, name = self.tally, device.spec.profile.name

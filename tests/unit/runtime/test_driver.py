@@ -17,7 +17,15 @@ from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.results import Results
-from ovi_ray.protocol.messages import Activity, Assist, Decode, Denoise, EncodeFirstFrame, EncodeTexts, FailureCause
+from ovi_ray.protocol.messages import (
+    Activity,
+    Assist,
+    Decode,
+    Denoise,
+    EncodeFirstFrame,
+    EncodeTexts,
+    FailureCause,
+)
 from ovi_ray.protocol.observer import Observers
 from ovi_ray.runtime.clip_records import TRACEBACK_CHARS
 from ovi_ray.runtime.device_profiles import device_profile
