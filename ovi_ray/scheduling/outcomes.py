@@ -63,7 +63,9 @@ class TaskOutcomes:
     def steps_timed(self, event: StepsTimed) -> None:
         """Learn the pace of a denoise, where it is a surprise or decides a trial; else the end of the task is soon enough."""
         worker, task = self._pool.find(event.worker), event.task
-        if worker is None or not _runs(worker, task) or task.assists or worker.is_assisted:
+        if worker is None or not _runs(worker, task):
+            return
+        if task.assists or worker.is_assisted or worker.saved_s > 0:  # what it takes alone is known at its end
             return
         if self._dispatcher.is_news(worker, event.seconds / worker.work_s):
             self._pool.learn(worker, task.stage, event.seconds)
