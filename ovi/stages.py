@@ -117,7 +117,7 @@ class Activations:
 
 TEXT_ACTIVATIONS = Activations(key="encode_text", units=constant, assumed_gb=1.606)  # a batch of trimmed texts
 FIRST_FRAME_ACTIVATIONS = Activations(
-    key="first_frame_per_thousand_tokens", units=thousand_frame_tokens, assumed_gb=1.709
+    key="first_frame_per_thousand_tokens", units=thousand_frame_tokens, assumed_gb=1.469
 )
 DENOISE_ACTIVATIONS = Activations(
     key="denoise_per_thousand_tokens",
@@ -125,7 +125,7 @@ DENOISE_ACTIVATIONS = Activations(
     assumed_gb=0.0787,
     base_gb=0.832,  # keys and values of the texts
 )
-VAE_ACTIVATIONS = Activations(key="vae_per_thousand_tokens", units=thousand_frame_tokens, assumed_gb=9.80)
+VAE_ACTIVATIONS = Activations(key="vae_per_thousand_tokens", units=thousand_frame_tokens, assumed_gb=8.42)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -16,8 +16,12 @@ from ovi.quality import COMBINATIONS, Quality, ShortcutName
 from ovi.stages import STAGES, Stage
 from ovi.weights.formats import WeightFormat
 
-KERNEL_MARGIN = 1.10  # for workspaces of matrix products, and the allocator's rounding
-CONVOLUTION_MARGIN = 1.28  # cuDNN's workspaces too, which hold copies in another layout: 1.27 measured on an H100
+KERNEL_MARGIN = 1.10  # for workspaces of convolutions and matrix products, and the allocator's rounding
+CHANNELS_FIRST_MARGIN = 1.28
+"""The decoder's margin in plain torch, where cuDNN copies frames to another layout: 1.27 was measured on an H100.
+
+It is not planned: the layout that is chosen by default needs no copies, and a decode that runs out goes on with tiles.
+"""
 _WIDTHS_IN_FEED_FORWARD = 2.1  # live activations of the model width, beside the two of the hidden width
 _WIDTHS_IN_ATTENTION = 5.1  # live activations of the model width
 _ROTATION_BYTES = 7.8  # per token and channel: queries and keys are rotated in float32
@@ -165,11 +169,7 @@ def activations(
         Stage.DENOISE: denoise_activations(arch, tokens, itemsize, fp8=_computes_in_fp8(quality)),
         Stage.DECODE: decode_activations(arch, height, width, itemsize),
     }
-    convolving = {Stage.ENCODE_FIRST_FRAME, Stage.DECODE}
-    return {
-        stage: int((CONVOLUTION_MARGIN if stage in convolving else KERNEL_MARGIN) * size)
-        for stage, size in counted.items()
-    }
+    return {stage: int(KERNEL_MARGIN * size) for stage, size in counted.items()}
 
 
 def _computes_in_fp8(quality: Quality) -> bool:

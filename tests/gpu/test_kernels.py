@@ -14,11 +14,12 @@ from ovi.config import MODEL_SPECS, Architecture
 from ovi.convolution.choice import choose_path
 from ovi.convolution.paths import ConvolutionPath, convolving
 from ovi.convolution.probe import decoder_shapes, measure
-from ovi.kernels import FusedKernel, KernelMode
+from ovi.kernels import FusedKernel, KernelMode, KernelPlan
 from ovi.kernels.choice import choose_kernels
 from ovi.kernels.trial import ALLOWED_ERROR, KernelShape, deviation
+from ovi.kernels.types import EAGER_PLAN
 from ovi.memory.limit import limit_memory
-from ovi.memory.plan import CONVOLUTION_MARGIN, decode_activations, denoise_activations
+from ovi.memory.plan import CHANNELS_FIRST_MARGIN, KERNEL_MARGIN, decode_activations, denoise_activations
 from ovi.models.fusion import FusionTransformer
 from ovi.models.video_vae import VideoVAE
 from ovi.sampling.guidance import embed_texts
@@ -121,11 +122,17 @@ def test_a_pass_needs_the_planned_memory():
 
 
 @torch.inference_mode()
-def test_a_decode_needs_the_planned_memory():
+@pytest.mark.parametrize(
+    ("kernels", "margin"),
+    [(KernelPlan(channels_last=True, norm_silu=True), KERNEL_MARGIN), (EAGER_PLAN, CHANNELS_FIRST_MARGIN)],
+    ids=["fused", "eager"],
+)
+def test_a_decode_needs_the_planned_memory(kernels, margin):
     arch = Architecture()
     with torch.device("meta"):
         vae = VideoVAE(arch.video_vae).to(DTYPE)
     fill(vae)
+    vae.fuse(kernels)
     latents = torch.randn(1, 48, 4, 22, 22, device=GPU)
 
     def decode():
@@ -134,7 +141,7 @@ def test_a_decode_needs_the_planned_memory():
 
     with convolving(ConvolutionPath.DEFAULT):
         decode()
-        assert peak_of(decode) <= CONVOLUTION_MARGIN * decode_activations(arch, 352, 352, DTYPE.itemsize)
+        assert peak_of(decode) <= margin * decode_activations(arch, 352, 352, DTYPE.itemsize)
 
 
 def test_a_process_cannot_have_more_than_its_part():
