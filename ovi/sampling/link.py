@@ -73,7 +73,7 @@ class Link:
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=_LOOPBACK)]
         self._peer = 1 - rank
         self.patience = _ANSWER
-        """How long the other process may take to send or to receive."""
+        """The longest that the other process may take to send or to receive."""
         with _partner_errors():
             store = dist.FileStore(str(path), 2)  # type: ignore[attr-defined]
             store.set_timeout(_CONNECT)

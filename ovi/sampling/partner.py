@@ -147,7 +147,7 @@ class RemoteNegativePass:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class NegativePasses:
-    """What a partner computes with; constant over a clip's steps."""
+    """The inputs of a partner's passes; constant over a clip's steps."""
 
     transformer: FusionTransformer
     text: TextContext

@@ -171,7 +171,7 @@ class Dispatcher:
         return [WakeAt(time=self._recheck_at)]
 
     def _decide(self, candidates: tuple[Candidate, ...], now: float) -> Decision:
-        """Where a denoise is assisted before another one begins, what ends a clip goes before what would keep a device busy."""
+        """If denoises are assisted before others begin, what ends a clip goes before what would keep a device busy."""
         decodes = tuple(c for c in candidates if c.stage is Stage.DECODE)
         if self._pairing.comes_first and decodes:
             decision = self._choose(decodes, now)

@@ -129,7 +129,7 @@ class PairedDenoises:
         return pairs[gains.index(best)] if self._is_enough(best[0], leader) else None
 
     def _is_enough(self, gain_s: float, leader: WorkerState) -> bool:
-        """Where two devices are asked for, they are tried before it is known what a denoise takes."""
+        """Any gain is, if two devices are asked for; they are then tried before it is known what a denoise takes."""
         if self.comes_first:
             return gain_s > 0 or not self._pool.costs.is_measured(leader.device_class, Stage.DENOISE)
         return gain_s >= self._config.min_gain_s
