@@ -8,17 +8,24 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def listening(answer: bytes | None = None) -> Iterator[int]:
-    """The port of a server that accepts connections, and gives them one answer or keeps silent."""
+    """The port of a server that accepts connections, and gives each one answer or keeps silent."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    connection.recv(65_536)  # what is not read resets the connection when it is closed
-                    connection.sendall(answer or b"")
-                    connection.close()
-
         if answer is not None:
-            threading.Thread(target=serve, daemon=True).start()
+            threading.Thread(target=_serve, args=(server, answer), daemon=True).start()
         yield server.getsockname()[1]
+
+
+def _serve(server: socket.socket, answer: bytes) -> None:
+    with suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            threading.Thread(target=_answer, args=(connection, answer), daemon=True).start()
+
+
+def _answer(connection: socket.socket, answer: bytes) -> None:
+    with suppress(OSError), connection:
+        connection.recv(1)
+        connection.sendall(answer)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65_536):  # what is not read resets the connection when it is closed
+            pass

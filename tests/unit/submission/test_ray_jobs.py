@@ -250,8 +250,8 @@ def test_the_start_script_is_one_that_a_shell_reads(target, make_bundle, tmp_pat
     ("answer", "words"),
     [
         (b"\0\0\x18\4\0\0\0\0\0", "what listens there does not speak HTTP"),  # Ray's own port, 6379
-        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "not as a Ray dashboard does"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nHello", "not as a Ray dashboard does"),
+        (b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", "not as a Ray dashboard does"),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nHello", "not as a Ray dashboard does"),
     ],
 )
 def test_what_is_no_dashboard_is_told_with_the_address_that_is_meant(answer, words):
