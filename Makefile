@@ -27,12 +27,12 @@ demo: install ## Render jobs/quickstart with a small built-in model and two work
 test-fast: install ## Run the pure unit tests: no model, Ray or S3 server; under a minute
 	$(PYTEST) $(PARALLEL) tests/unit $(addprefix --ignore=tests/unit/,$(NOT_PURE)) -m "not ray and not s3 and not slow"
 
-test: install ## Run every test that needs no GPU; about eleven minutes
+test: install ## Run every test that needs no GPU; about ten minutes
 	$(PYTEST) $(PARALLEL) -m "not gpu and not cluster and not browser"
 
 # Each process has a Ray cluster of its own.
 test-cluster: TEST_PROCESSES := 2
-test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); about twenty minutes
+test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); about eleven minutes
 	@{ command -v slurmctld && command -v ip && command -v pgrep; } >/dev/null || { [ "$$(id -u)" -eq 0 ] && $(APT) update && \
 		$(APT) install -y --no-install-recommends slurmctld slurmd slurm-client iproute2 procps; } || \
 		echo "Slurm, ip and pgrep cannot all be installed here: the tests that need them are skipped"
@@ -40,7 +40,7 @@ test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of i
 		echo "ray[default] cannot be installed here: the tests that need it are skipped"
 	$(PYTEST) $(PARALLEL) -rs tests/cluster
 
-test-browser: install ## Run the tests of the report in a real Chromium, which it installs (as root); a few minutes
+test-browser: install ## Run the tests of the report in a real Chromium, which it installs (as root); a minute
 	@command -v chromium >/dev/null || { [ "$$(id -u)" -eq 0 ] && $(APT) update && \
 		$(APT) install -y --no-install-recommends chromium; } || echo "Chromium cannot be installed here: its tests are skipped"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,browser]' || \
