@@ -579,9 +579,9 @@ class OviPipeline:
         device = AttentionTarget.of(self.device, self.dtype).name
         threads = f", {torch.get_num_threads()} threads" * (self.device.type == "cpu")
         frame = "a clean first frame" if first_frame is not None else "no first frame"
-        compiled = " compiled" * self.compile_blocks
+        kernels = "compiled" if self.compile_blocks else self.kernel_plan().in_transformer
         return (
-            f"{self.spec.name} {self.dtype} {self.weights}{compiled}, {tuple(video_shape)}, {frame}, without block"
+            f"{self.spec.name} {self.dtype} {self.weights}, kernels {kernels}, {tuple(video_shape)}, {frame}, without block"
             f" {params.slg_layer}, {attention}, torch {torch.__version__} on {device}{threads}"
         )
 

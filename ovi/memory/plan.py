@@ -17,11 +17,6 @@ from ovi.stages import STAGES, Stage
 from ovi.weights.formats import WeightFormat
 
 KERNEL_MARGIN = 1.10  # for workspaces of convolutions and matrix products, and the allocator's rounding
-CHANNELS_FIRST_MARGIN = 1.28
-"""The decoder's margin in plain torch, where cuDNN copies frames to another layout: 1.27 was measured on an H100.
-
-It is not planned: the layout that is chosen by default needs no copies, and a decode that runs out goes on with tiles.
-"""
 _WIDTHS_IN_FEED_FORWARD = 2.1  # live activations of the model width, beside the two of the hidden width
 _WIDTHS_IN_ATTENTION = 5.1  # live activations of the model width
 _ROTATION_BYTES = 7.8  # per token and channel: queries and keys are rotated in float32

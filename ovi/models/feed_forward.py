@@ -8,6 +8,7 @@ Shapes: B batch, L tokens, C width, H hidden width, N output width, R rows.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -104,7 +105,7 @@ def _fastest(
     weight = cast("nn.Linear", ffn[0]).weight
     x = torch.randn(1, _TIMED_ROWS, weight.shape[1], device=device, dtype=weight.dtype)
     exact = timer(lambda: ffn[2](operations.linear_gelu(x, cast("nn.Linear", ffn[0]), kernels=kernels)), device)
-    seconds = {way: timer(lambda way=way: fp8_feed_forward(ffn, x, way), device) for way in ways}  # type: ignore[misc]
+    seconds = {way: timer(partial(fp8_feed_forward, ffn, x, way), device) for way in ways}
     fastest = min(ways, key=seconds.__getitem__)
     if seconds[fastest] >= exact:
         raise _unavailable(

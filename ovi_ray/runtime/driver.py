@@ -265,7 +265,7 @@ class Driver:
                 return [event]
 
     def _steps_timed(self) -> list[StepsTimed]:
-        """What the first denoise of each worker is going to take, once it is known."""
+        """Events with the expected seconds of each worker's first denoise, one as soon as its first steps were timed."""
         untimed = self._workers.untimed()
         activities = self._executor.activities() if untimed else {}
         events = []

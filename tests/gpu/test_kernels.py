@@ -19,7 +19,7 @@ from ovi.kernels.choice import choose_kernels
 from ovi.kernels.trial import ALLOWED_ERROR, KernelShape, deviation
 from ovi.kernels.types import EAGER_PLAN
 from ovi.memory.limit import limit_memory
-from ovi.memory.plan import CHANNELS_FIRST_MARGIN, KERNEL_MARGIN, decode_activations, denoise_activations
+from ovi.memory.plan import KERNEL_MARGIN, decode_activations, denoise_activations
 from ovi.models.fusion import FusionTransformer
 from ovi.models.video_vae import VideoVAE
 from ovi.sampling.guidance import embed_texts
@@ -30,6 +30,9 @@ pytestmark = pytest.mark.gpu
 
 GPU = torch.device("cuda")
 DTYPE = torch.bfloat16
+CHANNELS_FIRST_MARGIN = 1.28
+"""What cuDNN's copies to another layout add to a decode in plain torch: 1.27 was measured on an H100. It is not planned: the
+layout that is chosen by default needs none, and a decode that runs out of memory goes on with tiles."""
 RAGGED = AttentionShape(query_length=5003, key_length=5003, num_heads=24, head_dim=128)
 
 

@@ -17,6 +17,8 @@ import torch
 from ovi import OviPipeline
 from ovi.config import Component, SamplingParams
 from ovi.errors import DenoiseStopped
+from ovi.kernels import KernelPlan
+from ovi.kernels.types import EAGER_PLAN
 from ovi.sampling.partner import RemoteNegativePass
 from ovi.types import PromptEmbeds
 from tests.support.waiting import wait_until
@@ -150,6 +152,28 @@ def test_a_partner_that_would_get_other_numbers_is_refused(pipe, embeds, alone, 
     assert (remote.steps, partner.outcome()) == (0, "PartnerUnavailable")
     assert "bfloat16" in remote.lost
     assert_equal(latents, alone)
+
+
+class Told(Exception):
+    """Carries what a partner was told, before anything is computed."""
+
+
+class Listening:
+    def expect(self, signature):
+        raise Told(signature)
+
+
+def test_devices_whose_trials_chose_other_kernels_are_not_to_share_a_denoise(tiny_dir):
+    texts, _ = given()
+    told = []
+    for plan in (EAGER_PLAN, KernelPlan(residual_norm=True), KernelPlan(norm_silu=True)):
+        pipe = open_pipeline(tiny_dir)
+        pipe._kernel_plan = plan  # as a GPU's trials chose it
+        with pytest.raises(Told) as error:
+            pipe.denoise(as_embeds(texts), PARAMS, partner=Listening())
+        told.append(str(error.value))
+    assert told[0] != told[1]
+    assert told[0] == told[2]  # a kernel of the decoder
 
 
 def test_a_partner_that_takes_too_long_is_not_asked_again(pipe, embeds, alone, tmp_path, partner):
