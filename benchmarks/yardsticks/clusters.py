@@ -66,31 +66,43 @@ def steps(count: int, kind: ClipKind = KIND_5S) -> ClipKind:
 # --- what is hard
 
 
+def declared_alike(here: Sequence[VirtualDevice]) -> tuple[VirtualDevice, ...]:
+    """Every device is declared with the same rates, and is in truth what it was declared."""
+    alike = StageRates(**{stage.value: 150.0 for stage in Stage})
+    return tuple(
+        dataclasses.replace(d, profile=dataclasses.replace(d.profile, rates=alike, load_gb_per_s=2.0), actual=d.profile)
+        for d in here
+    )
+
+
+def declared_wrongly(here: Sequence[VirtualDevice], dice: random.Random) -> tuple[VirtualDevice, ...]:
+    """Each class's rate of each stage is declared three times too high, right, or three times too low."""
+    wrong = {
+        profile: dataclasses.replace(
+            profile,
+            rates=StageRates(**{s.value: profile.rates.of(s) * dice.choice((1 / 3, 1.0, 3.0)) for s in Stage}),
+        )
+        for profile in dict.fromkeys(d.profile for d in here)
+    }
+    return tuple(dataclasses.replace(d, profile=wrong[d.profile], actual=d.profile) for d in here)
+
+
 def undeclared(counts: Sequence[int] = (10, 20, 60, 100)) -> list[Scenario]:
     """Every GPU is declared with the same rates; in truth they differ by a factor of ten."""
-    alike = StageRates(**{stage.value: 150.0 for stage in Stage})
-    here = tuple(
-        dataclasses.replace(d, profile=dataclasses.replace(d.profile, rates=alike, load_gb_per_s=2.0), actual=d.profile)
-        for d in of_profile("b")
-    )
+    here = declared_alike(of_profile("b"))
     return [_few(f"declared alike: {clips} clips", make_workload(clips), here) for clips in counts]
 
 
 def misdeclared(seeds: Sequence[int] = (1, 2, 3, 4, 5), clips: int = 40) -> list[Scenario]:
-    """Each class's rate of each stage is declared three times too high, right, or three times too low."""
-    found = []
-    for seed in seeds:
-        dice = random.Random(seed)
-        wrong = {
-            profile: dataclasses.replace(
-                profile,
-                rates=StageRates(**{s.value: profile.rates.of(s) * dice.choice((1 / 3, 1.0, 3.0)) for s in Stage}),
-            )
-            for profile in dict.fromkeys(d.profile for d in of_profile("b"))
-        }
-        here = tuple(dataclasses.replace(d, profile=wrong[d.profile], actual=d.profile) for d in of_profile("b"))
-        found.append(_few(f"rates wrong by three, seed {seed}: {clips} clips", make_workload(clips), here))
-    return found
+    """The rates of cluster b are declared wrong by three."""
+    return [
+        _few(
+            f"rates wrong by three, seed {seed}: {clips} clips",
+            make_workload(clips),
+            declared_wrongly(of_profile("b"), random.Random(seed)),
+        )
+        for seed in seeds
+    ]
 
 
 def slow_encoders(counts: Sequence[int] = (60, 400), helpers: int = 4) -> list[Scenario]:

@@ -41,9 +41,9 @@ class Rules:
     most_fill: float = 2.0
     """Latents in the queue, over those at which it is worth draining, beyond which the weight stays as it is."""
 
-    def is_poor(self, advantage: float, work_s: float, preferences: Preferences, wait_s: float) -> bool:
+    def is_poor(self, advantage: float, work_s: float, preferences: Preferences) -> bool:
         """Whether a device that begins a task would lose more than by waiting for what it is better at."""
-        return advantage < preferences.least_use and (1 - advantage) * work_s > wait_s
+        return advantage < preferences.least_use and (1 - advantage) * work_s > preferences.wait_s
 
     def use(
         self, advantage: float, stage: Stage, work_s: float, swap_s: float, waiting: int, fill: float, weight: float
@@ -102,6 +102,7 @@ class Projection:
         self._types = [self._type(j) for j in self._columns]
         self._link()
         self.wait_s = wait_s
+        self.inputs_s = cluster.inputs_s
         self._groups: dict[_Key, tuple[_Cost, ...]] = {}
         self._workers = [
             (c, f, h)
@@ -242,7 +243,7 @@ class _Run:
             for i, work_s, swap_s, latest_s, advantage, after in self._p.costs(key):
                 if waiting[i] <= 0 or now + latest_s > self._deadline[i]:
                     continue
-                if advantage < self._least_use and rules.is_poor(advantage, work_s, preferences, self._p.wait_s):
+                if advantage < self._least_use and rules.is_poor(advantage, work_s, preferences):
                     continue
                 t = types[i]
                 use = rules.use(advantage, t.stage, work_s, swap_s, waiting[i], fill, preferences.decode_weight)
@@ -316,13 +317,17 @@ class _Search:
 
     def try_all(self, least_s: float) -> None:
         """Targets from the lower bound to the end without one, then the other preferences."""
-        self.try_targets(Preferences(), [math.inf])
+        self.try_targets(Preferences(wait_s=self._projection.wait_s), [math.inf])
         ratio = self.ends.last_s / least_s if least_s > 0 else math.inf
         if math.isfinite(ratio):
             self.try_targets(self.best, [least_s * ratio ** (i / 8) * 1.001 for i in range(8)])
-        for change in _OTHER_PREFERENCES:
+        for change in (*_OTHER_PREFERENCES, self._wait_for_inputs):
             targets = [math.inf, *(self.ends.last_s * share for share in (1.03, 1.0, 0.97, 0.92))]
             self.try_targets(change(self.best), targets)
+
+    def _wait_for_inputs(self, preferences: Preferences) -> Preferences:
+        """Devices that are better at denoise wait for the first inputs rather than begin to decode."""
+        return replace(preferences, wait_s=self._projection.inputs_s)
 
     def tighten(self) -> None:
         """A lower target may be reached too."""
