@@ -1,15 +1,15 @@
 """Clusters and jobs drawn at random, of each kind on which placement is hard. The same seed gives the same ones."""
 
 import dataclasses
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ovi.stages import Stage
-from ovi_ray.scheduling.device_profile import DeviceProfile, StageRates
-from ovi_ray.scheduling.workload import ClipKind, Workload
+from ovi.stages import STAGES, Stage
+from ovi_ray.scheduling.workload import Workload
 from ovi_ray.simulation.virtual_cluster import VirtualDevice
 from yardsticks.clusters import (
     CPU,
@@ -32,8 +32,7 @@ Case = tuple[Here, Workload]
 
 def random_clusters(count: int, seed: int = 0) -> Iterator[tuple[str, Scenario]]:
     """(kind, scenario): so many, the kinds in turn."""
-    for number in range(count):
-        kind = list(KINDS)[number % len(KINDS)]
+    for number, kind in zip(range(count), itertools.cycle(KINDS)):
         dice = random.Random(f"{seed} {number}")
         clips = CLIPS[(number // len(KINDS) + number) % len(CLIPS)]
         here, workload = KINDS[kind](dice, clips)
@@ -123,7 +122,8 @@ def _with_profile(device: VirtualDevice, **changes: object) -> VirtualDevice:
 def _spot(dice: random.Random, clips: int) -> Case:
     """Some devices join late, some leave, some slow down, but for the first one."""
     here = _mixed(dice)
-    work_s = clips / sum(d.profile.rates.denoise / 23_800 for d in here)
+    tflop = STAGES[Stage.DENOISE].tflop(KIND_5S)
+    work_s = clips / sum(1 / d.profile.prior_seconds(Stage.DENOISE, tflop) for d in here)
 
     def changed(device: VirtualDevice) -> VirtualDevice:
         at = dice.uniform(0.1, 0.9) * work_s

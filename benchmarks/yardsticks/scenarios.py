@@ -72,7 +72,7 @@ class Measured:
 def bound_of(scenario: Scenario) -> float:
     """Lower bound of the makespan: of whole clips where there are few, which leaves out the work on texts."""
     bound = makespan_bound(scenario.workload, scenario.devices)
-    return max(bound, integral_bound(scenario.workload, scenario.devices)) if scenario.whole_clips else bound
+    return integral_bound(scenario.workload, scenario.devices, least_s=bound) if scenario.whole_clips else bound
 
 
 MakeScheduler = Callable[[Workload, SchedulerConfig], Scheduler]

@@ -189,10 +189,11 @@ class Replanner:
 def _clips_ahead(cluster: Cluster, stage: Stage) -> float:
     """Clips that the cluster may denoise until a device that can encode for a stage, and does other work, is free again.
 
-    One that does nothing but encode is free at once; of those that denoise or decode, the first one is free after its longest task.
+    One that does nothing but encode is free at once; of those that denoise or decode, one is free after its longest task.
     """
     stages = np.array([stage for stage, _ in cluster.work_types])
-    is_able = np.isfinite(cluster.seconds[:, stages == stage]).any(axis=1)[cluster.classes]
+    encodes = np.isfinite(cluster.seconds[:, stages == stage].min(axis=1, initial=math.inf))
+    is_able = encodes[cluster.classes]
     if not is_able.any():
         return 0.0
     of_clips = np.where(cluster.amounts > 0, cluster.seconds, math.inf)[:, np.isin(stages, CLIP_STAGES)]

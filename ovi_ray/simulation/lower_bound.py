@@ -120,7 +120,7 @@ def bound_problem(workload: Workload, devices: Sequence[VirtualDevice]) -> Bound
         groups=groups,
         seconds=seconds,
         first_denoise_s=first_denoise,
-        first_latents_s=first_denoise + _fastest(seconds, types, Stage.DENOISE) if fresh else 0.0,
+        first_latents_s=_first_latents(groups, types, seconds, first_denoise) if fresh else 0.0,
         denoise_s=_fastest(seconds, types, Stage.DENOISE),
         decode_s=_fastest(seconds, types, Stage.DECODE),
     )
@@ -141,6 +141,20 @@ def _first_inputs(
             ]
             earliest = max(earliest, min(ends))
     return earliest
+
+
+def _first_latents(
+    groups: Sequence[_Group], types: Sequence[_WorkType], seconds: FloatArray, first_denoise_s: float
+) -> float:
+    """Seconds before which no clip can be denoised."""
+    ends = (
+        max(first_denoise_s, group.device.joins_at_s + group.load_seconds(work_type.needs))
+        + float(seconds[i, j]) * min([1.0, *(factor for _, factor in group.device.slowdowns)])
+        for j, work_type in enumerate(types)
+        if work_type.stage is Stage.DENOISE
+        for i, group in enumerate(groups)
+    )
+    return min(ends, default=first_denoise_s)
 
 
 def _fastest(seconds: FloatArray, types: Sequence[_WorkType], stage: Stage) -> float:
@@ -310,13 +324,14 @@ class _Program:
         return float(-result.fun) if result.success else 0.0
 
 
-def windows(
-    problem: BoundProblem, group: int, used: Weights, end: float
-) -> Iterator[tuple[frozenset[Stage], float]]:
+def windows(problem: BoundProblem, group: int, used: Weights, end: float) -> Iterator[tuple[frozenset[Stage], float]]:
     """Seconds at first speed that a device which loads `used` has by `end`: for all its work, and for some stages alone."""
     of = problem.groups[group]
     yield frozenset(Stage), max(0.0, of.effective(end) - of.work_lost(of.load_seconds(used)))
-    yield frozenset(CLIP_STAGES), of.effective(end) - of.effective(min(problem.first_denoise_s, problem.first_latents_s))
+    yield (
+        frozenset(CLIP_STAGES),
+        of.effective(end) - of.effective(min(problem.first_denoise_s, problem.first_latents_s)),
+    )
     after = dict.fromkeys(INPUT_STAGES, problem.denoise_s + problem.decode_s) | {Stage.DENOISE: problem.decode_s}
     earliest = {Stage.DENOISE: problem.first_denoise_s, Stage.DECODE: problem.first_latents_s}
     for stage in Stage:
