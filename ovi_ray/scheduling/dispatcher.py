@@ -306,8 +306,7 @@ class Dispatcher:
             for key, worker in self._idle.first_of_each()
             if key.model_name != name and not worker.preload_failed and self._pool.fits(worker, Stage.DENOISE, kind)
         )
-        soonest_first = sorted(candidates, key=_soonest)
-        chosen = next((c for c in soonest_first if self._choose((c,), now).candidate is not None), None)
+        chosen = self._choose(candidates, now).candidate if candidates else None
         if chosen is None:
             return None
         preload = Task(stage=Stage.DENOISE, items=())
