@@ -126,6 +126,8 @@ class Preferences:
     """A long task with a lower use of the device is not begun while better work for it is to come."""
     wait_s: float = 0.0
     """Seconds in which such work should be ready."""
+    longest_swap_s: float = math.inf
+    """A device waits for work for which it need not swap components for longer."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)

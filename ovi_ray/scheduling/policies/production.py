@@ -106,7 +106,7 @@ class Production:
         if c.stage in INPUT_STAGES:
             return False
         advantage = allocation.advantage.get((c.device_class, c.stage, c.kind), NO_ADVANTAGE_KNOWN)
-        return self.rules.is_poor(advantage, c.work_s, allocation.preferences)
+        return self.rules.is_poor(advantage, c.work_s, c.swap_s, allocation.preferences)
 
     def _is_measurement(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
         """Whether a task tells what a doubtful device is worth, for a small part of its time."""
