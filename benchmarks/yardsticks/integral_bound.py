@@ -102,11 +102,11 @@ class _GroupWork:
         work_s, none = self._work_s(denoises), np.zeros(len(denoises))
         found = windows(self.problem, self.group, loaded, end)
         beside = [left_s - (work_s if Stage.DENOISE in stages else none) for stages, left_s in found if stage in stages]
-        return np.min(beside, axis=0)
+        return np.asarray(np.min(beside, axis=0), dtype=np.float64)
 
     def _work_s(self, denoises: IntArray) -> FloatArray:
         """[uses] seconds of denoises."""
-        return denoises * (self.denoise_s if denoises.any() else 0.0)
+        return np.multiply(denoises, self.denoise_s if denoises.any() else 0.0, dtype=np.float64)
 
     def in_order(self, uses: IntArray, time: float, end: float) -> IntArray:
         """[uses] denoises that have ended by a time, and decodes that begin later, at most."""

@@ -43,7 +43,7 @@ class Rules:
     """Latents in the queue, over those at which it is worth draining, beyond which the weight stays as it is."""
 
     def is_poor(self, advantage: float, work_s: float, swap_s: float, preferences: Preferences) -> bool:
-        """Whether a device that begins a task would lose more than by waiting for what it is better at, or holds components for."""
+        """Whether a device that begins a task loses more than by waiting for what it is better at or holds components for."""
         is_worse = advantage < preferences.least_use and (1 - advantage) * work_s > preferences.wait_s
         return is_worse or swap_s > preferences.longest_swap_s
 
