@@ -36,8 +36,8 @@ def random_clusters(count: int, seed: int = 0) -> Iterator[tuple[str, Scenario]]
         dice = random.Random(f"{seed} {number}")
         clips = CLIPS[(number // len(KINDS) + number) % len(CLIPS)]
         here, workload = KINDS[kind](dice, clips)
-        name = f"{kind}, {seed}-{number}: {clips} clips on {len(here)}"
-        yield kind, Scenario(name=name, workload=workload, devices=here, whole_clips=len(workload.kinds) == 1)
+        name = f"{number} of seed {seed}: {clips} clips, {len(here)} devices"
+        yield kind, Scenario(name=name, workload=workload, devices=here)
 
 
 def _scaled(dice: random.Random, least: float, most: float) -> float:
