@@ -39,6 +39,9 @@ def test_every_profile_in_the_repository_can_be_planned_on(prompts, name):
     assert planned["cost"] > 0
     assert planned["comparison"]["placement_saves"] == 1 - planned["eta_s"] / planned["comparison"]["whole_clips_s"]
     assert (planned["comparison"]["helpers"] == ["nvidia-12gb"]) is (name in "bd")
+    if name in "bd":
+        without_s, saves = planned["comparison"]["without_helpers_s"], planned["comparison"]["helpers_save"]
+        assert saves == 1 - planned["eta_s"] / without_s
     assert sum(part["device_hours"] for part in planned["classes"]) > 0
 
 
