@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
-from ovi_ray.storage.paths import to_location
+from ovi_ray.storage.paths import Location, to_location
 from ovi_ray.storage.uris import is_uri
 from ovi_ray.submission.folder import FolderJob
 from ovi_ray.submission.journal import Journal
@@ -60,7 +60,7 @@ def find_job(name: str, *, to: str | None, journal: Journal) -> Handle:
     if (entry := journal.find(name)) is not None:
         return TargetJob(target=find_target(entry.target), job_id=name)
     if _is_folder(name):
-        folder = to_location(name).absolute()
+        folder = _folder(name)
         submitted = [entry for entry in journal.entries() if entry.output_dir == str(folder)]
         if submitted:
             return TargetJob(target=find_target(submitted[-1].target), job_id=submitted[-1].job_id)
@@ -70,13 +70,21 @@ def find_job(name: str, *, to: str | None, journal: Journal) -> Handle:
     raise InputError([Problem(file=COMMAND_LINE, field="ID", value=f"{show(name)}, {what}", expected=expected)])
 
 
+def _folder(name: str) -> Location:
+    """Raises InputError for a URI that cannot be used."""
+    try:
+        return to_location(name).absolute()
+    except ValueError as error:
+        raise InputError([Problem(file=COMMAND_LINE, field="ID", value=show(name), expected=str(error))]) from None
+
+
 def _is_folder(name: str) -> bool:
     return is_uri(name) or re.search(r"[/.]", name) is not None or Path(name).is_dir()
 
 
 def _id_of(name: str, target: Target, to: str) -> str:
     """The last job of a target that renders into a folder. Raises InputError."""
-    folder = str(to_location(name).absolute())
+    folder = str(_folder(name))
     found = [job.job_id for job in target.jobs() if job.output_dir == folder]
     if not found:
         expected = f"the output folder of a job of {to} (see `ovi-ray jobs --to {to}`), or a job's id"

@@ -19,7 +19,7 @@ A target is named by an entry of `targets.yaml`, by its kind where that needs no
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +37,7 @@ from ovi_ray.submission.ray_jobs import RayConfig, RayTarget
 from ovi_ray.submission.slurm import SlurmConfig, SlurmTarget
 from ovi_ray.submission.states import JobStatus
 
-_ADDRESS = re.compile(r"https?://\S+|\[[0-9a-fA-F:]+\]:[0-9]+|[\w.-]+:[0-9]+")
+_ADDRESS = re.compile(r"(?i:https?)://\S+|\[[^][\s]+\]:[0-9]+|[\w.-]+:[0-9]+")
 
 
 class Target(Protocol):
@@ -103,7 +103,8 @@ def find_target(name: str, options: Mapping[str, Any] | None = None, *, file: Pa
     if name in KINDS and not KINDS[name].needs_address:
         return _open(name, name, read_options(given), COMMAND_LINE)
     if _ADDRESS.fullmatch(name):
-        return _open(name, "ray", read_options({"address": name, **given}), COMMAND_LINE)
+        address = replace(read_options({"address": name})["address"], label="--to")
+        return _open(name, "ray", {"address": address, **read_options(given)}, COMMAND_LINE)
     known = [*entries, *(kind for kind, declared in KINDS.items() if not declared.needs_address)]
     expected = (
         f"one of {', '.join(known)}, or the address of a Ray cluster's dashboard such as 10.0.0.1:8265"

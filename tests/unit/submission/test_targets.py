@@ -62,6 +62,8 @@ def problems_of(call):
         ("head.example:8265", RayTarget),
         ("[fd00::2]:8265", RayTarget),
         ("https://ray.example/dashboard", RayTarget),
+        ("HTTP://head.example:8265/#/jobs", RayTarget),
+        ("[fe80::1%eth0]:8265", RayTarget),
         ("rack", RayTarget),
         ("alps", SlurmTarget),
     ],
@@ -76,6 +78,32 @@ def test_what_is_no_target_is_told_with_those_there_are(targets, name):
     file = targets({"rack": {"kind": "ray", "address": "head:8265"}})
     (problem,) = problems_of(lambda: find_target(name, file=file))
     assert (problem.field, "rack, slurm" in problem.expected) == ("--to", True)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:99999",
+        "127.0.0.1:0",
+        "http://:8265",
+        "http://[::1",
+        "http://head:port",
+        "http://a..b:8265",
+        f"http://{'a' * 64}:8265",
+        "http://head:8265/?page=1",
+        "http://%zz:1",
+        "http://me:hidden@head:8265",
+        "https://me@head:8265",
+        "ftp://head:8265",
+    ],
+)
+def test_an_address_that_cannot_be_one_is_told_before_it_is_asked_and_without_a_password(targets, address):
+    entry = targets({"rack": {"kind": "ray", "address": address}})
+    (written,) = problems_of(lambda: find_target("rack", file=entry))
+    (given,) = problems_of(lambda: find_target(address, file=targets({"rack": {"kind": "slurm"}})))
+    assert (written.field, given.field) == ("rack.address", "--to")
+    assert "http://head:8265" in written.expected
+    assert "hidden" not in f"{written} {given}"
 
 
 def test_every_problem_of_an_entry_has_its_file_line_and_key(targets):
@@ -168,7 +196,7 @@ def test_a_folder_of_a_job_that_was_not_submitted_is_looked_at_itself(journal, t
     assert isinstance(find_job(str(tmp_path / "out"), to=None, journal=journal), FolderJob)
 
 
-@pytest.mark.parametrize("name", ["night-9", "Night", "x y"])
+@pytest.mark.parametrize("name", ["night-9", "Night", "x y", "s3://bucket/../out", "http://head/out"])
 def test_what_names_no_job_is_told(journal, name):
     (problem,) = problems_of(lambda: find_job(name, to=None, journal=journal))
     assert problem.field == "ID"
