@@ -128,6 +128,32 @@ def test_an_entry_without_a_kind_or_address_is_told(targets, entry, field):
     assert problem.field == field
 
 
+@pytest.mark.parametrize(
+    ("keys", "field", "words"),
+    [
+        ({"partitions": {"nvidia": {"partion": "a"}}}, "x.partitions.nvidia.partion", "did you mean 'partition'?"),
+        ({"partitions": {"nvidia": {"nodes": 0}}}, "x.partitions.nvidia.nodes", "a number of nodes of at least 1"),
+        ({"partitions": {"intel": {"partition": "a"}}}, "x.partitions.intel", "nvidia or amd"),
+        ({"partitions": {"nvidia": 5}}, "x.partitions.nvidia", "nvidia or amd"),
+        ({"shard": 2}, "x.shard", "did you mean 'shards'?"),
+    ],
+)
+def test_a_problem_within_a_key_is_told_with_its_own_place_and_words(targets, keys, field, words):
+    (problem,) = problems_of(lambda: find_target("x", file=targets({"x": {"kind": "slurm", **keys}})))
+    assert (problem.field, problem.line is not None, words in problem.expected) == (field, True, True)
+
+
+def test_the_keys_of_a_target_are_not_those_of_a_job(targets):
+    (problem,) = problems_of(lambda: find_target("x", file=targets({"x": {"kind": "ray", "address": "h:1", "q": 1}})))
+    assert problem.expected == "a known key; the keys are address, python, token_path"
+
+
+@pytest.mark.parametrize("content", ["", "# none yet\n", "rack:\n"])
+def test_a_file_of_targets_may_be_empty(targets, content):
+    assert target_names(targets(content)) == []
+    assert isinstance(find_target("slurm", file=targets(content)), SlurmTarget)
+
+
 def test_options_go_before_an_entry_and_those_of_another_kind_are_refused(targets):
     file = targets({"alps": {"kind": "slurm", "nodes": 2}, "rack": {"kind": "ray", "address": "head:1"}})
     find_target("alps", {"nodes": 3, "time": None}, file=file)
@@ -206,6 +232,21 @@ def test_what_names_no_job_is_told(journal, name):
 def test_an_id_never_leaves_the_journal(journal, name):
     journal.add(entry())
     assert journal.find(name) is None
+
+
+def test_a_job_whose_target_has_lost_its_name_is_told_as_such(journal):
+    journal.add(entry(target="rack"))
+    (problem,) = problems_of(lambda: find_job("night-1", to=None, journal=journal))
+    assert (problem.field, problem.value) == ("the target of night-1", "'rack'")
+
+
+@pytest.mark.parametrize("content", ["[]", "5", '{"job_id": 5}', "\xff", "[" * 100_000])
+def test_an_entry_that_is_no_entry_is_left_out(journal, tmp_path, content):
+    journal.add(entry())
+    changed = json.loads((tmp_path / "journal" / "night-1.json").read_text()) | {"target": None}
+    for text in (content, json.dumps(changed)):
+        (tmp_path / "journal" / "night-2.json").write_text(text, encoding="latin-1")
+        assert [found.job_id for found in journal.entries()] == ["night-1"]
 
 
 def test_a_broken_entry_is_as_if_it_were_not_there(journal, tmp_path):
