@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -21,6 +20,7 @@ import urllib3
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from ovi_ray.errors import ClusterError, hide_passwords
+from ovi_ray.submission.connections import cause_of
 from ovi_ray.submission.ray_token import Token, find_token
 from ovi_ray.submission.states import JobState
 
@@ -291,7 +291,7 @@ class RayClient:
             return ""
         shown = hide_passwords(proxy if "://" in proxy else f"http://{proxy}")
         return (
-            f"through the proxy {shown}, which the environment names: {_cause(error)}; with"
+            f"through the proxy {shown}, which the environment names: {cause_of(error)}; with"
             f" NO_PROXY={urlsplit(url).hostname} it is not used"
         )
 
@@ -388,21 +388,12 @@ def _reason(error: Exception) -> str:
         case requests.ReadTimeout() | urllib3.exceptions.ReadTimeoutError():
             return f"no answer within {TIMEOUT_S[1]:.0f} s"
         case requests.exceptions.SSLError():
-            return f"{_cause(error)}; {_ON_TLS}"
+            return f"{cause_of(error)}; {_ON_TLS}"
         case requests.exceptions.ChunkedEncodingError() | urllib3.exceptions.ProtocolError():
-            return "the connection ended within an answer"
+            return cause_of(error)
         case requests.exceptions.ContentDecodingError() | urllib3.exceptions.DecodeError():
             return "an answer that is not in the encoding that it names"
         case requests.ConnectionError():
-            return _cause(error) or "no connection"
+            return cause_of(error) or "no connection"
         case _:
             return str(error)
-
-
-def _cause(error: BaseException) -> str:
-    """Message of the first error of a chain, such as "Connection refused"; those that it led to quote each other."""
-    while (earlier := error.__cause__ or error.__context__) is not None:
-        error = earlier
-    if isinstance(error, HTTPException):
-        return "what listens there does not speak HTTP; if it speaks TLS, the address begins with https://"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,6 +1,5 @@
 """The client of Ray's Jobs API, against a fake head."""
 
-import json
 import subprocess
 import sys
 import threading
@@ -14,7 +13,7 @@ from ovi_ray.submission.ray_client import MAX_ANSWER_BYTES, RayClient
 from ovi_ray.submission.ray_jobs import STOP_WAIT_S, RayConfig, RayTarget
 from ovi_ray.submission.states import JobState
 from tests.support.fake_head import FakeHead, running_head
-from tests.support.listening import listening
+from tests.support.listening import answer_of, listening
 from tests.support.waiting import wait_until
 
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
@@ -245,14 +244,6 @@ def test_the_start_script_is_one_that_a_shell_reads(target, make_bundle, tmp_pat
     script.write_text(RayTarget("r", RayConfig(address="a:1", python=str(stub))).script(make_bundle()))
     told = subprocess.run(["sh", script], capture_output=True, text=True, check=False)
     assert (told.returncode, "ovi-ray 9.9.9" in told.stderr, "ovi-ray 1.2.3" in told.stderr) == (3, True, True)
-
-
-def answer_of(content, status="200 OK", **headers):
-    """A whole answer over HTTP."""
-    content = content if isinstance(content, bytes) else json.dumps(content).encode()
-    lines = [f"HTTP/1.1 {status}", "Connection: close", f"Content-Length: {len(content)}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + content
 
 
 NO_HTTP, NO_DASHBOARD = "what listens there does not speak HTTP", "not as a Ray dashboard does"
