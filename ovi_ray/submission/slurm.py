@@ -40,6 +40,10 @@ TERMINATED = 143  # exit code of a driver that was asked to end
 _LOOK_S = 1.0
 _SINFO = re.compile(r"^\s*(\S+?)\s*\|\s*(\d+)\s*\|(.*)\|\s*(\d+)\+?\s*$", re.MULTILINE)
 """Partition, nodes, GPUs and CPUs of a node; a site's plugin may print other lines."""
+_NEVER = re.compile(
+    r"\baccount\b|Account(NotAllowed)|Invalid(Account|QOS)|QOSNotAllowed|Partition(Config|TimeLimit|NodeLimit)|Constraints"
+)
+"""Reasons of a job that waits for what no time brings."""
 _WORD = r"[\w.,:=@%+*&|!\[\]()/-]+"
 _STATES = {
     "PENDING": JobState.PENDING,
@@ -388,7 +392,7 @@ class SlurmTarget:
             output_dir=_text(folder / "output_dir"),
             submitted_at=submitted_at,
             exit_code=max(codes, default=TERMINATED if state is JobState.STOPPED else None) if over else None,
-            message=next((reason for _, reason in tasks if reason not in ("None", "")), ""),
+            message=next((why for _, reason in tasks if (why := _why_it_waits(reason))), ""),
             restarts=len(numbers) - 1,
         )
 
@@ -433,15 +437,28 @@ def _advice(reason: str) -> str:
 
 def _refusal(name: str, reason: str) -> Problem:
     """The refusal of sbatch, with advice."""
+    return Problem(file=f"target {name}", value=reason, expected=_what_would_do(reason) or "a job that Slurm accepts")
+
+
+def _why_it_waits(reason: str) -> str:
+    """The reason that Slurm gives, with advice where no waiting helps: a site may let such a job into its queue."""
+    if reason in ("None", ""):
+        return ""
+    return f"{reason}: it will not start; expected {_what_would_do(reason)}" if _NEVER.search(reason) else reason
+
+
+def _what_would_do(reason: str) -> str | None:
+    """What Slurm would accept instead of what it gives as a reason; None where that is not known."""
     hints = {
-        "account": "an account that you may use: see `sacctmgr show associations user=$USER`, and give it with --account",
-        "partition": "a partition that exists and that you may use: see `sinfo`, and give it with --partition",
-        "node configuration": "nodes that exist: see `sinfo -o '%P %D %c %G'`",
-        "time": "a time limit that the partition allows: see `sinfo -o '%P %l'`, and give it with --time",
-        "qos": "a QOS that you may use: see `sacctmgr show qos`",
+        r"account": "an account that you may use: see `sacctmgr show associations user=$USER`, and give it with --account",
+        r"qos": "a QOS that you may use: see `sacctmgr show qos`",
+        r"feature|constraint": "a constraint that nodes of the partition have: see `sinfo -o '%P %f'`",
+        r"partition(config|nodelimit)": "nodes and a time that the partition allows: see `scontrol show partition`",
+        r"time": "a time limit that the partition allows: see `sinfo -o '%P %l'`, and give it with --time",
+        r"partition": "a partition that exists and that you may use: see `sinfo`, and give it with --partition",
+        r"node configuration|processors": "nodes that exist: see `sinfo -o '%P %D %c %G'`",
     }
-    hint = next((hint for word, hint in hints.items() if word in reason.lower()), "a job that Slurm accepts")
-    return Problem(file=f"target {name}", value=reason, expected=hint)
+    return next((hint for words, hint in hints.items() if re.search(words, reason, re.IGNORECASE)), None)
 
 
 def _numbers(folder: Path) -> list[tuple[str, str]]:

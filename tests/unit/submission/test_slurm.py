@@ -149,6 +149,28 @@ def test_a_refusal_of_sbatch_is_quoted_with_what_to_do(target, make_bundle, slur
     assert ("Invalid account" in problem.value, "--account" in problem.expected) == (True, True)
 
 
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("Job's account not known, so it can't use this partition (paid allows video)", "--account"),
+        ("AccountNotAllowed", "--account"),
+        ("InvalidQOS", "sacctmgr show qos"),
+        ("PartitionTimeLimit", "--time"),
+        ("PartitionConfig", "scontrol show partition"),
+        ("BadConstraints", "a constraint"),
+        ("Resources", ""),
+        ("AssocGrpCpuLimit", ""),
+        ("QOSMaxJobsPerUserLimit", ""),
+    ],
+)
+def test_a_job_that_waits_for_what_no_time_brings_says_what_would_do(target, make_bundle, slurm, reason, words):
+    slurm.answer("squeue", f"17|17|PENDING|{reason}\n")
+    message = target().submit(make_bundle()).message
+    assert message.startswith(reason)
+    assert words in message
+    assert ("it will not start" in message) == bool(words)
+
+
 def test_a_machine_without_slurm_is_told(target, make_bundle, slurm):
     slurm.remove("sinfo")
     with pytest.raises(ClusterError, match="no sinfo here"):
