@@ -20,6 +20,7 @@ import urllib3
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from ovi_ray.errors import ClusterError, hide_passwords
+from ovi_ray.serving.loopback import is_loopback
 from ovi_ray.submission.connections import cause_of
 from ovi_ray.submission.ray_token import Token, find_token
 from ovi_ray.submission.states import JobState
@@ -153,6 +154,7 @@ class RayClient:
         self._agent_wait_s = agent_wait_s
         self._timeout_s = timeout_s
         self._is_open = False
+        self._asks_for_token = False
         self._token: Token | None = None
 
     # -- the cluster -----------------------------------------------------------------------------------------------
@@ -160,6 +162,11 @@ class RayClient:
     def version(self) -> str:
         """The version of Ray there."""
         return self._read(_Version, "/api/version").ray_version
+
+    def is_open_to_all(self) -> bool:
+        """Whether the head asks for no token, at an address that other machines may reach."""
+        self._authenticate()
+        return not self._asks_for_token and not is_loopback(urlsplit(self.address).hostname or "")
 
     def nodes(self) -> list[Node]:
         """The nodes that are alive."""
@@ -300,7 +307,8 @@ class RayClient:
         if self._is_open:
             return
         answer = self._send("GET", "/api/authentication_mode")
-        if answer.status == 200 and _mode(answer) == "token":
+        self._asks_for_token = answer.status == 200 and _mode(answer) == "token"
+        if self._asks_for_token:
             self._token = find_token(self._token_path)
             self._session.auth = self._token
         self._is_open = True

@@ -57,6 +57,11 @@ class RayTarget:
         """See Target."""
         version = self._client.version()
         notes = [f"Ray {version} at {self._client.address}", *self._device_notes(bundle)]
+        if self._client.is_open_to_all():
+            notes.append(
+                "the cluster asks for no token: whoever reaches this address may run programs there;"
+                " start its head with RAY_AUTH_MODE=token (cluster/README.md)"
+            )
         if bundle.job.priority:
             notes.append(
                 f"priority {bundle.job.priority}: the jobs of a Ray cluster share it, 100 more are twice the share"

@@ -52,11 +52,11 @@ class FakeHead:
 
 
 @contextmanager
-def running_head(head: FakeHead) -> Iterator[FakeHead]:
-    """Serve on a port of loopback, which `address` names, for the time of the block."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"head": head}))
+def running_head(head: FakeHead, *, host: str = "127.0.0.1") -> Iterator[FakeHead]:
+    """Serve on a port of loopback, or of another address, which `address` names, for the time of the block."""
+    server = ThreadingHTTPServer((host, 0), type("Handler", (_Handler,), {"head": head}))
     server.daemon_threads = True
-    head.address = f"127.0.0.1:{server.server_port}"
+    head.address = f"{host}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

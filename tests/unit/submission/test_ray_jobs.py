@@ -125,6 +125,16 @@ def test_a_missing_and_a_wrong_token_are_told_with_what_to_do(head, target, monk
     assert "auth_token" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("host", "token", "told"), [("127.0.0.1", "", 0), ("0.0.0.0", "", 1), ("0.0.0.0", "s3cret", 0)]
+)
+def test_a_cluster_that_others_reach_and_that_asks_for_no_token_is_told(monkeypatch, make_bundle, host, token, told):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
+    with running_head(FakeHead(token=token), host=host) as head:
+        notes = RayTarget("rack", RayConfig(address=head.address)).check(make_bundle())
+    assert len([note for note in notes if "RAY_AUTH_MODE=token" in note]) == told
+
+
 def test_a_token_is_not_shown_to_a_head_that_does_not_ask(head, target, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
     target.jobs()
