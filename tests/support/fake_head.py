@@ -36,6 +36,8 @@ class FakeHead:
     """Before each sixteenth of an upload is read."""
     refusal: int = 0
     """A status that every call is answered with; 0 for none."""
+    broken: str = "/none"
+    """The beginning of paths that are answered by 503."""
     stream_bytes: int = 1 << 30
     """Bytes of a followed log after which its connection is closed; each further connection lasts for as many more."""
     streams: int = 0
@@ -131,7 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_allowed(self) -> bool:
         self.head.requests.append(f"{self.command} {urlsplit(self.path).path}")
-        if self.head.refusal:
+        if self.path.startswith(self.head.broken):
+            self._answer(503, b"Service Unavailable")
+        elif self.head.refusal:
             self._answer(self.head.refusal, b"Traceback ...\nRuntimeError: out of order")
         elif self.head.token and "Authorization" not in self.headers:
             self._answer(401, b"Unauthorized: Missing authentication token")

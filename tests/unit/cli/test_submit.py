@@ -91,6 +91,14 @@ def test_a_driver_that_cannot_start_there_is_told_by_the_submission(head, job):
     assert "which is not a folder" in result.stderr
 
 
+def test_a_job_that_was_started_and_cannot_be_watched_is_told_with_its_id(head, job):
+    head.broken = "/api/v0/logs"
+    result = invoke("submit", job, "--to", head.address, "--json")
+    submitted = json.loads(result.stdout)
+    assert (submitted["state"], [submitted["job_id"]]) == ("running", list(head.jobs))
+    assert "cannot be watched" in result.stderr
+
+
 def test_a_job_elsewhere_is_found_with_its_target(head, job, tmp_path, monkeypatch):
     job_id = invoke("submit", job, "--to", head.address).stdout.strip()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
