@@ -206,7 +206,7 @@ class StoragePause:
             return ""
 
     def _input_is_back(self, key: str, outage: _Outage, now: float) -> bool:
-        """Whether the storage of an input answers, or for so long has not, while the rest of it does, that it counts as lost."""
+        """Whether the storage of an input answers, or has not for so long, while the rest of it does, that it is given up."""
         path = to_location(key)
         if not self._config.away_reason(path):
             return True
