@@ -17,6 +17,7 @@ from uuid import uuid4
 from ovi_ray.errors import OutputInUse, StorageUnavailable
 from ovi_ray.output.owner import Owner
 from ovi_ray.storage.file_locks import lock_exclusively
+from ovi_ray.storage.local_store import named_errors
 from ovi_ray.storage.paths import Location, list_files
 from ovi_ray.storage.store import ConditionalStore, PreconditionFailed
 
@@ -201,8 +202,9 @@ class FileLease:
             probe.unlink(missing_ok=True)
 
     def _read(self) -> Owner | None:
-        self._file.seek(0)
-        return Owner.from_json(self._file.read())
+        with named_errors(self._folder / LOCK):
+            self._file.seek(0)
+            return Owner.from_json(self._file.read())
 
     def _write(self, text: str) -> None:
         self._file.seek(0)
