@@ -91,7 +91,8 @@ class ReadyWork:
 
     def _is_urgent(self, stage: Stage) -> bool:
         on_the_way = self._job.totals[ClipState.READY] + self._job.inputs[stage].running
-        return on_the_way - self._last_clips() < self._replanner.denoisers
+        needed = max(self._replanner.denoisers, self._replanner.clips_ahead.get(stage, 0.0))
+        return on_the_way - self._last_clips() < needed
 
     @property
     def max_latents(self) -> int:
