@@ -135,15 +135,18 @@ class ChartRecorder(JobObserver):
             case DeviceFree(worker=worker, task=task):
                 self._worked(event, now)
                 self._written.add((worker, task))
-            case TaskDone(worker=worker, task=task) | TaskFailed(worker=worker, task=task) if (
-                worker,
-                task,
-            ) in self._written:
-                self._written.remove((worker, task))
-            case TaskDone():
-                self._worked(event, now)
-            case TaskFailed(worker=worker):
-                self._failed(worker, now)
+            case TaskDone(worker=worker, task=task):
+                if (worker, task) in self._written:
+                    self._written.remove((worker, task))
+                else:
+                    self._worked(event, now)
+                time = self._times_of[worker]
+                self._times_of[worker] = replace(time, work=time.work.plus(task))
+            case TaskFailed(worker=worker, task=task):
+                if (worker, task) in self._written:
+                    self._written.remove((worker, task))
+                else:
+                    self._failed(worker, now)
             case WorkerLost(worker=worker):
                 self._written = {written for written in self._written if written[0] != worker}
                 self._failed(worker, now)
