@@ -1,6 +1,6 @@
 """Shared by the commands: exit codes, error reporting, logging options, job loading."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -19,6 +19,7 @@ from ovi_ray.errors import (
     OviRayError,
     Problem,
     StorageUnavailable,
+    show,
     show_path,
 )
 from ovi_ray.inputs.job_spec import BatchSpec
@@ -120,6 +121,26 @@ def read_job(spec: type[_Spec], prompts: str | None, options: Mapping[str, Any])
         expected = f"a job file that can be read{neighbours(path)}"
         raise InputError([Problem(file=str(path), value=found, expected=expected)])
     return spec.from_yaml(path, options)
+
+
+def unused(options: Mapping[str, Any], reason: str) -> list[Problem]:
+    """A problem for each of the options, by name (None or false: not given), which have no use for this `reason`."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    return [
+        Problem(
+            file=COMMAND_LINE,
+            field=name,
+            value="given" if value is True else show(str(value)),
+            expected=f"no {name} {reason}",
+        )
+        for name, value in given.items()
+    ]
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raises InputError where there are problems."""
+    if problems:
+        raise InputError(problems)
 
 
 def location(given: str, option: str) -> Location:

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ovi_ray.answers import answer
-from ovi_ray.cli.common import ExitCode, command_console, read_job
+from ovi_ray.cli.common import ExitCode, command_console, read_job, refuse, unused
 from ovi_ray.cli.detach import INPUTS_CHECKED, OPTION, start_detached
 from ovi_ray.cli.dry_run import print_bad_rows, show_dry_run
 from ovi_ray.cli.faults import given_arguments
@@ -179,6 +179,7 @@ def render(
         ranges = None if rows is None else RowRanges.parse(rows)
         part = None if shard is None else Shard.parse(shard)
         check_watchers(metrics, notify)
+        refuse(unused({"--verify": verify and dry_run}, "beside --dry-run, which reads no video"))
         job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
         if job.address and not (dry_run or _is_begun(job)):  # a job that is finished needs no cluster
             check_joinable(job.address)

@@ -24,7 +24,7 @@ from ovi_ray.inputs.columns import is_meta
 from ovi_ray.inputs.job_spec import DeviceKind, Mode, PortableJob
 from ovi_ray.inputs.job_summary import manifest_of, summarise
 from ovi_ray.inputs.manifest import Manifest, read_prompts
-from ovi_ray.inputs.prompt_lists import PromptList
+from ovi_ray.inputs.prompt_lists import OPTION_SUFFIXES, PromptList
 from ovi_ray.inputs.rows import DERIVED_COLUMNS
 from ovi_ray.printing import counted
 from ovi_ray.storage.paths import Location, resolve_path
@@ -130,6 +130,8 @@ def bundle_of(
         fields["image_path"] = _shipped(job.image_path, files)
     if job.prompts is not None and job.prompts.is_local:
         fields["prompts"] = f"{job.prompts.stem}.jsonl"
+        for name in OPTION_SUFFIXES:  # of the file that was read here
+            fields.pop(name, None)
         files[fields["prompts"]] = _shipped_list(prompts, job.mode, files, bad={row.row for row in bad_rows})
     files[JOB_FILE] = yaml.safe_dump(fields, sort_keys=True, allow_unicode=True).encode()
     folders = [str(path.absolute()) for path in (job.ckpt_dir, job.output_dir) if path is not None and path.is_local]
