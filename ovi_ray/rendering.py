@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ovi.quality import Quality, computes_in_fp8
 from ovi_ray.errors import MAX_SHOWN, JobStopped, OutputError, OutputGone
+from ovi_ray.inputs.columns import QUALITY_COLUMN
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.policies import scheduler_config
@@ -420,7 +422,8 @@ class _Run:
 
     def _render(self, tasks: TaskTable, open_executor: OpenExecutor, clock: Clock | None, token: str) -> None:
         driver_config = self._options.driver
-        with self._stopped_while_ray_starts(), open_executor(self._job, self._options.executor) as executor:
+        job = _as_workers_plan(self._job, tasks)
+        with self._stopped_while_ray_starts(), open_executor(job, self._options.executor) as executor:
             with _usable(self._job.output_dir):
                 driver = Driver(
                     tasks,
@@ -486,3 +489,9 @@ class _Run:
             self._job_report.write_end(self._seconds, self._workers)
         else:
             self._job_report.write_again()
+
+
+def _as_workers_plan(job: JobSpec, tasks: TaskTable) -> JobSpec:
+    """The job with the quality of its clips that takes the most memory."""
+    qualities = map(Quality, tasks.clips.column(QUALITY_COLUMN).unique().to_pylist())
+    return job.model_copy(update={"quality": max(qualities, key=computes_in_fp8)})
