@@ -11,11 +11,12 @@ import typer
 from ovi.errors import OviError
 from ovi.media.codecs import VideoCodec
 from ovi_ray.answers import answer
-from ovi_ray.cli.common import ExitCode, command_console, local_path, location, refuse, unused, usable
+from ovi_ray.cli.common import ExitCode, command_console, local_path, location, refuse, unused
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, OviRayError, Problem
 from ovi_ray.export.options import DEFAULT_CRF, DEFAULT_NAME, EDITING_RATE, ExportOptions, Source
 from ovi_ray.printing import Console, counted
+from ovi_ray.storage.diagnostics import usable
 
 if TYPE_CHECKING:
     from ovi_ray.export.planning import ExportPlan

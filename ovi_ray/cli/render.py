@@ -1,7 +1,7 @@
 """`ovi-ray render`: render a prompt list or a job file."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Annotated, NoReturn
 
 import typer
@@ -23,7 +23,7 @@ from ovi_ray.cli.options import (
     with_display_options,
     with_job_options,
 )
-from ovi_ray.cli.run import check_watchers, run_job
+from ovi_ray.cli.run import check_watchers, report_end, run_job
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.inputs.shard import Shard
@@ -212,9 +212,7 @@ def render(
             notify=notify,
             part=part,
         )
-    if as_json:
-        answer(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
-    raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
+    report_end(result, job.output_dir, as_json=as_json)
 
 
 def _is_begun(job: JobSpec) -> bool:
