@@ -31,7 +31,6 @@ UNREACHABLE_S = 600.0
 """Seconds without an answer after which `wait` gives up."""
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or an output folder (a path or a URI).")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="A job's id.")]
 To = Annotated[
     str | None,
     typer.Option(

@@ -90,7 +90,7 @@ class FakeMemory:
 
 
 def pipeline_on(ckpt_dir, device):
-    """What is asked of a pipeline, which opens on no device that is not there."""
+    """The part of a pipeline that is asked for, as one opens on no device that is not there."""
     spec = Architecture().spec("720x720_5s")
     return SimpleNamespace(
         ckpt_dir=ckpt_dir,

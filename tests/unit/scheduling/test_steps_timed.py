@@ -1,4 +1,4 @@
-"""What the scheduler does when the first steps of a denoise tell that its device is not as fast as declared."""
+"""Reactions of the scheduler when the first steps of a denoise tell that its device is not as fast as declared."""
 
 import dataclasses
 
