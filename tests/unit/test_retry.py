@@ -90,6 +90,12 @@ def test_a_seed_and_a_new_seed_are_refused(output):
     assert [problem.field for problem in caught.value.problems] == ["--seed"]
 
 
+def test_a_note_on_a_clip_is_told_with_its_row_of_the_list(output):
+    out, _ = output
+    (note,) = prepare_retry(out, {"slg_layer": "99"}).prepared.manifest.notes
+    assert note.startswith("row 2: slg_layer 99")
+
+
 def test_a_problem_of_a_clip_is_told_with_its_row_of_the_list(output):
     with pytest.raises(InputError) as caught:
         prepare_retry(output[0], {"mode": "i2v"}, rows=RowRanges.parse("3"))
