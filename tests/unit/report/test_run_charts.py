@@ -68,6 +68,12 @@ def test_a_task_that_fails_is_a_bar_of_its_own(end):
     assert lane.bars == ((FAILED, 10.0, 25.0, 1),)
 
 
+def test_a_task_that_was_stopped_has_not_failed():
+    stopped = TaskFailed(worker="w0", task=DENOISE, kind=FailureKind.CANCELLED, message="stopped")
+    (lane,) = recorded((10.0, [], [run()]), (25.0, [stopped], [])).charts().lanes
+    assert lane.bars == (("denoise", 10.0, 25.0, 1),)
+
+
 def test_finished_clips_are_counted_over_time_and_failed_ones_are_not():
     ends = [Finish(clip=0, status=ClipStatus.DONE), Finish(clip=1, status=ClipStatus.FAILED, error="it broke")]
     charts = recorded((10.0, [], ends), (20.0, [], [replace(ends[0], clip=2)])).charts()
