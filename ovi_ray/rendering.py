@@ -61,7 +61,7 @@ from ovi_ray.runtime.progress_writer import JobCounts, ProgressWriter
 from ovi_ray.runtime.run_record import run_record
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.task import ClipStatus
-from ovi_ray.storage.diagnostics import usable
+from ovi_ray.storage.diagnostics import reason_with_file, usable
 from ovi_ray.storage.reading import ReadConfig
 
 _END_TRIES = 3  # of each write at the end of a run; more would keep the user waiting for a storage that is away
@@ -459,7 +459,7 @@ class _Run:
                 write()
             except OSError as error:
                 if attempt == _END_TRIES:
-                    self._observer.message(f"{complaint}: {error.strerror or error}; the next run does it")
+                    self._observer.message(f"{complaint}: {reason_with_file(error)}; the next run does it")
                 else:
                     time.sleep(_PAUSE_BETWEEN_TRIES_S)
             else:

@@ -34,7 +34,7 @@ from ovi_ray.runtime.executor import (
     TaskEnded,
     WorkerStarted,
 )
-from ovi_ray.runtime.heartbeats import Heartbeats
+from ovi_ray.runtime.heartbeats import Heartbeats, StallConfig
 from ovi_ray.runtime.placement import Placement, placements
 from ovi_ray.runtime.ray_errors import (
     can_be_fetched,
@@ -64,6 +64,9 @@ class ExecutorConfig:
     """Seconds between two progress requests to a busy worker."""
     unresponsive_after_s: float = 120.0
     """Seconds without an answer after which a busy worker is killed and replaced; loading weights may delay an answer."""
+    stalled_after_s: float = 3600.0
+    """Seconds without progress of a task after which its worker is killed and replaced although it answers. Between two steps a
+    sixth of it suffices, if that is 20 times the longest step of the task."""
     start_timeout_s: float = 300.0
     """Seconds without an answer of a process that starts, after which it is killed and replaced: once or twice as many."""
     max_consecutive_failures: int = 5
@@ -142,7 +145,9 @@ class RayExecutor:
         self._data: dict[DataKey, ray.ObjectRef] = {}
         self._numbers = itertools.count(1)
         self._heartbeats = Heartbeats(
-            interval_s=self._config.heartbeat_interval_s, timeout_s=self._config.unresponsive_after_s
+            interval_s=self._config.heartbeat_interval_s,
+            timeout_s=self._config.unresponsive_after_s,
+            stalls=StallConfig(first_s=self._config.stalled_after_s, next_s=self._config.stalled_after_s / 6),
         )
         self._last_death = ""
         self._news: list[ExecutorEvent] = []  # for the next poll
@@ -305,13 +310,18 @@ class RayExecutor:
         return [WorkerLost(worker=worker, log=log), replace(self._slots.replace(worker, reason, causes), log=log)]
 
     def _replace_unresponsive(self) -> list[ExecutorEvent]:
+        silent = dict.fromkeys(
+            self._heartbeats.unresponsive(), f"did not answer for {self._config.unresponsive_after_s:.0f} s"
+        )
+        stalled = dict.fromkeys(self._heartbeats.stalled(), "hung: it answers, and its task did not go on")
         events: list[ExecutorEvent] = []
-        for worker in self._heartbeats.unresponsive() & self._slots.occupied.keys():
+        for worker, death in (stalled | silent).items():
+            if worker not in self._slots.occupied:
+                continue
             kill(self._slots.occupied[worker])
-            reason = f"did not answer for {self._config.unresponsive_after_s:.0f} s"
-            self._last_death = f"{worker} {reason}"
+            self._last_death = f"{worker} {death}"
             causes = causes_of(running.task for running in self._unfinished() if running.worker == worker)
-            events += self._lose(worker, reason, causes)
+            events += self._lose(worker, death, causes)
         return events
 
     # -- nodes that come and go --------------------------------------------------------------------------------------

@@ -295,10 +295,13 @@ class Dispatcher:
         if job.totals[ClipState.READY] or not job.totals[ClipState.WAITING] or not job.inputs_running:
             return actions
         missing = self._missing_models()
-        for kind, clip_kind in enumerate(job.workload.kinds):
+        fastest_s = self._replanner.allocation.fastest_s
+        longest_first = sorted(range(len(job.workload.kinds)), key=lambda k: -fastest_s.get((Stage.DENOISE, k), 0.0))
+        for kind in longest_first:  # a device goes on with the model that it has, and short clips are to fill the end
+            name = job.workload.kinds[kind].model_name
             waiting = job.counts[kind][ClipState.WAITING] if self._replanner.placeable[kind] else 0
             for _ in range(waiting):
-                if missing[clip_kind.model_name] <= 0 or (run := self._preload_one(kind, missing, now)) is None:
+                if missing[name] <= 0 or (run := self._preload_one(kind, missing, now)) is None:
                     break
                 actions.append(run)
         return actions

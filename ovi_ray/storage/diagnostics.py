@@ -96,6 +96,11 @@ def plain_reason(error: OSError) -> str:
     return known or text.partition("\n")[0] or type(error).__name__
 
 
+def reason_with_file(error: OSError) -> str:
+    """The problem, with the file that it is about where the system names one."""
+    return f"{error.filename}: {error.strerror}" if error.strerror and error.filename else error.strerror or str(error)
+
+
 @contextmanager
 def usable(folder: object, *, option: str = "", also_away: bool = False) -> Iterator[None]:
     """Raises OutputError for what the system says about a folder; of one to write to that an `option` names, InputError.
@@ -113,7 +118,9 @@ def usable(folder: object, *, option: str = "", also_away: bool = False) -> Iter
             expected = f"a folder that can be written ({plain_reason(error)})"
             problem = Problem(file=COMMAND_LINE, field=option, value=show_path(folder), expected=expected)
             raise InputError([problem]) from None
-        raise OutputError(f"{folder} cannot be used: {plain_reason(error)}") from error
+        names_more = error.filename not in (None, str(folder)) or isinstance(error, StorageUnavailable)
+        reason = reason_with_file(error) if names_more else plain_reason(error)
+        raise OutputError(f"{folder} cannot be used: {reason}") from error
 
 
 def is_unreachable(error: OSError) -> bool:
