@@ -59,7 +59,9 @@ def held_at_the_third_clip(out, folder, workers=("w0",)):
     executor = ReportingExecutor(workers, script=script, clock=SystemClock())
     prompts = ["a fox", "a dog", "a cat"]
     with ThreadPoolExecutor(1) as thread:
-        job = thread.submit(render_job, out, write_rows(folder, prompts), executor=executor, retries=0)
+        job = thread.submit(
+            render_job, out, write_rows(folder, prompts), executor=executor, retries=0, speculation=False
+        )
         try:
             wait_until(
                 lambda: (found := read_progress(out)) is not None and found.done == 2 and found.running,
