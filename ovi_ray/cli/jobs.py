@@ -13,13 +13,14 @@ import typer
 from rich.table import Table
 
 from ovi_ray.answers import answer, answers
-from ovi_ray.cli.common import command_console, usable
+from ovi_ray.cli.common import command_console
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.cli.submit import exit_code_of
 from ovi_ray.errors import ClusterError, InputError
 from ovi_ray.output.progress_file import JobProgress, progress_json, read_progress
 from ovi_ray.printing import Console
 from ovi_ray.report.durations import format_remaining
+from ovi_ray.storage.diagnostics import usable
 from ovi_ray.storage.paths import to_location
 from ovi_ray.submission.states import JobState, JobStatus
 
@@ -30,7 +31,6 @@ UNREACHABLE_S = 600.0
 """Seconds without an answer after which `wait` gives up."""
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or an output folder (a path or a URI).")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="A job's id.")]
 To = Annotated[
     str | None,
     typer.Option(

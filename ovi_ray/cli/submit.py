@@ -11,7 +11,7 @@ import typer
 
 from ovi_ray import __version__
 from ovi_ray.answers import answer
-from ovi_ray.cli.common import ExitCode, command_console, read_job
+from ovi_ray.cli.common import ExitCode, command_console, read_job, refuse, unused
 from ovi_ray.cli.detach import INPUTS_CHECKED
 from ovi_ray.cli.dry_run import print_bad_rows
 from ovi_ray.cli.options import (
@@ -175,6 +175,7 @@ def submit(
         def tell(text: str) -> None:
             console.print(text, soft_wrap=True)
 
+        refuse(unused({"--json": as_json and print_script}, "beside --print, which prints the script alone"))
         target = find_target(to, options)
         bundle = bundle_of(
             read_job(PortableJob, prompts, job_options),

@@ -25,6 +25,8 @@ Sections = Mapping[str, Collection[str]]
 ALIASES = {"num_steps": "sample_steps", "prompt": "text_prompt"}
 """Other keys, and the field that each stands for: `num_steps` of published files, and `prompt`, which never names a list."""
 _PROMPT_KEYS = frozenset({"prompts", "text_prompt", "prompt"})
+_FORMAT_KEYS = frozenset({"delimiter", "sheet"})
+"""Keys on the format of the file's own list."""
 _OPTION_NAMES = {"prompts": "PROMPTS", "output_dir": "--out"}
 _KEYS_EXPECTED = "keys and values, such as ckpt_dir: ./ckpts"
 
@@ -119,7 +121,7 @@ def merge(file: dict[str, Given], options: dict[str, Given]) -> dict[str, Given]
     """The values of a job file with the options over them."""
     replaced = set(options)
     if replaced & _PROMPT_KEYS:
-        replaced |= _PROMPT_KEYS
+        replaced |= _PROMPT_KEYS | _FORMAT_KEYS
     replaced |= {alias for alias, field in ALIASES.items() if field in replaced}
     return {key: item for key, item in file.items() if key not in replaced} | options
 

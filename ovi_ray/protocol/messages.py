@@ -174,6 +174,8 @@ class WorkerInfo:
     """The device's entry in the cluster profile, if the job has one."""
     node_id: str = ""
     """The id of its Ray node; empty outside Ray."""
+    has_fp8_products: bool = False
+    """It may compute in 8-bit floats where the quality of a clip asks for it."""
     shares_denoises: bool = False
     """It can compute a denoise together with another worker of its node."""
     log: str = ""

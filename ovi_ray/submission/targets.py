@@ -27,7 +27,7 @@ import platformdirs
 from pydantic import BaseModel
 
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
-from ovi_ray.inputs.job_file import Given, load, read_options, read_yaml
+from ovi_ray.inputs.job_file import Given, load, option_name, read_options, read_yaml
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.inputs.yaml_files import read_yaml_file
 from ovi_ray.storage.paths import to_location
@@ -105,15 +105,15 @@ def find_target(
     `options`, by key of the kind's configuration (None: not given), go before those of targets.yaml. `given_by` is what
     named the target, for messages.
     """
-    given = {key: value for key, value in (options or {}).items() if value is not None}
+    given = read_options(options or {})
     entries = _entries(file or targets_file())
     if name in entries:
         return _named(name, entries[name], given)
     if name in KINDS and not KINDS[name].needs_address:
-        return _open(name, name, read_options(given), COMMAND_LINE)
+        return _open(name, name, {}, given, COMMAND_LINE)
     if _ADDRESS.fullmatch(name):
         address = replace(read_options({"address": name})["address"], label=given_by)
-        return _open(name, "ray", {"address": address, **read_options(given)}, COMMAND_LINE)
+        return _open(name, "ray", {"address": address}, given, COMMAND_LINE)
     known = [*entries, *(kind for kind, declared in KINDS.items() if not declared.needs_address)]
     expected = (
         f"one of {', '.join(known)}, or the address of a Ray cluster's dashboard such as 10.0.0.1:8265"
@@ -134,7 +134,7 @@ def _entries(file: Path) -> dict[str, Given]:
     return read_yaml(location, expected=_ENTRIES_EXPECTED)
 
 
-def _named(name: str, entry: Given, options: dict[str, Any]) -> Target:
+def _named(name: str, entry: Given, options: Mapping[str, Given]) -> Target:
     kinds = f"one of {', '.join(KINDS)}"
     if not isinstance(entry.value, dict):
         raise InputError([entry.problem(f"keys and values, among them kind: {kinds}")])
@@ -142,8 +142,17 @@ def _named(name: str, entry: Given, options: dict[str, Any]) -> Target:
     if kind.value not in list(KINDS):  # which may be anything, and not hashable
         raise InputError([kind.problem(kinds, None if "kind" in entry.value else "missing")])
     keys = {str(key): entry.part(key) for key in entry.value if key != "kind" and entry.value[key] is not None}
-    return _open(name, kind.value, keys | read_options(options), entry.file)
+    return _open(name, kind.value, keys, options, entry.file)
 
 
-def _open(name: str, kind: str, given: dict[str, Given], source: str) -> Target:
-    return KINDS[kind].open(name, load(KINDS[kind].config, given, source=source, checks={}))
+def _open(name: str, kind: str, keys: Mapping[str, Given], options: Mapping[str, Given], source: str) -> Target:
+    """The target of an entry's keys with the options over them. Raises InputError, also for options of other kinds."""
+    config = KINDS[kind].config
+    if others := [key for key in options if key not in config.model_fields]:
+        raise InputError(options[key].problem(_expected_kind(key, name, kind)) for key in others)
+    return KINDS[kind].open(name, load(config, {**keys, **options}, source=source, checks={}))
+
+
+def _expected_kind(key: str, name: str, kind: str) -> str:
+    kinds = [other for other, declared in KINDS.items() if key in declared.config.model_fields]
+    return f"no {option_name(key)} beside --to {name}, a target of kind {kind}: it is for {' and '.join(kinds)}"

@@ -27,7 +27,7 @@ from ovi.media.video import VideoWriter, frames_as_bytes, write_poster
 from ovi.memory.limit import limit_memory
 from ovi.memory.plan import MemoryMode
 from ovi.memory.release import release_memory, try_to_release_memory
-from ovi.quality import Quality
+from ovi.quality import Quality, may_have_fp8_products
 from ovi.sampling.denoise import DenoiseState
 from ovi.sampling.link import links_work
 from ovi.stages import STAGES, Stage
@@ -108,7 +108,7 @@ class WorkerConfig:
     host_gb: float | None = None
     """GB of host memory for inactive components; None for all of it."""
     quality: Quality = Quality.EXACT
-    """Of the clips whose rows say nothing else; lossy ones need a little more memory."""
+    """That of the job's clips which needs the most memory."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -188,6 +188,8 @@ class Worker:
             streamed_gb=self._streamed_gb(),
             declared=self._config.declared,
             node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
+            has_fp8_products=self._config.weights is not WeightFormat.QINT8
+            and may_have_fp8_products(device.architecture),
             shares_denoises=links_work(),
             log=_error_log(),
         )

@@ -38,7 +38,7 @@ class RayHead:
     address: str
     """Of its dashboard."""
     environment: dict[str, str]
-    """What a client needs to be let in."""
+    """Variables with which a client is let in."""
 
 
 @contextmanager

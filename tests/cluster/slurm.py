@@ -78,7 +78,7 @@ class Slurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What Slurm's commands need to find it."""
+        """Variables with which Slurm's commands find it."""
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def run(self, *command: str) -> str:

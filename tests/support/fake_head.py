@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass(kw_only=True, slots=True)
 class FakeHead:
-    """What the head knows. Tests change it while it answers."""
+    """State of the head. Tests change it while it answers."""
 
     address: str = ""
     token: str = ""
@@ -31,7 +31,7 @@ class FakeHead:
     first_state: tuple[str, int | None] = ("RUNNING", None)
     """Status and exit code of a new job."""
     starting: int = 0
-    """How many times a job cannot be started yet."""
+    """Times that a job cannot be started yet."""
     upload_pause_s: float = 0.0
     """Before each sixteenth of an upload is read."""
     refusal: int = 0

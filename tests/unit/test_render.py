@@ -13,6 +13,7 @@ import pytest
 
 from ovi.files import UNFINISHED_PREFIX
 from ovi.media.probe import probe
+from ovi.quality import COMBINATIONS
 from ovi.stages import Stage
 from ovi_ray.errors import JobStopped, OutputError, OutputInUse, OutputOfOtherJob, WorkersLost
 from ovi_ray.inputs.job_spec import JobSpec
@@ -29,7 +30,14 @@ from ovi_ray.storage.reading import ReadConfig
 from tests.support.fake_executor import DIES, Fails
 from tests.support.files import UNREADABLE
 from tests.support.recording_observer import RecordingObserver
-from tests.support.rendered_jobs import RenderingExecutor, render_job, unchecked, write_rows
+from tests.support.rendered_jobs import (
+    PlaceholderExecutor,
+    RenderingExecutor,
+    prepared_job,
+    render_job,
+    unchecked,
+    write_rows,
+)
 from tests.support.report_pages import clips_of
 from tests.support.stores import overridden
 
@@ -221,6 +229,20 @@ def mixed_job(out, tiny_dir):
 
 
 # -- notes in rows -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("qualities", "planned"), [(["exact", "high"], "exact"), (["exact", "fast", "high"], "fast")])
+def test_workers_plan_their_memory_for_the_quality_of_the_rows_that_takes_most(out, tmp_path, qualities, planned):
+    rows = [{"text_prompt": "a fox", "quality": quality} for quality in qualities]
+    jobs, executor = [], PlaceholderExecutor()
+
+    def open_executor(job, config):
+        jobs.append(job)
+        return contextlib.nullcontext(executor)
+
+    prepared = prepared_job(out, write_rows(tmp_path, rows), quality="high")
+    render(prepared, options=RenderOptions(), open_executor=open_executor, clock=executor.clock)
+    assert [COMBINATIONS[job.quality] for job in jobs] == [COMBINATIONS[planned]]
 
 
 def test_a_note_on_a_clip_stands_in_its_row_and_is_counted(start, out):

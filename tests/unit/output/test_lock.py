@@ -75,7 +75,7 @@ def object_folder(request):
 
 
 def lease_file(folder):
-    """Where the lease of a driver elsewhere lies."""
+    """The lease of a driver elsewhere."""
     if folder.is_local:
         return folder / LOCK
     (folder / LOCK).mkdir()

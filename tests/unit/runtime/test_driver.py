@@ -27,6 +27,7 @@ from ovi_ray.protocol.messages import (
     FailureCause,
 )
 from ovi_ray.protocol.observer import Observers
+from ovi_ray.protocol.progress import WorkDone
 from ovi_ray.runtime.clip_records import TRACEBACK_CHARS
 from ovi_ray.runtime.device_profiles import device_profile
 from ovi_ray.runtime.driver import Driver, DriverConfig
@@ -305,6 +306,19 @@ def test_the_time_of_a_worker_is_added_up_by_stage(tmp_path):
     (time,) = driver.worker_times()
     assert (time.encode_s, time.denoise_s, time.decode_s) == (1.0, 2.0, 2.0)
     assert time.load_s >= 2.0
+    assert time.work == WorkDone(items={Stage.ENCODE_TEXT: 4, Stage.DENOISE: 2, Stage.DECODE: 2})
+
+
+def test_the_items_of_a_worker_that_is_lost_stay_its_own_and_tasks_that_failed_are_none(tmp_path):
+    def script(worker, task, tries):
+        return DIES if worker == "w0" and task.stage is Stage.DENOISE and task.items else None
+
+    observer = RecordingObserver()
+    driver, _ = run(tmp_path, FakeExecutor(workers=("w0", "w1"), script=script), observer=observer)
+    work = {time.worker: time.work for time in driver.worker_times()}
+    assert Stage.DENOISE not in work["w0"].items
+    assert work["w1"].items[Stage.DENOISE] == 2
+    assert observer.snapshots[-1].work == work
 
 
 def test_observers_see_every_decision_every_clip_and_the_end(tmp_path):

@@ -1,4 +1,4 @@
-"""How jobs share a cluster: by priority, without starving any, and without waiting for dead ones."""
+"""Jobs share a cluster by priority, without starving any, and without waiting for dead ones."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How a job waits for storage that fails, is out of reach or is gone. Times are numbers: nothing sleeps."""
+"""A job waits for storage that fails, is out of reach or is gone. Times are numbers: nothing sleeps."""
 
 import shutil
 from dataclasses import replace

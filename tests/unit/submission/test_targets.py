@@ -1,4 +1,4 @@
-"""How a name becomes a target, and how a job is found by its id or its output folder."""
+"""A name becomes a target, and a job is found by its id or its output folder."""
 
 import json
 import os
