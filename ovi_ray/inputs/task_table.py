@@ -153,7 +153,7 @@ class TaskTable:
         """The clip at `index`, from 0. Raises IndexError."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
-        row = self.clips.slice(index, 1).to_pylist()[0]
+        row = {name: self.clips.column(name)[index].as_py() for name in self.clips.column_names}
         prompt, video_negative, audio_negative = (int(number) for number in self.clip_texts[index])
         first_frame = int(self.clip_first_frame[index])
         return ClipTask(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.runtime.autoscaling import Autoscaling
 from ovi_ray.runtime.cluster_watch import ClusterWatch
-from ovi_ray.runtime.fair_share import FairShare
+from ovi_ray.runtime.fair_share import FairShare, ended_drivers, this_driver
 from ovi_ray.runtime.placement import Placement, devices
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.workers.requirements import NodeRequirements, requirements_here
@@ -49,5 +49,9 @@ def joined_cluster(
         place=functools.partial(place, job),
         requires=requirements_here(local_checkpoint(job.ckpt_dir), job.weight_format),
         autoscaling=Autoscaling() if job.elastic else None,
-        share=None if job.elastic else FairShare(priority=job.priority, devices=devices),
+        share=None if job.elastic else _share(job),
     )
+
+
+def _share(job: JobSpec) -> FairShare:
+    return FairShare(priority=job.priority, devices=devices, driver=this_driver(), ended=ended_drivers)
