@@ -36,16 +36,18 @@ class ChangingCluster:
 
 
 def joined_cluster(
-    job: JobSpec, place: Callable[..., Sequence[Placement]], *, interval_s: float
+    job: JobSpec, place: Callable[..., Sequence[Placement]], *, interval_s: float, answers: Callable[[], bool]
 ) -> ChangingCluster | None:
     """The cluster at the address of a job, once Ray has joined it; None for a Ray of the job's own, where nothing changes.
+
+    `answers` says whether the cluster's head does.
 
     A job that nodes are added for takes no share: what it may have depends on what it asks for.
     """
     if not job.address:
         return None
     return ChangingCluster(
-        watch=ClusterWatch(interval_s=interval_s),
+        watch=ClusterWatch(interval_s=interval_s, answers=answers),
         place=functools.partial(place, job),
         requires=requirements_here(local_checkpoint(job.ckpt_dir), job.weight_format),
         autoscaling=Autoscaling() if job.elastic else None,
