@@ -34,7 +34,7 @@ def reconnect_s() -> float:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class HeadConfig:
-    """What is done while the head is silent, in seconds since it last answered. Raises ValueError for times out of order."""
+    """What is done while the head is silent, in seconds since it was first asked in vain. Raises ValueError for times out of order."""
 
     save_after_s: float = field(default_factory=lambda: 0.6 * reconnect_s())
     """What runs is saved, and the job ends."""
@@ -73,9 +73,7 @@ class HeadWatch:
         self._on_overdue = on_overdue
         self._accepts = accepts or accepts_connections
         self._clock = clock
-        self._answered_at = clock()
-        self.is_silent = False
-        """Whether it did not answer when it was asked last."""
+        self._silent_since: float | None = None  # when it was first asked in vain
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="head-watch", daemon=True)
         self._thread.start()
@@ -83,15 +81,23 @@ class HeadWatch:
     def answers(self) -> bool:
         """Whether the head accepts a connection now."""
         asked_at = self._clock()
-        self.is_silent = not self._accepts(self.address, self.config.answer_s)
-        if not self.is_silent:
-            self._answered_at = asked_at
-        return not self.is_silent
+        if self._accepts(self.address, self.config.answer_s):
+            self._silent_since = None
+            return True
+        if self._silent_since is None:
+            self._silent_since = asked_at
+        return False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it did not answer when it was asked last."""
+        return self._silent_since is not None
 
     @property
     def silent_s(self) -> float:
-        """Seconds since it last answered."""
-        return self._clock() - self._answered_at
+        """Seconds since it was first asked in vain; 0 while it answers."""
+        since = self._silent_since
+        return 0.0 if since is None else self._clock() - since
 
     @property
     def is_lost(self) -> bool:

@@ -38,9 +38,11 @@ def test_a_head_that_is_silent_for_a_while_is_waited_for_and_one_that_is_silent_
         assert (watch.is_silent, watch.is_lost) == (True, False)
         head.is_there = True
         wait_until(lambda: not watch.is_silent)
+        clock.sleep(900.0)
         head.is_there = False
-        clock.sleep(36.0)
         wait_until(lambda: watch.is_silent)
+        assert not watch.is_lost
+        clock.sleep(36.0)
         assert watch.is_lost
         assert "head:6379 has not answered for 36 s" in str(watch)
     finally:
@@ -52,6 +54,7 @@ def test_a_driver_that_does_not_come_back_from_ray_is_ended_before_ray_does_it()
     watch = watch_of(head, clock, on_overdue=ends.append)
     try:
         head.is_there = False
+        wait_until(lambda: watch.is_silent)
         clock.sleep(54.0)
         wait_until(lambda: ends)
     finally:
