@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.runtime.autoscaling import Autoscaling
-from ovi_ray.runtime.cluster_watch import ClusterWatch
-from ovi_ray.runtime.fair_share import FairShare, ended_drivers, this_driver
+from ovi_ray.runtime.cluster_watch import ClusterWatch, alive_nodes, draining_nodes
+from ovi_ray.runtime.fair_share import FairShare, HeadTable, ended_drivers, this_driver
+from ovi_ray.runtime.head_calls import HeadCalls
 from ovi_ray.runtime.placement import Placement, devices
 from ovi_ray.weights.cache import local_checkpoint
 from ovi_ray.workers.requirements import NodeRequirements, requirements_here
@@ -46,14 +47,26 @@ def joined_cluster(
     """
     if not job.address:
         return None
+    calls = HeadCalls()
     return ChangingCluster(
-        watch=ClusterWatch(interval_s=interval_s, answers=answers),
+        watch=ClusterWatch(
+            interval_s=interval_s,
+            alive=lambda: calls(alive_nodes),
+            draining=lambda: calls(draining_nodes),
+            answers=answers,
+        ),
         place=functools.partial(place, job),
         requires=requirements_here(local_checkpoint(job.ckpt_dir), job.weight_format),
         autoscaling=Autoscaling() if job.elastic else None,
-        share=None if job.elastic else _share(job),
+        share=None if job.elastic else _share(job, calls),
     )
 
 
-def _share(job: JobSpec) -> FairShare:
-    return FairShare(priority=job.priority, devices=devices, driver=this_driver(), ended=ended_drivers)
+def _share(job: JobSpec, calls: HeadCalls) -> FairShare:
+    return FairShare(
+        priority=job.priority,
+        table=HeadTable(calls),
+        devices=lambda: calls(devices),
+        driver=this_driver(),
+        ended=lambda: calls(ended_drivers),
+    )

@@ -330,10 +330,8 @@ class Driver:
     def _stopped(self, reason: str) -> OviRayError:
         if self._head_silent is None:
             return JobStopped(f"stopped ({reason})")
-        unsaved = self._workers.has_unsaved_work
         return HeadLost(
-            f"{self._head_silent.what}; finished clips are kept, and denoises were"
-            f" {'saved as far as they answered' if unsaved else 'saved at their last step'}"
+            f"{self._head_silent.what}; finished clips are kept, and so is what was saved of unfinished ones"
         )
 
     def _write_rows(self) -> bool:

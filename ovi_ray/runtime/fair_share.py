@@ -19,6 +19,7 @@ from ray._private.state import state
 from ray.experimental import internal_kv
 
 from ovi_ray.runtime.cluster_watch import UNREACHABLE
+from ovi_ray.runtime.head_calls import HeadCalls
 
 _NAMESPACE = "ovi-ray-jobs"
 _PRIORITY_OF_DOUBLE_SHARE = 100
@@ -40,21 +41,26 @@ class Table(Protocol):
 class HeadTable:
     """The table in the key-value store of Ray's head, which forgets it when it ends."""
 
+    def __init__(self, calls: HeadCalls | None = None) -> None:
+        self._calls = calls or HeadCalls()
+
     def put(self, key: str, text: str) -> None:
         """See Table."""
-        internal_kv._internal_kv_put(key, text, namespace=_NAMESPACE)
+        self._calls(lambda: internal_kv._internal_kv_put(key, text, namespace=_NAMESPACE))
 
     def read(self) -> Mapping[str, str]:
         """See Table."""
-        found = {key: internal_kv._internal_kv_get(key, namespace=_NAMESPACE) for key in self._keys()}
-        return {key.decode(): text.decode() for key, text in found.items() if text is not None}
+        return self._calls(_records)
 
     def remove(self, key: str) -> None:
         """See Table."""
-        internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
+        self._calls(lambda: internal_kv._internal_kv_del(key, namespace=_NAMESPACE))
 
-    def _keys(self) -> list[bytes]:
-        return list(internal_kv._internal_kv_list("", namespace=_NAMESPACE))
+
+def _records() -> dict[str, str]:
+    keys: list[bytes] = internal_kv._internal_kv_list("", namespace=_NAMESPACE)
+    found = {key: internal_kv._internal_kv_get(key, namespace=_NAMESPACE) for key in keys}
+    return {key.decode(): text.decode() for key, text in found.items() if text is not None}
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

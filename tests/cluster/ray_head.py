@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -45,18 +45,19 @@ class RayHead:
     """Where drivers join."""
     pid: int
     """Of the process that started it."""
-    left: list[psutil.Process] = field(default_factory=list)
-    """Programs that outlived it."""
 
-    def kill(self, *, with_nodes: bool) -> None:
-        """Kill Ray's own head, or all that runs on its machine."""
-        programs = psutil.Process(self.pid).children(recursive=True)
-        head = [psutil.Process(self.pid), *(program for program in programs if program.name() == "gcs_server")]
-        for process in [psutil.Process(self.pid), *programs] if with_nodes else head:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        if not with_nodes:
-            self.left.extend(program for program in programs if program not in head)
+    def kill(self, *, with_node: bool) -> None:
+        """Kill Ray's control store alone, as if other nodes went on, or all that runs here.
+
+        `ray start --block` would end the node as well, and is kept from it.
+        """
+        start = psutil.Process(self.pid)
+        programs = start.children(recursive=True)
+        start.suspend()
+        for program in programs:
+            if with_node or program.name() == "gcs_server":
+                with suppress(psutil.NoSuchProcess):
+                    program.kill()
 
 
 @contextmanager
@@ -110,9 +111,7 @@ def running_head(folder: Path, *, cpus: int = 2, host: str = "127.0.0.1") -> Ite
             )
             yield running
         finally:
-            for program in running.left:
-                with suppress(psutil.NoSuchProcess):
-                    program.kill()
+            psutil.Process(head.pid).resume()
             head.terminate()
             try:
                 head.wait(30)
