@@ -48,6 +48,7 @@ from ovi.sampling.guidance import Guidance, PassNumerics, StepPasses, embed_text
 from ovi.stages import Stage
 from ovi.timing import seconds_per_call
 from ovi.types import PromptEmbeds
+from ovi.weights.quantization import streamed_bytes
 from ovi.weights.tiny import tiny_architecture, write_tiny_checkpoint
 from ovi_ray.devices.probe import GB, TorchEdge, faults_of_versions, probe
 
@@ -159,7 +160,7 @@ def steps(
     weights = sum(parameter.nbytes for parameter in transformer.parameters())
     height, width = snap_size(1, 1, spec.video_area)
     planned = weights + activations(arch, spec, height, width, DTYPE.itemsize)[Stage.DENOISE]
-    streamed = 2 * weights / arch.video.num_layers + planned - weights
+    streamed = streamed_bytes(arch, DTYPE).device + planned - weights
     for path in paths:
         gigabytes = (streamed if path == "streamed" else planned) / GB
         part = Measured(size=spec.name, part="step", path=path, planned_gb=gigabytes)
