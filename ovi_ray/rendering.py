@@ -59,6 +59,7 @@ from ovi_ray.runtime.progress_writer import JobCounts, ProgressWriter
 from ovi_ray.runtime.run_record import run_record
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.task import ClipStatus
+from ovi_ray.storage.diagnostics import reason_with_file
 from ovi_ray.storage.paths import Location
 from ovi_ray.storage.reading import ReadConfig
 
@@ -167,7 +168,7 @@ def _usable(output_dir: Location) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{output_dir} cannot be used: {error.strerror or error}") from error
+        raise OutputError(f"{output_dir} cannot be used: {reason_with_file(error)}") from error
 
 
 def _with_latents_policy(job: JobSpec) -> JobSpec:
@@ -465,7 +466,7 @@ class _Run:
                 write()
             except OSError as error:
                 if attempt == _END_TRIES:
-                    self._observer.message(f"{complaint}: {error.strerror or error}; the next run does it")
+                    self._observer.message(f"{complaint}: {reason_with_file(error)}; the next run does it")
                 else:
                     time.sleep(_PAUSE_BETWEEN_TRIES_S)
             else:

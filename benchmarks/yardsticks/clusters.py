@@ -66,31 +66,43 @@ def steps(count: int, kind: ClipKind = KIND_5S) -> ClipKind:
 # --- what is hard
 
 
+def declared_alike(here: Sequence[VirtualDevice]) -> tuple[VirtualDevice, ...]:
+    """Every device is declared with the same rates, and is in truth what it was declared."""
+    alike = StageRates(**{stage.value: 150.0 for stage in Stage})
+    return tuple(
+        dataclasses.replace(d, profile=dataclasses.replace(d.profile, rates=alike, load_gb_per_s=2.0), actual=d.profile)
+        for d in here
+    )
+
+
+def declared_wrongly(here: Sequence[VirtualDevice], dice: random.Random) -> tuple[VirtualDevice, ...]:
+    """Each class's rate of each stage is declared three times too high, right, or three times too low."""
+    wrong = {
+        profile: dataclasses.replace(
+            profile,
+            rates=StageRates(**{s.value: profile.rates.of(s) * dice.choice((1 / 3, 1.0, 3.0)) for s in Stage}),
+        )
+        for profile in dict.fromkeys(d.profile for d in here)
+    }
+    return tuple(dataclasses.replace(d, profile=wrong[d.profile], actual=d.profile) for d in here)
+
+
 def undeclared(counts: Sequence[int] = (10, 20, 60, 100)) -> list[Scenario]:
     """Every GPU is declared with the same rates; in truth they differ by a factor of ten."""
-    alike = StageRates(**{stage.value: 150.0 for stage in Stage})
-    here = tuple(
-        dataclasses.replace(d, profile=dataclasses.replace(d.profile, rates=alike, load_gb_per_s=2.0), actual=d.profile)
-        for d in of_profile("b")
-    )
-    return [_few(f"declared alike: {clips} clips", make_workload(clips), here) for clips in counts]
+    here = declared_alike(of_profile("b"))
+    return [_job(f"declared alike: {clips} clips", make_workload(clips), here) for clips in counts]
 
 
 def misdeclared(seeds: Sequence[int] = (1, 2, 3, 4, 5), clips: int = 40) -> list[Scenario]:
-    """Each class's rate of each stage is declared three times too high, right, or three times too low."""
-    found = []
-    for seed in seeds:
-        dice = random.Random(seed)
-        wrong = {
-            profile: dataclasses.replace(
-                profile,
-                rates=StageRates(**{s.value: profile.rates.of(s) * dice.choice((1 / 3, 1.0, 3.0)) for s in Stage}),
-            )
-            for profile in dict.fromkeys(d.profile for d in of_profile("b"))
-        }
-        here = tuple(dataclasses.replace(d, profile=wrong[d.profile], actual=d.profile) for d in of_profile("b"))
-        found.append(_few(f"rates wrong by three, seed {seed}: {clips} clips", make_workload(clips), here))
-    return found
+    """The rates of cluster b are declared wrong by three."""
+    return [
+        _job(
+            f"rates wrong by three, seed {seed}: {clips} clips",
+            make_workload(clips),
+            declared_wrongly(of_profile("b"), random.Random(seed)),
+        )
+        for seed in seeds
+    ]
 
 
 def slow_encoders(counts: Sequence[int] = (60, 400), helpers: int = 4) -> list[Scenario]:
@@ -99,8 +111,8 @@ def slow_encoders(counts: Sequence[int] = (60, 400), helpers: int = 4) -> list[S
     for clips in counts:
         job = make_workload(clips, kinds=[steps(4)])
         found += [
-            _fluid(f"4 steps, no helpers: {clips} clips", job, devices((GPU_80GB, 4))),
-            _fluid(f"4 steps, {helpers} slow encoders: {clips} clips", job, devices((GPU_80GB, 4), (CPU, helpers))),
+            _job(f"4 steps, no helpers: {clips} clips", job, devices((GPU_80GB, 4))),
+            _job(f"4 steps, {helpers} slow encoders: {clips} clips", job, devices((GPU_80GB, 4), (CPU, helpers))),
         ]
     return found
 
@@ -110,7 +122,7 @@ def specialists(
 ) -> list[Scenario]:
     """Devices that denoise well and decode y times slower, beside devices that decode well and denoise x times slower."""
     return [
-        _fluid(
+        _job(
             f"specialists, denoise x{x:g}, decode x{y:g}: {clips} clips",
             make_workload(clips),
             devices(
@@ -127,7 +139,7 @@ def slow_loading(
 ) -> list[Scenario]:
     """Loading a transformer takes as long as several clips: (GB/s, steps, clips) on eight 80 GB devices."""
     return [
-        _few(
+        _job(
             f"loading at {rate:g} GB/s, {count} steps: {clips} clips",
             make_workload(clips, kinds=[steps(count)]),
             devices((dataclasses.replace(GPU_80GB, load_gb_per_s=rate), 8)),
@@ -140,7 +152,7 @@ def one_fast(counts: Sequence[int] = (2, 5, 10, 20, 40), slow: int = 50, times: 
     """One fast device and many that are hopeless, except for decodes that are not the last ones."""
     factors = dict.fromkeys((stage.value for stage in Stage), 1 / times)
     here = devices((GPU_80GB, 1), (with_rates(GPU_80GB, "slow", **factors), slow))
-    return [_few(f"one fast and {slow} slow: {clips} clips", make_workload(clips), here) for clips in counts]
+    return [_job(f"one fast and {slow} slow: {clips} clips", make_workload(clips), here) for clips in counts]
 
 
 def mixed_lengths(
@@ -148,7 +160,7 @@ def mixed_lengths(
 ) -> list[Scenario]:
     """Clips of three models, the longest seven times the shortest: (devices, clips)."""
     return [
-        _fluid(f"{count} x {profile.name}, three models: {clips} clips", make_workload(clips, kinds=THREE_MODELS), here)
+        _job(f"{count} x {profile.name}, three models: {clips} clips", make_workload(clips, kinds=THREE_MODELS), here)
         for count, clips in cases
         for here in [devices((profile, count))]
     ]
@@ -161,12 +173,12 @@ def unbalanced() -> list[Scenario]:
     slow_text = with_rates(CPU, "text-host", encode_text=1.0)
     no_text = dataclasses.replace(GPU_80GB, stages=frozenset(Stage) - {Stage.ENCODE_TEXT})
     return [
-        _few("b, 1 step: 40 clips", decodes, of_profile("b")),
-        _few("a, latents of 90 kept: 100 clips", kept, of_profile("a")),
-        _few("b, latents of 90 kept: 100 clips", kept, of_profile("b")),
-        _few("one slow text host: 16 clips", make_workload(16), devices((no_text, 8), (slow_text, 1))),
-        _fluid("first frames of their own: 400 clips", make_workload(400, kinds=[WITH_IMAGE]), devices((GPU_80GB, 8))),
-        _fluid(
+        _job("b, 1 step: 40 clips", decodes, of_profile("b")),
+        _job("a, latents of 90 kept: 100 clips", kept, of_profile("a")),
+        _job("b, latents of 90 kept: 100 clips", kept, of_profile("b")),
+        _job("one slow text host: 16 clips", make_workload(16), devices((no_text, 8), (slow_text, 1))),
+        _job("first frames of their own: 400 clips", make_workload(400, kinds=[WITH_IMAGE]), devices((GPU_80GB, 8))),
+        _job(
             "first frames of their own, 4 steps: 2000 clips",
             make_workload(2000, kinds=[steps(4, WITH_IMAGE)]),
             devices((GPU_80GB, 8)),
@@ -204,11 +216,7 @@ def small_hard_clusters() -> list[Scenario]:
     ]
 
 
-def _few(name: str, workload: Workload, here: tuple[VirtualDevice, ...]) -> Scenario:
-    return Scenario(name=name, workload=workload, devices=here, whole_clips=True)
-
-
-def _fluid(name: str, workload: Workload, here: tuple[VirtualDevice, ...]) -> Scenario:
+def _job(name: str, workload: Workload, here: tuple[VirtualDevice, ...]) -> Scenario:
     return Scenario(name=name, workload=workload, devices=here)
 
 
@@ -223,8 +231,7 @@ def random_cluster(seed: int) -> Scenario:
     kinds = dice.choice([(KIND_5S,), (KIND_5S,), THREE_MODELS, (steps(4),), (WITH_IMAGE,)])
     clips = dice.choice([3, 8, 15, 30, 60, 120, 200])
     job = make_workload(clips, kinds=kinds)
-    has_few = len(kinds) == 1 and clips <= 60
-    return Scenario(name=f"random {seed}: {clips} clips", workload=job, devices=here, whole_clips=has_few)
+    return _job(f"random {seed}: {clips} clips", job, here)
 
 
 def _random_profile(dice: random.Random, name: str) -> DeviceProfile:

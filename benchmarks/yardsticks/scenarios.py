@@ -24,6 +24,8 @@ MIXED_KINDS = (
     ClipKind(model_name="960x960_10s", height=960, width=960, video_latent_length=61, sample_steps=50),
 )
 
+_MOST_WHOLE_CLIPS = 2_000  # of a job: with more, fractions of a clip do not matter
+
 
 def make_workload(
     clips: int, *, kinds: Sequence[ClipKind] = (KIND_5S,), tokens: int = 120, variants_per_prompt: int = 1
@@ -52,8 +54,6 @@ class Scenario:
     workload: Workload
     devices: tuple[VirtualDevice, ...]
     config: SchedulerConfig = dataclasses.field(default_factory=SchedulerConfig)
-    whole_clips: bool = False
-    """There are so few clips that the bound has to count whole ones."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -70,9 +70,11 @@ class Measured:
 
 
 def bound_of(scenario: Scenario) -> float:
-    """Lower bound of the makespan: of whole clips where there are few, which leaves out the work on texts."""
+    """Lower bound of the makespan: of whole clips where all are of one kind, which leaves out the work on texts."""
     bound = makespan_bound(scenario.workload, scenario.devices)
-    return max(bound, integral_bound(scenario.workload, scenario.devices)) if scenario.whole_clips else bound
+    if len(scenario.workload.kinds) > 1 or scenario.workload.clips > _MOST_WHOLE_CLIPS:
+        return bound
+    return integral_bound(scenario.workload, scenario.devices, least_s=bound)
 
 
 MakeScheduler = Callable[[Workload, SchedulerConfig], Scheduler]
@@ -171,7 +173,7 @@ def tails(profile: ClusterProfile) -> list[Scenario]:
     """Jobs with fewer clips than devices, or a few more: only the tail matters."""
     devices = tuple(virtual_devices(profile))
     found = [
-        Scenario(name=f"tail: {clips} clips", workload=make_workload(clips), devices=devices, whole_clips=True)
+        Scenario(name=f"tail: {clips} clips", workload=make_workload(clips), devices=devices)
         for clips in (1, 4, 8, 20, 40)
     ]
     fast = next(d.name for d in devices)
@@ -179,5 +181,5 @@ def tails(profile: ClusterProfile) -> list[Scenario]:
     for copies in (False, True):
         name = f"tail: 20 clips, a device almost stops, copies {'on' if copies else 'off'}"
         config = SchedulerConfig(speculation=SpeculationConfig(enabled=copies))
-        found.append(Scenario(name=name, workload=make_workload(20), devices=stuck, config=config, whole_clips=True))
+        found.append(Scenario(name=name, workload=make_workload(20), devices=stuck, config=config))
     return found

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -189,7 +189,7 @@ def submit(
         for note in (*target.check(bundle), *bundle.notes):
             tell(f"note: {note}")
         started_at = time.monotonic()
-        status = _start(target, bundle, to)
+        status = _start(target, bundle, to, options)
         _announce(bundle, tell)
         if not as_json:
             answer(bundle.job_id)
@@ -206,13 +206,18 @@ def _watched_by(metrics: str | None, notify: str | None) -> tuple[str, ...]:
     return tuple(part for option, value in given.items() if value is not None for part in (option, value))
 
 
-def _start(target: "Target", bundle: "Bundle", to: str) -> "JobStatus":
+def _start(target: "Target", bundle: "Bundle", to: str, options: Mapping[str, Any]) -> "JobStatus":
     """Start the job, and note in the journal where it is."""
     from ovi_ray.submission.journal import Entry, Journal
+    from ovi_ray.submission.targets import PLACES
 
     status = target.submit(bundle)
     submitted_at = status.submitted_at or datetime.now(UTC).isoformat(timespec="seconds")
-    Journal().add(Entry(job_id=bundle.job_id, target=to, output_dir=bundle.output_dir, submitted_at=submitted_at))
+    place = {name: options[name] for name in PLACES if options[name] is not None}
+    entry = Entry(
+        job_id=bundle.job_id, target=to, output_dir=bundle.output_dir, submitted_at=submitted_at, options=place
+    )
+    Journal().add(entry)
     return status
 
 

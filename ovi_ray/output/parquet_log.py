@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from ovi_ray.errors import ResultsDamaged, ResultsTooNew
+from ovi_ray.storage.local_store import named_errors
 from ovi_ray.storage.paths import BATCH_ROWS, Location, atomic_write, list_files
 
 FORMAT = (
@@ -241,10 +242,11 @@ class ParquetLog:
                     return
                 present = [name for name in names if name in file.schema_arrow.names]
                 for batch in file.iter_batches(BATCH_ROWS, columns=present):
-                    yield self._completed(self._upgrade(batch, version), names)
+                    rows = self._completed(self._upgrade(batch, version), names)
+                    yield rows.cast(self._schema_of(names))  # fails for a file of other columns
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             _check_readable(path)
             raise ResultsDamaged(path, path.name, str(error).partition("\n")[0]) from error
 
@@ -327,7 +329,7 @@ def _check_readable(path: Location) -> None:
     """Read a file to its end: raises OSError where it cannot be read, so that this is not taken for damaged content."""
     if (local := path.local_path) is None:
         return  # it was fetched as a whole
-    with local.open("rb", buffering=0) as file:
+    with named_errors(local), local.open("rb", buffering=0) as file:
         while file.read(_READ_BYTES):
             pass
 

@@ -17,6 +17,7 @@ from ovi_ray.report.html import REPORT, ReportSummary, write_report
 from ovi_ray.report.last_run import LastRun, read_last_run, write_last_run
 from ovi_ray.report.run_charts import ChartRecorder, RunCharts
 from ovi_ray.runtime.background_writer import BackgroundWriter, WriteInterval
+from ovi_ray.storage.diagnostics import reason_with_file
 
 _REMEMBERED_BYTES = 64 << 20
 """Rows that are held between two writes: some ten thousand."""
@@ -77,7 +78,7 @@ class JobReport(JobObserver):
         self._writer = BackgroundWriter(
             "report",
             interval,
-            lambda error: message(f"the report cannot be written ({error.strerror or error}); the job goes on"),
+            lambda error: message(f"the report cannot be written ({reason_with_file(error)}); the job goes on"),
         )
 
     def begin(self) -> None:

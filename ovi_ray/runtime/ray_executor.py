@@ -37,7 +37,7 @@ from ovi_ray.runtime.executor import (
     WorkerStarted,
 )
 from ovi_ray.runtime.head_watch import HeadConfig, HeadWatch, head_watch
-from ovi_ray.runtime.heartbeats import Heartbeats
+from ovi_ray.runtime.heartbeats import Heartbeats, StallConfig
 from ovi_ray.runtime.placement import Placement, placements
 from ovi_ray.runtime.ray_errors import (
     can_be_fetched,
@@ -67,6 +67,9 @@ class ExecutorConfig:
     """Seconds between two progress requests to a busy worker."""
     unresponsive_after_s: float = 120.0
     """Seconds without an answer after which a busy worker is killed and replaced; loading weights may delay an answer."""
+    stalled_after_s: float = 3600.0
+    """Seconds without progress of a task after which its worker is killed and replaced although it answers. Between two steps a
+    sixth of it suffices, if that is 20 times the longest step of the task."""
     start_timeout_s: float = 300.0
     """Seconds without an answer of a process that starts, after which it is killed and replaced: once or twice as many."""
     max_consecutive_failures: int = 5
@@ -150,7 +153,9 @@ class RayExecutor:
         self._data: dict[DataKey, ray.ObjectRef] = {}
         self._numbers = itertools.count(1)
         self._heartbeats = Heartbeats(
-            interval_s=self._config.heartbeat_interval_s, timeout_s=self._config.unresponsive_after_s
+            interval_s=self._config.heartbeat_interval_s,
+            timeout_s=self._config.unresponsive_after_s,
+            stalls=StallConfig(first_s=self._config.stalled_after_s, next_s=self._config.stalled_after_s / 6),
         )
         self._last_death = ""
         self._news: list[ExecutorEvent] = []  # for the next poll
@@ -303,7 +308,7 @@ class RayExecutor:
                 return self._slots.refuse(worker, node, unfit)
             slot.history = slot.history.placed()
             causes = set() if is_node_loss(error) else {slot.history.workers}
-            return [self._succeeded(worker, f"cannot be started ({reason(error)})", causes)]
+            return [self._successor(worker, f"cannot be started ({reason(error)})", causes)]
         slot.idle_since, slot.history = time.monotonic(), slot.history.placed()
         if self._cluster and self._cluster.watch.is_leaving(slot.info.node_id):
             ray.kill(slot.actor, no_restart=True)
@@ -318,27 +323,32 @@ class RayExecutor:
         self._writing = {ref: running for ref, running in self._writing.items() if running.worker != worker}
         self._heartbeats.forget(worker)
         if causes is None:
-            return [WorkerLost(worker=worker, crashed=False), self._succeeded(worker, reason, set())]
+            return [WorkerLost(worker=worker, crashed=False), self._successor(worker, reason, set())]
         info = self._slots.occupied[worker].info
         log = "" if info is None else info.log_place
         if log:
             self._last_death += f"; its log: {log}"
-        return [WorkerLost(worker=worker, log=log), replace(self._succeeded(worker, reason, causes), log=log)]
+        return [WorkerLost(worker=worker, log=log), replace(self._successor(worker, reason, causes), log=log)]
 
-    def _succeeded(self, worker: str, reason: str, causes: Set[Hashable]) -> WorkerReplaced:
+    def _successor(self, worker: str, reason: str, causes: Set[Hashable]) -> WorkerReplaced:
         """Start the successor of a worker that has ended. A head that is silent can start none: the slot is given up then."""
         if self._head is not None and not self._head.answers():
             return self._slots.close(worker, reason)
         return self._slots.replace(worker, reason, causes)
 
     def _replace_unresponsive(self) -> list[ExecutorEvent]:
+        silent = dict.fromkeys(
+            self._heartbeats.unresponsive(), f"did not answer for {self._config.unresponsive_after_s:.0f} s"
+        )
+        stalled = dict.fromkeys(self._heartbeats.stalled(), "hung: it answers, and its task did not go on")
         events: list[ExecutorEvent] = []
-        for worker in self._heartbeats.unresponsive() & self._slots.occupied.keys():
+        for worker, death in (stalled | silent).items():
+            if worker not in self._slots.occupied:
+                continue
             kill(self._slots.occupied[worker])
-            reason = f"did not answer for {self._config.unresponsive_after_s:.0f} s"
-            self._last_death = f"{worker} {reason}"
+            self._last_death = f"{worker} {death}"
             causes = causes_of(running.task for running in self._unfinished() if running.worker == worker)
-            events += self._lose(worker, reason, causes)
+            events += self._lose(worker, death, causes)
         return events
 
     # -- nodes that come and go --------------------------------------------------------------------------------------

@@ -289,10 +289,12 @@ class Dispatcher:
         job, actions = self._job, list[Action]()
         if job.totals[ClipState.READY] or not job.totals[ClipState.WAITING] or not job.inputs_running:
             return actions
-        for kind, clip_kind in enumerate(job.workload.kinds):
+        fastest_s = self._replanner.allocation.fastest_s
+        longest_first = sorted(range(len(job.workload.kinds)), key=lambda k: -fastest_s.get((Stage.DENOISE, k), 0.0))
+        for kind in longest_first:  # a device goes on with the model that it has, and short clips are to fill the end
             expected = job.counts[kind][ClipState.WAITING] if self._replanner.placeable[kind] else 0
             expected -= self._pool.preloading.get(kind, 0)
-            expected -= self._idle.with_model(clip_kind.model_name)
+            expected -= self._idle.with_model(job.workload.kinds[kind].model_name)
             while expected > 0 and (run := self._preload_one(kind, expected, now)):
                 actions.append(run)
                 expected -= 1

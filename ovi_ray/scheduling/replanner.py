@@ -28,6 +28,8 @@ class Replanner:
         """[kinds] whether each stage of a kind fits on a worker in service."""
         self.denoisers = 0
         """Workers in service that can denoise."""
+        self.clips_ahead: dict[Stage, float] = {}
+        """Input stage -> clips that the cluster may denoise in the time in which all devices that encode it do other work."""
         self._due = True
         self._changes = 0  # tasks started or ended since the last allocation
         self._ends = 0
@@ -80,7 +82,9 @@ class Replanner:
             self._due = True
         left = self._job.workload.clips - self._job.ended
         if self._due or self._changes > self._config.replan_share * left:
-            self.allocation = self._policy.allocate(self._cluster(now), None if self._due else self._preferences(now))
+            cluster = self._cluster(now)
+            self.allocation = self._policy.allocate(cluster, None if self._due else self._preferences(now))
+            self.clips_ahead = {stage: _clips_ahead(cluster, stage) for stage in INPUT_STAGES}
             self.planned_at, self._due, self._changes = now, False, 0
 
     def replan_without(self, numbers: Set[int], kinds: Sequence[int], now: float) -> bool:
@@ -180,3 +184,20 @@ class Replanner:
     def _clips_before(self, stage: Stage, kind: int) -> int:
         """Clips that have yet to start a stage: the states are in the order of a clip's life."""
         return sum(self._job.counts[kind][: CLIP_STAGE_STATES[stage].running])
+
+
+def _clips_ahead(cluster: Cluster, stage: Stage) -> float:
+    """Clips that the cluster may denoise until a device that can encode for a stage, and does other work, is free again.
+
+    One that does nothing but encode is free at once; of those that denoise or decode, one is free after its longest task.
+    """
+    stages = np.array([stage for stage, _ in cluster.work_types])
+    encodes = np.isfinite(cluster.seconds[:, stages == stage].min(axis=1, initial=math.inf))
+    is_able = encodes[cluster.classes]
+    if not is_able.any():
+        return 0.0
+    of_clips = np.where(cluster.amounts > 0, cluster.seconds, math.inf)[:, np.isin(stages, CLIP_STAGES)]
+    longest = np.where(np.isfinite(of_clips), of_clips, 0.0).max(axis=1, initial=0.0)[cluster.classes] * cluster.factors
+    denoise = np.where(cluster.amounts > 0, cluster.seconds, math.inf)[:, stages == Stage.DENOISE]
+    rates = 1 / (denoise.min(axis=1, initial=math.inf)[cluster.classes] * cluster.factors)
+    return float(longest[is_able].min() * rates.sum())

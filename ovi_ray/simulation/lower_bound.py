@@ -8,7 +8,7 @@ Joins, departures and slowdowns are known in advance; random variation is not, a
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ NEVER_S = 1e12
 """Seconds beyond which a job is said never to end."""
 _SHARED = frozenset(component.value for component in Component if component is not Component.TRANSFORMER)
 """Components that all models share; each has a transformer of its own."""
+Weights = frozenset[str]
+"""What is loaded: shared components, and models whose transformers they are."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -35,8 +37,8 @@ class _WorkType:
     kind: int
     amount: float
     """Tasks, or tokens for texts."""
-    needs: str
-    """The weights that are loaded for it: a component that all models share, or the model whose transformer it is."""
+    needs: Weights
+    """The weights that are loaded for it."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -58,10 +60,14 @@ class _Group:
             )
         return self.device.actual_profile.prior_seconds(work_type.stage, spec.tflop(kind))
 
-    def load_seconds(self, needs: str) -> float:
-        """To load the weights that `needs` names."""
-        component = Component(needs) if needs in _SHARED else Component.TRANSFORMER
-        return self.device.actual_profile.load_seconds(component)
+    def load_seconds(self, weights: Weights) -> float:
+        """To load weights."""
+        components = [Component(name) if name in _SHARED else Component.TRANSFORMER for name in weights]
+        return sum(self.device.actual_profile.load_seconds(component) for component in components)
+
+    def work_lost(self, load_s: float) -> float:
+        """Seconds of work at first speed, at least, in the time of a load, which takes as long when a device is slow."""
+        return load_s / max([1.0, *(factor for _, factor in self.device.slowdowns)])
 
     def effective(self, time: float) -> float:
         """Seconds of work at first speed that one device has had time for by `time`."""
@@ -93,6 +99,10 @@ class BoundProblem:
     decode_s: float
     """The fastest decode, which follows every denoise."""
 
+    def amount(self, stage: Stage) -> float:
+        """Tasks of a stage, or tokens."""
+        return sum(work_type.amount for work_type in self.work if work_type.stage is stage)
+
 
 def bound_problem(workload: Workload, devices: Sequence[VirtualDevice]) -> BoundProblem:
     """The problem of a workload on devices. Work that no device can do is left out."""
@@ -110,7 +120,7 @@ def bound_problem(workload: Workload, devices: Sequence[VirtualDevice]) -> Bound
         groups=groups,
         seconds=seconds,
         first_denoise_s=first_denoise,
-        first_latents_s=first_denoise + _fastest(seconds, types, Stage.DENOISE) if fresh else 0.0,
+        first_latents_s=_first_latents(groups, types, seconds, first_denoise) if fresh else 0.0,
         denoise_s=_fastest(seconds, types, Stage.DENOISE),
         decode_s=_fastest(seconds, types, Stage.DECODE),
     )
@@ -131,6 +141,20 @@ def _first_inputs(
             ]
             earliest = max(earliest, min(ends))
     return earliest
+
+
+def _first_latents(
+    groups: Sequence[_Group], types: Sequence[_WorkType], seconds: FloatArray, first_denoise_s: float
+) -> float:
+    """Seconds before which no clip can be denoised."""
+    ends = (
+        max(first_denoise_s, group.device.joins_at_s + group.load_seconds(work_type.needs))
+        + float(seconds[i, j]) * min([1.0, *(factor for _, factor in group.device.slowdowns)])
+        for j, work_type in enumerate(types)
+        if work_type.stage is Stage.DENOISE
+        for i, group in enumerate(groups)
+    )
+    return min(ends, default=first_denoise_s)
 
 
 def _fastest(seconds: FloatArray, types: Sequence[_WorkType], stage: Stage) -> float:
@@ -169,9 +193,8 @@ def _work_types(workload: Workload) -> list[_WorkType]:
     ]
 
 
-def _needs(stage: Stage, kind: ClipKind) -> str:
-    component = STAGES[stage].main_component
-    return component.value if component in _SHARED else kind.model_name
+def _needs(stage: Stage, kind: ClipKind) -> Weights:
+    return frozenset(c.value if c.value in _SHARED else kind.model_name for c in STAGES[stage].components)
 
 
 def makespan_bound(workload: Workload, devices: Sequence[VirtualDevice], *, tolerance: float = 1e-4) -> float:
@@ -229,14 +252,19 @@ def _fraction_done_by(problem: BoundProblem, end: float) -> float:
         program.parts.append((j, 0, -work_type.amount))
     for i, group in enumerate(problem.groups):
         able = [j for j in range(len(problem.work)) if math.isfinite(problem.seconds[i, j])]
-        needs = sorted({problem.work[j].needs for j in able})
         of_group = program.limit(float(group.count))
-        for size in range(1, len(needs) + 1):
-            for used in itertools.combinations(needs, size):
-                devices = program.variable()
-                program.limits.append((of_group, devices, 1.0))
-                _add_tasks(program, problem, i, [j for j in able if problem.work[j].needs in used], devices, used, end)
+        for used in _combinations({problem.work[j].needs for j in able}):
+            devices = program.variable()
+            program.limits.append((of_group, devices, 1.0))
+            _add_tasks(program, problem, i, [j for j in able if problem.work[j].needs <= used], devices, used, end)
     return program.solve()
+
+
+def _combinations(needs: Set[Weights]) -> list[Weights]:
+    """All weights that a device may load for some of the work."""
+    ordered = sorted(needs, key=sorted)
+    chosen = (some for size in range(1, len(ordered) + 1) for some in itertools.combinations(ordered, size))
+    return list(dict.fromkeys(frozenset().union(*some) for some in chosen))
 
 
 def _add_tasks(
@@ -245,13 +273,13 @@ def _add_tasks(
     group: int,
     types: Sequence[int],
     devices: int,
-    used: tuple[str, ...],
+    used: Weights,
     end: float,
 ) -> None:
     """The tasks of `types` done by those devices of a group that load exactly `used`, within their time."""
     tasks = {j: program.variable() for j in types}
     program.parts.extend((j, task, 1.0) for j, task in tasks.items())
-    for stages, available in _windows(problem, problem.groups[group], used, end):
+    for stages, available in windows(problem, group, used, end):
         row = program.limit(0.0)
         program.limits.append((row, devices, -available))
         program.limits.extend(
@@ -296,28 +324,22 @@ class _Program:
         return float(-result.fun) if result.success else 0.0
 
 
-def _windows(
-    problem: BoundProblem, group: _Group, used: tuple[str, ...], end: float
-) -> list[tuple[frozenset[Stage], float]]:
-    """Seconds at first speed that a device has: for all its work, and for single stages alone."""
-    joins = group.device.joins_at_s
-    loads = sum(group.load_seconds(n) for n in used)
-    windows = [(frozenset(Stage), max(0.0, group.effective(end) - loads))]
-    models = [n for n in used if n not in _SHARED]
-    if models:
-        begin = max(problem.first_denoise_s, joins + min(group.load_seconds(n) for n in models))
-        last = end - problem.decode_s
-        windows.append((frozenset({Stage.DENOISE}), max(0.0, group.effective(last) - group.effective(begin))))
-    inputs = {STAGES[stage].main_component.value: stage for stage in INPUT_STAGES}
-    for component, stage in inputs.items():
-        if component in used:
-            last = end - problem.decode_s - problem.denoise_s
-            begin = joins + group.load_seconds(component)
-            windows.append((frozenset({stage}), max(0.0, group.effective(last) - group.effective(begin))))
-    if STAGES[Stage.DECODE].main_component in used:
-        begin = max(problem.first_latents_s, joins)
-        windows.append((frozenset({Stage.DECODE}), max(0.0, group.effective(end) - group.effective(begin))))
-    return windows
+def windows(problem: BoundProblem, group: int, used: Weights, end: float) -> Iterator[tuple[frozenset[Stage], float]]:
+    """Seconds at first speed that a device which loads `used` has by `end`: for all its work, and for some stages alone."""
+    of = problem.groups[group]
+    yield frozenset(Stage), max(0.0, of.effective(end) - of.work_lost(of.load_seconds(used)))
+    yield (
+        frozenset(CLIP_STAGES),
+        of.effective(end) - of.effective(min(problem.first_denoise_s, problem.first_latents_s)),
+    )
+    after = dict.fromkeys(INPUT_STAGES, problem.denoise_s + problem.decode_s) | {Stage.DENOISE: problem.decode_s}
+    earliest = {Stage.DENOISE: problem.first_denoise_s, Stage.DECODE: problem.first_latents_s}
+    for stage in Stage:
+        loads = [of.load_seconds(work.needs) for work in problem.work if work.stage is stage and work.needs <= used]
+        if loads:
+            begin = max(earliest.get(stage, 0.0), of.device.joins_at_s + min(loads))
+            last = end - after.get(stage, 0.0)
+            yield frozenset({stage}), max(0.0, of.effective(last) - of.effective(begin))
 
 
 def _matrix(entries: list[tuple[int, int, float]], rows: int, columns: int) -> object:

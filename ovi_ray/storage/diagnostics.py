@@ -95,6 +95,11 @@ def plain_reason(error: OSError) -> str:
     return known or text.partition("\n")[0] or type(error).__name__
 
 
+def reason_with_file(error: OSError) -> str:
+    """The problem, with the file that it is about where the system names one."""
+    return f"{error.filename}: {error.strerror}" if error.strerror and error.filename else error.strerror or str(error)
+
+
 def is_unreachable(error: OSError) -> bool:
     """Whether the store as a whole cannot be reached now, rather than this one file."""
     return any(mark in _text(error) for mark in _UNREACHABLE)

@@ -32,6 +32,8 @@ class FakeHead:
     """Status and exit code of a new job."""
     starting: int = 0
     """How many times a job cannot be started yet."""
+    upload_pause_s: float = 0.0
+    """Before each sixteenth of an upload is read."""
     refusal: int = 0
     """A status that every call is answered with; 0 for none."""
     stream_bytes: int = 1 << 30
@@ -119,7 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(404, b"not found")
 
     def do_PUT(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
+        size, content = int(self.headers["Content-Length"]), b""
+        while rest := size - len(content):
+            time.sleep(self.head.upload_pause_s)
+            content += self.rfile.read(min(rest, size // 16 + 1))
         if self._is_allowed():
             self.head.packages[self.path.rpartition("/")[2]] = content
             self._answer(200, b"")

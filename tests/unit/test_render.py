@@ -14,7 +14,7 @@ import pytest
 from ovi.files import UNFINISHED_PREFIX
 from ovi.media.probe import probe
 from ovi.stages import Stage
-from ovi_ray.errors import JobStopped, OutputInUse, OutputOfOtherJob, WorkersLost
+from ovi_ray.errors import JobStopped, OutputError, OutputInUse, OutputOfOtherJob, WorkersLost
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.output.event_log import recorded_runs
 from ovi_ray.output.lock import output_lock
@@ -29,7 +29,7 @@ from ovi_ray.storage.reading import ReadConfig
 from tests.support.fake_executor import DIES, Fails
 from tests.support.files import UNREADABLE
 from tests.support.recording_observer import RecordingObserver
-from tests.support.rendered_jobs import RenderingExecutor, unchecked
+from tests.support.rendered_jobs import RenderingExecutor, render_job, unchecked, write_rows
 from tests.support.report_pages import clips_of
 from tests.support.stores import overridden
 
@@ -281,6 +281,21 @@ def test_verify_finds_a_broken_video_of_the_right_size(start, out):
     assert path.name in told[0]
     assert names(out / "broken") == [path.name]
     assert len(rows(out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("job.json", lambda path: path.symlink_to(UNREADABLE)),
+        (".unfinished", lambda path: path.write_text("not a folder", encoding="utf-8")),
+        (".driver.lock", lambda path: path.mkdir()),
+    ],
+)
+def test_what_an_output_cannot_be_used_for_is_named(tiny_dir, tmp_path, name, damage):
+    (tmp_path / "out").mkdir()
+    damage(tmp_path / "out" / name)
+    with pytest.raises(OutputError, match=f"{name}: "):
+        render_job(tmp_path / "out", write_rows(tmp_path, ["a fox"]), ckpt_dir=tiny_dir)
 
 
 def test_videos_that_cannot_be_read_are_neither_removed_nor_rendered_again_and_the_next_run_looks_again(

@@ -124,6 +124,10 @@ class Preferences:
     """Long clips go before work that the device is better at."""
     least_use: float = 0.5
     """A long task with a lower use of the device is not begun while better work for it is to come."""
+    wait_s: float = 0.0
+    """Seconds in which such work should be ready."""
+    longest_swap_s: float = math.inf
+    """A device waits for work for which it need not swap components for longer."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -137,8 +141,6 @@ class Allocation:
     preferences: Preferences = field(default_factory=Preferences)
     only_decodes: bool = False
     """Nothing but decodes is left to start."""
-    wait_s: float = 0.0
-    """Seconds in which work of every stage should be ready."""
     fastest_s: Mapping[tuple[Stage, int], float] = field(default_factory=dict)
     """(stage, kind) -> seconds of a task on the fastest device."""
 

@@ -66,13 +66,12 @@ class Production:
             preferences, end_s = best_preferences(projection, solution.makespan_s, previous)
         if not self._is_tail(cluster) or not math.isfinite(end_s):
             end_s = max(solution.makespan_s + _loads(cluster, solution), _last_denoise(cluster, self.whole_clips_below))
-            preferences = Preferences(target_s=float(max(end_s, cluster.available_s.max(initial=0.0))))
+            preferences = Preferences(target_s=float(max(end_s, cluster.available_s.max(initial=0.0))), wait_s=wait_s)
         return Allocation(
             makespan_s=float(max(end_s, cluster.available_s.max(initial=0.0))),
             advantage=advantage,
             preferences=preferences,
             only_decodes=_only_decodes(cluster),
-            wait_s=wait_s,
             fastest_s=fastest_s,
         )
 
@@ -107,7 +106,7 @@ class Production:
         if c.stage in INPUT_STAGES:
             return False
         advantage = allocation.advantage.get((c.device_class, c.stage, c.kind), NO_ADVANTAGE_KNOWN)
-        return self.rules.is_poor(advantage, c.work_s, allocation.preferences, allocation.wait_s)
+        return self.rules.is_poor(advantage, c.work_s, c.swap_s, allocation.preferences)
 
     def _is_measurement(self, c: Candidate, snapshot: Snapshot, allocation: Allocation) -> bool:
         """Whether a task tells what a doubtful device is worth, for a small part of its time."""

@@ -19,6 +19,7 @@ from ovi_ray.scheduling.policies.base import Cluster, Holding, Preferences
 _WEIGHT_OF_MEAN = 0.05
 _MUCH_LATER = 1.05  # times the target after which it is chosen anew
 _MOST_TIGHTENINGS = 5
+_LONG_SWAP = 0.02  # of the time until the end, from which a swap may be worth avoiding
 _OTHER_PREFERENCES: tuple[Callable[[Preferences], Preferences], ...] = (
     lambda preferences: replace(preferences, longest_first=True),
     lambda preferences: replace(preferences, decode_weight=0.25),
@@ -41,9 +42,10 @@ class Rules:
     most_fill: float = 2.0
     """Latents in the queue, over those at which it is worth draining, beyond which the weight stays as it is."""
 
-    def is_poor(self, advantage: float, work_s: float, preferences: Preferences, wait_s: float) -> bool:
-        """Whether a device that begins a task would lose more than by waiting for what it is better at."""
-        return advantage < preferences.least_use and (1 - advantage) * work_s > wait_s
+    def is_poor(self, advantage: float, work_s: float, swap_s: float, preferences: Preferences) -> bool:
+        """Whether a device that begins a task loses more than by waiting for what it is better at or holds components for."""
+        is_worse = advantage < preferences.least_use and (1 - advantage) * work_s > preferences.wait_s
+        return is_worse or swap_s > preferences.longest_swap_s
 
     def use(
         self, advantage: float, stage: Stage, work_s: float, swap_s: float, waiting: int, fill: float, weight: float
@@ -102,6 +104,7 @@ class Projection:
         self._types = [self._type(j) for j in self._columns]
         self._link()
         self.wait_s = wait_s
+        self.inputs_s = cluster.inputs_s
         self._groups: dict[_Key, tuple[_Cost, ...]] = {}
         self._workers = [
             (c, f, h)
@@ -119,6 +122,11 @@ class Projection:
             if t.stage is Stage.DENOISE:
                 t.follows = of.get((Stage.DECODE, t.kind), -1)
                 t.after_s = self._types[t.follows].length_s if t.follows >= 0 else 0.0
+
+    def long_swaps_s(self, end_s: float) -> list[float]:
+        """The swaps of idle workers that take a part of the time until an end which matters, but for the longest of them."""
+        costs = (cost for key in set(self._workers) for cost in self.costs(key))
+        return sorted({cost.swap_s for cost in costs if cost.swap_s > _LONG_SWAP * end_s})[:-1]
 
     def run(self, preferences: Preferences) -> "Ends":
         """When the tasks would end."""
@@ -181,7 +189,6 @@ class _Run:
         self._holding = [holding for _, _, holding in projection._workers]
         self._hold_back(amounts)
         self._undecoded = sum(n for n, t in zip(self._waiting, types, strict=True) if t.stage is Stage.DECODE)
-        self._least_use = preferences.least_use
         self._last = self._sum = 0.0
         self._started = 0
 
@@ -217,7 +224,8 @@ class _Run:
             while self._ready and self._idle and self._assign(now):
                 pass
             if not heap:  # nothing would ever be started: what is left is too late in any case
-                self._deadline, self._least_use = [math.inf] * len(self._deadline), 0.0
+                self._deadline = [math.inf] * len(self._deadline)
+                self._preferences = replace(self._preferences, least_use=0.0, longest_swap_s=math.inf)
                 while self._ready and self._idle and self._assign(now):
                     pass
         return Ends(math.inf if self._left else self._last, self._sum / max(1, self._started))
@@ -242,7 +250,7 @@ class _Run:
             for i, work_s, swap_s, latest_s, advantage, after in self._p.costs(key):
                 if waiting[i] <= 0 or now + latest_s > self._deadline[i]:
                     continue
-                if advantage < self._least_use and rules.is_poor(advantage, work_s, preferences, self._p.wait_s):
+                if rules.is_poor(advantage, work_s, swap_s, preferences):
                     continue
                 t = types[i]
                 use = rules.use(advantage, t.stage, work_s, swap_s, waiting[i], fill, preferences.decode_weight)
@@ -316,13 +324,21 @@ class _Search:
 
     def try_all(self, least_s: float) -> None:
         """Targets from the lower bound to the end without one, then the other preferences."""
-        self.try_targets(Preferences(), [math.inf])
+        self.try_targets(Preferences(wait_s=self._projection.wait_s), [math.inf])
         ratio = self.ends.last_s / least_s if least_s > 0 else math.inf
         if math.isfinite(ratio):
             self.try_targets(self.best, [least_s * ratio ** (i / 8) * 1.001 for i in range(8)])
-        for change in _OTHER_PREFERENCES:
-            targets = [math.inf, *(self.ends.last_s * share for share in (1.03, 1.0, 0.97, 0.92))]
-            self.try_targets(change(self.best), targets)
+        for change in (*_OTHER_PREFERENCES, self._wait_for_inputs):
+            self._try_near(change(self.best))
+        for swap_s in self._projection.long_swaps_s(self.ends.last_s):
+            self._try_near(replace(self.best, longest_swap_s=swap_s))
+
+    def _try_near(self, preferences: Preferences) -> None:
+        self.try_targets(preferences, [math.inf, *(self.ends.last_s * share for share in (1.03, 1.0, 0.97, 0.92))])
+
+    def _wait_for_inputs(self, preferences: Preferences) -> Preferences:
+        """Devices that are better at denoise wait for the first inputs rather than begin to decode."""
+        return replace(preferences, wait_s=self._projection.inputs_s)
 
     def tighten(self) -> None:
         """A lower target may be reached too."""

@@ -167,6 +167,16 @@ def test_a_job_on_kubernetes_is_looked_after_in_the_same_words(kubernetes, job):
     invoke("wait", job_id, code=1)
 
 
+def test_a_job_in_a_namespace_of_its_own_is_found_again_there(kubernetes, job):
+    job_id = invoke("submit", job, "--to", "farm", "--namespace", "night").stdout.strip()
+    assert json.loads(invoke("status", job_id, "--json").stdout)["state"] != "unknown"
+    assert any("/namespaces/night/rayjobs" in request for request in kubernetes.requests)
+    kubernetes.requests.clear()
+    invoke("status", job_id)
+    assert [request for request in kubernetes.requests if "rayjobs" in request and "/night/" not in request] == []
+    assert [found["job_id"] for found in json.loads(invoke("jobs", "--json").stdout)] == [job_id]
+
+
 def test_manifests_are_printed_without_a_cluster(kubernetes, job, monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     printed = list(yaml.safe_load_all(invoke("submit", job, "--to", "farm", "--nodes", 3, "--print").stdout))
