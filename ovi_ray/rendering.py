@@ -465,15 +465,20 @@ class _Run:
             else:
                 break
 
+    @property
+    def _written(self) -> Results:
+        """The rows at the end of the run; the report has read most of them already."""
+        return self._results if self._job_report is None else self._job_report.results
+
     def _list_failed(self) -> None:
-        rows = list(self._results.current(FAILED_COLUMNS))
+        rows = list(self._written.current(FAILED_COLUMNS))
         ended = pa.chunked_array([batch.column("clip_id") for batch in rows], pa.string())
         before = self._failed_before
         not_ended = before.filter(pc.invert(pc.is_in(before.column("clip_id"), value_set=ended)))
         write_failed(self._job.output_dir, self._manifest, [*not_ended.to_batches(), *rows])
 
     def _report(self) -> None:
-        self._noted = count_noted(self._results.current)
+        self._noted = count_noted(self._written.current)
         if self._job_report is None:
             return
         if self._done or self._failed or self._workers:

@@ -10,8 +10,8 @@ import typer
 
 from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, StoppedExit
-from ovi_ray.cli.faults import faults_of_job
-from ovi_ray.errors import InputError, JobStopped, Problem
+from ovi_ray.cli.faults import faults_of_job, given_arguments
+from ovi_ray.errors import HeadLost, InputError, JobStopped, Problem, hide_passwords
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.shard import Shard
 from ovi_ray.output.job_files import REJECTED
@@ -132,10 +132,19 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
 
 @contextmanager
 def _stoppable(stop: StopRequest, console: Console, job: JobSpec) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP stop the job; finished clips and checkpoints are kept. Raises StoppedExit."""
+    """Ctrl-C, SIGTERM and SIGHUP stop the job; finished clips and checkpoints are kept. Raises StoppedExit.
+
+    What goes on with a job whose cluster has lost its head is added to its error.
+    """
     try:
         with stop_on_signals(stop):
             yield
+    except HeadLost as error:
+        command = hide_passwords(shell_command("ovi-ray", *given_arguments.get()))
+        raise HeadLost(
+            f"{error}. They are in {job.output_dir}; once a cluster is up again, the same submission goes on from there, or"
+            f" this command: {command}"
+        ) from error
     except (KeyboardInterrupt, JobStopped):
         message = f"stopped; finished clips are in {job.output_dir}, and the same command continues from there"
         console.print(message, style="yellow", soft_wrap=True)

@@ -1,5 +1,7 @@
 """Heartbeats of busy workers: their progress, which of them stopped answering, and which answer but hang."""
 
+import heapq
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Set
@@ -71,26 +73,37 @@ class Heartbeats:
         interval_s: float,
         timeout_s: float,
         stalls: StallConfig,
+        at_a_time: int = 100,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A worker is unresponsive when a request has had no answer for `timeout_s`."""
+        """A worker is unresponsive when a request has had no answer for `timeout_s`.
+
+        At most `at_a_time` workers are asked in an interval, those first that were asked longest ago: a request costs the
+        driver half a millisecond, and the progress of a thousand devices need not all be of this second.
+        """
         self._stalls = Stalls(stalls)
         self._interval_s = interval_s
+        self._at_a_time = at_a_time
         self._timeout_s = timeout_s
         self._clock = clock
         self._pending: dict[ray.ObjectRef, _Pending] = {}
         self._activities: dict[str, Activity] = {}
         self._asked_at = float("-inf")
+        self._asked_last: dict[str, float] = {}  # worker -> when it was asked
 
     def ask(self, busy: Mapping[str, Any]) -> None:
-        """Collect answers and send the next request to each busy worker (name -> actor); does nothing until it is due."""
+        """Collect answers and send the next requests to busy workers (name -> actor); does nothing until it is due."""
         now = self._clock()
         if now < self._asked_at + self._interval_s:
             return
         self._asked_at = now
         self._collect()
-        for worker in busy.keys() - {pending.worker for pending in self._pending.values()}:
+        answered = busy.keys() - {pending.worker for pending in self._pending.values()}
+        for worker in heapq.nsmallest(
+            self._at_a_time, answered, key=lambda name: self._asked_last.get(name, -math.inf)
+        ):
             self._pending[busy[worker].activity.remote()] = _Pending(worker=worker, sent_at=now)
+            self._asked_last[worker] = now
 
     def activity_of(self, workers: Set[str]) -> dict[str, Activity]:
         """The last progress that each of these workers reported."""
@@ -110,6 +123,7 @@ class Heartbeats:
         self._stalls.forget(worker)
         self._pending = {ref: pending for ref, pending in self._pending.items() if pending.worker != worker}
         self._activities.pop(worker, None)
+        self._asked_last.pop(worker, None)
 
     def _collect(self) -> None:
         pending = list(self._pending)

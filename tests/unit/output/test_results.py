@@ -239,6 +239,30 @@ def test_a_fragment_that_is_damaged_in_a_column_which_is_read_last_is_set_aside_
     assert [path.name for path in (tmp_path / "broken").iterdir()] == [broken.name]
 
 
+def test_a_reader_that_remembers_reads_each_small_file_once_and_sees_all_that_is_added(tmp_path):
+    ledger = results_in(tmp_path, flush_rows=1)
+    finish(ledger, "a", meta_shot="one")
+    reader = Results(to_location(tmp_path), remembers_bytes=1 << 20)
+    assert ids(reader) == ["a"]
+    finish(ledger, "b")
+    for part in (tmp_path / "results").glob("part-*-000001.parquet"):
+        part.write_bytes(b"")  # its content is not looked at again
+    assert ids(reader) == ["a", "b"]
+    assert [batch.to_pylist() for batch in reader.batches(["clip_id", "meta_shot"])] == [
+        [{"clip_id": "a", "meta_shot": "one"}, {"clip_id": "b", "meta_shot": None}]
+    ]
+    assert ids(Results(to_location(tmp_path), remembers_bytes=1)) == ["b"]
+
+
+def test_rows_that_are_replaced_are_not_remembered(tmp_path):
+    ledger = Results(to_location(tmp_path), ResultsConfig(flush_rows=2), remembers_bytes=1 << 20)
+    finish(ledger, "a")
+    finish(ledger, "b")
+    assert ids(ledger) == ["a", "b"]
+    ledger.drop(pyarrow.array(["a"]))
+    assert ids(ledger) == ["b"]
+
+
 def test_rows_of_a_newer_version_are_refused_and_left_alone(tmp_path):
     results_in(tmp_path)
     newer = RESULTS_SCHEMA.with_metadata({FORMAT_KEY: b"99"})
