@@ -10,6 +10,7 @@ arXiv 2507.02860), with the difference that both modalities have to agree.
 
 import dataclasses
 import math
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -18,6 +19,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar, Self
 
+_WITHOUT_FP8_PRODUCTS = re.compile(r"sm[1-7]\d|sm8[0-8]|gfx(?!94|95|12)\w+")
 PASSES_PER_STEP = 2  # with the prompt and with the negative prompts
 
 
@@ -210,6 +212,16 @@ COMBINATIONS: Mapping[Quality, Combination] = MappingProxyType(
 def expected_passes(quality: Quality, steps: int) -> int:
     """Passes of the transformer for a clip, audits included; see `Combination.expected_passes`."""
     return COMBINATIONS[quality].expected_passes(steps)
+
+
+def computes_in_fp8(quality: Quality) -> bool:
+    """Whether clips of a quality compute feed-forwards in 8-bit floats, which takes memory beside the exact ones."""
+    return any(shortcut.name is ShortcutName.FP8_FEED_FORWARD for shortcut in COMBINATIONS[quality].shortcuts)
+
+
+def may_have_fp8_products(architecture: str) -> bool:
+    """Whether devices of an architecture may multiply 8-bit floats; those of an unknown one may."""
+    return _WITHOUT_FP8_PRODUCTS.fullmatch(architecture) is None
 
 
 def relative_error(distance: float, norm: float) -> float:

@@ -16,6 +16,8 @@ from typing import Protocol
 
 from ovi.config import Component
 
+_FP8_TOKEN = 1.6  # memory of a token with 8-bit products over that of one without, by `ovi.memory.plan` in bf16
+
 
 class Stage(StrEnum):
     """The unit of placement: the pipeline's methods, with `decode_video` and `decode_audio` as one DECODE."""
@@ -63,6 +65,11 @@ class ClipShape(Protocol):
         """Passes of the transformer: two for each step, fewer with lossy shortcuts."""
         ...
 
+    @property
+    def computes_in_fp8(self) -> bool:
+        """Its feed-forwards are computed in 8-bit floats, which are held beside the numbers that they are narrowed from."""
+        ...
+
 
 def encode_text_tflop(shape: ClipShape) -> float:
     """TFLOP of one text token; the clip's shape does not matter."""
@@ -96,6 +103,11 @@ def thousand_video_tokens(shape: ClipShape) -> float:
     return shape.video_tokens / 1000
 
 
+def thousand_denoised_tokens(shape: ClipShape) -> float:
+    """Thousands of video tokens of the whole clip, each as many as it takes the memory of without 8-bit products."""
+    return thousand_video_tokens(shape) * (_FP8_TOKEN if shape.computes_in_fp8 else 1.0)
+
+
 def thousand_frame_tokens(shape: ClipShape) -> float:
     """Thousands of video tokens of one latent frame: the VAE streams, so the length does not count."""
     return shape.frame_tokens / 1000
@@ -121,7 +133,7 @@ FIRST_FRAME_ACTIVATIONS = Activations(
 )
 DENOISE_ACTIVATIONS = Activations(
     key="denoise_per_thousand_tokens",
-    units=thousand_video_tokens,
+    units=thousand_denoised_tokens,
     assumed_gb=0.0787,
     base_gb=0.832,  # keys and values of the texts
 )

@@ -10,7 +10,8 @@ OviRayError
  │    ├── ResultsDamaged     a file of results was read, and its content is wrong
  │    └── ResultsTooNew      a newer version of ovi-ray wrote its results
  ├── ClusterError            Ray cannot be started or joined, or lacks the resources that the job asks for
- │    └── WorkersUnplaceable no node has a place for any worker of a stage that clips need
+ │    ├── WorkersUnplaceable no node has a place for any worker of a stage that clips need
+ │    └── HeadLost           Ray's head died or is out of reach; what ran was saved as far as possible
  ├── NodeUnfit               a node cannot do the job's work as the driver would: it is given none
  ├── WorkersLost             no worker is left and none can be started; finished clips are kept
  ├── StorageUnavailable      a store cannot be reached, or refuses; also an OSError
@@ -100,6 +101,10 @@ class ClusterError(OviRayError):
 
 class WorkersUnplaceable(ClusterError):
     """No node has a place for any worker that could run a stage which clips need. Finished clips are kept."""
+
+
+class HeadLost(ClusterError):
+    """Ray's head died, or is out of reach for too long. Finished clips are kept, and what ran was saved as far as possible."""
 
 
 class NodeUnfit(OviRayError):

@@ -1,7 +1,7 @@
 """Check everything about a job that can be checked before a model loads. Nothing is written to its output folder."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from ovi.weights.tokenizer import load_tokenizer
 from ovi_ray.devices.kernel_gpus import may_have_gpu
 from ovi_ray.errors import InputError, Problem, StorageUnavailable
 from ovi_ray.inputs.bad_rows import BadRow, of_good_rows
+from ovi_ray.inputs.clip_forms import ClipForm, clip_forms
 from ovi_ray.inputs.cluster_profile import read_profile
 from ovi_ray.inputs.job_spec import JobSpec, Weights
 from ovi_ray.inputs.manifest import Manifest, build_manifest, read_prompts
@@ -61,11 +62,13 @@ def prepare(
     """
     os.environ.update(job.environment)
     problems, damaged = _profile_problems(job), dict[str, str]()
-    if job.weights is Weights.AUTO and not problems:
-        job, problems = _with_weights(job, on_message)
-    arch, found = _check_checkpoint(job)
-    problems += found
     kept = None if prompts is not None else _kept_seeds(job)
+    prompts, unread = (prompts, []) if prompts is not None else _read(job)
+    forms = () if prompts is None else clip_forms(prompts, job)
+    if job.weights is Weights.AUTO and not problems:
+        job, problems = _with_weights(job, forms, on_message)
+    arch, found = _check_checkpoint(job, forms)
+    problems += [*found, *unread]
 
     def build(prompts: PromptList) -> Manifest:
         return build_manifest(
@@ -80,12 +83,9 @@ def prepare(
 
     bad_rows: list[BadRow] = []
     try:
-        prompts = read_prompts(job) if prompts is None else prompts
-        on_message(f"checking {counted(len(prompts), 'row')}")
-        if skip_bad_rows:
-            manifest, bad_rows = of_good_rows(build, prompts)
-        else:
-            manifest = build(prompts)
+        if prompts is not None:
+            on_message(f"checking {counted(len(prompts), 'row')}")
+            manifest, bad_rows = of_good_rows(build, prompts) if skip_bad_rows else (build(prompts), [])
     except InputError as error:
         problems += [problem for problem in error.problems if problem not in problems]
     if problems:
@@ -97,6 +97,14 @@ def prepare(
         keeps_seeds=kept is not None,
         bad_rows=tuple(bad_rows),
     )
+
+
+def _read(job: JobSpec) -> tuple[PromptList | None, list[Problem]]:
+    """The job's list, or the problems of one that cannot be read as a list at all."""
+    try:
+        return read_prompts(job), []
+    except InputError as error:
+        return None, list(error.problems)
 
 
 def _kept_seeds(job: JobSpec) -> pa.Table | None:
@@ -115,13 +123,15 @@ def _kept_seeds(job: JobSpec) -> pa.Table | None:
         return None
 
 
-def _with_weights(job: JobSpec, on_message: Callable[[str], None]) -> tuple[JobSpec, list[Problem]]:
+def _with_weights(
+    job: JobSpec, forms: Sequence[ClipForm], on_message: Callable[[str], None]
+) -> tuple[JobSpec, list[Problem]]:
     """The job with the form of the weights decided. A checkpoint that cannot be read is reported by its own check."""
     from ovi_ray.devices.checks import chosen_weights  # with torch, which takes seconds to import
 
     with suppress(CheckpointError, StorageUnavailable):
         try:
-            chosen = chosen_weights(job)
+            chosen = chosen_weights(job, forms=forms)
         except InputError as error:
             return job, list(error.problems)
         reason = "which the devices have room for" if chosen is Weights.DTYPE else "with which more devices can denoise"
@@ -139,12 +149,12 @@ def _profile_problems(job: JobSpec) -> list[Problem]:
     return []
 
 
-def _check_checkpoint(job: JobSpec) -> tuple[Architecture, list[Problem]]:
+def _check_checkpoint(job: JobSpec, forms: Sequence[ClipForm]) -> tuple[Architecture, list[Problem]]:
     """The checkpoint's architecture, or the published one where it cannot be read, and the problems of the job's model."""
     arch = Architecture()
     try:
         arch = Architecture.read(local_checkpoint(job.ckpt_dir))
-        return arch, [*_local_problems(job), *_device_problems(job)]
+        return arch, [*_local_problems(job), *_device_problems(job, forms)]
     except CheckpointError as error:
         return arch, [checkpoint_problem(error, job.ckpt_dir / ARCHITECTURE)]
     except StorageUnavailable as error:
@@ -153,13 +163,13 @@ def _check_checkpoint(job: JobSpec) -> tuple[Architecture, list[Problem]]:
         return arch, list(error.problems)
 
 
-def _device_problems(job: JobSpec) -> list[Problem]:
+def _device_problems(job: JobSpec, forms: Sequence[ClipForm]) -> list[Problem]:
     """Problems of what a job asks of its devices, and of its weights on GPUs that are too small for them."""
     if job.memory_gb is None and job.attention is AttentionBackend.AUTO and not may_have_gpu():
         return []
     from ovi_ray.devices.checks import device_problems  # with torch, which takes seconds to import
 
-    return device_problems(job)
+    return device_problems(job, forms=forms)
 
 
 def _local_problems(job: JobSpec) -> list[Problem]:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ovi_ray.errors import MAX_SHOWN, JobStopped, OutputError, OutputGone
+from ovi.quality import Quality, computes_in_fp8
+from ovi_ray.errors import MAX_SHOWN, JobStopped, OutputGone
+from ovi_ray.inputs.columns import QUALITY_COLUMN
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.policies import scheduler_config
@@ -59,7 +61,7 @@ from ovi_ray.runtime.progress_writer import JobCounts, ProgressWriter
 from ovi_ray.runtime.run_record import run_record
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.scheduling.task import ClipStatus
-from ovi_ray.storage.paths import Location
+from ovi_ray.storage.diagnostics import reason_with_file, usable
 from ovi_ray.storage.reading import ReadConfig
 
 _END_TRIES = 3  # of each write at the end of a run; more would keep the user waiting for a storage that is away
@@ -153,21 +155,12 @@ def render(
         stop.ask("another driver has taken the folder over", grace_s=0.0)
 
     with ExitStack() as held:
-        with _usable(output_dir):
+        with usable(output_dir, also_away=True):
             output_dir.mkdir()
             held.enter_context(output_lock(output_dir, on_lost=folder_lost, tell=observer.message))
             # Nothing of the folder is read before it is held: a driver that ends now may still write to it.
             run = _Run(prepared=prepared, options=options or RenderOptions(), stop=stop, observer=observer)
         return run.to_the_end(open_executor, clock)
-
-
-@contextmanager
-def _usable(output_dir: Location) -> Iterator[None]:
-    """Storage errors before rendering starts are the user's to fix: raises OutputError for them."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{output_dir} cannot be used: {error.strerror or error}") from error
 
 
 def _with_latents_policy(job: JobSpec) -> JobSpec:
@@ -210,7 +203,7 @@ class _Run:
 
     def to_the_end(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
         """Find the missing clips, render them, write the report."""
-        with _usable(self._job.output_dir):
+        with usable(self._job.output_dir, also_away=True):
             notes = self._compared()
         with run_record(self._job.output_dir, self._observer.message, self._options.record) as record:
             self._observer = Observers([self._observer, record])
@@ -233,7 +226,7 @@ class _Run:
         return list(comparison.notes(replaces=self._options.replaces))
 
     def _recorded(self, open_executor: OpenExecutor, clock: Clock | None) -> JobResult:
-        with _usable(self._job.output_dir):
+        with usable(self._job.output_dir, also_away=True):
             missing = self._chosen(self._missing())
             self._failed_before = self._failures_of(missing)
             token = write_job(self._job.output_dir, self._job, self._manifest, keeps_seeds=self._keeps_seeds)
@@ -281,7 +274,7 @@ class _Run:
 
         counts = JobCounts(clips=len(self._manifest), done=finished_before, failed=self._failed)
         tell = self._observer.message
-        with _usable(output_dir):
+        with usable(output_dir, also_away=True):
             report = self._job_report = JobReport(
                 self._job,
                 self._manifest.table,
@@ -420,8 +413,9 @@ class _Run:
 
     def _render(self, tasks: TaskTable, open_executor: OpenExecutor, clock: Clock | None, token: str) -> None:
         driver_config = self._options.driver
-        with self._stopped_while_ray_starts(), open_executor(self._job, self._options.executor) as executor:
-            with _usable(self._job.output_dir):
+        job = _as_workers_plan(self._job, tasks)
+        with self._stopped_while_ray_starts(), open_executor(job, self._options.executor) as executor:
+            with usable(self._job.output_dir, also_away=True):
                 driver = Driver(
                     tasks,
                     executor,
@@ -465,24 +459,35 @@ class _Run:
                 write()
             except OSError as error:
                 if attempt == _END_TRIES:
-                    self._observer.message(f"{complaint}: {error.strerror or error}; the next run does it")
+                    self._observer.message(f"{complaint}: {reason_with_file(error)}; the next run does it")
                 else:
                     time.sleep(_PAUSE_BETWEEN_TRIES_S)
             else:
                 break
 
+    @property
+    def _written(self) -> Results:
+        """The rows at the end of the run; the report has read most of them already."""
+        return self._results if self._job_report is None else self._job_report.results
+
     def _list_failed(self) -> None:
-        rows = list(self._results.current(FAILED_COLUMNS))
+        rows = list(self._written.current(FAILED_COLUMNS))
         ended = pa.chunked_array([batch.column("clip_id") for batch in rows], pa.string())
         before = self._failed_before
         not_ended = before.filter(pc.invert(pc.is_in(before.column("clip_id"), value_set=ended)))
         write_failed(self._job.output_dir, self._manifest, [*not_ended.to_batches(), *rows])
 
     def _report(self) -> None:
-        self._noted = count_noted(self._results.current)
+        self._noted = count_noted(self._written.current)
         if self._job_report is None:
             return
         if self._done or self._failed or self._workers:
             self._job_report.write_end(self._seconds, self._workers)
         else:
             self._job_report.write_again()
+
+
+def _as_workers_plan(job: JobSpec, tasks: TaskTable) -> JobSpec:
+    """The job with the quality of its clips that takes the most memory."""
+    qualities = map(Quality, tasks.clips.column(QUALITY_COLUMN).unique().to_pylist())
+    return job.model_copy(update={"quality": max(qualities, key=computes_in_fp8)})

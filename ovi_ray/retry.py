@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
-from ovi_ray.inputs.columns import INPUT_COLUMNS, OVERRIDES, SIDE_COLUMNS, SIZE_COLUMN, is_meta
+from ovi_ray.inputs.columns import INPUT_COLUMNS, META_PREFIX, OVERRIDES, SIDE_COLUMNS, SIZE_COLUMN, is_meta
 from ovi_ray.inputs.job_spec import JobSpec, Mode
 from ovi_ray.inputs.manifest import Manifest
 from ovi_ray.inputs.params import parse_param
@@ -22,6 +22,8 @@ from ovi_ray.preparation import PreparedJob, prepare
 from ovi_ray.storage.paths import Location, PathOrUri, to_location
 
 _PLACE_COLUMNS = ("row", "line", "repeat", "varies")
+_INDEX_COLUMN = f"{META_PREFIX}ovi_ray_index"
+"""Carries the number of each clip among those that are checked; no column of the manifest that is made of them."""
 _OF_ALL_CLIPS = frozenset(
     {"ckpt_dir", "dtype", "weights", "qint8", "fp8", "compile", "kernels", "attention", "allow_inexact"}
 )
@@ -77,10 +79,11 @@ def prepare_retry(
     job = _retry_job(folder, _saved_job(state), given)
     if len(chosen):
         renewed = chosen
-        checked = _checked(job, chosen, _prompt_list(folder, chosen, given, job, new_seed), on_message)
+        prompts = _prompt_list(folder, chosen, given, job, new_seed)
     else:
         renewed = missing
-        checked = _checked(job, missing, _prompt_list(folder, missing, {}, job, new_seed=False), on_message)
+        prompts = _prompt_list(folder, missing, {}, job, new_seed=False)
+    checked = prepare(job, prompts=prompts, on_message=on_message)
     kept = manifest.filter(pc.invert(_is_among(manifest, renewed)))
     clips = _in_place_of(renewed, checked.manifest.table)
     clips = clips.filter(pc.invert(_is_among(clips, kept)))  # a change may make a clip of another one that is there
@@ -155,7 +158,7 @@ def _retry_job(output_dir: Location, saved: Mapping[str, Any], given: Mapping[st
 def _prompt_list(
     output_dir: Location, clips: pa.Table, given: Mapping[str, Any], job: JobSpec, new_seed: bool
 ) -> PromptList:
-    """The clips as a prompt list, numbered from 1, whose rows set everything but the given changes."""
+    """The clips as a prompt list, at their places in their own list, whose rows set everything but the given changes."""
     inputs = set(INPUT_COLUMNS) - given.keys()
     names = [name for name in clips.column_names if name in inputs or is_meta(name)]
     columns = {name: clips.column(name).to_pylist() for name in names}
@@ -165,32 +168,22 @@ def _prompt_list(
         columns["seed"] = [seed_offset("again", clip_id) for clip_id in clips.column("clip_id").to_pylist()]
     elif "seed" in given:
         columns["seed"] = [job.seed + repeat for repeat in clips.column("repeat").to_pylist()]
+    columns[_INDEX_COLUMN] = list(range(clips.num_rows))
+    lines = clips.column("line")
     return PromptList(
         file=str(output_dir / MANIFEST),
         folder=output_dir,
         columns=columns,
-        rows=range(1, clips.num_rows + 1),
+        rows=clips.column("row").to_pylist(),
+        lines=None if lines.null_count else lines.to_pylist(),
         has_types=True,
     )
 
 
-def _checked(job: JobSpec, clips: pa.Table, prompts: PromptList, on_message: Callable[[str], None]) -> PreparedJob:
-    """The clips, checked. Problems are told with the rows that the clips have in their own list."""
-    try:
-        return prepare(job, prompts=prompts, on_message=on_message)
-    except InputError as error:
-        rows, lines = clips.column("row").to_pylist(), clips.column("line").to_pylist()
-        raise InputError(
-            problem
-            if problem.row is None or problem.file != prompts.file
-            else replace(problem, row=rows[problem.row - 1], line=lines[problem.row - 1])
-            for problem in error.problems
-        ) from None
-
-
 def _in_place_of(replaced: pa.Table, clips: pa.Table) -> pa.Table:
-    """The clips, numbered by row of `replaced`, with the place that each of those had in its list."""
-    indices = pc.subtract(clips.column("row"), 1)
+    """The clips, each with the place in its list of the one of `replaced` that it was made of."""
+    indices = clips.column(_INDEX_COLUMN).cast(pa.int64())
+    clips = clips.drop_columns([_INDEX_COLUMN])
     for name in _PLACE_COLUMNS:
         index = clips.schema.get_field_index(name)
         clips = clips.set_column(index, clips.schema.field(name), replaced.column(name).take(indices))

@@ -12,7 +12,7 @@ from enum import StrEnum
 from ovi.config import MAX_TOKENS_PER_BATCH, Architecture, Component, ModelSpec
 from ovi.errors import MemoryTooSmall
 from ovi.geometry import num_video_tokens
-from ovi.quality import COMBINATIONS, Quality, ShortcutName
+from ovi.quality import Quality, computes_in_fp8
 from ovi.stages import STAGES, Stage
 from ovi.weights.formats import WeightFormat
 
@@ -154,21 +154,29 @@ def _gigabytes(size: int) -> str:
 
 
 def activations(
-    arch: Architecture, spec: ModelSpec, height: int, width: int, itemsize: int, quality: Quality = Quality.EXACT
+    arch: Architecture,
+    spec: ModelSpec,
+    height: int,
+    width: int,
+    itemsize: int,
+    quality: Quality = Quality.EXACT,
+    *,
+    weights: WeightFormat = WeightFormat.DTYPE,
 ) -> dict[Stage, int]:
-    """Bytes of each stage's peak activations for clips of (height, width) pixels in a dtype of `itemsize` bytes."""
+    """Bytes of each stage's peak activations for clips of (height, width) pixels in a dtype of `itemsize` bytes.
+
+    A quality computes in 8-bit floats with `weights` of every form but 8-bit integers.
+    """
     tokens = num_video_tokens(spec.video_latent_length, height, width, arch.video.patch_size)
     counted = {
         Stage.ENCODE_TEXT: text_activations(arch, itemsize),
         Stage.ENCODE_FIRST_FRAME: encode_activations(arch, height, width, itemsize),
-        Stage.DENOISE: denoise_activations(arch, tokens, itemsize, fp8=_computes_in_fp8(quality)),
+        Stage.DENOISE: denoise_activations(
+            arch, tokens, itemsize, fp8=computes_in_fp8(quality) and weights is not WeightFormat.QINT8
+        ),
         Stage.DECODE: decode_activations(arch, height, width, itemsize),
     }
     return {stage: int(KERNEL_MARGIN * size) for stage, size in counted.items()}
-
-
-def _computes_in_fp8(quality: Quality) -> bool:
-    return any(shortcut.name is ShortcutName.FP8_FEED_FORWARD for shortcut in COMBINATIONS[quality].shortcuts)
 
 
 def denoise_activations(

@@ -1,6 +1,6 @@
 """Shared by the commands: exit codes, error reporting, logging options, job loading."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -18,7 +18,7 @@ from ovi_ray.errors import (
     OutputError,
     OviRayError,
     Problem,
-    StorageUnavailable,
+    show,
     show_path,
 )
 from ovi_ray.inputs.job_spec import BatchSpec
@@ -27,7 +27,6 @@ from ovi_ray.inputs.prompt_or_path import Meaning, meaning_of
 from ovi_ray.inputs.text_files import readable_problem
 from ovi_ray.logs import configure_logging
 from ovi_ray.printing import Console, is_utf8
-from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location, to_location
 
 _Spec = TypeVar("_Spec", bound=BatchSpec)
@@ -122,6 +121,26 @@ def read_job(spec: type[_Spec], prompts: str | None, options: Mapping[str, Any])
     return spec.from_yaml(path, options)
 
 
+def unused(options: Mapping[str, Any], reason: str) -> list[Problem]:
+    """A problem for each of the options, by name (None or false: not given), which have no use for this `reason`."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    return [
+        Problem(
+            file=COMMAND_LINE,
+            field=name,
+            value="given" if value is True else show(str(value)),
+            expected=f"no {name} {reason}",
+        )
+        for name, value in given.items()
+    ]
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raises InputError where there are problems."""
+    if problems:
+        raise InputError(problems)
+
+
 def location(given: str, option: str) -> Location:
     """The path or URI that an option names. Raises InputError for a URI that cannot be used."""
     try:
@@ -129,28 +148,6 @@ def location(given: str, option: str) -> Location:
     except ValueError as error:
         problem = Problem(file=COMMAND_LINE, field=option, value=show_path(given), expected=str(error))
         raise InputError([problem]) from None
-
-
-@contextmanager
-def writing_to(folder: Path, option: str) -> Iterator[None]:
-    """The block writes to a folder on a disk that an option names. Raises InputError where it cannot."""
-    try:
-        yield
-    except OSError as error:
-        expected = f"a folder that can be written ({error.strerror or error})"
-        problem = Problem(file=COMMAND_LINE, field=option, value=show_path(folder), expected=expected)
-        raise InputError([problem]) from None
-
-
-@contextmanager
-def usable(folder: Location | Path | str) -> Iterator[None]:
-    """Raises OutputError for what the system says about a folder; a store that is away is told by its own error."""
-    try:
-        yield
-    except (StorageUnavailable, BrokenPipeError):  # the latter is of our own output
-        raise
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be used: {plain_reason(error)}") from error
 
 
 def local_path(given: Path, option: str) -> Path:

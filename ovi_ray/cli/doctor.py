@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ovi.config import MODEL_SPECS
 from ovi_ray.answers import answer
-from ovi_ray.cli.common import command_console, location
+from ovi_ray.cli.common import command_console, location, refuse, unused
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem
 from ovi_ray.printing import Console
@@ -19,17 +19,23 @@ from ovi_ray.storage.paths import Location
 if TYPE_CHECKING:
     from ovi_ray.devices.node_report import DeviceReport, NodeReport
 
+DEFAULT_FOLDER, DEFAULT_MODEL = "ckpts", "720x720_5s"
+
 
 @with_display_options
 def doctor(
     display: DisplayOptions,
     ckpt_dir: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar=LOCATION, help="Checkpoint folder, for the sizes of its model; without one, the published sizes."
+            metavar=LOCATION,
+            help="Checkpoint folder, for the sizes of its model; without one, the published sizes. "
+            f" [default: {DEFAULT_FOLDER}]",
         ),
-    ] = "ckpts",
-    model_name: Annotated[str, typer.Option(help=f"One of {', '.join(MODEL_SPECS)}.")] = "720x720_5s",
+    ] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(MODEL_SPECS)}. [default: {DEFAULT_MODEL}]")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster, such as auto, to examine every node of. [default: this machine]")
     ] = None,
@@ -66,15 +72,18 @@ def doctor(
             expected = "one of --json, --labels and --profile"
             raise InputError([Problem(file=COMMAND_LINE, field="OPTIONS", value="more than one", expected=expected)])
         if labels:
+            examined = {"--ckpt-dir": ckpt_dir, "--model-name": model_name, "--address": address}
+            given = {**examined, "--allow-inexact": allow_inexact}
+            refuse(unused(given, "beside --labels, which tells the devices of this machine and nothing else"))
             answer(_node_labels())
             return
-        folder = location(ckpt_dir, "--ckpt-dir").absolute()
+        folder = location(ckpt_dir or DEFAULT_FOLDER, "--ckpt-dir").absolute()
 
         def announce(text: str) -> None:
             console.print(text, soft_wrap=True)
 
         options = {"allow_inexact": allow_inexact, "measures_stages": profile}
-        reports = _examine(folder, model_name, address, announce, options)
+        reports = _examine(folder, model_name or DEFAULT_MODEL, address, announce, options)
     if profile:
         from ovi_ray.devices.measured_profile import profile_text
 

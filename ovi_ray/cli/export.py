@@ -1,7 +1,7 @@
 """`ovi-ray export`: finished clips as files with names, for people and editors."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,11 +11,12 @@ import typer
 from ovi.errors import OviError
 from ovi.media.codecs import VideoCodec
 from ovi_ray.answers import answer
-from ovi_ray.cli.common import ExitCode, command_console, local_path, location, usable
+from ovi_ray.cli.common import ExitCode, command_console, local_path, location, refuse, unused
 from ovi_ray.cli.options import LOCATION, DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, OviRayError, Problem
 from ovi_ray.export.options import DEFAULT_CRF, DEFAULT_NAME, EDITING_RATE, ExportOptions, Source
 from ovi_ray.printing import Console, counted
+from ovi_ray.storage.diagnostics import usable
 
 if TYPE_CHECKING:
     from ovi_ray.export.planning import ExportPlan
@@ -80,20 +81,21 @@ Crf = Annotated[
     ),
 ]
 AudioRate = Annotated[
-    int,
+    int | None,
     typer.Option(
         min=RATES[0],
         max=RATES[1],
         metavar="HZ",
-        help="Rate of the sound in encoded files and WAV.",
+        help=f"Rate of the sound in encoded files and WAV. [default: {EDITING_RATE}]",
         rich_help_panel=MASTERS,
     ),
 ]
 MadeFrom = Annotated[
-    Source,
+    Source | None,
     typer.Option(
         "--source",
-        help="What encoded files, WAV and PNG are made from: kept latents (auto: where there are any), or the MP4.",
+        help="What encoded files, WAV and PNG are made from: kept latents (auto: where there are any), or the MP4."
+        " [default: auto]",
         rich_help_panel=MASTERS,
     ),
 ]
@@ -106,9 +108,9 @@ CkptDir = Annotated[
     ),
 ]
 Device = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Device that decodes latents, such as cpu or cuda:1; auto: a GPU where there is one.",
+        help="Device that decodes latents, such as cpu or cuda:1. [default: a GPU where there is one]",
         rich_help_panel=MASTERS,
     ),
 ]
@@ -129,10 +131,10 @@ def export(
     overwrite: Overwrite = False,
     codec: Codec = None,
     crf: Crf = None,
-    audio_rate: AudioRate = EDITING_RATE,
-    source: MadeFrom = Source.AUTO,
+    audio_rate: AudioRate = None,
+    source: MadeFrom = None,
     ckpt_dir: CkptDir = None,
-    device: Device = "auto",
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the finished clips of a job under names that people and editors understand, with masters, sound and a table.
@@ -157,19 +159,20 @@ def export(
             console.print(text, soft_wrap=True)
 
         codec = codec or (VideoCodec.H264 if crf is not None else None)
-        _check_options(codec, crf, link=link)
         options = ExportOptions(
             name=name,
             codec=codec,
             crf=DEFAULT_CRF if crf is None else crf,
-            audio_rate=audio_rate,
+            audio_rate=EDITING_RATE if audio_rate is None else audio_rate,
             wav=wav,
             png=png,
             csv=table,
             link=link,
             overwrite=overwrite,
-            source=source,
+            source=source or Source.AUTO,
         )
+        given = {"--audio-rate": audio_rate, "--source": source, "--ckpt-dir": ckpt_dir, "--device": device}
+        refuse([*_contradictions(options, crf), *_without_use(options, given)])
         target = local_path(folder, "DIR")
         picks = None if pick is None else location(pick, "--pick")
         job = location(out, "OUT").absolute()
@@ -188,21 +191,27 @@ def export(
     raise typer.Exit(ExitCode.FAILED if result.failed else ExitCode.OK)
 
 
-def _check_options(codec: VideoCodec | None, crf: int | None, *, link: bool) -> None:
-    """Raises InputError for options that contradict each other."""
-    problems = []
-    if crf is not None and codec is not VideoCodec.H264:
-        problems.append(
-            Problem(file=COMMAND_LINE, field="--crf", value=f"{crf}", expected=f"no --crf beside --codec {codec}")
-        )
-    if link and codec is not None:
-        expected = "no --link beside --codec or --crf: an encoded file is a new one"
-        problems.append(Problem(file=COMMAND_LINE, field="--link", value="given", expected=expected))
-    if problems:
-        raise InputError(problems)
+def _contradictions(options: ExportOptions, crf: int | None) -> Iterator[Problem]:
+    if options.codec is None:
+        return
+    if options.codec is not VideoCodec.H264:
+        yield from unused({"--crf": crf}, f"beside --codec {options.codec}")
+    yield from unused({"--link": options.link}, "beside --codec or --crf: an encoded file is a new one")
 
 
-def _reader(selection: "Selection", ckpt_dir: str | None, device: str) -> "Callable[[], LatentsReader]":
+def _without_use(options: ExportOptions, given: Mapping[str, Any]) -> Iterator[Problem]:
+    """Problems with options, by name, on files that are not made."""
+    rate, source = {"--audio-rate": given["--audio-rate"]}, {"--source": given["--source"]}
+    decoder = {name: given[name] for name in ("--ckpt-dir", "--device")}
+    if options.codec is None and not options.wav:
+        yield from unused(rate, "without --codec, --crf or --wav: the sound of the MP4 stays as it is")
+    if not options.decodes:
+        yield from unused(source | decoder, "without --codec, --crf, --wav or --png: the MP4 is copied as it is")
+    elif options.source is Source.VIDEO:
+        yield from unused(decoder, "beside --source video: no latents are decoded")
+
+
+def _reader(selection: "Selection", ckpt_dir: str | None, device: str | None) -> "Callable[[], LatentsReader]":
     """Opens what decodes latents when it is needed: torch is imported only then."""
 
     def open_reader() -> "LatentsReader":
@@ -215,7 +224,7 @@ def _reader(selection: "Selection", ckpt_dir: str | None, device: str) -> "Calla
             raise InputError([Problem(file=COMMAND_LINE, field="--ckpt-dir", value="missing", expected=expected)])
         reader = LatentsReader(
             ckpt_dir=location(str(given), "--ckpt-dir"),
-            device=probe().devices[0].torch_device if device == "auto" else device,
+            device=probe().devices[0].torch_device if device in (None, "auto") else device,
             dtype=str(selection.job.get("dtype", "bfloat16")),
         )
         reader.open(dict.fromkeys(clip.row["model_name"] for clip in selection.clips if clip.latents is not None))

@@ -26,10 +26,11 @@ from ovi_ray import __version__
 from ovi_ray.answers import answer, answers, kept_for_answers
 from ovi_ray.cli.common import ExitCode, StoppedExit
 from ovi_ray.cli.console import message_console
-from ovi_ray.errors import InputError, JobStopped, OviRayError, StorageUnavailable, hide_passwords
+from ovi_ray.errors import HeadLost, InputError, JobStopped, OviRayError, StorageUnavailable, hide_passwords
 from ovi_ray.logs import MESSAGES, RUN_LOG, run_log
 from ovi_ray.printing import shell_command
 from ovi_ray.report_address import report_address
+from ovi_ray.runtime.shutdown import end_process
 from ovi_ray.storage.diagnostics import plain_reason
 from ovi_ray.storage.paths import Location
 
@@ -87,6 +88,12 @@ class Program(typer.core.TyperGroup):
                 sys.exit(report_fault(cause, words))
             _drop_output()
             sys.exit(ExitCode.BROKEN_PIPE)
+        except HeadLost as error:
+            code = report_error(error, words)
+            answers().flush()
+            end_process(
+                code
+            )  # at an orderly end Ray would wait for its head, and end the process with a code of its own
         except (OviRayError, OviError) as error:
             sys.exit(report_error(error, words))
         except Exception as error:

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 import ovi_ray
-from ovi_ray.cli.common import command_console, local_path, writing_to
+from ovi_ray.cli.common import command_console, local_path
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show_path
 from ovi_ray.printing import counted, shell_command
+from ovi_ray.storage.diagnostics import usable
 
 EXAMPLES = Path(ovi_ray.__file__).parent / "examples"
 """Laid out as the folder that `init` makes: paths from a job to a profile are the same in both."""
@@ -47,7 +48,7 @@ def copy_examples(folder: Path) -> list[Path]:
         more = f" and {len(taken) - _MAX_SHOWN} more" if len(taken) > _MAX_SHOWN else ""
         value = f"{show_path(folder)}, where {shown}{more} {'is' if len(taken) == 1 else 'are'} other than the examples"
         raise InputError([Problem(file=COMMAND_LINE, field="DIR", value=value, expected="another folder")])
-    with writing_to(folder, "DIR"):
+    with usable(folder, option="DIR"):
         for target, source in missing.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)

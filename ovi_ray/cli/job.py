@@ -111,6 +111,7 @@ def schema() -> None:
 def _read(path: Location, *, forecasts: bool = False) -> "tuple[PortableJob, JobSummary, Forecast | None]":
     """A job, its summary and, if wanted and the job names a cluster profile, its forecast. Raises InputError."""
     from ovi_ray.inputs.job_summary import manifest_of, summarise
+    from ovi_ray.inputs.policies import scheduler_config
     from ovi_ray.inputs.task_table import TaskTable, workload_of
     from ovi_ray.simulation.forecast import forecast
 
@@ -118,7 +119,7 @@ def _read(path: Location, *, forecasts: bool = False) -> "tuple[PortableJob, Job
     profile, manifest = profile_of(job), manifest_of(job)
     planned = None
     if forecasts and profile is not None:
-        planned = forecast(workload_of(TaskTable.of(manifest)), profile)
+        planned = forecast(workload_of(TaskTable.of(manifest)), profile, config=scheduler_config(job))
     return job, summarise(job, manifest), planned
 
 

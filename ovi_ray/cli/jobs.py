@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,13 +13,14 @@ import typer
 from rich.table import Table
 
 from ovi_ray.answers import answer, answers
-from ovi_ray.cli.common import command_console, usable
+from ovi_ray.cli.common import command_console
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.cli.submit import exit_code_of
 from ovi_ray.errors import ClusterError, InputError
 from ovi_ray.output.progress_file import JobProgress, progress_json, read_progress
 from ovi_ray.printing import Console
 from ovi_ray.report.durations import format_remaining
+from ovi_ray.storage.diagnostics import usable
 from ovi_ray.storage.paths import to_location
 from ovi_ray.submission.states import JobState, JobStatus
 
@@ -30,7 +31,6 @@ UNREACHABLE_S = 600.0
 """Seconds without an answer after which `wait` gives up."""
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or an output folder (a path or a URI).")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="A job's id.")]
 To = Annotated[
     str | None,
     typer.Option(
@@ -60,11 +60,13 @@ def jobs(
 
         ovi-ray jobs --to slurm --json
     """
+    from ovi_ray.submission.targets import find_target
+
     with command_console(display) as console:
         found: list[JobStatus] = []
-        for name in [to] if to is not None else _targets():
+        for name, options in [(to, {})] if to is not None else _places():
             try:
-                found += _jobs_of(name)
+                found += find_target(name, options, given_by="--to" if to is not None else "a target").jobs()
             except (ClusterError, InputError) as error:
                 if to is not None:
                     raise
@@ -188,17 +190,14 @@ def _last_status(job: str, to: str | None) -> JobStatus:
     return found
 
 
-def _targets() -> list[str]:
+def _places() -> list[tuple[str, Mapping[str, str]]]:
+    """Every target that has a name, or that a job was submitted to, with the options that say where its jobs are."""
     from ovi_ray.submission.journal import Journal
     from ovi_ray.submission.targets import target_names
 
-    return list(dict.fromkeys([*target_names(), *(entry.target for entry in Journal().entries())]))
-
-
-def _jobs_of(name: str) -> Iterator[JobStatus]:
-    from ovi_ray.submission.targets import find_target
-
-    yield from find_target(name).jobs()
+    places: list[tuple[str, Mapping[str, str]]] = [(name, {}) for name in target_names()]
+    places += [(entry.target, entry.options) for entry in Journal().entries()]
+    return [place for number, place in enumerate(places) if place not in places[:number]]
 
 
 def _progress_of_all(found: list[JobStatus]) -> list[JobProgress | None]:

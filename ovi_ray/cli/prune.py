@@ -8,10 +8,11 @@ from rich.prompt import Confirm
 from rich.text import Text
 
 from ovi_ray.answers import answer
-from ovi_ray.cli.common import ExitCode, command_console, location, usable
+from ovi_ray.cli.common import ExitCode, command_console, location
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem
 from ovi_ray.printing import Console, counted
+from ovi_ray.storage.diagnostics import usable
 
 
 @with_display_options

@@ -1,13 +1,13 @@
 """`ovi-ray render`: render a prompt list or a job file."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Annotated, NoReturn
 
 import typer
 
 from ovi_ray.answers import answer
-from ovi_ray.cli.common import ExitCode, command_console, read_job
+from ovi_ray.cli.common import ExitCode, command_console, read_job, refuse, unused
 from ovi_ray.cli.detach import INPUTS_CHECKED, OPTION, start_detached
 from ovi_ray.cli.dry_run import print_bad_rows, show_dry_run
 from ovi_ray.cli.faults import given_arguments
@@ -23,7 +23,7 @@ from ovi_ray.cli.options import (
     with_display_options,
     with_job_options,
 )
-from ovi_ray.cli.run import check_watchers, run_job
+from ovi_ray.cli.run import check_watchers, report_end, run_job
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.inputs.shard import Shard
@@ -179,6 +179,7 @@ def render(
         ranges = None if rows is None else RowRanges.parse(rows)
         part = None if shard is None else Shard.parse(shard)
         check_watchers(metrics, notify)
+        refuse(unused({"--verify": verify and dry_run}, "beside --dry-run, which reads no video"))
         job = read_job(JobSpec, prompts, {**job_options, "prompt": prompt})
         if job.address and not (dry_run or _is_begun(job)):  # a job that is finished needs no cluster
             check_joinable(job.address)
@@ -211,9 +212,7 @@ def render(
             notify=notify,
             part=part,
         )
-    if as_json:
-        answer(json.dumps({**asdict(result), "output_dir": str(job.output_dir)}))
-    raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
+    report_end(result, job.output_dir, as_json=as_json)
 
 
 def _is_begun(job: JobSpec) -> bool:

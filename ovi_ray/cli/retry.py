@@ -1,13 +1,10 @@
 """`ovi-ray retry`: render clips of an output folder again."""
 
-import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovi_ray.answers import answer
-from ovi_ray.cli.common import ExitCode, command_console, location, usable
+from ovi_ray.cli.common import command_console, location
 from ovi_ray.cli.options import (
     KEPT_FIELDS,
     RUNTIME_FIELDS,
@@ -17,10 +14,11 @@ from ovi_ray.cli.options import (
     with_job_options,
 )
 from ovi_ray.cli.render import KEPT_PANEL, AsJson, Explain, Limit, Metrics, Notify
-from ovi_ray.cli.run import check_watchers, run_job
+from ovi_ray.cli.run import check_watchers, report_end, run_job
 from ovi_ray.inputs.params import PARAM_FIELDS
 from ovi_ray.inputs.row_ranges import RowRanges
 from ovi_ray.printing import counted
+from ovi_ray.storage.diagnostics import usable
 
 if TYPE_CHECKING:
     from ovi_ray.retry import Retry
@@ -95,9 +93,7 @@ def retry(
                 metrics=metrics,
                 notify=notify,
             )
-    if as_json:
-        answer(json.dumps({**asdict(result), "output_dir": str(folder)}))
-    raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
+    report_end(result, folder, as_json=as_json)
 
 
 def _what(found: "Retry", rows: RowRanges | None) -> str:

@@ -1,17 +1,23 @@
 """Runs a checked job from the command line: progress display, signals, summary, exit codes."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import typer
+
+from ovi_ray.answers import answer
 from ovi_ray.cli.common import ExitCode, StoppedExit
-from ovi_ray.cli.faults import faults_of_job
-from ovi_ray.errors import InputError, JobStopped, Problem
+from ovi_ray.cli.faults import faults_of_job, given_arguments
+from ovi_ray.errors import HeadLost, InputError, JobStopped, Problem, hide_passwords
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.shard import Shard
 from ovi_ray.output.job_files import REJECTED
 from ovi_ray.printing import Console, counted, shell_command
 from ovi_ray.runtime.shutdown import StopRequest, stop_on_signals
+from ovi_ray.storage.paths import Location
 
 if TYPE_CHECKING:
     from ovi_ray.preparation import PreparedJob
@@ -58,6 +64,13 @@ def run_job(
     return result
 
 
+def report_end(result: "JobResult", output_dir: Location, *, as_json: bool) -> NoReturn:
+    """The end of a command that rendered. Raises typer.Exit."""
+    if as_json:
+        answer(json.dumps({**asdict(result), "output_dir": str(output_dir)}))
+    raise typer.Exit(ExitCode.FAILED if result.failed or result.unreadable else ExitCode.OK)
+
+
 def check_watchers(metrics: str | None, notify: str | None) -> None:
     """Raises InputError for addresses that `run_job` would refuse, before anything else is read."""
     from ovi_ray.report.metrics import host_and_port
@@ -96,19 +109,15 @@ def _watchers(
 
 
 def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
-    parts = [f"{result.done} rendered"]
-    if result.finished_before:
-        parts.append(f"{result.finished_before} finished before")
-    if result.left:
-        parts.append(f"{result.left} left")
-    if result.failed:
-        parts.append(f"{result.failed} failed")
-    if result.noted:
-        parts.append(f"{result.noted} with notes")
-    if result.unreadable:
-        parts.append(f"{result.unreadable} with a video that cannot be read")
-    if result.superseded:
-        parts.append(f"{result.superseded} superseded")
+    counts = {
+        "finished before": result.finished_before,
+        "left": result.left,
+        "failed": result.failed,
+        "with notes": result.noted,
+        "with a video that cannot be read": result.unreadable,
+        "superseded": result.superseded,
+    }
+    parts = [f"{result.done} rendered", *(f"{count} {what}" for what, count in counts.items() if count)]
     if result.bad_rows:
         parts.append(f"{counted(result.bad_rows, 'bad row')} in {REJECTED}")
     line = f"{counted(result.clips, 'clip')}: {', '.join(parts)}, in {result.seconds:.0f} s"
@@ -123,10 +132,19 @@ def _summarise(result: "JobResult", job: JobSpec, console: Console) -> None:
 
 @contextmanager
 def _stoppable(stop: StopRequest, console: Console, job: JobSpec) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP stop the job; finished clips and checkpoints are kept. Raises StoppedExit."""
+    """Ctrl-C, SIGTERM and SIGHUP stop the job; finished clips and checkpoints are kept. Raises StoppedExit.
+
+    What goes on with a job whose cluster has lost its head is added to its error.
+    """
     try:
         with stop_on_signals(stop):
             yield
+    except HeadLost as error:
+        command = hide_passwords(shell_command("ovi-ray", *given_arguments.get()))
+        raise HeadLost(
+            f"{error}. They are in {job.output_dir}; once a cluster is up again, the same submission goes on from there, or"
+            f" this command: {command}"
+        ) from error
     except (KeyboardInterrupt, JobStopped):
         message = f"stopped; finished clips are in {job.output_dir}, and the same command continues from there"
         console.print(message, style="yellow", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,7 @@ import typer
 
 from ovi_ray import __version__
 from ovi_ray.answers import answer
-from ovi_ray.cli.common import ExitCode, command_console, read_job
+from ovi_ray.cli.common import ExitCode, command_console, read_job, refuse, unused
 from ovi_ray.cli.detach import INPUTS_CHECKED
 from ovi_ray.cli.dry_run import print_bad_rows
 from ovi_ray.cli.options import (
@@ -26,12 +26,13 @@ from ovi_ray.cli.options import (
 )
 from ovi_ray.cli.render import Metrics, Notify, SkipBadRows
 from ovi_ray.cli.run import check_watchers
+from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import PortableJob
 from ovi_ray.printing import Console, counted
+from ovi_ray.submission.states import JobState, JobStatus
 
 if TYPE_CHECKING:
     from ovi_ray.submission.bundle import Bundle
-    from ovi_ray.submission.states import JobStatus
     from ovi_ray.submission.targets import Target
 
 WATCH_S = 25.0
@@ -174,6 +175,7 @@ def submit(
         def tell(text: str) -> None:
             console.print(text, soft_wrap=True)
 
+        refuse(unused({"--json": as_json and print_script}, "beside --print, which prints the script alone"))
         target = find_target(to, options)
         bundle = bundle_of(
             read_job(PortableJob, prompts, job_options),
@@ -189,11 +191,11 @@ def submit(
         for note in (*target.check(bundle), *bundle.notes):
             tell(f"note: {note}")
         started_at = time.monotonic()
-        status = _start(target, bundle, to)
+        status = _start(target, bundle, to, options)
         _announce(bundle, tell)
         if not as_json:
             answer(bundle.job_id)
-        status = _watch(target, status, started_at)
+        status = _watch(target, status, started_at, tell)
         if as_json:
             answer(json.dumps({**asdict(status), "clips": bundle.clips}))
         _conclude(target, status, console)
@@ -206,13 +208,18 @@ def _watched_by(metrics: str | None, notify: str | None) -> tuple[str, ...]:
     return tuple(part for option, value in given.items() if value is not None for part in (option, value))
 
 
-def _start(target: "Target", bundle: "Bundle", to: str) -> "JobStatus":
+def _start(target: "Target", bundle: "Bundle", to: str, options: Mapping[str, Any]) -> JobStatus:
     """Start the job, and note in the journal where it is."""
     from ovi_ray.submission.journal import Entry, Journal
+    from ovi_ray.submission.targets import PLACES
 
     status = target.submit(bundle)
     submitted_at = status.submitted_at or datetime.now(UTC).isoformat(timespec="seconds")
-    Journal().add(Entry(job_id=bundle.job_id, target=to, output_dir=bundle.output_dir, submitted_at=submitted_at))
+    place = {name: options[name] for name in PLACES if options[name] is not None}
+    entry = Entry(
+        job_id=bundle.job_id, target=to, output_dir=bundle.output_dir, submitted_at=submitted_at, options=place
+    )
+    Journal().add(entry)
     return status
 
 
@@ -222,25 +229,37 @@ def _announce(bundle: "Bundle", tell: Callable[[str], None]) -> None:
         tell(f"must be reachable on every node: {path}")
 
 
-def _watch(target: "Target", status: "JobStatus", since: float) -> "JobStatus":
-    """The state once the driver has checked its inputs there, the job has ended, or the time is over."""
-    from ovi_ray.submission.states import JobState
+def _watch(target: "Target", status: JobStatus, since: float, tell: Callable[[str], None]) -> JobStatus:
+    """The state once the driver has checked its inputs there, the job has ended, or the time is over.
 
-    while not status.state.is_over:
-        if time.monotonic() - since > (QUEUE_S if status.state is JobState.PENDING else WATCH_S):
-            break
-        if status.state is JobState.RUNNING and INPUTS_CHECKED.encode() in b"".join(
-            target.logs(status.job_id, follow=False)
-        ):
-            break
+    The job is there: a target that does not answer any more is told, and changes nothing.
+    """
+    latest = status
+    try:
+        for latest in _states(target, status):
+            if time.monotonic() - since > (QUEUE_S if latest.state is JobState.PENDING else WATCH_S):
+                break
+    except ClusterError as error:
+        tell(f"note: the job was started, and cannot be watched: {error}")
+    return latest
+
+
+def _states(target: "Target", status: JobStatus) -> Iterator[JobStatus]:
+    """The states of a job, until it is over or its driver has checked its inputs."""
+    while True:
+        yield status
+        if status.state.is_over or (status.state is JobState.RUNNING and _has_checked(target, status.job_id)):
+            return
         time.sleep(_LOOK_S)
         status = target.status(status.job_id)
-    return status
 
 
-def _conclude(target: "Target", status: "JobStatus", console: Console) -> None:
+def _has_checked(target: "Target", job_id: str) -> bool:
+    return INPUTS_CHECKED.encode() in b"".join(target.logs(job_id, follow=False))
+
+
+def _conclude(target: "Target", status: JobStatus, console: Console) -> None:
     """Tell the state; the end of the log and an exit code for a job that has failed already."""
-    from ovi_ray.submission.states import JobState
 
     def tell(text: str, style: str | None = None) -> None:
         console.print(text, style=style, soft_wrap=True)
@@ -260,8 +279,6 @@ def _conclude(target: "Target", status: "JobStatus", console: Console) -> None:
 
 def exit_code_of(status: Any) -> int:
     """The exit code of a command that reports the end of a job: the driver's own, where it is known."""
-    from ovi_ray.submission.states import JobState
-
     if status.exit_code is not None:
         return int(status.exit_code)
     codes = {JobState.SUCCEEDED: ExitCode.OK, JobState.STOPPED: ExitCode.TERMINATED}

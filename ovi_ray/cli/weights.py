@@ -12,12 +12,13 @@ from ovi.config import MODEL_SPECS
 from ovi.weights.formats import WeightFormat
 from ovi.weights.hub import HubFile, download_model
 from ovi_ray.answers import answer
-from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path, location, writing_to
+from ovi_ray.cli.common import EXIT_CODE_HELP, ExitCode, command_console, local_path, location
 from ovi_ray.cli.faults import Command
 from ovi_ray.cli.options import DisplayOptions, with_display_options
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.printing import Console, counted
+from ovi_ray.storage.diagnostics import usable
 
 if TYPE_CHECKING:
     from ovi.errors import CheckpointError
@@ -100,13 +101,13 @@ def check(
         names = MODEL_SPECS if model_name is None else [model_name]
         found = {name: _file_errors(folder, name, console, quick=quick) for name in names}
     files = {path: error for errors in found.values() for path, error in errors.items()}
-    usable = [name for name, errors in found.items() if not any(errors.values())]
+    able = [name for name, errors in found.items() if not any(errors.values())]
     if as_json:
         findings = {path: str(error) if error else None for path, error in files.items()}
-        answer(json.dumps({"models": usable, "files": findings}))
+        answer(json.dumps({"models": able, "files": findings}))
     else:
-        _show_files(files, usable)
-    raise typer.Exit(ExitCode.OK if usable else ExitCode.BAD_INPUT)
+        _show_files(files, able)
+    raise typer.Exit(ExitCode.OK if able else ExitCode.BAD_INPUT)
 
 
 def _file_errors(
@@ -130,7 +131,7 @@ def _file_errors(
     return errors
 
 
-def _show_files(files: "Mapping[str, CheckpointError | None]", usable: Sequence[str]) -> None:
+def _show_files(files: "Mapping[str, CheckpointError | None]", able: Sequence[str]) -> None:
     from ovi.errors import CheckpointNotFound
 
     table = Table(box=None, pad_edge=False)
@@ -141,7 +142,7 @@ def _show_files(files: "Mapping[str, CheckpointError | None]", usable: Sequence[
         style = None if error is None else "yellow" if isinstance(error, CheckpointNotFound) else "red"
         table.add_row(path, state, style=style)
     Console().print(table)
-    Console().print(f"models that can run: {', '.join(usable) or 'none'}")
+    Console().print(f"models that can run: {', '.join(able) or 'none'}")
 
 
 @weights.command(cls=Command)
@@ -157,6 +158,6 @@ def tiny(ckpt_dir: Folder, display: DisplayOptions) -> None:
         from ovi.weights.tiny import write_tiny_checkpoint
 
         folder = local_path(ckpt_dir, "DIR")
-        with writing_to(folder, "DIR"):
+        with usable(folder, option="DIR"):
             write_tiny_checkpoint(folder)
         console.print(f"a small checkpoint of all three models is in {ckpt_dir}", soft_wrap=True)

@@ -225,7 +225,7 @@ def _examined_model(source: Location, folder: Path, model_name: str) -> Examined
 
 
 def weights_plans(device: Device, ckpt_dir: str | Path, model_name: str, host_gb: float) -> dict[Weights, WeightsPlan]:
-    """How a device holds the model in each form of the weights that it can have, beside `host_gb` GB of host memory."""
+    """The plan for each form of the weights that a device can hold, beside `host_gb` GB of host memory."""
     host = int(device.spare_host_gb(host_gb) * GB)
     forms = (Weights.DTYPE, *([Weights.STREAMED] if host else []), Weights.QINT8)
     plans = {}

@@ -53,7 +53,7 @@ def memory_demand(
     height, width = size or snap_size(1, 1, spec.video_area)
     return MemoryDemand(
         components=component_bytes(ckpt_dir, dtype, weights, streams=streams),
-        activations=activations(arch, spec, height, width, dtype.itemsize, quality),
+        activations=activations(arch, spec, height, width, dtype.itemsize, quality, weights=weights),
         pinned=streamed_bytes(arch, dtype).host if streams else 0,
     )
 

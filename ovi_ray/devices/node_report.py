@@ -47,7 +47,7 @@ class MeasuredDevice:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class WeightsPlan:
-    """How a device holds the model with the transformer's weights in one form."""
+    """The memory plan of a device for the model with the transformer's weights in one form."""
 
     demand: MemoryDemand
     plan: MemoryPlan | None
@@ -153,7 +153,7 @@ def kernel_summary(trial: KernelTrial) -> tuple[str, str]:
 
 
 def weights_summary(found: WeightsPlan) -> tuple[str, str, str, str]:
-    """What one form of the weights takes of the device and of its host, the memory mode, and the stages that fit."""
+    """Cells of a table: the memory on the device and on its host, the memory mode, and the stages that fit."""
     demand = found.demand
     components = f"{_gigabytes(sum(demand.components.values()))}, {_gigabytes(demand.of(Stage.DENOISE))} to denoise"
     host = _gigabytes(demand.pinned) if demand.pinned else "-"

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from ovi.quality import may_have_fp8_products
 from ovi.stages import Stage, stages_of
 from ovi_ray.errors import InputError, Problem, show
 from ovi_ray.inputs.params import did_you_mean
@@ -106,6 +107,7 @@ class DeviceClass(_Section):
             unload_s=self.unload_s,
             task_overhead_s=self.task_overhead_s,
             speed=self.speed,
+            has_fp8_products=self.weights != "int8" and may_have_fp8_products(self.architecture),
         )
 
 

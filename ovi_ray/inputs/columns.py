@@ -25,6 +25,11 @@ def is_meta(name: str) -> bool:
     return name.startswith(META_PREFIX)
 
 
+def is_blank(cell: object, keeps_empty: bool = False) -> bool:
+    """Whether a cell gives no value: it is absent, or holds nothing but spaces where empty text is no value."""
+    return cell is None or (isinstance(cell, str) and not keeps_empty and not cell.strip())
+
+
 def is_known(name: str) -> bool:
     """Whether a prompt list may have a column of this name."""
     return name in INPUT_COLUMNS or name == KEY_ALIAS or is_meta(name)

@@ -1,12 +1,13 @@
 """Job files and options read into a pydantic model, with the file and line, or the option, of every problem."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show, show_path
@@ -24,6 +25,8 @@ Sections = Mapping[str, Collection[str]]
 ALIASES = {"num_steps": "sample_steps", "prompt": "text_prompt"}
 """Other keys, and the field that each stands for: `num_steps` of published files, and `prompt`, which never names a list."""
 _PROMPT_KEYS = frozenset({"prompts", "text_prompt", "prompt"})
+_FORMAT_KEYS = frozenset({"delimiter", "sheet"})
+"""Keys on the format of the file's own list."""
 _OPTION_NAMES = {"prompts": "PROMPTS", "output_dir": "--out"}
 _KEYS_EXPECTED = "keys and values, such as ckpt_dir: ./ckpts"
 
@@ -79,7 +82,7 @@ def _parted(key: str, value: Any) -> Any:
         return value
 
 
-def read_yaml(path: Location, sections: Sections | None = None) -> dict[str, Given]:
+def read_yaml(path: Location, sections: Sections | None = None, *, expected: str = _KEYS_EXPECTED) -> dict[str, Given]:
     """The keys of a job file with their lines; a key without a value counts as not given. Raises InputError.
 
     The keys of a section are returned as those of the file; one that does not belong there keeps its section's name, as in
@@ -88,10 +91,10 @@ def read_yaml(path: Location, sections: Sections | None = None) -> dict[str, Giv
     document = read_yaml_file(path)
     node, content = document.root, document.content
     if content is None:
-        raise InputError([Problem(file=str(path), value="an empty file", expected=_KEYS_EXPECTED)])
+        raise InputError([Problem(file=str(path), value="an empty file", expected=expected)])
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
         found = "a list" if isinstance(content, list) else f"the text {show(content)}"
-        raise InputError([Problem(file=str(path), value=found, expected=_KEYS_EXPECTED)])
+        raise InputError([Problem(file=str(path), value=found, expected=expected)])
     line_of, lines_in = _key_lines(node)
     folder = path.absolute().parent
     given = {}
@@ -118,7 +121,7 @@ def merge(file: dict[str, Given], options: dict[str, Given]) -> dict[str, Given]
     """The values of a job file with the options over them."""
     replaced = set(options)
     if replaced & _PROMPT_KEYS:
-        replaced |= _PROMPT_KEYS
+        replaced |= _PROMPT_KEYS | _FORMAT_KEYS
     replaced |= {alias for alias, field in ALIASES.items() if field in replaced}
     return {key: item for key, item in file.items() if key not in replaced} | options
 
@@ -206,7 +209,8 @@ class _KnownKeys:
     def __init__(self, spec: type[BaseModel], ignored: Collection[str], sections: Sections) -> None:
         self.spec = spec
         self.sections = sections
-        self.top = sorted([*spec.model_fields, *ignored, *sections, *ALIASES])
+        aliases = [alias for alias, field in ALIASES.items() if field in spec.model_fields]
+        self.top = sorted([*spec.model_fields, *ignored, *sections, *aliases])
 
     def refusal(self, key: str) -> tuple[str, str]:
         """For a key that the model does not have: a description of it, and what is expected."""
@@ -220,10 +224,22 @@ class _KnownKeys:
         return _unknown(key, self.top)
 
     def within(self, field: str) -> list[str]:
-        """The keys of a field that is a mapping with fixed keys."""
-        annotation = self.spec.model_fields[field].annotation
-        models = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type)]
-        return [key for model in models if issubclass(model, BaseModel) for key in model.model_fields]
+        """The keys of a field that is a mapping with fixed keys, or that holds such mappings."""
+        return [key for model in _models(self.spec.model_fields[field]) for key in model.model_fields]
+
+    def description(self, key: str, inner: Sequence[str]) -> str:
+        """Of the key, or of the key within it that has one of its own."""
+        field = self.spec.model_fields[key]
+        for name in inner:
+            fields = (model.model_fields.get(name) for model in _models(field))
+            field = next((found for found in fields if found is not None), field)
+        return str(field.description)
+
+
+def _models(field: FieldInfo) -> list[type[BaseModel]]:
+    """The models in the annotation of a field."""
+    parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+    return [part for part in parts if issubclass(part, BaseModel)]
 
 
 def _unknown(key: str, known: list[str]) -> tuple[str, str]:
@@ -235,16 +251,19 @@ def _problem(known: _KnownKeys, details: ErrorDetails, given: Mapping[str, Given
     key, *inner = map(str, details["loc"])
     label = option_name(key) if source == COMMAND_LINE else key
     item = given.get(key) or Given(value=None, file=source, folder=to_location(Path()), label=label)
-    part = item.part(inner[0]) if inner and isinstance(item.value, Mapping) else item
+    part, followed = item, list[str]()
+    for name in inner:
+        if not isinstance(part.value, Mapping) or name not in map(str, part.value):
+            break
+        part, followed = part.part(name), [*followed, name]
     if details["type"] == "extra_forbidden":
-        found, expected = _unknown(inner[0], known.within(key)) if inner else known.refusal(key)
+        found, expected = _unknown(inner[-1], known.within(key)) if inner else known.refusal(key)
         return part.problem(expected, found or None)
     if details["type"] == "value_error":
         is_path = isinstance(details["input"], ValueError)  # raised when the path was resolved
         shown = "missing" if key not in given else show_path(part.value) if is_path else None
         return part.problem(str(details["ctx"]["error"]), shown)
-    expected = str(known.spec.model_fields[key].description)
-    return part.problem(expected, None if key in given else "missing")
+    return part.problem(known.description(key, followed), None if key in given else "missing")
 
 
 def _key_lines(node: yaml.MappingNode) -> tuple[dict[str, int], dict[str, dict[str, int]]]:

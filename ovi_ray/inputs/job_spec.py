@@ -37,7 +37,7 @@ from ovi_ray.inputs.path_checks import (
     usable_image,
     writable_folder,
 )
-from ovi_ray.inputs.prompt_lists import READERS
+from ovi_ray.inputs.prompt_lists import OPTION_SUFFIXES, READERS
 from ovi_ray.inputs.sweep import DeclaredSweep, parse_sweep
 from ovi_ray.storage.paths import Location, PathOrUri, to_location
 
@@ -354,6 +354,11 @@ class BatchSpec(BaseModel):
         notes = []
         if self.sp_size != 1:
             notes.append(f"sp_size {self.sp_size} is not used: a batch is fastest with one clip on each GPU")
+        if self.allow_inexact and self.attention is not AttentionBackend.AUTO:
+            notes.append(f"allow_inexact is not used: it is for attention auto, and {self.attention} is asked for")
+        for name in ("workers", "memory_gb"):
+            if self.cluster is not None and (value := getattr(self, name)) is not None:
+                notes.append(f"{name} {value} is not used: the cluster profile declares its own")
         return tuple(notes)
 
     @classmethod
@@ -392,6 +397,19 @@ class BatchSpec(BaseModel):
         if value is not None and (not isinstance(character, str) or len(character) != 1 or character in '"\r\n '):
             raise PydanticCustomError("delimiter", "not a delimiter")  # the message shown is the field's description
         return character
+
+    @field_validator("delimiter", "sheet")
+    @classmethod
+    def _check_format(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """An option on the format of the list belongs to a list of that format."""
+        if value is None or not {"prompts", "text_prompt"} <= info.data.keys():
+            return value
+        prompts, name = info.data["prompts"], str(info.field_name)
+        suffixes = OPTION_SUFFIXES[name]
+        if prompts is None or prompts.suffix.lower() not in suffixes:
+            source = "a prompt" if prompts is None else prompts.name
+            raise ValueError(f"no {name} beside {source}: it is for lists in {' or '.join(suffixes)}")
+        return value
 
     @field_validator("sweep", mode="before")
     @classmethod
@@ -504,6 +522,13 @@ class JobSpec(BatchSpec):
     output_dir: Annotated[FilePath, Help("Folder for videos, results and report.")] = Field(
         description="the path of a folder to write to"
     )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See BatchSpec; a job that is submitted gets the address of its cluster there."""
+        if self.elastic and self.address is None:
+            return (*super().notes, "elastic is not used: without an address, Ray is started on this machine alone")
+        return super().notes
 
     @classmethod
     def path_checks(cls) -> dict[str, PathCheck]:

@@ -120,7 +120,8 @@ def _needs(job: BatchSpec, name: str, clips: Iterable[dict[str, Any]]) -> ModelN
         components = {part: size * itemsize // 2 for part, size in components.items()}
     kinds = {(clip["height"], clip["width"], clip[QUALITY_COLUMN]) for clip in clips if clip["model_name"] == name}
     peaks = [
-        activations(Architecture(), spec, height, width, itemsize, Quality(quality)) for height, width, quality in kinds
+        activations(Architecture(), spec, height, width, itemsize, Quality(quality), weights=job.weight_format)
+        for height, width, quality in kinds
     ]
     largest = {stage: max(peak[stage] for peak in peaks) for stage in Stage}
     demand = MemoryDemand(components=components, activations=largest)

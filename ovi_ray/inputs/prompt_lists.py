@@ -32,7 +32,7 @@ __all__ = [
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ListOptions:
-    """The user's choices on the format of a list. Formats that have no use for an option ignore it."""
+    """The user's choices on the format of a list, each for the files of `OPTION_SUFFIXES`; others are read without it."""
 
     delimiter: str | None = None
     """Separator of the columns of a CSV or TSV; None to find it by looking."""
@@ -56,6 +56,8 @@ READERS: dict[str, Reader] = {
     PARQUET: lambda path, options: read_columns(path),
 }
 """The reader of each file suffix."""
+OPTION_SUFFIXES = {"delimiter": (".csv", ".tsv"), "sheet": (".xlsx", ".ods")}
+"""The suffixes of the files that each of the `ListOptions` is for."""
 
 
 def read_prompt_list(path: Location, options: ListOptions = ListOptions()) -> PromptList:

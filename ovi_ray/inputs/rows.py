@@ -20,6 +20,7 @@ from ovi_ray.inputs.columns import (
     SIDE_COLUMNS,
     SIZE_COLUMN,
     clean_name,
+    is_blank,
     is_meta,
 )
 from ovi_ray.inputs.first_frames import ImageFacts, ImageRefusal, inspect_images
@@ -63,7 +64,7 @@ class Rows:
 
 def resolve_rows(prompts: PromptList, job: BatchSpec, arch: Architecture) -> Rows:
     """Check every cell and fill the blank ones. Raises InputError with every problem of every row."""
-    _join_sides(prompts)
+    join_sides(prompts)
     meta, problems = _meta_columns(prompts)
     columns: dict[str, list[Any]] = {}
     defaults = {name: getattr(job, name) for name in OVERRIDES} | {"seed": None, PROMPT_COLUMN: _Refusal("a prompt")}
@@ -159,12 +160,12 @@ def _resolve(
     keys = [_key(cell) for cell in cells]
     distinct = dict(zip(keys, cells, strict=True))
     keeps_empty = prompts.has_types and name in NEGATIVE_PROMPTS
-    parsed = {key: default if _is_blank(cell, keeps_empty) else _attempt(parse, cell) for key, cell in distinct.items()}
+    parsed = {key: default if is_blank(cell, keeps_empty) else _attempt(parse, cell) for key, cell in distinct.items()}
     values = [parsed[key] for key in keys]
     if not any(isinstance(value, _Refusal) for value in parsed.values()):
         return values, []
     return values, [
-        prompts.problem(index, name, "empty" if _is_blank(cells[index]) else show(cells[index]), value.expected)
+        prompts.problem(index, name, "empty" if is_blank(cells[index]) else show(cells[index]), value.expected)
         for index, value in enumerate(values)
         if isinstance(value, _Refusal)
     ]
@@ -173,10 +174,6 @@ def _resolve(
 def _key(cell: Any) -> Hashable:
     """A key that differs for 1, 1.0 and True, which Python takes for equal."""
     return cell if type(cell) is str else (type(cell), repr(cell))
-
-
-def _is_blank(cell: Any, keeps_empty: bool = False) -> bool:
-    return cell is None or (isinstance(cell, str) and not keeps_empty and not cell.strip())
 
 
 def _attempt(parse: Callable[[Any], Any], cell: Any) -> Any:
@@ -221,11 +218,11 @@ def _meta_columns(prompts: PromptList) -> tuple[dict[str, list[str | None]], lis
     ]
 
 
-def _join_sides(prompts: PromptList) -> None:
+def join_sides(prompts: PromptList) -> None:
     """Replace the two columns of a manifest that hold a frame's sides by the one that a prompt list has."""
     if set(prompts.columns).issuperset(DERIVED_COLUMNS + SIDE_COLUMNS) and SIZE_COLUMN not in prompts.columns:
         sides = zip(*(prompts.columns.pop(name) for name in SIDE_COLUMNS), strict=True)
-        prompts.columns[SIZE_COLUMN] = [None if all(map(_is_blank, pair)) else list(pair) for pair in sides]
+        prompts.columns[SIZE_COLUMN] = [None if all(map(is_blank, pair)) else list(pair) for pair in sides]
 
 
 # -- images --------------------------------------------------------------------------------------------------------
@@ -269,7 +266,7 @@ def _complete_images(rows: Rows, images: list[_Image | None]) -> None:
 
 def _add_image_notes(rows: Rows, prompts: PromptList, images: list[_Image | None], job: BatchSpec) -> None:
     cells = zip(prompts.rows, prompts.columns.get("image_path", ()), strict=False)
-    named = len({row for row, cell in cells if not _is_blank(cell)})
+    named = len({row for row, cell in cells if not is_blank(cell)})
     if job.mode is Mode.T2V and (named or job.image_path):
         rows.notes.append(f"mode t2v ignores the image of {counted(named, 'row') if named else 'all rows'}")
     with_remark: dict[str, list[int]] = {}

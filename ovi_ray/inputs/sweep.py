@@ -21,6 +21,7 @@ from pydantic import (
 
 from ovi.config import MODEL_SPECS, param_specs
 from ovi_ray.errors import InputError, show
+from ovi_ray.inputs.columns import is_blank
 from ovi_ray.inputs.params import DEFAULT_PARAMS, NEGATIVE_PROMPTS, PARAM_FIELDS, parse_param
 from ovi_ray.inputs.prompt_lists import PromptList
 
@@ -145,7 +146,7 @@ def swept(prompts: PromptList, sweep: Sweep) -> PromptList:
         prompts.problem(index, name, show(cell), "an empty cell: the job sweeps this parameter")
         for name in sweep.values
         for index, cell in enumerate(prompts.columns.get(name, ()))
-        if cell is not None and not (isinstance(cell, str) and not cell.strip())
+        if not is_blank(cell)
     ]
     if problems:
         raise InputError([*prompts.problems, *problems])

@@ -6,7 +6,7 @@ Texts, first frames and clips are numbered from 0 in the order of their first us
 
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +27,8 @@ from ovi_ray.scheduling.workload import ClipKind, Workload
 IntArray = npt.NDArray[np.int32]
 
 NO_FIRST_FRAME = -1
+_RECENT = 4096
+"""Clips that are kept as objects: each is asked for at every one of its tasks, and at its end."""
 _ID_DIGITS = 20
 _TEXTS_OF_CLIP = ("prompt", "video_negative_prompt", "audio_negative_prompt")
 _FIRST_FRAME_KEY = ("image_sha256", "height", "width")
@@ -118,6 +120,7 @@ class TaskTable:
     """[I] first_frame_id, image_path, image_sha256, model_name, height, width; distinct by image and size."""
     clip_first_frame: IntArray
     """[N] row in `first_frames` of each clip, or NO_FIRST_FRAME."""
+    _recent: dict[int, ClipTask] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, manifest: Manifest) -> "TaskTable":
@@ -153,7 +156,14 @@ class TaskTable:
         """The clip at `index`, from 0. Raises IndexError."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
-        row = self.clips.slice(index, 1).to_pylist()[0]
+        if (recent := self._recent.get(index)) is not None:
+            return recent
+        if len(self._recent) >= _RECENT:
+            self._recent.clear()
+        return self._recent.setdefault(index, self._clip(index))
+
+    def _clip(self, index: int) -> ClipTask:
+        row = {name: self.clips.column(name)[index].as_py() for name in self.clips.column_names}
         prompt, video_negative, audio_negative = (int(number) for number in self.clip_texts[index])
         first_frame = int(self.clip_first_frame[index])
         return ClipTask(

@@ -17,6 +17,7 @@ from uuid import uuid4
 from ovi_ray.errors import OutputInUse, StorageUnavailable
 from ovi_ray.output.owner import Owner
 from ovi_ray.storage.file_locks import lock_exclusively
+from ovi_ray.storage.local_store import named_errors
 from ovi_ray.storage.paths import Location, list_files
 from ovi_ray.storage.store import ConditionalStore, PreconditionFailed
 
@@ -51,8 +52,11 @@ class Sighting:
 class Lease(Protocol):
     """One driver's claim to an output folder. All methods raise OSError."""
 
-    def acquire(self) -> Sighting | None:
-        """Take the lease; a sighting where another driver has it. Raises OutputInUse where that one is certainly alive."""
+    def acquire(self, *, dead: str = "") -> Sighting | None:
+        """Take the lease; a sighting where another driver has it. Raises OutputInUse where that one is certainly alive.
+
+        `dead` is the version of a lease that was watched for long enough, whatever the clock of the storage says.
+        """
 
     def renew(self) -> bool:
         """Show that the owner is alive; false when another driver has the lease by now."""
@@ -112,17 +116,17 @@ class FileLease:
         self._folder_identity = _identity(folder)
         self._file: IO[str] = self._opened()
 
-    def acquire(self) -> Sighting | None:
+    def acquire(self, *, dead: str = "") -> Sighting | None:
         """See Lease."""
         self._lock()
         while not self._is_in_place():  # removed or replaced between its opening and its lock
             self._file.close()
             self._file = self._opened()
             self._lock()
-        return self._claim()
+        return self._claim(dead)
 
     def _opened(self) -> IO[str]:
-        return (self._folder / LOCK).open("a+", encoding="utf-8")
+        return (self._folder / LOCK).open("a+", encoding="utf-8", errors="replace")
 
     def _lock(self) -> None:
         try:
@@ -132,7 +136,7 @@ class FileLease:
         except OSError:  # a system without locks: the heartbeat alone decides
             pass
 
-    def _claim(self) -> Sighting | None:
+    def _claim(self, dead: str = "") -> Sighting | None:
         """Write the owner, unless another one may be alive."""
         other = self._read()
         if other == self._owner:
@@ -141,7 +145,7 @@ class FileLease:
             renewed_at = os.fstat(self._file.fileno()).st_mtime
             silent_s = self._now() - renewed_at
             sighting = _sighting(str(self._folder), other, str(renewed_at), silent_s, self._config)
-            if sighting is not None:
+            if sighting is not None and sighting.version != dead:
                 return sighting
         self._write(self._owner.to_json())
         return None
@@ -198,8 +202,9 @@ class FileLease:
             probe.unlink(missing_ok=True)
 
     def _read(self) -> Owner | None:
-        self._file.seek(0)
-        return Owner.from_json(self._file.read())
+        with named_errors(self._folder / LOCK):
+            self._file.seek(0)
+            return Owner.from_json(self._file.read())
 
     def _write(self, text: str) -> None:
         self._file.seek(0)
@@ -221,7 +226,7 @@ class ObjectLease:
         self._version = ""
         """Of the lease while this driver has it."""
 
-    def acquire(self) -> Sighting | None:
+    def acquire(self, *, dead: str = "") -> Sighting | None:
         """See Lease."""
         while True:  # each further round, another driver has changed the lease since it was read
             with suppress(PreconditionFailed):
@@ -230,6 +235,8 @@ class ObjectLease:
             with suppress(FileNotFoundError, PreconditionFailed):
                 content, version = self._store.read_version(self._lease.key)
                 sighting = self._examine(content, version)
+                if sighting is not None and sighting.version == dead:
+                    sighting = None
                 if sighting is None:
                     self._version = self._store.replace(self._lease.key, self._content(), version)
                 return sighting
@@ -295,7 +302,7 @@ class ClaimLease:
         self._owner = Owner()
         self._claim = folder / LOCK / f"{self._owner.token}.json"
 
-    def acquire(self) -> Sighting | None:
+    def acquire(self, *, dead: str = "") -> Sighting | None:
         """See Lease."""
         (self._folder / LOCK).mkdir()
         self._write()
@@ -305,7 +312,7 @@ class ClaimLease:
             if other == self._claim:
                 continue
             sighting = self._examine(other, now)
-            if sighting is not None:
+            if sighting is not None and sighting.version != dead:
                 self._claim.unlink(missing_ok=True)
                 return sighting
             other.unlink(missing_ok=True)

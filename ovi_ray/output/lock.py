@@ -69,10 +69,12 @@ def output_lock(
 def _acquired(output_dir: Location, tell: Tell, config: LeaseConfig) -> Lease:
     """A lease that is held, once no other driver shows a sign of life."""
     first: Sighting | None = None
+    seen_at = time.monotonic()
     while True:
         lease = lease_of(output_dir, config)
+        was_watched = first is not None and time.monotonic() >= seen_at + config.stale_s
         try:
-            seen = lease.acquire()
+            seen = lease.acquire(dead=first.version if first is not None and was_watched else "")
         except BaseException:
             lease.release()
             raise
@@ -80,8 +82,8 @@ def _acquired(output_dir: Location, tell: Tell, config: LeaseConfig) -> Lease:
             return lease
         lease.release()
         if first is None:
-            first = seen
-            wait_s = config.stale_s - seen.silent_s
+            first, seen_at = seen, time.monotonic()
+            wait_s = config.stale_s - max(0.0, seen.silent_s)  # negative where the clock was set back
             tell(f"{seen.owner} has used {output_dir}: waiting up to {wait_s:.0f} s to see if it is alive")
         elif (seen.owner, seen.version) != (first.owner, first.version):
             raise OutputInUse(in_use_message(str(output_dir), seen.owner, config))

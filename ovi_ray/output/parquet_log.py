@@ -11,7 +11,7 @@ only when a run starts.
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from ovi_ray.errors import ResultsDamaged, ResultsTooNew
+from ovi_ray.storage.local_store import named_errors
 from ovi_ray.storage.paths import BATCH_ROWS, Location, atomic_write, list_files
 
 FORMAT = (
@@ -33,6 +34,7 @@ _SUFFIX = ".parquet"
 _log = logging.getLogger(__name__)
 _READ_AHEAD = 16  # files of a store that are fetched at a time: most of it is waiting
 _READ_BYTES = 8 << 20
+_SMALL_ROWS = 1000  # of a file whose rows may be held in memory: a run's files have no more
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -73,16 +75,21 @@ class ParquetLog:
         aside: Location | None = None,
         accepts: Callable[[str], bool] = lambda name: False,
         upgrade: Callable[[pa.RecordBatch, int], pa.RecordBatch] = lambda batch, version: batch,
+        remembers_bytes: int = 0,
     ) -> None:
         """`aside` is the folder of files that are not complete, by default `folder`.
 
-        `accepts` tells by name which further columns files may have; `upgrade` makes rows of an older format current.
+        `accepts` tells by name which further columns files may have; `upgrade` makes rows of an older format current. The
+        rows of files are held in memory, up to `remembers_bytes`, so that each is read once: for a reader whose own run
+        holds the folder and renders, when files are only added.
         """
         self.folder = folder
         self.schema = schema.with_metadata({FORMAT_KEY: str(FORMAT).encode()})
         self._accepts = accepts
         self._upgrade = upgrade
         self._widths: dict[str, int] = {}  # number of columns of each file that was read
+        self._remembered: dict[str, pa.RecordBatch] = {}  # name of a file -> all of its rows
+        self._memory_left = remembers_bytes
         self._aside = aside
         self._numbers = itertools.count(1)
         paths = self.paths()
@@ -110,7 +117,7 @@ class ParquetLog:
         """
         found: list[pa.RecordBatch] = []
         counts, corrupt = [], []
-        for path, source in _sources(self.paths()):
+        for path, source in self._sources(self.paths()):
             rows: list[pa.RecordBatch] = []
             try:
                 rows = list(self._batches(path, source, columns))
@@ -137,8 +144,13 @@ class ParquetLog:
         with_rows = {
             path: count for path, count in zip(paths, counts, strict=True) if count
         }  # one without may be damaged
+        return _together(self._selected(keep, with_rows, columns))
+
+    def _selected(
+        self, keep: pa.BooleanArray, with_rows: Mapping[Location, int], columns: Sequence[str] | None
+    ) -> Iterator[pa.RecordBatch]:
         start = 0
-        for path, source in _sources(list(with_rows)):
+        for path, source in self._sources(list(with_rows)):
             try:
                 yield from self._kept(path, source, keep.slice(start, with_rows[path]), columns)
             except ResultsDamaged as error:
@@ -168,7 +180,7 @@ class ParquetLog:
         """
         *others, last = self.paths()
         names = self.schema.names
-        sources = _sources([*others, last])
+        sources = self._sources([*others, last])
         self._write(last, (batch for path, source in sources for batch in self._batches(path, source, names)))
         for path in others:
             path.unlink(missing_ok=True)
@@ -207,25 +219,48 @@ class ParquetLog:
             yield batch.filter(keep.slice(start, len(batch))).cast(self._schema_of(columns))
             start += len(batch)
 
+    def _sources(self, paths: Sequence[Location]) -> Iterator[tuple[Location, "_Source"]]:
+        """Each path with its source, in order; one whose rows are remembered is not fetched. Raises OSError."""
+        remembered = frozenset(self._remembered)
+        fetched = _sources([path for path in paths if path.name not in remembered])
+        for path in paths:
+            yield (path, _NOT_FETCHED) if path.name in remembered else next(fetched)
+
     def _batches(self, path: Location, source: "_Source", columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        if (remembered := self._remembered.get(path.name)) is not None:
+            yield self._completed(remembered, self.schema.names if columns is None else columns)
+            return
         try:
             with pa.parquet.ParquetFile(source) as file:
                 version = _format_of(path, file.schema_arrow)
                 self.learn(file.schema_arrow)
                 self._widths[path.name] = len(file.schema_arrow)
                 names = self.schema.names if columns is None else list(columns)
+                if 0 < file.metadata.num_rows <= _SMALL_ROWS and self._memory_left > 0:
+                    rows = self._upgrade(file.read().combine_chunks().to_batches()[0], version)
+                    yield self._completed(self._remember(path, rows), names)
+                    return
                 present = [name for name in names if name in file.schema_arrow.names]
                 for batch in file.iter_batches(BATCH_ROWS, columns=present):
-                    yield self._completed(self._upgrade(batch, version), names)
+                    rows = self._completed(self._upgrade(batch, version), names)
+                    yield rows.cast(self._schema_of(names))  # fails for a file of other columns
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             _check_readable(path)
             raise ResultsDamaged(path, path.name, str(error).partition("\n")[0]) from error
 
+    def _remember(self, path: Location, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Hold the rows of a file, as long as there is room; the first for which there is none is the last that is tried."""
+        self._memory_left -= rows.nbytes
+        if self._memory_left >= 0:
+            self._remembered[path.name] = rows
+        return rows
+
     def _completed(self, batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+        present = set(batch.schema.names)
         columns = [
-            batch.column(name) if name in batch.schema.names else pa.nulls(len(batch), self.schema.field(name).type)
+            batch.column(name) if name in present else pa.nulls(len(batch), self.schema.field(name).type)
             for name in names
         ]
         return pa.RecordBatch.from_arrays(columns, names=list(names))
@@ -235,6 +270,26 @@ class ParquetLog:
         with atomic_write(path, self._aside) as local, pa.parquet.ParquetWriter(local, schema) as writer:
             for batch in batches:
                 writer.write_batch(batch.cast(schema))
+        self._remembered.pop(path.name, None)  # `batches` may have read the file just now
+
+
+def _together(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows in few batches of at most `BATCH_ROWS`: a reader may do something costly for each, and files may be small."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        if waiting and rows + len(batch) > BATCH_ROWS:
+            yield from _joined(waiting)
+            waiting, rows = [], 0
+        waiting.append(batch)
+        rows += len(batch)
+    if waiting:
+        yield from _joined(waiting)
+
+
+def _joined(batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """One batch with all rows; none where there are no rows."""
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()
 
 
 def _run(path: Location) -> int:
@@ -247,6 +302,7 @@ def _run(path: Location) -> int:
 
 _Source: TypeAlias = Path | pa.BufferReader
 """The source of a file's content: its path on a disk, or the content of one in a store."""
+_NOT_FETCHED = pa.BufferReader(b"")
 
 
 def _source(path: Location) -> _Source:
@@ -255,6 +311,9 @@ def _source(path: Location) -> _Source:
 
 def _sources(paths: Sequence[Location]) -> Iterator[tuple[Location, _Source]]:
     """Each path with its source, in order; files of a store are fetched ahead. Raises OSError."""
+    if paths and paths[0].is_local:
+        yield from ((path, _source(path)) for path in paths)
+        return
     waiting: deque[tuple[Location, Future[_Source]]] = deque()
     with ThreadPoolExecutor(_READ_AHEAD) as pool:
         for path in paths:
@@ -270,7 +329,7 @@ def _check_readable(path: Location) -> None:
     """Read a file to its end: raises OSError where it cannot be read, so that this is not taken for damaged content."""
     if (local := path.local_path) is None:
         return  # it was fetched as a whole
-    with local.open("rb", buffering=0) as file:
+    with named_errors(local), local.open("rb", buffering=0) as file:
         while file.read(_READ_BYTES):
             pass
 

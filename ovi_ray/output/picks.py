@@ -26,7 +26,7 @@ class Pick:
 
     @property
     def clip_id(self) -> str:
-        """What stands in its column of ids: perhaps the beginning of one."""
+        """The content of its column of ids: perhaps the beginning of one."""
         return self.cells[PICK_COLUMN]
 
 

@@ -4,13 +4,13 @@ A run replaces it every few seconds, as a whole. A run that was killed leaves it
 whether the driver lives.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from ovi_ray.protocol.progress import RemainingTime
+from ovi_ray.protocol.progress import RemainingTime, WorkDone
 from ovi_ray.storage.paths import Location
 
 PROGRESS = "progress.json"
@@ -59,6 +59,8 @@ class DeviceProgress:
     """That the worker holds, as last reported."""
     memory_total_gb: float = 0.0
     attention_backend: str = ""
+    work: WorkDone = field(default_factory=WorkDone)
+    """That it has finished in this run."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

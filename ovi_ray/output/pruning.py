@@ -23,7 +23,7 @@ class Superseded:
     bytes: int
     """Of their videos."""
     starred: int
-    """How many of them are in the folder's `picks.csv`."""
+    """Those of them that are in the folder's `picks.csv`."""
 
     def __len__(self) -> int:
         return len(self.clip_ids)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ovi_ray.storage.diagnostics import reason_with_file
 from ovi_ray.storage.paths import Location, local_copy, staged_file
 from ovi_ray.storage.scratch import scratch_folder
 
@@ -79,7 +80,7 @@ class AppendedFile:
     def _note(self, error: OSError) -> None:
         if not self._has_problem:
             self._has_problem = True
-            self._on_problem(f"the run's record cannot be written ({error.strerror or error}); the job goes on")
+            self._on_problem(f"the run's record cannot be written ({reason_with_file(error)}); the job goes on")
         if len(self._buffer) > self._config.max_buffer_bytes:
             self._buffer.clear()
             self._stopped = True
@@ -140,6 +141,6 @@ class RecordFolder:
         except OSError as error:
             if not self._has_problem:
                 self._has_problem = True
-                self._on_problem(f"the run's record cannot be uploaded ({error.strerror or error}); the job goes on")
+                self._on_problem(f"the run's record cannot be uploaded ({reason_with_file(error)}); the job goes on")
         ended = time.monotonic()
         self._due_at = ended + max(self._config.upload_interval_s, (ended - started) / self._config.upload_share)

@@ -109,7 +109,8 @@ def read_resume_state(output_dir: Location) -> ResumeState:
 class Results:
     """A job's results in its output folder. One process writes at a time."""
 
-    def __init__(self, output_dir: PathOrUri, config: ResultsConfig | None = None) -> None:
+    def __init__(self, output_dir: PathOrUri, config: ResultsConfig | None = None, *, remembers_bytes: int = 0) -> None:
+        """`remembers_bytes` is as in ParquetLog."""
         self.output_dir = to_location(output_dir)
         self.results = self.output_dir / RESULTS
         self.videos = self.output_dir / VIDEOS
@@ -118,7 +119,12 @@ class Results:
             folder.mkdir()
         self._config = config or ResultsConfig()
         self._log = ParquetLog(
-            self.results, RESULTS_SCHEMA, aside=self._aside(), accepts=is_meta, upgrade=in_current_form
+            self.results,
+            RESULTS_SCHEMA,
+            aside=self._aside(),
+            accepts=is_meta,
+            upgrade=in_current_form,
+            remembers_bytes=remembers_bytes,
         )
         self._rows: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()

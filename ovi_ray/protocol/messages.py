@@ -134,7 +134,7 @@ class TaskReport:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Activity:
-    """Progress within the running task, for display."""
+    """Progress within the running task."""
 
     done: int
     """Denoising steps or video frames."""
@@ -145,6 +145,10 @@ class Activity:
     """That the last denoise ran with; empty before it."""
     step_s: float = 0.0
     """Seconds of a step of the running denoise, measured at its first ones; 0 before that, and where steps differ."""
+    quiet_s: float = 0.0
+    """Seconds since the work of the task last went on by a step or some frames, or began; 0 while components are loaded."""
+    longest_quiet_s: float = 0.0
+    """The longest such time in this task so far; 0 before it first went on."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -170,6 +174,8 @@ class WorkerInfo:
     """The device's entry in the cluster profile, if the job has one."""
     node_id: str = ""
     """The id of its Ray node; empty outside Ray."""
+    has_fp8_products: bool = False
+    """It may compute in 8-bit floats where the quality of a clip asks for it."""
     shares_denoises: bool = False
     """It can compute a denoise together with another worker of its node."""
     log: str = ""

@@ -1,5 +1,6 @@
 """Snapshots of a running job, for display and for the report."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ovi.stages import STAGES, TIME_GROUPS, Stage
@@ -9,9 +10,27 @@ from ovi_ray.scheduling.progress import Progress
 from ovi_ray.scheduling.task import ClipStatus, Reason, Task
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class WorkDone:
+    """Work that a worker finished in a run."""
+
+    items: Mapping[Stage, int] = field(default_factory=dict)
+    """Texts, first frames and clips, by stage; a stage in which it finished none is left out."""
+    assists: int = 0
+    """Denoises of other workers that it assisted, which are none of its items."""
+
+    def plus(self, task: Task) -> "WorkDone":
+        """With one more task that succeeded."""
+        if task.assists:
+            return replace(self, assists=self.assists + 1)
+        if not task.items:
+            return self
+        return replace(self, items={**self.items, task.stage: self.items.get(task.stage, 0) + len(task.items)})
+
+
 @with_numbers({f"{group}_s": 0.0 for group in TIME_GROUPS})
 class WorkerTime(Declared):
-    """Seconds that a worker spent in a run, with a field for each group of stages: `denoise_s` and so on."""
+    """Work and seconds of a worker in a run, with a field for each group of stages: `denoise_s` and so on."""
 
     worker: str
     node: str
@@ -20,6 +39,7 @@ class WorkerTime(Declared):
     """From its start until it was lost or the run ended."""
     load_s: float = 0.0
     """Loading and unloading components."""
+    work: WorkDone = field(default_factory=WorkDone)
 
     def of(self, group: str) -> float:
         """Seconds spent on a group of stages."""
@@ -78,6 +98,8 @@ class JobSnapshot:
     progress: Progress
     workers: dict[str, WorkerInfo]
     """Every worker that joined in this run, lost ones included."""
+    work: dict[str, WorkDone]
+    """The work that each of them has finished."""
     running: dict[str, RunningTask]
     """Worker -> its task."""
     ended: tuple[ClipEnded, ...]

@@ -1,12 +1,13 @@
 """Reads histories of clips, workers and runs out of a recorded run, in one pass over its entries."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ovi.stages import CLIP_STAGES, Stage
 from ovi_ray.output.event_log import EndEntry, Entry, IdleEntry, MessageEntry, RecordedRun, WorkerEntry
 from ovi_ray.protocol.observer import Cycle
+from ovi_ray.protocol.progress import WorkDone
 from ovi_ray.report.run_history import (
     BreakerEntry,
     ClipHistory,
@@ -166,6 +167,7 @@ def summary(run: RecordedRun, runs: int) -> RunSummary:
     """A run at a glance. Raises InputError for a broken record."""
     tracker, rest = _Tracker(run.clip_ids), _Rest()
     tasks: Counter[str] = Counter()
+    work: defaultdict[str, WorkDone] = defaultdict(WorkDone)
     busy_s: dict[str, float] = {}
     reasons: dict[Stage, Counter[Reason]] = {}
     failures: Counter[str] = Counter()
@@ -175,6 +177,8 @@ def summary(run: RecordedRun, runs: int) -> RunSummary:
         tasks[span.worker] += 1
         took_s = (tracker.now if span.ended_s is None else span.ended_s) - span.started_s
         busy_s[span.worker] = busy_s.get(span.worker, 0.0) + took_s
+        if span.outcome is TaskOutcome.DONE:
+            work[span.worker] = work[span.worker].plus(Task(stage=span.stage, items=span.items, assists=span.assists))
         reasons.setdefault(span.stage, Counter())[span.reason] += 1
         if span.outcome is TaskOutcome.FAILED:
             failures[span.message.partition("\n")[0]] += 1
@@ -189,7 +193,7 @@ def summary(run: RecordedRun, runs: int) -> RunSummary:
         ended_s=tracker.now,
         was_killed=rest.end is None,
         error="" if rest.end is None else rest.end.error,
-        workers=tuple(_worker_summary(worker, tasks, busy_s) for worker in tracker.workers.values()),
+        workers=tuple(_worker_summary(worker, tasks, work, busy_s) for worker in tracker.workers.values()),
         reasons={stage: dict(reasons[stage].most_common()) for stage in Stage if stage in reasons},
         failures=dict(failures.most_common()),
         breaker=tuple(tracker.breaker),
@@ -245,7 +249,9 @@ def _idle_spans(
         free_since = end_s if next_free_s is None else next_free_s
 
 
-def _worker_summary(worker: _Worker, tasks: Counter[str], busy_s: dict[str, float]) -> WorkerSummary:
+def _worker_summary(
+    worker: _Worker, tasks: Counter[str], work: Mapping[str, WorkDone], busy_s: Mapping[str, float]
+) -> WorkerSummary:
     entry = worker.entry
     return WorkerSummary(
         worker=entry.worker,
@@ -255,6 +261,7 @@ def _worker_summary(worker: _Worker, tasks: Counter[str], busy_s: dict[str, floa
         joined_s=worker.joined_s,
         lost_s=worker.lost_s,
         tasks=tasks[entry.worker],
+        work=work.get(entry.worker, WorkDone()),
         busy_s=busy_s.get(entry.worker, 0.0),
     )
 

@@ -17,6 +17,7 @@ from ovi_ray.report.run_history import (
     WorkerHistory,
     WorkerSummary,
 )
+from ovi_ray.report.work_text import work_text
 
 MIN_IDLE_S = 0.5  # the scheduler is asked for reasons about twice a second
 MAX_SHOWN = 10
@@ -125,7 +126,8 @@ def _worker(worker: WorkerSummary, run_ended_s: float) -> str:
     lost = "" if worker.lost_s is None else f", lost after {_at(worker.lost_s)}"
     where = f"{worker.device} on {worker.node}, slot {worker.slot}"
     busy = f"busy {min(1.0, worker.busy_s / held_s):.0%}"
-    return f"{worker.worker}: {where}, {counted(worker.tasks, 'task')}, {busy}{lost}"
+    done = f" ({text})" if (text := work_text(worker.work)) else ""
+    return f"{worker.worker}: {where}, {counted(worker.tasks, 'task')}{done}, {busy}{lost}"
 
 
 def _end(run: RunSummary) -> str:

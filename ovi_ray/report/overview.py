@@ -1,6 +1,6 @@
 """The overview on the first page of the HTML report: headline figures, failures, workers and times per stage."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from ovi_ray.report.result_queries import (
     read_columns,
     with_status,
 )
+from ovi_ray.report.work_text import work_text
 from ovi_ray.scheduling.task import ClipStatus
 
 ACTIVITIES = (*TIME_GROUPS, "load")
@@ -113,8 +114,8 @@ class WorkerLine:
     time: WorkerTime
     backends: str
     """Attention backends of its clips, separated by commas."""
-    clips: int
-    """Finished clips that it denoised in this run."""
+    work: str
+    """Items that it finished in this run, by stage."""
     segments: tuple[Segment, ...]
 
     @property
@@ -285,17 +286,15 @@ def _reason(line: dict[str, Any]) -> str:
 
 
 def _worker_lines(times: Iterable[WorkerTime], done: pa.Table) -> tuple[WorkerLine, ...]:
-    clips: Counter[str] = Counter()
     backends: defaultdict[str, set[str]] = defaultdict(set)
-    for line in done.group_by(["worker", "attention_backend"]).aggregate([([], "count_all")]).to_pylist():
-        clips[line["worker"]] += line["count_all"]
+    for line in done.group_by(["worker", "attention_backend"]).aggregate([]).to_pylist():
         if line["attention_backend"] is not None:
             backends[line["worker"]].add(line["attention_backend"])
     return tuple(
         WorkerLine(
             time=time,
             backends=", ".join(sorted(backends[time.worker])),
-            clips=clips[time.worker],
+            work=work_text(time.work),
             segments=tuple(_segments(time)),
         )
         for time in times

@@ -13,6 +13,7 @@ from ovi_ray.report.durations import (
     format_number,
     format_remaining,
 )
+from ovi_ray.report.work_text import work_text
 
 SILENT_S = 30.0
 """Seconds without news after which a running job is said to be silent."""
@@ -44,11 +45,18 @@ def device_table(progress: JobProgress) -> Table | None:
         return None
     table = Table(box=None, pad_edge=False, show_header=False)
     for device in progress.devices[:MAX_DEVICES]:
+        done = work_text(device.work)
         table.add_row(
-            device.worker, device.node, device.device, _doing(device), _memory(device), device.attention_backend
+            device.worker,
+            device.node,
+            device.device,
+            _doing(device),
+            f"done: {done}" if done else "",
+            _memory(device),
+            device.attention_backend,
         )
     if (hidden := len(progress.devices) - MAX_DEVICES) > 0:
-        table.add_row("...", f"and {hidden} more", "", "", "", "")
+        table.add_row("...", f"and {hidden} more", "", "", "", "", "")
     return table
 
 

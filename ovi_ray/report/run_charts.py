@@ -10,7 +10,7 @@ from ovi_ray.protocol.progress import JobSnapshot, WorkerTime
 from ovi_ray.scheduling.actions import Action, Finish, RunTask
 from ovi_ray.scheduling.device_profile import DeviceProfile
 from ovi_ray.scheduling.events import DeviceFree, Event, TaskDone, TaskFailed, WorkerJoined, WorkerLost
-from ovi_ray.scheduling.task import ClipStatus, Task
+from ovi_ray.scheduling.task import ClipStatus, FailureKind, Task
 from ovi_ray.scheduling.workload import Workload
 
 MAX_BARS = 40_000
@@ -135,18 +135,22 @@ class ChartRecorder(JobObserver):
             case DeviceFree(worker=worker, task=task):
                 self._worked(event, now)
                 self._written.add((worker, task))
-            case TaskDone(worker=worker, task=task) | TaskFailed(worker=worker, task=task) if (
-                worker,
-                task,
-            ) in self._written:
-                self._written.remove((worker, task))
-            case TaskDone():
-                self._worked(event, now)
-            case TaskFailed(worker=worker):
-                self._failed(worker, now)
+            case TaskDone(worker=worker, task=task):
+                if (worker, task) in self._written:
+                    self._written.remove((worker, task))
+                else:
+                    self._worked(event, now)
+                time = self._times_of[worker]
+                self._times_of[worker] = replace(time, work=time.work.plus(task))
+            case TaskFailed(worker=worker, task=task, kind=kind):
+                if (worker, task) in self._written:
+                    self._written.remove((worker, task))
+                else:
+                    was_stopped = kind is FailureKind.CANCELLED and task.items
+                    self._bar(worker, STAGES[task.stage].time_group if was_stopped else FAILED, now)
             case WorkerLost(worker=worker):
                 self._written = {written for written in self._written if written[0] != worker}
-                self._failed(worker, now)
+                self._bar(worker, FAILED, now)
                 held_s = now - self._joined_at.pop(worker, now)
                 self._times_of[worker] = replace(self._times_of[worker], held_s=held_s)
 
@@ -161,9 +165,10 @@ class ChartRecorder(JobObserver):
             self._add(worker, STAGES[task.stage].time_group, worked_from, now)
             self._compare(worker, task, event.seconds)
 
-    def _failed(self, worker: str, now: float) -> None:
+    def _bar(self, worker: str, kind: str, now: float) -> None:
+        """The bar of a worker's task that did not succeed."""
         if worker in self._open:
-            self._add(worker, FAILED, self._open.pop(worker), now)
+            self._add(worker, kind, self._open.pop(worker), now)
 
     def _action(self, action: Action, now: float) -> None:
         match action:

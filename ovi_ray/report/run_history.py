@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from ovi.stages import Stage
 from ovi_ray.output.event_log import RunIdentity
+from ovi_ray.protocol.progress import WorkDone
 from ovi_ray.scheduling.task import BreakerChange, ClipStatus, FailureKind, Reason
 
 
@@ -126,6 +127,8 @@ class WorkerSummary:
     joined_s: float | None
     lost_s: float | None
     tasks: int
+    work: WorkDone
+    """The items of those that succeeded."""
     busy_s: float
 
 

@@ -14,6 +14,7 @@ from ovi_ray.printing import Console, counted
 from ovi_ray.protocol.observer import JobObserver
 from ovi_ray.protocol.progress import ClipEnded, JobSnapshot, RunningTask
 from ovi_ray.report.durations import format_duration, format_remaining
+from ovi_ray.report.work_text import work_text
 from ovi_ray.scheduling.progress import Progress
 from ovi_ray.scheduling.task import ClipStatus
 
@@ -85,10 +86,11 @@ def _stages(progress: Progress) -> str:
 def _workers(snapshot: JobSnapshot) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     for worker, info in list(snapshot.workers.items())[:MAX_WORKERS_SHOWN]:
-        table.add_row(worker, info.device, _doing(snapshot.running.get(worker)))
+        done = work_text(snapshot.work[worker])
+        table.add_row(worker, info.device, _doing(snapshot.running.get(worker)), f"done: {done}" if done else "")
     hidden = len(snapshot.workers) - MAX_WORKERS_SHOWN
     if hidden > 0:
-        table.add_row("...", f"and {hidden} more", "")
+        table.add_row("...", f"and {hidden} more", "", "")
     return table
 
 

@@ -33,11 +33,14 @@ class ClusterWatch:
         interval_s: float,
         alive: Callable[[], Set[str]] | None = None,
         draining: Callable[[], Set[str]] | None = None,
+        answers: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`answers` says whether the head does; one that does not is not asked, because Ray would wait for it."""
         self._interval_s = interval_s
         self._alive = alive or alive_nodes
         self._draining = draining or draining_nodes
+        self._answers = answers
         self._clock = clock
         self._looked_at = clock()
         self._known, self._leaving = self._alive(), frozenset[str]()
@@ -52,6 +55,8 @@ class ClusterWatch:
         if now < self._looked_at + self._interval_s:
             return None
         self._looked_at = now
+        if not self._answers():
+            return None
         try:
             alive, leaving = self._alive(), self._draining()
         except UNREACHABLE:

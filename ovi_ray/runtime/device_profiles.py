@@ -34,7 +34,11 @@ def device_profile(info: WorkerInfo, dtype: str) -> DeviceProfile:
     computed = {c: sizes.of(c) + (info.streamed_gb if c is Component.TRANSFORMER else 0.0) for c in COMPONENTS}
     rates = {stage.value: base.rates.of(stage) * rated_for[c] / computed[c] for stage, c in work.items()}
     return dataclasses.replace(
-        base, memory_gb=min(base.memory_gb, info.memory_gb), sizes=sizes, rates=StageRates(**rates)
+        base,
+        memory_gb=min(base.memory_gb, info.memory_gb),
+        sizes=sizes,
+        rates=StageRates(**rates),
+        has_fp8_products=info.has_fp8_products,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from ovi.stages import CLIP_STAGES
-from ovi_ray.errors import JobStopped, WorkersLost, WorkersUnplaceable
+from ovi_ray.errors import HeadLost, JobStopped, OviRayError, WorkersLost, WorkersUnplaceable
 from ovi_ray.inputs.task_table import TaskTable, workload_of
 from ovi_ray.output.intermediates import Intermediates
 from ovi_ray.output.results import Results
@@ -22,6 +22,7 @@ from ovi_ray.runtime.device_profiles import device_profile
 from ovi_ray.runtime.executor import (
     Executor,
     ExecutorEvent,
+    HeadSilent,
     NodeRefused,
     SlotsUnplaceable,
     TaskEnded,
@@ -103,6 +104,7 @@ class Driver:
         self._started_at = self._clock.now()
         self._last_worker_at = 0.0
         self._unplaceable: list[SlotsUnplaceable] = []
+        self._head_silent: HeadSilent | None = None
         self.seconds = 0.0
         """Duration of the run, once it has ended; every record of the run has this number."""
         intermediates = intermediates or Intermediates(output_dir=results.output_dir)
@@ -154,8 +156,8 @@ class Driver:
         """Render every clip of the table. However it ends, the rows of finished clips are written.
 
         Raises WorkersLost when no worker is left and none can be started, WorkersUnplaceable when no node has a place for any
-        worker of a stage that clips need and nothing else is left to do, OutputGone when the output folder was removed or
-        replaced, and JobStopped when it was asked to stop.
+        worker of a stage that clips need and nothing else is left to do, HeadLost when the cluster's head was silent too long,
+        OutputGone when the output folder was removed or replaced, and JobStopped when it was asked to stop.
         """
         clip_ids = self._tasks.clips.column("clip_id").combine_chunks()
         varied = (lambda clip: self._tasks.clip(clip).varied) if self._tasks.is_swept else None
@@ -190,7 +192,7 @@ class Driver:
                 self._wind_down()
             self._step()
             self._warn_without_workers()
-            if not self._scheduler.done:
+            if not self._scheduler.done and not self._stop.is_asked:
                 self._check_workers()
 
     def _check_workers(self) -> None:
@@ -253,6 +255,10 @@ class Driver:
                 self._unplaceable.append(event)
                 self._observer.message(str(event))
                 return [SlotClosed(slot=slot) for slot in slots]
+            case HeadSilent(what=what, save_s=save_s):
+                self._head_silent = event
+                self._stop.ask(what, save_s)
+                return []
             case WorkerReplaced(slot=slot, successor=successor):
                 if not event.is_told:
                     self._observer.message(str(event))
@@ -311,16 +317,22 @@ class Driver:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _wind_down(self) -> NoReturn:
-        """Finish or save what is running and start nothing. Raises JobStopped."""
+        """Finish or save what is running and start nothing. Raises JobStopped, and HeadLost."""
         reason = self._stop.reason
-        self._observer.message(
-            f"stopping ({reason}): running tasks are finished or saved first; repeat the signal to stop at once"
-        )
+        hint = "" if self._head_silent else "; repeat the signal to stop at once"
+        self._observer.message(f"stopping ({reason}): running tasks are finished or saved first{hint}")
         for worker, task in self._workers.denoising():
             self._executor.stop(worker, task, save=True)
         while self._workers.has_unsaved_work and not self._stop.is_overdue and not self._executor.is_empty:
             self._step(stopping=True)
-        raise JobStopped(f"stopped ({reason})")
+        raise self._stopped(reason)
+
+    def _stopped(self, reason: str) -> OviRayError:
+        if self._head_silent is None:
+            return JobStopped(f"stopped ({reason})")
+        return HeadLost(
+            f"{self._head_silent.what}; finished clips are kept, and so is what was saved of unfinished ones"
+        )
 
     def _write_rows(self) -> bool:
         if self._results.flush(self._now()):

@@ -108,6 +108,16 @@ class SlotsUnplaceable:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class HeadSilent:
+    """The head of the cluster has not answered for too long: nothing can be started any more, and soon all workers end."""
+
+    what: str
+    """The head and its silence, in words."""
+    save_s: float
+    """Seconds that are left to save what runs."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class TaskEnded:
     """A task ended, well or badly."""
 
@@ -122,6 +132,7 @@ ExecutorEvent = (
     | WorkerReplaced
     | NodeRefused
     | SlotsUnplaceable
+    | HeadSilent
     | DeviceFree
     | TaskEnded
     | WorkerLost
@@ -139,6 +150,7 @@ class Executor(Protocol):
     with WorkerStarting which workers it starts at first, and later on nodes that join, so that the job waits for them.
 
     A worker whose node is about to leave is lost as soon as its task has ended: a denoise is asked to save and end.
+    HeadSilent comes once, and is the end: tasks that run can still be stopped and answered, others are not to be submitted.
     """
 
     @property

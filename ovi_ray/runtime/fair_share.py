@@ -1,21 +1,25 @@
 """Shares a Ray cluster between the jobs on it, by their priorities.
 
 Each driver writes a record into a table on the cluster's head and reads those of the others. All compute the same shares from
-the same records, so nobody has to decide. A record that does not change any more is that of a driver that died.
+the same records, so nobody has to decide. The record of a driver that Ray knows has ended does not count, and neither does
+one that does not change any more: its driver is out of reach, or died unnoticed.
 """
 
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import uuid4
 
+import ray
+from ray._private.state import state
 from ray.experimental import internal_kv
 
 from ovi_ray.runtime.cluster_watch import UNREACHABLE
+from ovi_ray.runtime.head_calls import HeadCalls
 
 _NAMESPACE = "ovi-ray-jobs"
 _PRIORITY_OF_DOUBLE_SHARE = 100
@@ -37,21 +41,26 @@ class Table(Protocol):
 class HeadTable:
     """The table in the key-value store of Ray's head, which forgets it when it ends."""
 
+    def __init__(self, calls: HeadCalls | None = None) -> None:
+        self._calls = calls or HeadCalls()
+
     def put(self, key: str, text: str) -> None:
         """See Table."""
-        internal_kv._internal_kv_put(key, text, namespace=_NAMESPACE)
+        self._calls(lambda: internal_kv._internal_kv_put(key, text, namespace=_NAMESPACE))
 
     def read(self) -> Mapping[str, str]:
         """See Table."""
-        found = {key: internal_kv._internal_kv_get(key, namespace=_NAMESPACE) for key in self._keys()}
-        return {key.decode(): text.decode() for key, text in found.items() if text is not None}
+        return self._calls(_records)
 
     def remove(self, key: str) -> None:
         """See Table."""
-        internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
+        self._calls(lambda: internal_kv._internal_kv_del(key, namespace=_NAMESPACE))
 
-    def _keys(self) -> list[bytes]:
-        return list(internal_kv._internal_kv_list("", namespace=_NAMESPACE))
+
+def _records() -> dict[str, str]:
+    keys: list[bytes] = internal_kv._internal_kv_list("", namespace=_NAMESPACE)
+    found = {key: internal_kv._internal_kv_get(key, namespace=_NAMESPACE) for key in keys}
+    return {key.decode(): text.decode() for key, text in found.items() if text is not None}
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -61,6 +70,21 @@ class Demand:
     priority: int
     workers: Mapping[str, int]
     """By the kind of device that each occupies."""
+    driver: str = ""
+    """Ray's id of the driver's job; empty in the records of older versions."""
+
+
+def this_driver() -> str:
+    """Ray's id of the job of this process."""
+    return ray.get_runtime_context().get_job_id()
+
+
+def ended_drivers() -> Set[str]:
+    """Ray's ids of the jobs whose drivers have ended, killed ones too; none where Ray does not tell, as to its clients."""
+    try:
+        return frozenset(job["JobID"] for job in state.job_table() if job["IsDead"])
+    except UNREACHABLE:
+        return frozenset()
 
 
 class FairShare:
@@ -72,14 +96,21 @@ class FairShare:
         priority: int,
         table: Table | None = None,
         devices: Callable[[], Mapping[str, int]],
+        driver: str = "",
+        ended: Callable[[], Set[str]] = frozenset,
         interval_s: float = 2.0,
         silent_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`devices` counts those of the cluster by kind. A record that has not changed for `silent_s` does not count."""
+        """`devices` counts those of the cluster by kind. A record that has not changed for `silent_s` does not count.
+
+        `driver` is what the others know this one by, and `ended` returns those that are gone.
+        """
         self._priority = priority
         self._table = table or HeadTable()
         self._devices = devices
+        self._driver = driver
+        self._ended = ended
         self._interval_s = interval_s
         self._silent_s = silent_s
         self._clock = clock
@@ -98,7 +129,12 @@ class FairShare:
             return None
         self._asked_at = now
         self._beat += 1
-        record = {"priority": self._priority, "workers": dict(workers), "beat": self._beat}
+        record = {
+            "priority": self._priority,
+            "workers": dict(workers),
+            "driver": self._driver,
+            "beat": self._beat,
+        }
         try:
             self._table.put(self._key, json.dumps(record))
             others, devices = self._others(now), self._devices()
@@ -120,11 +156,13 @@ class FairShare:
         for key, text in records.items():
             if self._seen[key][0] != text:
                 self._seen[key] = (text, now)
-        silent = {key for key, (_, since) in self._seen.items() if now >= since + self._silent_s}
-        for key in silent:
+        demands = {key: _parsed(text) for key, text in records.items()}
+        ended = self._ended() if records else frozenset()
+        gone = {key for key, (_, since) in self._seen.items() if now >= since + self._silent_s}
+        gone |= {key for key, demand in demands.items() if demand is not None and demand.driver in ended}
+        for key in gone:
             self._table.remove(key)
-        parsed = {key: _parsed(text) for key, text in records.items() if key not in silent}
-        return {key: demand for key, demand in parsed.items() if demand is not None}
+        return {key: demand for key, demand in demands.items() if demand is not None and key not in gone}
 
 
 def shares(devices: int, demands: Mapping[str, Demand], kind: str) -> dict[str, int]:
@@ -152,5 +190,5 @@ def _parsed(text: str) -> Demand | None:
             case {"priority": int(priority), "workers": dict(workers)} if all(
                 isinstance(n, int) for n in workers.values()
             ):
-                return Demand(priority=priority, workers=workers)
+                return Demand(priority=priority, workers=workers, driver=str(record.get("driver", "")))
     return None

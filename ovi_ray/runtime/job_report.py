@@ -17,6 +17,10 @@ from ovi_ray.report.html import REPORT, ReportSummary, write_report
 from ovi_ray.report.last_run import LastRun, read_last_run, write_last_run
 from ovi_ray.report.run_charts import ChartRecorder, RunCharts
 from ovi_ray.runtime.background_writer import BackgroundWriter, WriteInterval
+from ovi_ray.storage.diagnostics import reason_with_file
+
+_REMEMBERED_BYTES = 64 << 20
+"""Rows that are held between two writes: some ten thousand."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -67,13 +71,14 @@ class JobReport(JobObserver):
         self._started_at = started_at
         self._finished_before = finished_before
         self._token = token
-        self._results = Results(job.output_dir)  # its own: it is read on another thread
+        self.results = Results(job.output_dir, remembers_bytes=_REMEMBERED_BYTES)
+        """The rows in the folder for readers: for the thread of the writes, and after `stop` for the driver's."""
         self._prices = Prices.of(job)
         self._recorder = ChartRecorder()
         self._writer = BackgroundWriter(
             "report",
             interval,
-            lambda error: message(f"the report cannot be written ({error.strerror or error}); the job goes on"),
+            lambda error: message(f"the report cannot be written ({reason_with_file(error)}); the job goes on"),
         )
 
     def begin(self) -> None:
@@ -142,11 +147,11 @@ class JobReport(JobObserver):
         write_last_run(output_dir, run)
         write_report(
             output_dir,
-            self._results.batches,
+            self.results.batches,
             title=_title(self._job),
             summary=run.summary,
             manifest=self._manifest,
-            meta_columns=self._results.meta_columns,
+            meta_columns=self.results.meta_columns,
             charts=run.charts,
             key=self._token,
         )

@@ -59,6 +59,7 @@ class ProgressReporter:
             elapsed_s=now,
             progress=progress,
             workers=dict(self._workers.infos),
+            work=dict(self._workers.work),
             running=running,
             ended=tuple(self._ended),
             idle=self._scheduler.idle_reasons(),

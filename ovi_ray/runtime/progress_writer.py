@@ -140,6 +140,7 @@ class ProgressWriter(JobObserver):
                 memory_gb=known.memory_gb,
                 memory_total_gb=info.memory_gb,
                 attention_backend=known.attention_backend,
+                work=snapshot.work[worker],
             )
             if (running := snapshot.running.get(worker)) is not None:
                 yield _busy(line, running)

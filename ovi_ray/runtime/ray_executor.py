@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -30,11 +30,14 @@ from ovi_ray.runtime.cluster_watch import UNREACHABLE, node_of
 from ovi_ray.runtime.executor import (
     Executor,
     ExecutorEvent,
+    HeadSilent,
     Submission,
     TaskEnded,
+    WorkerReplaced,
     WorkerStarted,
 )
-from ovi_ray.runtime.heartbeats import Heartbeats
+from ovi_ray.runtime.head_watch import HeadConfig, HeadWatch, head_watch
+from ovi_ray.runtime.heartbeats import Heartbeats, StallConfig
 from ovi_ray.runtime.placement import Placement, placements
 from ovi_ray.runtime.ray_errors import (
     can_be_fetched,
@@ -64,6 +67,9 @@ class ExecutorConfig:
     """Seconds between two progress requests to a busy worker."""
     unresponsive_after_s: float = 120.0
     """Seconds without an answer after which a busy worker is killed and replaced; loading weights may delay an answer."""
+    stalled_after_s: float = 3600.0
+    """Seconds without progress of a task after which its worker is killed and replaced although it answers. Between two steps a
+    sixth of it suffices, if that is 20 times the longest step of the task."""
     start_timeout_s: float = 300.0
     """Seconds without an answer of a process that starts, after which it is killed and replaced: once or twice as many."""
     max_consecutive_failures: int = 5
@@ -78,10 +84,12 @@ class ExecutorConfig:
     """Seconds after which a slot is given up that no node could ever have a place for."""
     turn_after_s: float = 60.0
     """Seconds in which nothing runs, after which a slot that gave way to another job takes the place of one that idles."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """What is done while the cluster's head does not answer."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            if not getattr(self, name) > 0:
+            if name != "head" and not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected more than 0")
 
 
@@ -97,9 +105,9 @@ def ray_executor(
     Raises ClusterError, and InputError for a bad cluster profile.
     """
     config = config or ExecutorConfig()
-    with ray_session(job):
-        cluster = joined_cluster(job, place, interval_s=config.cluster_interval_s)
-        executor = RayExecutor(place(job), config=config, cluster=cluster)
+    with ray_session(job), head_watch(job.address, config.head) as head:
+        cluster = joined_cluster(job, place, interval_s=config.cluster_interval_s, answers=head.answers)
+        executor = RayExecutor(place(job), config=config, cluster=cluster, head=head)
         try:
             yield executor
         finally:
@@ -125,10 +133,13 @@ class RayExecutor:
         config: ExecutorConfig | None = None,
         cluster: ChangingCluster | None = None,
         finder: PlaceFinder | None = None,
+        head: HeadWatch | None = None,
     ) -> None:
-        """Without `cluster` the nodes stay as they are."""
+        """Without `cluster` the nodes stay as they are, and without `head` the head is taken to be there."""
         self._config = config or ExecutorConfig()
         self._cluster = cluster
+        self._head = head
+        self._is_head_lost = False
         self._needed = math.inf
         self._slots = RaySlots(
             max_failures=self._config.max_consecutive_failures,
@@ -142,7 +153,9 @@ class RayExecutor:
         self._data: dict[DataKey, ray.ObjectRef] = {}
         self._numbers = itertools.count(1)
         self._heartbeats = Heartbeats(
-            interval_s=self._config.heartbeat_interval_s, timeout_s=self._config.unresponsive_after_s
+            interval_s=self._config.heartbeat_interval_s,
+            timeout_s=self._config.unresponsive_after_s,
+            stalls=StallConfig(first_s=self._config.stalled_after_s, next_s=self._config.stalled_after_s / 6),
         )
         self._last_death = ""
         self._news: list[ExecutorEvent] = []  # for the next poll
@@ -220,8 +233,18 @@ class RayExecutor:
         if self._news:
             news, self._news = self._news, []
             return news
-        events = [*self._wait(timeout_s), *self._replace_unresponsive(), *self._follow_cluster()]
+        events = self._wait(timeout_s)
+        if self._head is not None and self._head.is_silent:  # what follows would wait for it
+            return [*events, *self._note_silence(self._head)]
+        events += [*self._replace_unresponsive(), *self._follow_cluster()]
         return [*events, *self._slots.replace_frozen(), *self._slots.close_unplaceable()]
+
+    def _note_silence(self, head: HeadWatch) -> list[ExecutorEvent]:
+        """Tell once that the head has been silent for too long, or has gone down with all workers."""
+        if self._is_head_lost or not (head.is_lost or self.is_empty):
+            return []
+        self._is_head_lost = True
+        return [HeadSilent(what=str(head), save_s=head.config.save_s)]
 
     def _wait(self, timeout_s: float) -> list[ExecutorEvent]:
         """The starts and tasks that ended."""
@@ -246,6 +269,9 @@ class RayExecutor:
 
     def shutdown(self) -> None:
         """Stop every worker now and release all data."""
+        if self._is_head_lost:
+            self._slots.abandon_all()
+            self._cluster = None  # it cannot be told that the job leaves
         self._slots.end_all()
         self._running.clear()
         self._writing.clear()
@@ -282,7 +308,7 @@ class RayExecutor:
                 return self._slots.refuse(worker, node, unfit)
             slot.history = slot.history.placed()
             causes = set() if is_node_loss(error) else {slot.history.workers}
-            return [self._slots.replace(worker, f"cannot be started ({reason(error)})", causes)]
+            return [self._successor(worker, f"cannot be started ({reason(error)})", causes)]
         slot.idle_since, slot.history = time.monotonic(), slot.history.placed()
         if self._cluster and self._cluster.watch.is_leaving(slot.info.node_id):
             ray.kill(slot.actor, no_restart=True)
@@ -297,21 +323,32 @@ class RayExecutor:
         self._writing = {ref: running for ref, running in self._writing.items() if running.worker != worker}
         self._heartbeats.forget(worker)
         if causes is None:
-            return [WorkerLost(worker=worker, crashed=False), self._slots.replace(worker, reason, set())]
+            return [WorkerLost(worker=worker, crashed=False), self._successor(worker, reason, set())]
         info = self._slots.occupied[worker].info
         log = "" if info is None else info.log_place
         if log:
             self._last_death += f"; its log: {log}"
-        return [WorkerLost(worker=worker, log=log), replace(self._slots.replace(worker, reason, causes), log=log)]
+        return [WorkerLost(worker=worker, log=log), replace(self._successor(worker, reason, causes), log=log)]
+
+    def _successor(self, worker: str, reason: str, causes: Set[Hashable]) -> WorkerReplaced:
+        """Start the successor of a worker that has ended. A head that is silent can start none: the slot is given up then."""
+        if self._head is not None and not self._head.answers():
+            return self._slots.close(worker, reason)
+        return self._slots.replace(worker, reason, causes)
 
     def _replace_unresponsive(self) -> list[ExecutorEvent]:
+        silent = dict.fromkeys(
+            self._heartbeats.unresponsive(), f"did not answer for {self._config.unresponsive_after_s:.0f} s"
+        )
+        stalled = dict.fromkeys(self._heartbeats.stalled(), "hung: it answers, and its task did not go on")
         events: list[ExecutorEvent] = []
-        for worker in self._heartbeats.unresponsive() & self._slots.occupied.keys():
+        for worker, death in (stalled | silent).items():
+            if worker not in self._slots.occupied:
+                continue
             kill(self._slots.occupied[worker])
-            reason = f"did not answer for {self._config.unresponsive_after_s:.0f} s"
-            self._last_death = f"{worker} {reason}"
+            self._last_death = f"{worker} {death}"
             causes = causes_of(running.task for running in self._unfinished() if running.worker == worker)
-            events += self._lose(worker, reason, causes)
+            events += self._lose(worker, death, causes)
         return events
 
     # -- nodes that come and go --------------------------------------------------------------------------------------

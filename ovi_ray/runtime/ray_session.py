@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ovi_ray.devices.doctor import examine_node
 from ovi_ray.devices.node_report import NodeReport
 from ovi_ray.devices.probe import DeviceEdge, TorchEdge, faults_of_versions, gpu_environment, node_labels, probe
-from ovi_ray.errors import ClusterError
+from ovi_ray.errors import ClusterError, HeadLost
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.runtime.cluster_probe import cannot_join, named_cluster, users_cluster
 from ovi_ray.runtime.session_folder import session_folder
@@ -64,10 +65,8 @@ def _joined(address: str, **options: Any) -> Iterator[None]:
             _init(address=named_cluster(address), **options)
     except _START_ERRORS as error:
         raise cannot_join(address, error) from error
-    try:
+    with _shut_down():
         yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
@@ -83,10 +82,23 @@ def _started(**options: Any) -> Iterator[None]:
                 _init(address="local", _temp_dir=folder, _system_config=_ONLY_WORKERS_THAT_ARE_ASKED_FOR, **options)
         except _START_ERRORS as error:
             raise ClusterError(f"a local Ray cannot be started: {error}") from error
-        try:
+        with _shut_down():
             yield
-        finally:
-            ray.shutdown()
+
+
+@contextmanager
+def _shut_down() -> Iterator[None]:
+    """Disconnect from Ray after the block: in the background where the head is lost, which Ray waits for in vain."""
+    try:
+        yield
+    except HeadLost:
+        threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True).start()
+        raise
+    except BaseException:
+        ray.shutdown()
+        raise
+    else:
+        ray.shutdown()
 
 
 @contextmanager

@@ -135,6 +135,12 @@ class RaySlots:
         self.starting.clear()
         self.paused.clear()
 
+    def abandon_all(self) -> None:
+        """End every worker without the head, which Ray asks to kill one: each ends itself when it is done with its task."""
+        for slot in self.occupied.values():
+            slot.actor.__ray_terminate__.remote()
+        self.occupied.clear()
+
     def pause(self, slot: Slot) -> WorkerReplaced:
         """End a worker; its successor starts when there is room."""
         self.end(slot)

@@ -12,6 +12,7 @@ from ovi_ray.runtime.clip_records import ClipRecords
 from ovi_ray.runtime.storage_pause import StoragePause
 from ovi_ray.scheduling.actions import Finish
 from ovi_ray.scheduling.task import ClipStatus
+from ovi_ray.storage.diagnostics import reason_with_file
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -75,7 +76,7 @@ class ResultWriter:
             )
 
     def _pause(self, error: OSError, now: float) -> None:
-        self.pause.begin(error.strerror or str(error), now)
+        self.pause.begin(reason_with_file(error), now)
 
 
 def write_rows(results: Results) -> str:
@@ -83,5 +84,5 @@ def write_rows(results: Results) -> str:
     try:
         results.flush()
     except OSError as error:
-        return error.strerror or str(error)
+        return reason_with_file(error)
     return ""

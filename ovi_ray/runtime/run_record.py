@@ -31,6 +31,7 @@ from ovi_ray.protocol.observer import Cycle, JobObserver, Observers, RunEnded, R
 from ovi_ray.protocol.progress import JobSnapshot
 from ovi_ray.runtime.job_log import JobLog
 from ovi_ray.scheduling.task import Reason
+from ovi_ray.storage.diagnostics import reason_with_file
 from ovi_ray.storage.paths import Location, PathOrUri, to_location
 
 logger = logging.getLogger(JOB)
@@ -48,7 +49,7 @@ def run_record(
         try:
             observer = _open_record(to_location(output_dir), message, config or RecordConfig(), resources)
         except OSError as error:
-            message(f"this run leaves no record: {error.strerror or error}")
+            message(f"this run leaves no record: {reason_with_file(error)}")
             observer = JobObserver()
         try:
             yield observer

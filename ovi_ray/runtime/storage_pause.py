@@ -25,7 +25,8 @@ class StoragePauseConfig:
     max_wait_s: float = 60.0
     """Longest wait of a worker before its task is tried again."""
     missing_s: float = 120.0
-    """Seconds for which what is not there may be a share that is mounted again; after that it counts as removed."""
+    """Seconds for which what is not there may be a share that is mounted again; after that it counts as removed. An input for
+    which alone a store does not answer is waited for as long."""
     max_failures: int = 5
     """Failures of one task in a row, between which the probe succeeded, after which the task is at fault."""
     write_problem: Callable[[Location], str] = write_problem
@@ -52,12 +53,14 @@ class _Outage:
     missing_since: float | None = None
     """Since when it is not that it fails, but that it is not there."""
     is_given_up: bool = False
-    """An input that was not there for too long: what needs it fails."""
+    """An input that was away for too long, on a disk or alone: what needs it fails."""
     held: list[_Held] = field(default_factory=list)
 
 
 _OUTPUT = ""
 """Key of the outage of the output folder; the others are those of inputs, by path."""
+_NEIGHBOUR = ".probe"
+"""A file beside an input, which need not exist: a store that says so answers, and fails that input alone."""
 
 
 class StoragePause:
@@ -203,12 +206,18 @@ class StoragePause:
             return ""
 
     def _input_is_back(self, key: str, outage: _Outage, now: float) -> bool:
-        """Whether the storage of an input answers, or was not there for so long that the input counts as removed."""
+        """Whether the storage of an input answers, or has not for so long, while the rest of it does, that it is given up."""
         path = to_location(key)
         if not self._config.away_reason(path):
             return True
-        outage.is_given_up = path.is_local and now - outage.since >= self._config.missing_s
+        is_late = now - outage.since >= self._config.missing_s
+        outage.is_given_up = is_late and (path.is_local or self._is_away_alone(path))
         return outage.is_given_up
+
+    def _is_away_alone(self, path: Location) -> bool:
+        """Whether a store answers for the neighbour of a file, and then not for the file."""
+        away_reason = self._config.away_reason
+        return not away_reason(path.with_name(_NEIGHBOUR)) and bool(away_reason(path))
 
 
 def _same(task: Task) -> Task:

@@ -37,6 +37,7 @@ class TaskOutcomes:
         if isinstance(event, TaskFailed):
             return self._failure(event, report.failure, now) if report.failure is not None else [event]
         self.pause.task_done(event.worker, event.task)
+        self.workers.succeeded(event.worker, event.task)
         self.clips.succeeded(event.task, event.worker, self.workers.infos[event.worker], report)
         return [event]
 

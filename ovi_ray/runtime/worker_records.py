@@ -6,7 +6,7 @@ from itertools import chain
 
 from ovi.stages import CLIP_STAGES, Stage
 from ovi_ray.protocol.messages import TaskReport, WorkerInfo
-from ovi_ray.protocol.progress import WorkerTime
+from ovi_ray.protocol.progress import WorkDone, WorkerTime
 from ovi_ray.scheduling.task import Task
 
 
@@ -25,6 +25,11 @@ class WorkerRecords:
     def infos(self) -> Mapping[str, WorkerInfo]:
         """Worker -> its device and process."""
         return self._infos
+
+    @property
+    def work(self) -> Mapping[str, WorkDone]:
+        """Worker -> the work that it has finished."""
+        return {name: time.work for name, time in self._times.items()}
 
     @property
     def running(self) -> Mapping[str, Task]:
@@ -82,6 +87,11 @@ class WorkerRecords:
     def add_time(self, worker: str, task: Task, report: TaskReport) -> None:
         """Count the time that a task took."""
         self._times[worker] = self._times[worker].plus(task.stage, report.seconds, report.load_seconds)
+
+    def succeeded(self, worker: str, task: Task) -> None:
+        """Count the items of a task."""
+        time = self._times[worker]
+        self._times[worker] = dataclasses.replace(time, work=time.work.plus(task))
 
     def lost(self, worker: str, now: float) -> None:
         """A worker is gone, and its tasks with it."""

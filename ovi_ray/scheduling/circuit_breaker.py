@@ -36,6 +36,8 @@ class CircuitBreaker:
         """Whether items that failed before may run here; a probe with one of them would say nothing of the device."""
         self._config = config
         self._failed: set[tuple[int, ...]] = set()  # tasks since one succeeded
+        self._flaws: set[tuple[int, ...]] = set()  # tasks since many succeeded in a row
+        self._successes = 0  # in a row
         self._refuted = 0.0
         self._trips = 0  # since it was last closed
 
@@ -55,6 +57,10 @@ class CircuitBreaker:
     def is_trusted(self) -> bool:
         """In normal operation, and the last task did not fail."""
         return self.is_closed and not self._failed
+
+    def flaws(self, *, without: int | None = None) -> int:
+        """Tasks that failed here since many succeeded in a row, but for that of an item."""
+        return len(self._flaws - {(without,)})
 
     @property
     def is_credible(self) -> bool:
@@ -78,6 +84,8 @@ class CircuitBreaker:
     def record_failure(self, items: tuple[int, ...], message: str, *, crashed: bool = False) -> None:
         """A task failed here."""
         self._failed.add(items)
+        self._flaws.add(items)
+        self._successes = 0
         self.last_failure = message
         self.crashes += crashed
 
@@ -88,6 +96,7 @@ class CircuitBreaker:
     def exonerate(self, item: int) -> None:
         """The item turned out to fail everywhere, which says nothing of this device."""
         self._failed.discard((item,))
+        self._flaws.discard((item,))
 
     def record_success(self) -> bool:
         """A task succeeded here. Returns whether that closed the breaker."""
@@ -95,6 +104,9 @@ class CircuitBreaker:
         self._refuted /= 2
         self._failed.clear()
         self.crashes = 0
+        self._successes += 1
+        if self._successes >= self._config.flawless_after:
+            self._flaws.clear()
         if self.state is BreakerState.CLOSED:
             return False
         self._move(BreakerState.CLOSED)
@@ -143,6 +155,15 @@ class DeviceHealth:
     def of(self, stage: Stage) -> CircuitBreaker:
         """The breaker of one stage."""
         return self._breakers[stage]
+
+    @property
+    def is_flawless(self) -> bool:
+        """Whether nothing failed here of late: a device that fails now and then is trusted in between, and not flawless."""
+        return not any(breaker.flaws() for breaker in self)
+
+    def fails_others(self, stage: Stage, item: int) -> bool:
+        """Whether anything but an item of a stage failed here of late."""
+        return any(breaker.flaws(without=item if breaker.stage is stage else None) for breaker in self)
 
     @property
     def open_stages(self) -> frozenset[Stage]:

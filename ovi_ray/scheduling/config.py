@@ -45,9 +45,12 @@ class CircuitBreakerConfig:
     """Seconds of the first cooldown; each failed probe doubles it."""
     max_cooldown_s: float = 600.0
     """Upper limit of the doubling, in seconds."""
+    flawless_after: int = 20
+    """Successes in a row after which a failure says nothing of the device any more. Items that failed elsewhere are tried on
+    flawless devices first."""
 
     def __post_init__(self) -> None:
-        _require_minimum(self, 1, "max_consecutive_failures")
+        _require_minimum(self, 1, "max_consecutive_failures", "flawless_after")
         _require_minimum(self, 0, "cooldown_s", "max_cooldown_s")
         _require(self, self.max_refutations > 0, "max_refutations", "more than 0")
 

@@ -4,10 +4,12 @@ Seconds are operations over an *achieved* rate. Memory is in GB of 1e9 bytes, wo
 seconds.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 
 from ovi.config import Component
+from ovi.quality import Quality
 from ovi.stages import STAGES, Stage
 from ovi_ray.scheduling.declared import Declared, with_numbers
 from ovi_ray.scheduling.workload import ClipKind
@@ -90,6 +92,8 @@ class DeviceProfile:
     """Seconds that each task takes in addition to its work."""
     speed: float = 1.0
     """Factor on every rate."""
+    has_fp8_products: bool = False
+    """Clips whose quality asks for it may be computed in 8-bit floats here, which takes memory."""
 
     def load_seconds(self, component: Component) -> float:
         """To load one component."""
@@ -98,6 +102,8 @@ class DeviceProfile:
     def needed_gb(self, stage: Stage, kind: ClipKind | None, resident: frozenset[Component] | None = None) -> float:
         """For a stage of a kind with `resident` components loaded; by default only those that the stage needs."""
         components = STAGES[stage].components if resident is None else resident
+        if kind is not None and kind.computes_in_fp8 and not self.has_fp8_products:
+            kind = dataclasses.replace(kind, quality=Quality.EXACT)
         return sum(self.sizes.of(c) for c in COMPONENTS if c in components) + self.activations.of(stage, kind)
 
     def why_not(self, stage: Stage, kind: ClipKind | None) -> str:

@@ -5,6 +5,7 @@ the same for ten clips and for a million.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -285,34 +286,57 @@ class Dispatcher:
     # --- preloads and copies
 
     def _preload(self, now: float) -> list[Action]:
-        """While the first inputs are encoded, idle workers load the transformer that their first clip will need."""
+        """While the first inputs are encoded, idle workers load the transformer that their first clip will need.
+
+        One that holds the transformer of another model is taken only where more of these wait than clips of their model:
+        each preload brings what is held closer to what is needed, so that there is an end to them.
+        """
         job, actions = self._job, list[Action]()
         if job.totals[ClipState.READY] or not job.totals[ClipState.WAITING] or not job.inputs_running:
             return actions
+        missing = self._missing_models()
         fastest_s = self._replanner.allocation.fastest_s
         longest_first = sorted(range(len(job.workload.kinds)), key=lambda k: -fastest_s.get((Stage.DENOISE, k), 0.0))
         for kind in longest_first:  # a device goes on with the model that it has, and short clips are to fill the end
-            expected = job.counts[kind][ClipState.WAITING] if self._replanner.placeable[kind] else 0
-            expected -= self._pool.preloading.get(kind, 0)
-            expected -= self._idle.with_model(job.workload.kinds[kind].model_name)
-            while expected > 0 and (run := self._preload_one(kind, expected, now)):
+            name = job.workload.kinds[kind].model_name
+            waiting = job.counts[kind][ClipState.WAITING] if self._replanner.placeable[kind] else 0
+            for _ in range(waiting):
+                if missing[name] <= 0 or (run := self._preload_one(kind, missing, now)) is None:
+                    break
                 actions.append(run)
-                expected -= 1
         return actions
 
-    def _preload_one(self, kind: int, expected: int, now: float) -> RunTask | None:
+    def _missing_models(self) -> Counter[str]:
+        """Model -> clips that wait for inputs, less the workers that hold it or load it; below 0 where some are spare."""
+        missing: Counter[str] = Counter()
+        for kind, clip_kind in enumerate(self._job.workload.kinds):
+            if self._replanner.placeable[kind]:
+                missing[clip_kind.model_name] += self._job.counts[kind][ClipState.WAITING]
+            missing[clip_kind.model_name] -= self._pool.preloading.get(kind, 0)
+        for name in missing:
+            missing[name] -= self._idle.with_model(name)
+        return missing
+
+    def _preload_one(self, kind: int, missing: Counter[str], now: float) -> RunTask | None:
+        """A preload, which `missing` is brought up to date with; None where no idle worker is to be given one."""
         name = self._job.workload.kinds[kind].model_name
-        task = ReadyTasks(Stage.DENOISE, kind, expected)
+        task = ReadyTasks(Stage.DENOISE, kind, missing[name])
         candidates = tuple(
             self._candidate(worker, task)
             for key, worker in self._idle.first_of_each()
-            if key.model_name != name and not worker.preload_failed and self._pool.fits(worker, Stage.DENOISE, kind)
+            if key.model_name != name
+            and (not key.model_name or missing.get(key.model_name, -1) < 0)
+            and not worker.preload_failed
+            and self._pool.fits(worker, Stage.DENOISE, kind)
         )
         chosen = self._choose(candidates, now).candidate if candidates else None
         if chosen is None:
             return None
-        preload = Task(stage=Stage.DENOISE, items=())
-        return self._run(self._workers_for(chosen)[0], preload, kind, Reason.PRELOAD, now)
+        worker, preload = self._workers_for(chosen)[0], Task(stage=Stage.DENOISE, items=())
+        missing[name] -= 1
+        if worker.model_name:
+            missing[worker.model_name] += 1
+        return self._run(worker, preload, kind, Reason.PRELOAD, now)
 
     def _speculate(self, now: float, *, hedges: bool = True) -> list[Action]:
         actions: list[Action] = []

@@ -238,10 +238,12 @@ class TaskOutcomes:
             case FailureKind.ERROR:
                 again = self._retries.record_error(key, worker.slot, charged=charged)
                 again = again or self._quarantine.may_be_at_fault(worker, key)
+                again = again or self._quarantine.is_owed_a_try(worker, key)
             case FailureKind.OUT_OF_MEMORY:
                 memory_gb = self._pool.memory_gb(worker)
                 again = self._retries.record_out_of_memory(key, worker.slot, memory_gb, charged=charged)
                 again = again or self._quarantine.may_have_too_little_memory(worker, key)
+                again = again or self._quarantine.is_owed_a_try(worker, key)
                 kind = self._kind(event.task, worker)
                 is_hopeless = self._retries.tries(key, worker.slot) > 1 and self._ran_out_everywhere(stage, kind)
                 again = again and not is_hopeless  # a worker that gets an item again tries its last resort

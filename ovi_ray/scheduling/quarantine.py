@@ -35,6 +35,22 @@ class Quarantine:
             return False
         return self._another_can_tell(worker, item, more_than_gb=0.0) or self._another_may_come(item)
 
+    def is_owed_a_try(self, worker: WorkerState, item: Item) -> bool:
+        """Whether a flawless device is there for an item that failed on few devices, or only on those that fail others too."""
+        stage, number = item
+        failed_on = self._retries.failed_on(item)
+        others_failed = all(self._pool.health(slot).fails_others(stage, number) for slot in failed_on)
+        if len(failed_on) >= self._retries.config.max_attempts and not others_failed:
+            return False
+        return any(
+            other.health.of(stage).is_trusted
+            and other.health.is_flawless
+            and other.slot not in failed_on
+            and self._pool.fits(other, stage, worker.kind)
+            and self._retries.allows(item, other.slot)
+            for other in self._pool.workers.values()
+        )
+
     def may_have_too_little_memory(self, worker: WorkerState, item: Item) -> bool:
         """The same, or whether another device has more memory."""
         more_than_gb = self._pool.memory_gb(worker)

@@ -125,19 +125,18 @@ class ReadyWork:
         return worker.health.of(key[0]).accepts_retries and self._retries.allows(key, worker.slot)
 
     def _is_best_of_the_able(self, worker: WorkerState, kind: int, key: Item) -> bool:
-        """No device is to be preferred for an item that failed: one in good health, or one with memory that may suffice."""
-        stage, too_small_gb = key[0], self._retries.too_small_gb(key)
-        is_trusted, has_memory = worker.health.of(stage).is_trusted, self._pool.memory_gb(worker) > too_small_gb
-        if is_trusted and has_memory:
-            return True
-        trusted = (
-            other
+        """No device is to be preferred for an item that failed: in good health, with memory that may suffice, flawless."""
+        stage, rank, most = key[0], self._rank(worker, key), (True, True, True)
+        return rank == most or not any(
+            self._rank(other, key) > rank and self._pool.fits(other, stage, kind) and self._allows(other, key)
             for other in self._pool.workers.values()
-            if other.health.of(stage).is_trusted and self._pool.fits(other, stage, kind) and self._allows(other, key)
         )
-        if not is_trusted and next(trusted, None) is not None:
-            return False
-        return has_memory or not any(self._pool.memory_gb(other) > too_small_gb for other in trusted)
+
+    def _rank(self, worker: WorkerState, key: Item) -> tuple[bool, bool, bool]:
+        """How much a failure on a device would say of an item that failed elsewhere."""
+        is_trusted = worker.health.of(key[0]).is_trusted
+        has_memory = self._pool.memory_gb(worker) > self._retries.too_small_gb(key)
+        return is_trusted, is_trusted and has_memory, worker.health.is_flawless
 
     def _last_clips(self) -> int:
         """Clips that wait until everything else has started."""

@@ -93,14 +93,32 @@ class SpeculativeExecution:
         return Speculation(wakes=tuple(wakes))
 
     def to_begin_elsewhere(self, device_class: int) -> list[WorkerState]:
-        """The workers of a class whose denoises may be stopped while others are left: those that alone run theirs."""
+        """The workers of a class whose denoises may be stopped while others are left: those that alone run theirs.
+
+        A worker that is faster must be there to begin them.
+        """
         totals = self._job.totals
         if not self._config.enabled or not sum(totals[state] for state in _NOT_DENOISED):
             return []
         found = [o.worker for o in self._originals(set(range(len(self._job.workload.kinds))), -math.inf, hedges=False)]
         return [
-            w for w in found if w.device_class == device_class and not w.is_assisted and len(self._runners_of(w)) == 1
+            w
+            for w in found
+            if w.device_class == device_class
+            and not w.is_assisted
+            and len(self._runners_of(w)) == 1
+            and self._is_there_a_faster_one(w)
         ]
+
+    def _is_there_a_faster_one(self, worker: WorkerState) -> bool:
+        """Whether another worker can run the denoise that a worker runs, and is expected to take less for it."""
+        pool, kind = self._pool, worker.kind
+        seconds = pool.work_seconds(worker, Stage.DENOISE, kind, worker.units)
+        return any(
+            pool.fits(other, Stage.DENOISE, kind)
+            and pool.work_seconds(other, Stage.DENOISE, kind, worker.units) < seconds
+            for other in pool.workers.values()
+        )
 
     def _originals(self, kinds: Set[int], now: float, *, hedges: bool) -> list[_Original]:
         """The denoises of kinds whose results are awaited, each on the worker that should end it first; latest first.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ovi.quality import Quality, expected_passes
+from ovi.quality import Quality, computes_in_fp8, expected_passes
 from ovi.stages import INPUT_STAGES, STAGES, Stage, WorkItem
 from ovi_ray.printing import counted
 
@@ -62,6 +62,11 @@ class ClipKind:
         if self.measured_passes is not None:
             return self.measured_passes
         return expected_passes(self.quality, self.sample_steps)
+
+    @property
+    def computes_in_fp8(self) -> bool:
+        """See ClipShape."""
+        return computes_in_fp8(self.quality)
 
     @property
     def latents_gb(self) -> float:

@@ -103,11 +103,11 @@ class VirtualDevice:
         return seconds * (1 + self.jitter * (2 * dice - 1))
 
     def slowness(self, time: float) -> float:
-        """How many times slower than at first it is at a time."""
+        """Factor at a time on the seconds that work takes at first."""
         return next((factor for begins, factor in reversed(self.slowdowns) if begins <= time), 1.0)
 
     def work_ends(self, start: float, seconds: float) -> float:
-        """When work of `seconds` at first speed ends if it starts at `start`."""
+        """The end of work of `seconds` at first speed that starts at `start`."""
         time, factor = start, 1.0
         for begins, next_factor in self.slowdowns:
             if begins > time:

@@ -2,9 +2,10 @@
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from ovi_ray.errors import StorageUnavailable
+from ovi_ray.errors import COMMAND_LINE, InputError, OutputError, Problem, StorageUnavailable, show_path
 from ovi_ray.storage.paths import Location
 
 PROBE_BYTES = 1 << 20
@@ -93,6 +94,33 @@ def plain_reason(error: OSError) -> str:
     text = _text(error)
     known = next((reason for marks, reason in _REASONS if any(mark in text for mark in marks)), None)
     return known or text.partition("\n")[0] or type(error).__name__
+
+
+def reason_with_file(error: OSError) -> str:
+    """The problem, with the file that it is about where the system names one."""
+    return f"{error.filename}: {error.strerror}" if error.strerror and error.filename else error.strerror or str(error)
+
+
+@contextmanager
+def usable(folder: object, *, option: str = "", also_away: bool = False) -> Iterator[None]:
+    """Raises OutputError for what the system says about a folder; of one to write to that an `option` names, InputError.
+
+    A store that is away is told by its own error, which is another one for scripts, unless it is to be told so too.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # of our own output
+        raise
+    except OSError as error:
+        if isinstance(error, StorageUnavailable) and not also_away:
+            raise
+        if option:
+            expected = f"a folder that can be written ({plain_reason(error)})"
+            problem = Problem(file=COMMAND_LINE, field=option, value=show_path(folder), expected=expected)
+            raise InputError([problem]) from None
+        names_more = error.filename not in (None, str(folder)) or isinstance(error, StorageUnavailable)
+        reason = reason_with_file(error) if names_more else plain_reason(error)
+        raise OutputError(f"{folder} cannot be used: {reason}") from error
 
 
 def is_unreachable(error: OSError) -> bool:

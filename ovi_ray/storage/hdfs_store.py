@@ -19,7 +19,7 @@ from pyarrow import ArrowException, fs
 
 from ovi.files import UNFINISHED_PREFIX
 from ovi_ray.errors import StorageUnavailable
-from ovi_ray.storage.object_store import relative_key
+from ovi_ray.storage.keyed_store import KeyedStore
 from ovi_ray.storage.store import FileEntry, FileKind, FileStat, Timeouts
 
 CHUNK_BYTES = 8 << 20
@@ -34,31 +34,13 @@ Connect = Callable[[], tuple[fs.FileSystem, str]]
 """Opens a file system; the text is the path of its root."""
 
 
-class HdfsStore:
+class HdfsStore(KeyedStore):
     """One name node. Connects with the first request, which starts a Java machine."""
 
     def __init__(self, root: str, connect: Connect, *, options: str = "", timeouts: Timeouts | None = None) -> None:
-        self._root = root
-        self._options = options
+        super().__init__(root, options=options, timeouts=timeouts)
         self._connect = connect
-        self._timeouts = timeouts or Timeouts()
         self._connected: tuple[fs.FileSystem, str] | None = None
-
-    def uri(self, key: str) -> str:
-        """See Store."""
-        return f"{self._root}/{key}{'?' if self._options else ''}{self._options}"
-
-    def join(self, key: str, name: str) -> str:
-        """See Store."""
-        return relative_key(key, name)
-
-    def bucket(self) -> str:
-        """See Store."""
-        return self.uri("")
-
-    def local_path(self, key: str) -> None:
-        """See Store."""
-        return
 
     def kind(self, key: str) -> FileKind:
         """See Store."""

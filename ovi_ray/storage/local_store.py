@@ -4,12 +4,23 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
 
 from ovi.files import UNFINISHED_PREFIX, atomic_writer
 from ovi_ray.storage.store import FileEntry, FileKind, FileStat
+
+
+@contextmanager
+def named_errors(path: str | Path) -> Iterator[None]:
+    """Name the file in errors of the block: the system does so where a file is opened, and not where it is read."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 class LocalStore:
@@ -63,11 +74,12 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         """See Store."""
-        return Path(key).read_bytes()
+        with named_errors(key):
+            return Path(key).read_bytes()
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """See Store."""
-        with Path(key).open("rb") as file:
+        with named_errors(key), Path(key).open("rb") as file:
             file.seek(start)
             return file.read(length)
 

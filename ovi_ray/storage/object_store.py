@@ -5,7 +5,6 @@ needs a temporary name and a rename.
 """
 
 import os
-import posixpath
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from ovi_ray.errors import StorageUnavailable
+from ovi_ray.storage.keyed_store import KeyedStore
 from ovi_ray.storage.store import FileEntry, FileKind, FileStat, PreconditionFailed, Timeouts
 
 if TYPE_CHECKING:
@@ -36,33 +36,15 @@ class Connect(Protocol):
         """A client that gives each request `request_s` seconds. Raises OSError for options that cannot be used."""
 
 
-class ObjectStore:
+class ObjectStore(KeyedStore):
     """One bucket. It is a `ConditionalStore`. Connects with the first request.
 
     Lists must come in the order of the keys, which holds for all supported stores but the directory buckets of S3 Express.
     """
 
     def __init__(self, root: str, connect: Connect, *, options: str = "", timeouts: Timeouts | None = None) -> None:
-        self._root = root
-        self._options = options
+        super().__init__(root, options=options, timeouts=timeouts)
         self._connect = connect
-        self._timeouts = timeouts or Timeouts()
-
-    def uri(self, key: str) -> str:
-        """See Store."""
-        return f"{self._root}/{key}{'?' if self._options else ''}{self._options}"
-
-    def join(self, key: str, name: str) -> str:
-        """See Store."""
-        return relative_key(key, name)
-
-    def bucket(self) -> str:
-        """See Store."""
-        return self.uri("")
-
-    def local_path(self, key: str) -> None:
-        """See Store."""
-        return
 
     def kind(self, key: str) -> FileKind:
         """See Store."""
@@ -214,14 +196,6 @@ class ObjectStore:
             raise PreconditionFailed(f"{self.uri(key)}: another process wrote it meanwhile") from error
         except (BaseError, ValueError) as error:  # ValueError: a key that the store cannot hold
             raise StorageUnavailable(f"{self.uri(key)}: {str(error).partition(chr(10))[0]}") from error
-
-
-def relative_key(key: str, name: str) -> str:
-    """The key of `name` relative to a folder's. Raises ValueError where that leaves the bucket."""
-    joined = posixpath.normpath(posixpath.join(key, name)).lstrip("/")
-    if joined.startswith(".."):
-        raise ValueError("a path that stays in the bucket")
-    return "" if joined == "." else joined
 
 
 def _version(meta: Any) -> str:

@@ -21,7 +21,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def shared_folder(name: str) -> Path:
-    """Where two processes of this machine meet; not created here. `name` is "PID-SECRET" with the id of one of them."""
+    """The folder in which two processes of this machine meet, not created here. `name` is "PID-SECRET", of one of them."""
     return Path(tempfile.gettempdir()) / f"{_PREFIX}-{process_namespace()}-{name}"
 
 

@@ -6,7 +6,7 @@
 
 targets.py    what a target is, and how a name becomes one
 bundle.py     what is shipped
-ray_jobs.py   Ray clusters, through the Jobs REST API
+ray_jobs.py   Ray clusters, through the Jobs REST API: ray_client.py calls it, ray_token.py finds the token
 slurm.py      Slurm, through its commands; slurm_job.sh.j2 is the batch script
 kubernetes.py Kubernetes, through KubeRay: kubernetes_manifest.py builds what kuberay.py checks, kubernetes_client.py calls
 journal.py    which jobs were submitted from here, and where to

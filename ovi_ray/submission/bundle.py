@@ -20,11 +20,11 @@ from ovi.weights.layout import ARCHITECTURE
 from ovi_ray.errors import InputError, Problem
 from ovi_ray.inputs.bad_rows import BadRow, of_good_rows
 from ovi_ray.inputs.cluster_profile import read_profile
-from ovi_ray.inputs.columns import is_meta
+from ovi_ray.inputs.columns import is_blank, is_meta
 from ovi_ray.inputs.job_spec import DeviceKind, Mode, PortableJob
 from ovi_ray.inputs.job_summary import manifest_of, summarise
 from ovi_ray.inputs.manifest import Manifest, read_prompts
-from ovi_ray.inputs.prompt_lists import PromptList
+from ovi_ray.inputs.prompt_lists import OPTION_SUFFIXES, PromptList
 from ovi_ray.inputs.rows import DERIVED_COLUMNS
 from ovi_ray.printing import counted
 from ovi_ray.storage.paths import Location, resolve_path
@@ -130,6 +130,8 @@ def bundle_of(
         fields["image_path"] = _shipped(job.image_path, files)
     if job.prompts is not None and job.prompts.is_local:
         fields["prompts"] = f"{job.prompts.stem}.jsonl"
+        for name in OPTION_SUFFIXES:  # of the file that was read here
+            fields.pop(name, None)
         files[fields["prompts"]] = _shipped_list(prompts, job.mode, files, bad={row.row for row in bad_rows})
     files[JOB_FILE] = yaml.safe_dump(fields, sort_keys=True, allow_unicode=True).encode()
     folders = [str(path.absolute()) for path in (job.ckpt_dir, job.output_dir) if path is not None and path.is_local]
@@ -204,16 +206,12 @@ def _shipped_list(prompts: PromptList, mode: Mode, files: dict[str, bytes], *, b
         row = {
             name: cell
             for name, cell in zip(names, cells, strict=True)
-            if not _is_blank(cell, prompts.has_types or is_meta(name))
+            if not is_blank(cell, prompts.has_types or is_meta(name))
         }
-        if not _is_blank(row.get("image_path"), keeps_empty=False) and mode is not Mode.T2V and number not in bad:
+        if not is_blank(row.get("image_path")) and mode is not Mode.T2V and number not in bad:
             row["image_path"] = place(row["image_path"])
         lines[number] = json.dumps(row, ensure_ascii=False, default=str)
     return "\n".join(lines[number] for number in sorted(lines)).encode() + b"\n"
-
-
-def _is_blank(cell: object, keeps_empty: bool) -> bool:
-    return cell is None or (isinstance(cell, str) and not keeps_empty and not cell.strip())
 
 
 def _digest(files: Mapping[str, bytes]) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
-from ovi_ray.storage.paths import to_location
+from ovi_ray.storage.paths import Location, to_location
 from ovi_ray.storage.uris import is_uri
 from ovi_ray.submission.folder import FolderJob
-from ovi_ray.submission.journal import Journal
+from ovi_ray.submission.journal import Entry, Journal
 from ovi_ray.submission.states import JOB_ID, JobStatus
 from ovi_ray.submission.targets import Target, find_target
 
@@ -58,16 +58,30 @@ def find_job(name: str, *, to: str | None, journal: Journal) -> Handle:
         target = find_target(to)
         return TargetJob(target=target, job_id=_id_of(name, target, to) if _is_folder(name) else name)
     if (entry := journal.find(name)) is not None:
-        return TargetJob(target=find_target(entry.target), job_id=name)
+        return _submitted(entry)
     if _is_folder(name):
-        folder = to_location(name).absolute()
+        folder = _folder(name)
         submitted = [entry for entry in journal.entries() if entry.output_dir == str(folder)]
         if submitted:
-            return TargetJob(target=find_target(submitted[-1].target), job_id=submitted[-1].job_id)
+            return _submitted(submitted[-1])
         return FolderJob(folder)
     what = "an id that no job submitted from here has" if JOB_ID.fullmatch(name) else "no job's id"
     expected = "an id that `ovi-ray jobs` shows, an output folder, or --to and the id for a job of another machine"
     raise InputError([Problem(file=COMMAND_LINE, field="ID", value=f"{show(name)}, {what}", expected=expected)])
+
+
+def _submitted(entry: Entry) -> TargetJob:
+    """The job of an entry. Raises InputError where its target is one no more."""
+    target = find_target(entry.target, entry.options, given_by=f"the target of {entry.job_id}")
+    return TargetJob(target=target, job_id=entry.job_id)
+
+
+def _folder(name: str) -> Location:
+    """Raises InputError for a URI that cannot be used."""
+    try:
+        return to_location(name).absolute()
+    except ValueError as error:
+        raise InputError([Problem(file=COMMAND_LINE, field="ID", value=show(name), expected=str(error))]) from None
 
 
 def _is_folder(name: str) -> bool:
@@ -76,7 +90,7 @@ def _is_folder(name: str) -> bool:
 
 def _id_of(name: str, target: Target, to: str) -> str:
     """The last job of a target that renders into a folder. Raises InputError."""
-    folder = str(to_location(name).absolute())
+    folder = str(_folder(name))
     found = [job.job_id for job in target.jobs() if job.output_dir == folder]
     if not found:
         expected = f"the output folder of a job of {to} (see `ovi-ray jobs --to {to}`), or a job's id"

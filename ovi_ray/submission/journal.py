@@ -4,13 +4,14 @@ It only saves typing `--to`: a target is asked for the state of a job, and every
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
 import platformdirs
+from pydantic import TypeAdapter
 
 from ovi.files import atomic_writer
 from ovi_ray.submission.states import JOB_ID
@@ -26,12 +27,14 @@ class Entry:
     output_dir: str
     submitted_at: str
     """ISO 8601, UTC."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Options of the submission that say where the job is, such as a namespace."""
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """The entry in a file; None for a broken one."""
-        with suppress(OSError, ValueError, TypeError):
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        with suppress(OSError, ValueError):
+            return TypeAdapter(cls).validate_json(path.read_bytes())
         return None
 
 

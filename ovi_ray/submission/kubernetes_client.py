@@ -7,9 +7,13 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel
 
 from ovi_ray.errors import ClusterError
+from ovi_ray.submission.connections import cause_of
 from ovi_ray.submission.kuberay import API_VERSION
 
 TIMEOUT_S = (5.0, 15.0)  # to connect, and between two pieces of an answer
@@ -17,6 +21,21 @@ SILENCE_S = 3600.0  # of a log that is followed, after which it is opened again:
 _GROUP, _VERSION = API_VERSION.split("/")
 _KUEUE = "kueue.x-k8s.io"
 _MERGE_PATCH = "application/merge-patch+json"
+
+
+def _with_metadata(resource: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError for what is no resource."""
+    if not isinstance(resource.get("metadata"), dict):
+        raise ValueError("a resource has metadata")
+    return resource
+
+
+class _List(BaseModel):
+    items: list[dict[str, Any]]
+
+
+class _Resources(BaseModel):
+    items: list[Annotated[dict[str, Any], AfterValidator(_with_metadata)]]
 
 
 class KubernetesClient:
@@ -41,7 +60,7 @@ class KubernetesClient:
             missing=f"there is no KubeRay in the cluster: install its operator (cluster/kubernetes/README.md), or is"
             f" {self.namespace!r} no namespace?",
         )
-        return list(found["items"])
+        return self._items(found)
 
     def create_ray_job(self, job: Mapping[str, Any], *, dry_run: bool = False) -> bool:
         """Create a RayJob; false where its name is used already. A dry run lets the cluster check it, and keeps nothing."""
@@ -90,8 +109,7 @@ class KubernetesClient:
             label_selector=selector,
             _preload_content=False,
         )
-        items = json.loads(answer.data)["items"]
-        return sorted(items, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+        return sorted(self._items(answer.data), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
 
     def log(self, pod: str, *, last_lines: int | None = None) -> bytes:
         """The log of a pod so far; empty where it has none yet."""
@@ -150,13 +168,13 @@ class KubernetesClient:
             answer = self._call("list nodes", self._core().list_node, _preload_content=False, passes=(403,))
         except _Passed:
             return None
-        there = [node["status"].get("allocatable", {}) for node in json.loads(answer.data)["items"]]
+        there = [(node.get("status") or {}).get("allocatable") or {} for node in self._items(answer.data, _List)]
         return {resource: sum(int(node.get(resource, 0)) for node in there) for resource in resources}
 
     def set_active(self, ray_job: Mapping[str, Any], active: bool) -> None:
         """Let Kueue run a job, or end it and keep it from running."""
         where = (_KUEUE, self._kueue_version(), self.namespace, "workloads")
-        found = self._call("list Kueue's workloads", self._custom().list_namespaced_custom_object, *where)["items"]
+        found = self._items(self._call("list Kueue's workloads", self._custom().list_namespaced_custom_object, *where))
         own = [workload["metadata"]["name"] for workload in found if _is_of(workload, ray_job["metadata"]["uid"])]
         if not own:
             raise ClusterError(f"Kueue has not seen {ray_job['metadata']['name']} yet: try again in some seconds")
@@ -200,6 +218,17 @@ class KubernetesClient:
 
         return client.CoreV1Api(self._api)
 
+    def _items(self, answer: object, kind: type[_List | _Resources] = _Resources) -> list[dict[str, Any]]:
+        """The items of a list. Raises ClusterError for what is no list of them."""
+        try:
+            return (
+                kind.model_validate_json(answer) if isinstance(answer, bytes) else kind.model_validate(answer)
+            ).items
+        except ValueError:
+            raise ClusterError(
+                f"{self._host} answers, but not as a Kubernetes API server does: is that its address in the kubeconfig file?"
+            ) from None
+
     def _exists(self, what: str, call: Callable[..., Any], *arguments: Any) -> bool:
         try:
             self._call(what, call, *arguments, passes=(404,), _preload_content=False)
@@ -229,9 +258,8 @@ class KubernetesClient:
                 raise _Conflict(_reason(error)) from None
             raise ClusterError(self._refusal(what, error, missing)) from None
         except urllib3.exceptions.HTTPError as error:
-            why = getattr(error, "reason", None) or error
             raise ClusterError(
-                f"the Kubernetes API server at {self._host} cannot be reached: {_plain(why)};"
+                f"the Kubernetes API server at {self._host} cannot be reached: {_why(error)};"
                 " does `kubectl get rayjobs` work here?"
             ) from error
 
@@ -275,7 +303,7 @@ def _connect(context: str | None) -> tuple[Any, str]:
             return client.ApiClient(settings), own_account.read_text(encoding="utf-8").strip()
         config.load_kube_config(file, context, client_configuration=settings, persist_config=False)
         contexts, current = config.list_kube_config_contexts(file)
-    except (config.ConfigException, OSError, ValueError, TypeError) as error:
+    except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ClusterError(
             f"no cluster is set up in {file}: {error}; let KUBECONFIG name a file in which `kubectl get pods` works"
         ) from None
@@ -295,5 +323,10 @@ def _reason(error: Any) -> str:
         return str(error.reason or error.body or "no reason given")
 
 
-def _plain(reason: object) -> str:
-    return str(reason).rpartition(">: ")[2].rpartition("): ")[2] or str(reason)
+def _why(error: Exception) -> str:
+    import urllib3
+
+    if isinstance(error, urllib3.exceptions.ProtocolError):
+        return cause_of(error)
+    reason = str(getattr(error, "reason", None) or error)
+    return reason.rpartition(">: ")[2].rpartition("): ")[2] or reason

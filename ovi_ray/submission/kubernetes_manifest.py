@@ -202,6 +202,8 @@ def _groups(bundle: Bundle, config: KubernetesConfig, target: str) -> tuple[Grou
 
     if unknown := [name for name in config.groups if name not in GPU_RESOURCES]:
         problem("groups", ", ".join(unknown), " and ".join(GPU_RESOURCES))
+    for name in config.model_fields_set & GroupConfig.model_fields.keys() - {"image"} if config.groups else ():
+        problem(name, repr(getattr(config, name)), "none beside groups: each of them has its own")
     if lacking := [vendor for vendor in wanted if vendor not in asked]:
         problem("groups", ", ".join(asked), f"a group for {' and '.join(lacking)} too, as in the job's cluster profile")
     groups = []

@@ -8,19 +8,19 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ovi_ray.errors import ClusterError, InputError, Problem
 from ovi_ray.inputs.job_spec import DeviceKind
 from ovi_ray.printing import counted
 from ovi_ray.submission.bundle import Bundle
-from ovi_ray.submission.ray_client import RayClient
+from ovi_ray.submission.ray_client import RayClient, RayJob, checked_address
 from ovi_ray.submission.states import JobState, JobStatus
 from ovi_ray.submission.templates import render_script
 
@@ -31,13 +31,6 @@ START_FILE = "start.sh"
 _ID, _OUTPUT, _ATTEMPT = "ovi_ray_job", "ovi_ray_output", "ovi_ray_attempt"  # keys of a job's metadata
 _LOOK_S = 1.0  # between two looks at a job whose log is followed
 _LOST_S = 60.0  # without an answer, after which a log is not followed any more
-_STATES = {
-    "PENDING": JobState.PENDING,
-    "RUNNING": JobState.RUNNING,
-    "SUCCEEDED": JobState.SUCCEEDED,
-    "FAILED": JobState.FAILED,
-    "STOPPED": JobState.STOPPED,
-}
 
 
 class RayConfig(BaseModel):
@@ -45,7 +38,9 @@ class RayConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    address: str = Field(pattern=r"\S", description="the address of the head's dashboard, such as http://head:8265")
+    address: Annotated[str, AfterValidator(checked_address)] = Field(
+        description="the address of the head's dashboard, such as http://head:8265"
+    )
     token_path: str | None = Field(None, description="the path of a file that holds the cluster's token")
     python: str = Field("python", pattern=r"\S", description="the Python on the cluster's head that has ovi-ray")
 
@@ -62,6 +57,11 @@ class RayTarget:
         """See Target."""
         version = self._client.version()
         notes = [f"Ray {version} at {self._client.address}", *self._device_notes(bundle)]
+        if self._client.is_open_to_all():
+            notes.append(
+                "the cluster asks for no token: whoever reaches this address may run programs there;"
+                " start its head with RAY_AUTH_MODE=token (cluster/README.md)"
+            )
         if bundle.job.priority:
             notes.append(
                 f"priority {bundle.job.priority}: the jobs of a Ray cluster share it, 100 more are twice the share"
@@ -75,9 +75,9 @@ class RayTarget:
         package = f"_ray_pkg_{hashlib.sha256(content).hexdigest()[:16]}.zip"
         while True:  # another round only where somebody else submits the same job at the same time
             latest = self._latest(bundle.job_id)
-            if latest is not None and _STATES[latest["status"]] not in (JobState.FAILED, JobState.STOPPED):
+            if latest is not None and latest.state not in (JobState.FAILED, JobState.STOPPED):
                 return self._status(latest)
-            attempt = 1 if latest is None else int(latest["metadata"].get(_ATTEMPT, 1)) + 1
+            attempt = 1 if latest is None else _attempt_of(latest) + 1
             self._client.upload(package, content)
             if self._client.submit(_request(bundle, package, attempt)):
                 return self.status(bundle.job_id)
@@ -99,11 +99,11 @@ class RayTarget:
 
     def jobs(self) -> list[JobStatus]:
         """See Target."""
-        latest: dict[str, dict[str, Any]] = {}
+        latest: dict[str, RayJob] = {}
         for job in sorted(self._client.jobs(), key=_attempt_of):
-            if job_id := (job.get("metadata") or {}).get(_ID):
-                latest[job_id] = job
-        return [self._status(job) for job in sorted(latest.values(), key=lambda job: job.get("start_time") or 0)]
+            if job_id := job.own.get(_ID):
+                latest[str(job_id)] = job
+        return [self._status(job) for job in sorted(latest.values(), key=lambda job: job.start_time or 0)]
 
     def status(self, job_id: str) -> JobStatus:
         """See Target."""
@@ -113,9 +113,8 @@ class RayTarget:
         """See Target."""
         job = self._known(job_id)
         if follow:
-            return self._follow(job["submission_id"])
-        node = job.get("driver_node_id")
-        return iter([self._client.log(job["submission_id"], node)] if node else [])
+            return self._follow(str(job.submission_id))
+        return self._log(job)
 
     def stop(self, job_id: str) -> JobStatus:
         """See Target."""
@@ -127,7 +126,7 @@ class RayTarget:
                 " waits for"
             )
         if not status.state.is_over:
-            self._client.stop(job["submission_id"])
+            self._client.stop(str(job.submission_id))
         return status
 
     # -- checks ----------------------------------------------------------------------------------------------------
@@ -135,7 +134,7 @@ class RayTarget:
     def _device_notes(self, bundle: Bundle) -> list[str]:
         """Notes on the devices of the cluster. Raises ClusterError where it lacks those that the job needs."""
         nodes = self._client.nodes()
-        gpus, cpus = (sum(int(node["resources_total"].get(kind, 0)) for node in nodes) for kind in ("GPU", "CPU"))
+        gpus, cpus = (sum(int((node.resources_total or {}).get(kind, 0)) for node in nodes) for kind in ("GPU", "CPU"))
         there = f"{counted(len(nodes), 'node')} with {counted(gpus, 'GPU')} and {counted(cpus, 'CPU')}"
         job = bundle.job
         if job.elastic:
@@ -155,11 +154,11 @@ class RayTarget:
 
     # -- states ----------------------------------------------------------------------------------------------------
 
-    def _latest(self, job_id: str) -> dict[str, Any] | None:
-        own = [job for job in self._client.jobs() if (job.get("metadata") or {}).get(_ID) == job_id]
+    def _latest(self, job_id: str) -> RayJob | None:
+        own = [job for job in self._client.jobs() if job.own.get(_ID) == job_id]
         return max(own, key=_attempt_of, default=None)
 
-    def _known(self, job_id: str) -> dict[str, Any]:
+    def _known(self, job_id: str) -> RayJob:
         job = self._latest(job_id)
         if job is None:
             expected = (
@@ -168,23 +167,26 @@ class RayTarget:
             raise InputError([Problem(file="command line", field="ID", value=repr(job_id), expected=expected)])
         return job
 
-    def _status(self, job: dict[str, Any]) -> JobStatus:
-        metadata = job["metadata"]
-        state = _STATES[job["status"]]
-        started = job.get("start_time")
+    def _status(self, job: RayJob) -> JobStatus:
+        started = job.start_time
         return JobStatus(
-            job_id=metadata[_ID],
-            state=state,
+            job_id=str(job.own[_ID]),
+            state=job.state,
             target=self._name,
-            native_id=job["submission_id"],
-            output_dir=metadata.get(_OUTPUT, ""),
+            native_id=str(job.submission_id),
+            output_dir=str(job.own.get(_OUTPUT, "")),
             submitted_at=datetime.fromtimestamp(started / 1000, UTC).isoformat(timespec="seconds") if started else "",
-            exit_code=0 if state is JobState.SUCCEEDED else job.get("driver_exit_code"),
-            message=_first_line(job.get("message") or ""),
-            restarts=int(metadata.get(_ATTEMPT, 1)) - 1,
+            exit_code=0 if job.state is JobState.SUCCEEDED else job.driver_exit_code,
+            message=_first_line(job.message or ""),
+            restarts=_attempt_of(job) - 1,
         )
 
     # -- logs ------------------------------------------------------------------------------------------------------
+
+    def _log(self, job: RayJob, *, skip: int = 0) -> Iterator[bytes]:
+        """The log so far without its first bytes; empty for a job that has no driver yet."""
+        if job.driver_node_id:
+            yield from _after(self._client.log(str(job.submission_id), job.driver_node_id), skip)
 
     def _follow(self, submission_id: str) -> Iterator[bytes]:
         """The log until the job is over. A connection that ends is opened again, and what was shown is skipped."""
@@ -192,21 +194,24 @@ class RayTarget:
         while True:
             try:
                 job = self._client.job(submission_id)
-                node = job and job.get("driver_node_id")
-                if job is None or _STATES[job["status"]].is_over:
-                    yield (self._client.log(submission_id, str(node)) if node else b"")[shown:]
+                if job is None:
+                    raise ClusterError(f"{self._client.address} knows {submission_id} no more: its head was restarted")
+                answered, node = time.monotonic(), job.driver_node_id
+                is_over = job.state.is_over
+                pieces = (
+                    self._log(job, skip=shown) if is_over or not node else self._streamed(submission_id, node, shown)
+                )
+                for piece in pieces:
+                    shown, answered = shown + len(piece), time.monotonic()
+                    yield piece
+                if is_over:
                     return
-                answered = time.monotonic()
-                if node:
-                    for piece in self._streamed(submission_id, node, skip=shown):
-                        shown, answered = shown + len(piece), time.monotonic()
-                        yield piece
             except ClusterError:
                 if time.monotonic() - answered > _LOST_S:
                     raise
             time.sleep(_LOOK_S)
 
-    def _streamed(self, submission_id: str, node: str, *, skip: int) -> Iterator[bytes]:
+    def _streamed(self, submission_id: str, node: str, skip: int) -> Iterator[bytes]:
         """The pieces of one connection, until it or the job ends."""
         pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
@@ -216,20 +221,29 @@ class RayTarget:
                     pieces.put(piece)
             pieces.put(None)
 
-        threading.Thread(target=read, name="log", daemon=True).start()
-        while True:
-            try:
-                piece = pieces.get(timeout=_LOOK_S)
-            except queue.Empty:
-                job = self._client.job(submission_id)
-                if job is None or _STATES[job["status"]].is_over:
+        def received() -> Iterator[bytes]:
+            while True:
+                try:
+                    piece = pieces.get(timeout=_LOOK_S)
+                except queue.Empty:
+                    job = self._client.job(submission_id)
+                    if job is None or job.state.is_over:
+                        return
+                    continue
+                if piece is None:
                     return
-                continue
-            if piece is None:
-                return
-            if rest := piece[skip:]:
-                yield rest
-            skip = max(0, skip - len(piece))
+                yield piece
+
+        threading.Thread(target=read, name="log", daemon=True).start()
+        return _after(received(), skip)
+
+
+def _after(pieces: Iterable[bytes], skip: int) -> Iterator[bytes]:
+    """The pieces without their first bytes."""
+    for piece in pieces:
+        if rest := piece[skip:]:
+            yield rest
+        skip = max(0, skip - len(piece))
 
 
 def _request(bundle: Bundle, package: str, attempt: int) -> dict[str, Any]:
@@ -249,8 +263,8 @@ def _submission_id(job_id: str, attempt: int) -> str:
     return job_id if attempt == 1 else f"{job_id}-{attempt}"
 
 
-def _attempt_of(job: dict[str, Any]) -> int:
-    number = str((job.get("metadata") or {}).get(_ATTEMPT, "1"))
+def _attempt_of(job: RayJob) -> int:
+    number = str(job.own.get(_ATTEMPT, "1"))
     return int(number) if re.fullmatch(r"[0-9]{1,9}", number) else 1
 
 

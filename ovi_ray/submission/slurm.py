@@ -21,10 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ovi_ray.errors import ClusterError, InputError, Problem
+from ovi_ray.errors import ClusterError, InputError, Problem, show
 from ovi_ray.inputs.job_spec import DeviceKind
 from ovi_ray.inputs.params import did_you_mean
 from ovi_ray.printing import counted
@@ -37,6 +38,12 @@ WAIT_S = 300  # for Ray to start on all nodes
 ANSWER_S = 25.0  # for one of Slurm's commands
 TERMINATED = 143  # exit code of a driver that was asked to end
 _LOOK_S = 1.0
+_SINFO = re.compile(r"^\s*(\S+?)\s*\|\s*(\d+)\s*\|(.*)\|\s*(\d+)\+?\s*$", re.MULTILINE)
+"""Partition, nodes, GPUs and CPUs of a node; a site's plugin may print other lines."""
+_NEVER = re.compile(
+    r"\baccount\b|Account(NotAllowed)|Invalid(Account|QOS)|QOSNotAllowed|Partition(Config|TimeLimit|NodeLimit)|Constraints"
+)
+"""Reasons of a job that waits for what no time brings."""
 _WORD = r"[\w.,:=@%+*&|!\[\]()/-]+"
 _STATES = {
     "PENDING": JobState.PENDING,
@@ -77,7 +84,7 @@ class PartitionConfig(BaseModel):
 class SlurmConfig(PartitionConfig):
     """The entry of a Slurm cluster in targets.yaml."""
 
-    partitions: dict[str, PartitionConfig] = Field(
+    partitions: dict[Literal["nvidia", "amd"], PartitionConfig] = Field(
         default_factory=dict, description="nvidia or amd, each with partition, nodes, gpus_per_node, gpu_type, ..."
     )
     account: str | None = Field(None, pattern=f"^{_WORD}$", description="an account")
@@ -120,6 +127,10 @@ class _Partition:
     cpus: int
 
 
+class _Refused(ClusterError):
+    """A controller that was reached does not do what a command asks for."""
+
+
 class SlurmTarget:
     """See the module. Methods are those of `targets.Target`."""
 
@@ -141,7 +152,7 @@ class SlurmTarget:
         """See Target."""
         script = self.script(bundle)
         with self._locked(bundle.job_id) as folder:
-            before = self._status(bundle.job_id) if (folder / "slurm_id").exists() else None
+            before = self._status(bundle.job_id) if _numbers(folder) else None
             if before is not None and before.state in (JobState.PENDING, JobState.RUNNING, JobState.SUCCEEDED):
                 return before
             bundle.write(folder)
@@ -149,7 +160,8 @@ class SlurmTarget:
                 old.unlink()
             (folder / "output_dir").write_text(bundle.output_dir, encoding="utf-8")
             (folder / "batch.sh").write_text(script, encoding="utf-8")
-            number = self._sbatch(folder / "batch.sh")
+            # A submission whose answer did not arrive has left a job in the queue, and no number in the folder.
+            number = self._queued(folder / "batch.sh") or self._sbatch(folder / "batch.sh")
             with (folder / "slurm_id").open("a", encoding="utf-8") as numbers:
                 numbers.write(f"{number} {datetime.now(UTC).isoformat(timespec='seconds')}\n")
         return self._status(bundle.job_id)
@@ -188,7 +200,8 @@ class SlurmTarget:
 
     def jobs(self) -> list[JobStatus]:
         """See Target."""
-        folders = [path.parent for path in self._jobs_dir.glob("*/slurm_id") if JOB_ID.fullmatch(path.parent.name)]
+        paths = (path.parent for path in self._jobs_dir.glob("*/slurm_id"))
+        folders = [folder for folder in paths if JOB_ID.fullmatch(folder.name) and _numbers(folder)]
         queued = self._queue() if folders else {}
         found = [self._status(folder.name, queued) for folder in folders]
         return sorted(found, key=lambda job: job.submitted_at)
@@ -235,20 +248,26 @@ class SlurmTarget:
     def _components(self, bundle: Bundle) -> list[Component]:
         """The nodes of a job. Raises InputError for a partition that does not exist or lacks what the job needs."""
         config, there = self._config, self._partitions()
-        if config.shards > 1 and len(config.partitions) > 1:
+        partitions: dict[str, PartitionConfig] = {str(vendor): part for vendor, part in config.partitions.items()}
+        if config.shards > 1 and len(partitions) > 1:
             expected = "1 for a job on several kinds of nodes, which Slurm does not make an array of"
             raise InputError([self._problem("shards", str(config.shards), expected)])
         wanted = bundle.devices_by_vendor()
-        if not config.partitions:
+        if not partitions:
             count = sum(wanted.values()) if wanted else bundle.job.workers
             return [self._component("", config, count, bundle, there)]
-        if missing := [vendor for vendor in wanted if vendor not in config.partitions]:
-            raise InputError([self._problem("partitions", ", ".join(config.partitions), _needs(missing))])
+        if beside := {
+            name: value for name in PartitionConfig.model_fields if (value := getattr(config, name)) is not None
+        }:
+            expected = "none beside partitions: each of them has its own"
+            raise InputError([self._problem(name, repr(value), expected) for name, value in beside.items()])
+        if missing := [vendor for vendor in wanted if vendor not in partitions]:
+            raise InputError([self._problem("partitions", ", ".join(partitions), _needs(missing))])
         if wanted:
-            return [self._component(v, config.partitions[v], count, bundle, there) for v, count in wanted.items()]
+            return [self._component(v, partitions[v], count, bundle, there) for v, count in wanted.items()]
         return [
-            self._component(vendor, part, bundle.job.workers if len(config.partitions) == 1 else None, bundle, there)
-            for vendor, part in config.partitions.items()
+            self._component(vendor, part, bundle.job.workers if len(partitions) == 1 else None, bundle, there)
+            for vendor, part in partitions.items()
         ]
 
     def _component(
@@ -282,14 +301,16 @@ class SlurmTarget:
 
     def _partitions(self) -> dict[str, _Partition]:
         partitions: dict[str, _Partition] = {}
-        for line in self._run("sinfo", "--noheader", "--format=%P|%D|%G|%c").splitlines():
-            name, nodes, gres, cpus = (part.strip() for part in line.split("|"))
+        told = self._run("sinfo", "--noheader", "--format=%P|%D|%G|%c")
+        for name, nodes, gres, cpus in (found.groups() for found in _SINFO.finditer(told)):
             gpus = sum(int(count) for count in re.findall(r"gpu(?::[^:,(\s]+)?:(\d+)", gres))
-            found = _Partition(is_default=name.endswith("*"), nodes=int(nodes), gpus=gpus, cpus=int(cpus.rstrip("+")))
+            found = _Partition(is_default=name.endswith("*"), nodes=int(nodes), gpus=gpus, cpus=int(cpus))
             known = partitions.get(name.rstrip("*"), found)
             total = found.nodes if known is found else known.nodes + found.nodes
             largest = max(known, found, key=lambda part: (part.gpus, part.cpus))
             partitions[name.rstrip("*")] = replace(largest, nodes=total)
+        if not partitions:
+            raise ClusterError(f"Slurm shows no partition to you: see `sinfo --all` (it told {show(told)})")
         return partitions
 
     def _problem(self, key: str, value: str, expected: str) -> Problem:
@@ -298,10 +319,20 @@ class SlurmTarget:
     # -- Slurm -----------------------------------------------------------------------------------------------------
 
     def _sbatch(self, script: Path) -> str:
+        """The number of the job. Raises InputError for a refusal, with advice."""
         try:
-            return self._run("sbatch", "--parsable", str(script), cwd=script.parent).strip().split(";")[0]
-        except ClusterError as error:
+            told = self._run("sbatch", "--parsable", str(script), cwd=script.parent)
+        except _Refused as error:
             raise InputError([_refusal(self._name, str(error))]) from error
+        if (number := re.search(r"^(\d+)(;.*)?$", told, re.MULTILINE)) is None:
+            raise ClusterError(f"sbatch told no number of a job, but {show(told)}: see `squeue --me`")
+        return number[1]
+
+    def _queued(self, script: Path) -> str | None:
+        """The number of a job of this script that waits or runs."""
+        told = self._run("squeue", "--noheader", f"--name={script.parent.name}", "--format=%i|%o")
+        found = re.findall(rf"^\s*(\d+)[^|]*\|{re.escape(str(script))}\s*$", told, re.MULTILINE)
+        return str(found[-1]) if found else None
 
     def _run(self, *command: str, cwd: Path | None = None) -> str:
         """The output of a command. Raises ClusterError."""
@@ -320,15 +351,16 @@ class SlurmTarget:
         except subprocess.CalledProcessError as error:
             reason = " ".join((error.stderr or error.stdout).split()) or f"exit code {error.returncode}"
             told = f"{command[0]}: {reason.removeprefix(f'{command[0]}: ')}"
-            raise ClusterError(f"{told}{_advice(reason)}") from None
+            if advice := _advice(reason):
+                raise ClusterError(f"{told} ({advice})") from None
+            raise _Refused(told) from None
         return done.stdout
 
     def _queue(self) -> dict[str, list[tuple[str, str]]]:
         """(state, reason) of each task of the jobs that Slurm still knows, by job number."""
         found: dict[str, list[tuple[str, str]]] = {}
         text = self._run("squeue", "--noheader", "--all", "--states=all", "--format=%A|%F|%T|%r")
-        for line in text.splitlines():
-            own, first, state, reason = (part.strip() for part in line.split("|", 3))
+        for own, first, state, reason in re.findall(r"^\s*(\d+)\|(\d+)\|(\w+)\|(.*?)\s*$", text, re.MULTILINE):
             for number in {own, first}:
                 found.setdefault(number, []).append((state, reason))
         return found
@@ -337,7 +369,7 @@ class SlurmTarget:
 
     def _folder(self, job_id: str) -> Path:
         folder = self._jobs_dir / job_id
-        if not JOB_ID.fullmatch(job_id) or not (folder / "slurm_id").exists():
+        if not JOB_ID.fullmatch(job_id) or not _numbers(folder):
             expected = f"a job that has a folder in {self._jobs_dir} (see `ovi-ray jobs --to {self._name}`)"
             raise InputError([Problem(file="command line", field="ID", value=repr(job_id), expected=expected)])
         return folder
@@ -360,7 +392,7 @@ class SlurmTarget:
             output_dir=_text(folder / "output_dir"),
             submitted_at=submitted_at,
             exit_code=max(codes, default=TERMINATED if state is JobState.STOPPED else None) if over else None,
-            message=next((reason for _, reason in tasks if reason not in ("None", "")), ""),
+            message=next((why for _, reason in tasks if (why := _why_it_waits(reason))), ""),
             restarts=len(numbers) - 1,
         )
 
@@ -400,25 +432,38 @@ def _advice(reason: str) -> str:
         "configuration source": "this machine knows no Slurm: submit on a login node, or name its slurm.conf in SLURM_CONF",
         "contact slurm controller": "the controller does not answer: try again, or ask `scontrol ping`",
     }
-    return next((f" ({hint})" for words, hint in hints.items() if words in reason), "")
+    return next((hint for words, hint in hints.items() if words in reason), "")
 
 
 def _refusal(name: str, reason: str) -> Problem:
     """The refusal of sbatch, with advice."""
+    return Problem(file=f"target {name}", value=reason, expected=_what_would_do(reason) or "a job that Slurm accepts")
+
+
+def _why_it_waits(reason: str) -> str:
+    """The reason that Slurm gives, with advice where no waiting helps: a site may let such a job into its queue."""
+    if reason in ("None", ""):
+        return ""
+    return f"{reason}: it will not start; expected {_what_would_do(reason)}" if _NEVER.search(reason) else reason
+
+
+def _what_would_do(reason: str) -> str | None:
+    """What Slurm would accept instead of what it gives as a reason; None where that is not known."""
     hints = {
-        "account": "an account that you may use: see `sacctmgr show associations user=$USER`, and give it with --account",
-        "partition": "a partition that exists and that you may use: see `sinfo`, and give it with --partition",
-        "node configuration": "nodes that exist: see `sinfo -o '%P %D %c %G'`",
-        "time": "a time limit that the partition allows: see `sinfo -o '%P %l'`, and give it with --time",
-        "qos": "a QOS that you may use: see `sacctmgr show qos`",
+        r"account": "an account that you may use: see `sacctmgr show associations user=$USER`, and give it with --account",
+        r"qos": "a QOS that you may use: see `sacctmgr show qos`",
+        r"feature|constraint": "a constraint that nodes of the partition have: see `sinfo -o '%P %f'`",
+        r"partition(config|nodelimit)": "nodes and a time that the partition allows: see `scontrol show partition`",
+        r"time": "a time limit that the partition allows: see `sinfo -o '%P %l'`, and give it with --time",
+        r"partition": "a partition that exists and that you may use: see `sinfo`, and give it with --partition",
+        r"node configuration|processors": "nodes that exist: see `sinfo -o '%P %D %c %G'`",
     }
-    hint = next((hint for word, hint in hints.items() if word in reason.lower()), "a job that Slurm accepts")
-    return Problem(file=f"target {name}", value=reason, expected=hint)
+    return next((hint for words, hint in hints.items() if re.search(words, reason, re.IGNORECASE)), None)
 
 
 def _numbers(folder: Path) -> list[tuple[str, str]]:
-    """(job number, time) of every submission."""
-    return [(number, when) for number, when in (line.split() for line in _text(folder / "slurm_id").splitlines())]
+    """(job number, time) of every submission that was written down whole."""
+    return re.findall(r"^(\d+) (\S+)$", _text(folder / "slurm_id"), re.MULTILINE)
 
 
 def _exit_codes(folder: Path) -> list[int]:
@@ -443,6 +488,6 @@ def _ended(codes: list[int], states: list[JobState]) -> JobState:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

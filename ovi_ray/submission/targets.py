@@ -19,7 +19,7 @@ A target is named by an entry of `targets.yaml`, by its kind where that needs no
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,8 +27,9 @@ import platformdirs
 from pydantic import BaseModel
 
 from ovi_ray.errors import COMMAND_LINE, InputError, Problem, show
-from ovi_ray.inputs.job_file import Given, load, read_options, read_yaml
+from ovi_ray.inputs.job_file import Given, load, option_name, read_options, read_yaml
 from ovi_ray.inputs.params import did_you_mean
+from ovi_ray.inputs.yaml_files import read_yaml_file
 from ovi_ray.storage.paths import to_location
 from ovi_ray.submission.bundle import Bundle
 from ovi_ray.submission.kubernetes import KubernetesTarget
@@ -37,7 +38,7 @@ from ovi_ray.submission.ray_jobs import RayConfig, RayTarget
 from ovi_ray.submission.slurm import SlurmConfig, SlurmTarget
 from ovi_ray.submission.states import JobStatus
 
-_ADDRESS = re.compile(r"https?://\S+|\[[0-9a-fA-F:]+\]:[0-9]+|[\w.-]+:[0-9]+")
+_ADDRESS = re.compile(r"(?i:https?)://\S+|\[[^][\s]+\]:[0-9]+|[\w.-]+:[0-9]+")
 
 
 class Target(Protocol):
@@ -86,30 +87,39 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+PLACES = ("namespace",)
+"""Options of a submission without which its job is not found again."""
+_ENTRIES_EXPECTED = "names of targets, each with keys and values, such as rack: {kind: ray, address: http://head:8265}"
+
+
 def targets_file() -> Path:
     """The user's targets.yaml: in $XDG_CONFIG_HOME/ovi-ray, or ~/.config/ovi-ray, on Linux."""
     return Path(platformdirs.user_config_path("ovi-ray", appauthor=False)) / "targets.yaml"
 
 
-def find_target(name: str, options: Mapping[str, Any] | None = None, *, file: Path | None = None) -> Target:
+def find_target(
+    name: str, options: Mapping[str, Any] | None = None, *, file: Path | None = None, given_by: str = "--to"
+) -> Target:
     """The target that a name or address stands for. Raises InputError.
 
-    `options`, by key of the kind's configuration (None: not given), go before those of targets.yaml.
+    `options`, by key of the kind's configuration (None: not given), go before those of targets.yaml. `given_by` is what
+    named the target, for messages.
     """
-    given = {key: value for key, value in (options or {}).items() if value is not None}
+    given = read_options(options or {})
     entries = _entries(file or targets_file())
     if name in entries:
         return _named(name, entries[name], given)
     if name in KINDS and not KINDS[name].needs_address:
-        return _open(name, name, read_options(given), COMMAND_LINE)
+        return _open(name, name, {}, given, COMMAND_LINE)
     if _ADDRESS.fullmatch(name):
-        return _open(name, "ray", read_options({"address": name, **given}), COMMAND_LINE)
+        address = replace(read_options({"address": name})["address"], label=given_by)
+        return _open(name, "ray", {"address": address}, given, COMMAND_LINE)
     known = [*entries, *(kind for kind, declared in KINDS.items() if not declared.needs_address)]
     expected = (
         f"one of {', '.join(known)}, or the address of a Ray cluster's dashboard such as 10.0.0.1:8265"
         f"{did_you_mean(name, known)} (names are entries of {file or targets_file()})"
     )
-    raise InputError([Problem(file=COMMAND_LINE, field="--to", value=show(name), expected=expected)])
+    raise InputError([Problem(file=COMMAND_LINE, field=given_by, value=show(name), expected=expected)])
 
 
 def target_names(file: Path | None = None) -> list[str]:
@@ -118,10 +128,13 @@ def target_names(file: Path | None = None) -> list[str]:
 
 
 def _entries(file: Path) -> dict[str, Given]:
-    return read_yaml(to_location(file)) if file.exists() else {}
+    location = to_location(file)
+    if not file.exists() or read_yaml_file(location).content is None:
+        return {}
+    return read_yaml(location, expected=_ENTRIES_EXPECTED)
 
 
-def _named(name: str, entry: Given, options: dict[str, Any]) -> Target:
+def _named(name: str, entry: Given, options: Mapping[str, Given]) -> Target:
     kinds = f"one of {', '.join(KINDS)}"
     if not isinstance(entry.value, dict):
         raise InputError([entry.problem(f"keys and values, among them kind: {kinds}")])
@@ -129,8 +142,17 @@ def _named(name: str, entry: Given, options: dict[str, Any]) -> Target:
     if kind.value not in list(KINDS):  # which may be anything, and not hashable
         raise InputError([kind.problem(kinds, None if "kind" in entry.value else "missing")])
     keys = {str(key): entry.part(key) for key in entry.value if key != "kind" and entry.value[key] is not None}
-    return _open(name, kind.value, keys | read_options(options), entry.file)
+    return _open(name, kind.value, keys, options, entry.file)
 
 
-def _open(name: str, kind: str, given: dict[str, Given], source: str) -> Target:
-    return KINDS[kind].open(name, load(KINDS[kind].config, given, source=source, checks={}))
+def _open(name: str, kind: str, keys: Mapping[str, Given], options: Mapping[str, Given], source: str) -> Target:
+    """The target of an entry's keys with the options over them. Raises InputError, also for options of other kinds."""
+    config = KINDS[kind].config
+    if others := [key for key in options if key not in config.model_fields]:
+        raise InputError(options[key].problem(_expected_kind(key, name, kind)) for key in others)
+    return KINDS[kind].open(name, load(config, {**keys, **options}, source=source, checks={}))
+
+
+def _expected_kind(key: str, name: str, kind: str) -> str:
+    kinds = [other for other, declared in KINDS.items() if key in declared.config.model_fields]
+    return f"no {option_name(key)} beside --to {name}, a target of kind {kind}: it is for {' and '.join(kinds)}"

@@ -27,7 +27,7 @@ from ovi.media.video import VideoWriter, frames_as_bytes, write_poster
 from ovi.memory.limit import limit_memory
 from ovi.memory.plan import MemoryMode
 from ovi.memory.release import release_memory, try_to_release_memory
-from ovi.quality import Quality
+from ovi.quality import Quality, may_have_fp8_products
 from ovi.sampling.denoise import DenoiseState
 from ovi.sampling.link import links_work
 from ovi.stages import STAGES, Stage
@@ -61,6 +61,7 @@ from ovi_ray.workers.helpers import Helpers, Invitation
 from ovi_ray.workers.loss_facts import loss_facts, measured_loss
 from ovi_ray.workers.memory_use import memory_in_use_gb
 from ovi_ray.workers.oom_fallback import DENOISE_STEPS, FULL, FallbackStep, decode_steps, run_with_fallback
+from ovi_ray.workers.quiet_time import QuietTime
 from ovi_ray.workers.requirements import NodeRequirements, check_device, check_versions, check_weights
 from ovi_ray.workers.step_timer import StepTimer
 from ovi_ray.workers.tensor_files import load_tensors
@@ -107,7 +108,7 @@ class WorkerConfig:
     host_gb: float | None = None
     """GB of host memory for inactive components; None for all of it."""
     quality: Quality = Quality.EXACT
-    """Of the clips whose rows say nothing else; lossy ones need a little more memory."""
+    """That of the job's clips which needs the most memory."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -162,6 +163,7 @@ class Worker:
         self._told_shortcuts: set[str] = set()  # that this device has not
         self._activity = Activity(done=0, total=0)
         self._step_s = 0.0  # of the running denoise
+        self._quiet = QuietTime()
         self._attention_backend = ""
         self._threads = WriteThreads(MAX_WRITES)
         self._checkpoints = WriteThreads(1)
@@ -186,6 +188,8 @@ class Worker:
             streamed_gb=self._streamed_gb(),
             declared=self._config.declared,
             node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
+            has_fp8_products=self._config.weights is not WeightFormat.QINT8
+            and may_have_fp8_products(device.architecture),
             shares_denoises=links_work(),
             log=_error_log(),
         )
@@ -205,7 +209,12 @@ class Worker:
         """Progress within the running task."""
         memory_gb = memory_in_use_gb(self._pipeline.device)
         return replace(
-            self._activity, memory_gb=memory_gb, attention_backend=self._attention_backend, step_s=self._step_s
+            self._activity,
+            memory_gb=memory_gb,
+            attention_backend=self._attention_backend,
+            step_s=self._step_s,
+            quiet_s=self._quiet.seconds,
+            longest_quiet_s=self._quiet.longest_s,
         )
 
     @ray.method(concurrency_group=CONTROL)
@@ -233,6 +242,8 @@ class Worker:
         try:
             load_seconds = _timed(lambda: self._make_resident(request))
             started = time.perf_counter()
+            if not isinstance(request.work, Assist):  # which waits for its leader
+                self._quiet.begins()
             result = self._work(request, inputs)
             outputs = result.outputs
             report = TaskReport(
@@ -248,6 +259,7 @@ class Worker:
         except Exception as error:  # of any kind: the driver decides what it means for the clip
             report, outputs = TaskReport(seconds=0.0, failure=failure_of(error)), [None] * num_outputs
             try_to_release_memory(self._pipeline.device)
+        self._quiet.ends()
         self._activity, self._step_s = Activity(done=0, total=0), 0.0
         return (report, *outputs) if num_outputs else report
 
@@ -545,6 +557,7 @@ class Worker:
 
     def _on_step(self, done: int, total: int) -> None:
         self._activity = Activity(done=done, total=total)
+        self._quiet.goes_on()
 
 
 def _latents(tensors: Mapping[str, torch.Tensor]) -> Latents:

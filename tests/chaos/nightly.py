@@ -13,15 +13,18 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from tests.chaos.harness import ChaosJob
 from tests.chaos.nodes import Nodes
 from tests.support.s3 import running_s3
 from tests.support.waiting import under_load
+
+T = TypeVar("T")
 
 MAX_STEPS_BETWEEN = 30  # denoising steps of all workers, between two kills
 MAX_WAIT_S = 60.0  # for these steps
@@ -40,6 +43,8 @@ class Chaos:
         self._job = job
         self._nodes = nodes
         self._rng = rng
+        self._ways: list[Callable[[], None]] = []
+        self._errors: list[str] = []
         self.kills = 0
         self.steps_allowed = 0
         """Steps that may be denoised twice: one for each worker that dies, all of a clip for each file that is damaged.
@@ -56,6 +61,17 @@ class Chaos:
         """Inject one random fault, once the job has workers."""
         if not self._job.worker_pids():
             return
+        way = self._drawn(self._ways, self._all_ways())
+        way()
+        self.tell(way.__name__.strip("_").replace("_", " "))
+
+    def _drawn(self, deck: list[T], cards: Sequence[T]) -> T:
+        """The next card of a deck, which is shuffled anew when it is empty: each card is drawn as often as the others."""
+        if not deck:
+            deck += self._rng.sample(cards, len(cards))
+        return deck.pop()
+
+    def _all_ways(self) -> list[Callable[[], None]]:
         ways = [self._kill_worker] * 12 + [
             self._freeze_worker,
             self._kill_driver,
@@ -69,9 +85,7 @@ class Chaos:
         ]
         if self._nodes is not None:
             ways.append(self._replace_node)
-        way = self._rng.choice(ways)
-        way()
-        self.tell(way.__name__.strip("_").replace("_", " "))
+        return ways
 
     def tell(self, what: str) -> None:
         """Print the time, the fault, and the progress of the job."""
@@ -119,7 +133,7 @@ class Chaos:
 
     def _let_output_fail(self) -> None:
         """Everything that is asked of the output fails for a while: an unmounted share, an expired ticket, a full disk."""
-        error = self._rng.choice(AWAY)
+        error = self._drawn(self._errors, AWAY)
         self.tell(f"the output fails with {error}")
         with self._output_away():
             self._job.let_output_fail(error)
@@ -235,7 +249,7 @@ def _run(job: ChaosJob, chaos: Chaos, kills: int) -> None:
         if job.driver.poll() is None:
             chaos.inject_fault()
         if job.driver.poll() is not None:
-            chaos.tell("start the next driver")
+            chaos.tell(f"the driver ended with {job.driver.returncode}, the next one starts")
             job.start()
     for _ in range(MAX_QUIET_RUNS):
         chaos.tell("no more faults")

@@ -40,7 +40,7 @@ class Rack:
     head: Host
     nodes: Sequence[Host]
     environment: dict[str, str]
-    """What a client needs to be let in."""
+    """Variables with which a client is let in."""
 
     @property
     def address(self) -> str:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from ovi_ray.errors import ClusterError
 from ovi_ray.submission.ray_client import RayClient
@@ -38,12 +40,32 @@ class RayHead:
     address: str
     """Of its dashboard."""
     environment: dict[str, str]
-    """What a client needs to be let in."""
+    """Variables with which a client is let in."""
+    gcs: str
+    """Where drivers join."""
+    pid: int
+    """Of the process that started it."""
+
+    def kill(self, *, with_node: bool) -> None:
+        """Kill Ray's control store alone, as if other nodes went on, or all that runs here.
+
+        `ray start --block` would end the node as well, and is kept from it.
+        """
+        start = psutil.Process(self.pid)
+        programs = start.children(recursive=True)
+        start.suspend()
+        for program in programs:
+            if with_node or program.name() == "gcs_server":
+                with suppress(psutil.NoSuchProcess):
+                    program.kill()
 
 
 @contextmanager
-def running_head(folder: Path, *, cpus: int = 2) -> Iterator[RayHead]:
-    """A head for the time of the block, whose jobs find this Python as `python`."""
+def running_head(folder: Path, *, cpus: int = 2, host: str = "127.0.0.1") -> Iterator[RayHead]:
+    """A head for the time of the block, whose jobs find this Python as `python`.
+
+    Drivers on this machine can join it at its own address alone, because Ray takes that for 127.0.0.1.
+    """
     token = folder / "token"
     token.write_text("a-token-of-the-tests-0123456789abcdef")
     token.chmod(0o600)
@@ -56,7 +78,7 @@ def running_head(folder: Path, *, cpus: int = 2) -> Iterator[RayHead]:
             "--port": port,
             "--dashboard-port": dashboard,
             "--dashboard-host": "127.0.0.1",
-            "--node-ip-address": "127.0.0.1",
+            "--node-ip-address": host,
             "--include-dashboard": "true",
             "--num-cpus": cpus,
             "--object-store-memory": 200_000_000,
@@ -80,14 +102,16 @@ def running_head(folder: Path, *, cpus: int = 2) -> Iterator[RayHead]:
                 env=environment,
                 start_new_session=True,
             )
+        running = RayHead(address=f"127.0.0.1:{dashboard}", environment=access, gcs=f"{host}:{port}", pid=head.pid)
         try:
             wait_until(
                 lambda: _has_nodes(dashboard, token),
                 give_up=lambda: "" if head.poll() is None else (folder / "head.log").read_text(),
                 every_s=0.5,
             )
-            yield RayHead(address=f"127.0.0.1:{dashboard}", environment=access)
+            yield running
         finally:
+            psutil.Process(head.pid).resume()
             head.terminate()
             try:
                 head.wait(30)

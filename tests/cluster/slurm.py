@@ -41,9 +41,11 @@ GresTypes=gpu
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+EnforcePartLimits=ALL
 {nodes}
 PartitionName=cuda Nodes=h[1-2] Default=YES State=UP PriorityTier=1 GraceTime=20
-PartitionName=rocm Nodes=h3 State=UP PriorityTier=1 GraceTime=20
+PartitionName=rocm Nodes=h3 State=UP PriorityTier=1 GraceTime=20 MaxTime=60
+PartitionName=paid Nodes=h3 State=UP PriorityTier=1 AllowAccounts=video
 PartitionName=urgent Nodes=h[1-2] State=UP PriorityTier=10 PreemptMode=OFF
 """
 GPUS = {"h1": ("h100", "nvidia_gpu_env"), "h2": ("h100", "nvidia_gpu_env"), "h3": ("mi300x", "amd_gpu_env")}
@@ -76,7 +78,7 @@ class Slurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What Slurm's commands need to find it."""
+        """Variables with which Slurm's commands find it."""
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def run(self, *command: str) -> str:

@@ -51,7 +51,7 @@ def submit(rack, client):
 
 
 def said(client):
-    """What the driver has told so far."""
+    """Messages of the driver so far."""
     log = client.out / "run.log"
     return log.read_text() if log.exists() else ""
 

@@ -16,7 +16,7 @@ DOCKERFILE = ROOT / "cluster" / "containers" / "Dockerfile.cpu"
 
 
 def index_of_pip() -> str:
-    """Where this machine gets its packages from, torch among them: a build argument, as a mirror would be."""
+    """The index of this machine's packages, torch among them: a build argument, as a mirror would be."""
     asked = subprocess.run(
         [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True, check=False
     )

@@ -180,6 +180,18 @@ def test_what_slurm_would_refuse_or_let_wait_for_ever_is_told_at_once(client, op
     assert not (client.folder / "jobs").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--partition", "paid", "--account", "audio"), ("Invalid account", "give it with --account")),
+        (("--partition", "rocm", "--time", "2:00:00"), ("Requested time limit is invalid", "give it with --time")),
+    ],
+)
+def test_a_refusal_of_slurm_itself_is_quoted_with_what_would_do(client, options, words):
+    client("submit", client.write_job(clips=1), "--to", "here", "--nodes", 1, *options, code=2)
+    assert [word for word in words if word not in client.said] == []
+
+
 def test_a_pending_job_can_be_stopped(client, slurm):
     blocker = slurm.run("sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "--wrap", "sleep 600").strip()
     wait_until(lambda: slurm.states(blocker) == ["RUNNING"], every_s=0.2)

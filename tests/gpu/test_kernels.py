@@ -1,4 +1,4 @@
-"""What runs on the GPU at hand against float32, and its memory against the plan, at widths of the published model."""
+"""Kernels on the GPU at hand against float32, and its memory against the plan, at widths of the published model."""
 
 import dataclasses
 

@@ -168,7 +168,7 @@ class FakeExecutor:
         return {"num_frames": 121}
 
     def notes(self, work):
-        """What a task tells the user."""
+        """Messages of a task to the user."""
         return ()
 
     def works(self, kind):

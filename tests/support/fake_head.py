@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass(kw_only=True, slots=True)
 class FakeHead:
-    """What the head knows. Tests change it while it answers."""
+    """State of the head. Tests change it while it answers."""
 
     address: str = ""
     token: str = ""
@@ -31,9 +31,13 @@ class FakeHead:
     first_state: tuple[str, int | None] = ("RUNNING", None)
     """Status and exit code of a new job."""
     starting: int = 0
-    """How many times a job cannot be started yet."""
+    """Times that a job cannot be started yet."""
+    upload_pause_s: float = 0.0
+    """Before each sixteenth of an upload is read."""
     refusal: int = 0
     """A status that every call is answered with; 0 for none."""
+    broken: str = "/none"
+    """The beginning of paths that are answered by 503."""
     stream_bytes: int = 1 << 30
     """Bytes of a followed log after which its connection is closed; each further connection lasts for as many more."""
     streams: int = 0
@@ -50,11 +54,11 @@ class FakeHead:
 
 
 @contextmanager
-def running_head(head: FakeHead) -> Iterator[FakeHead]:
-    """Serve on a port of loopback, which `address` names, for the time of the block."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"head": head}))
+def running_head(head: FakeHead, *, host: str = "127.0.0.1") -> Iterator[FakeHead]:
+    """Serve on a port of loopback, or of another address, which `address` names, for the time of the block."""
+    server = ThreadingHTTPServer((host, 0), type("Handler", (_Handler,), {"head": head}))
     server.daemon_threads = True
-    head.address = f"127.0.0.1:{server.server_port}"
+    head.address = f"{host}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -119,14 +123,19 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(404, b"not found")
 
     def do_PUT(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
+        size, content = int(self.headers["Content-Length"]), b""
+        while rest := size - len(content):
+            time.sleep(self.head.upload_pause_s)
+            content += self.rfile.read(min(rest, size // 16 + 1))
         if self._is_allowed():
             self.head.packages[self.path.rpartition("/")[2]] = content
             self._answer(200, b"")
 
     def _is_allowed(self) -> bool:
         self.head.requests.append(f"{self.command} {urlsplit(self.path).path}")
-        if self.head.refusal:
+        if self.path.startswith(self.head.broken):
+            self._answer(503, b"Service Unavailable")
+        elif self.head.refusal:
             self._answer(self.head.refusal, b"Traceback ...\nRuntimeError: out of order")
         elif self.head.token and "Authorization" not in self.headers:
             self._answer(401, b"Unauthorized: Missing authentication token")

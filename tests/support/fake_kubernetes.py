@@ -25,7 +25,7 @@ TOKEN = "a-token-of-the-tests"
 
 @dataclass(kw_only=True, slots=True)
 class FakeKubernetes:
-    """What the server knows. Tests change it while it answers."""
+    """State of the server. Tests change it while it answers."""
 
     url: str = ""
     ray_jobs: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -1,9 +1,18 @@
 """A server that is not the one that is meant."""
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+
+def answer_of(content: object, status: str = "200 OK", **headers: str) -> bytes:
+    """A whole answer over HTTP, of bytes or of what JSON can hold."""
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    lines = [f"HTTP/1.1 {status}", "Connection: close", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def manifest_of(path: Path, **options: object) -> Manifest:
 
 
 def problems_of(path: Path, **options: object) -> tuple[Problem, ...]:
-    """What is wrong with a list."""
+    """The problems of a list."""
     with pytest.raises(InputError) as caught:
         manifest_of(path, **options)
     return caught.value.problems

@@ -1,4 +1,4 @@
-"""What the script of a report shows."""
+"""Data that the script of a report shows."""
 
 import base64
 import gzip

@@ -1,4 +1,4 @@
-"""What a job file asks of a run beside its clips: retries, kept latents, the environment, and a part of the clips."""
+"""Requests of a job file beside its clips: retries, kept latents, the environment, and a part of the clips."""
 
 import contextlib
 import os

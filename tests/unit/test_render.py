@@ -13,8 +13,9 @@ import pytest
 
 from ovi.files import UNFINISHED_PREFIX
 from ovi.media.probe import probe
+from ovi.quality import COMBINATIONS
 from ovi.stages import Stage
-from ovi_ray.errors import JobStopped, OutputInUse, OutputOfOtherJob, WorkersLost
+from ovi_ray.errors import JobStopped, OutputError, OutputInUse, OutputOfOtherJob, WorkersLost
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.output.event_log import recorded_runs
 from ovi_ray.output.lock import output_lock
@@ -29,7 +30,14 @@ from ovi_ray.storage.reading import ReadConfig
 from tests.support.fake_executor import DIES, Fails
 from tests.support.files import UNREADABLE
 from tests.support.recording_observer import RecordingObserver
-from tests.support.rendered_jobs import RenderingExecutor, unchecked
+from tests.support.rendered_jobs import (
+    PlaceholderExecutor,
+    RenderingExecutor,
+    prepared_job,
+    render_job,
+    unchecked,
+    write_rows,
+)
 from tests.support.report_pages import clips_of
 from tests.support.stores import overridden
 
@@ -223,6 +231,20 @@ def mixed_job(out, tiny_dir):
 # -- notes in rows -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("qualities", "planned"), [(["exact", "high"], "exact"), (["exact", "fast", "high"], "fast")])
+def test_workers_plan_their_memory_for_the_quality_of_the_rows_that_takes_most(out, tmp_path, qualities, planned):
+    rows = [{"text_prompt": "a fox", "quality": quality} for quality in qualities]
+    jobs, executor = [], PlaceholderExecutor()
+
+    def open_executor(job, config):
+        jobs.append(job)
+        return contextlib.nullcontext(executor)
+
+    prepared = prepared_job(out, write_rows(tmp_path, rows), quality="high")
+    render(prepared, options=RenderOptions(), open_executor=open_executor, clock=executor.clock)
+    assert [COMBINATIONS[job.quality] for job in jobs] == [COMBINATIONS[planned]]
+
+
 def test_a_note_on_a_clip_stands_in_its_row_and_is_counted(start, out):
     class NotingExecutor(RenderingExecutor):
         def decode(self, work):
@@ -281,6 +303,21 @@ def test_verify_finds_a_broken_video_of_the_right_size(start, out):
     assert path.name in told[0]
     assert names(out / "broken") == [path.name]
     assert len(rows(out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("job.json", lambda path: path.symlink_to(UNREADABLE)),
+        (".unfinished", lambda path: path.write_text("not a folder", encoding="utf-8")),
+        (".driver.lock", lambda path: path.mkdir()),
+    ],
+)
+def test_what_an_output_cannot_be_used_for_is_named(tiny_dir, tmp_path, name, damage):
+    (tmp_path / "out").mkdir()
+    damage(tmp_path / "out" / name)
+    with pytest.raises(OutputError, match=f"{name}: "):
+        render_job(tmp_path / "out", write_rows(tmp_path, ["a fox"]), ckpt_dir=tiny_dir)
 
 
 def test_videos_that_cannot_be_read_are_neither_removed_nor_rendered_again_and_the_next_run_looks_again(

@@ -90,6 +90,26 @@ def test_a_seed_and_a_new_seed_are_refused(output):
     assert [problem.field for problem in caught.value.problems] == ["--seed"]
 
 
+def test_repeats_keep_their_places_and_those_that_became_alike_are_one(tiny_dir, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a fox\na dog\n", encoding="utf-8")
+    job = {"prompts": tmp_path / "prompts.txt", "ckpt_dir": tiny_dir, "output_dir": tmp_path, "dtype": "float32"}
+    prepared = prepare(JobSpec.from_options(**job, sweep={"shift": "3,4"}, each_example_n_times=2))
+    write_job(tmp_path, prepared.job, prepared.manifest)
+    found = prepare_retry(tmp_path, {"shift": "5", "seed": "8"}, rows=RowRanges.parse("2")).prepared.manifest.table
+    placed = found.select(["row", "repeat", "shift", "seed"]).to_pydict()
+    assert placed["row"] == [1] * 4 + [2] * 4
+    assert placed["repeat"] == [0, 1, 2, 3] * 2
+    assert placed["seed"][4:] == [8, 9, 10, 11]
+    alike = prepare_retry(tmp_path, {"shift": "5"}, rows=RowRanges.parse("2")).prepared.manifest.table
+    assert alike.select(["row", "repeat"]).to_pydict() == {"row": [1] * 4 + [2] * 2, "repeat": [0, 1, 2, 3, 0, 1]}
+
+
+def test_a_note_on_a_clip_is_told_with_its_row_of_the_list(output):
+    out, _ = output
+    (note,) = prepare_retry(out, {"slg_layer": "99"}).prepared.manifest.notes
+    assert note.startswith("row 2: slg_layer 99")
+
+
 def test_a_problem_of_a_clip_is_told_with_its_row_of_the_list(output):
     with pytest.raises(InputError) as caught:
         prepare_retry(output[0], {"mode": "i2v"}, rows=RowRanges.parse("3"))

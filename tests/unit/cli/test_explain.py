@@ -178,6 +178,7 @@ def test_an_unknown_worker_is_refused_with_the_closest_name(out, tmp_path):
 
 def test_without_an_option_the_last_run_is_summarised(out, troubled):
     glance = explain_json(out)
+    assert sum(worker["work"]["items"].get(Stage.DECODE, 0) for worker in glance["workers"]) == 2
     assert (glance["run"], glance["runs"], glance["clips"], glance["done"], glance["failed"]) == (1, 1, 3, 2, 1)
     assert not glance["was_killed"]
     assert glance["failures"] == {"it cannot be": 1, "out of memory": 1}

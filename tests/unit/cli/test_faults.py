@@ -1,4 +1,4 @@
-"""How the program ends when an error escapes that nothing raises on purpose, and when nobody reads its output."""
+"""The end of the program when an error escapes that nothing raises on purpose, and when nobody reads its output."""
 
 import json
 import os

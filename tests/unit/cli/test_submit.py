@@ -91,6 +91,14 @@ def test_a_driver_that_cannot_start_there_is_told_by_the_submission(head, job):
     assert "which is not a folder" in result.stderr
 
 
+def test_a_job_that_was_started_and_cannot_be_watched_is_told_with_its_id(head, job):
+    head.broken = "/api/v0/logs"
+    result = invoke("submit", job, "--to", head.address, "--json")
+    submitted = json.loads(result.stdout)
+    assert (submitted["state"], [submitted["job_id"]]) == ("running", list(head.jobs))
+    assert "cannot be watched" in result.stderr
+
+
 def test_a_job_elsewhere_is_found_with_its_target(head, job, tmp_path, monkeypatch):
     job_id = invoke("submit", job, "--to", head.address).stdout.strip()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
@@ -165,6 +173,16 @@ def test_a_job_on_kubernetes_is_looked_after_in_the_same_words(kubernetes, job):
     kubernetes.run(job_id, b"")
     kubernetes.end(job_id, 1)
     invoke("wait", job_id, code=1)
+
+
+def test_a_job_in_a_namespace_of_its_own_is_found_again_there(kubernetes, job):
+    job_id = invoke("submit", job, "--to", "farm", "--namespace", "night").stdout.strip()
+    assert json.loads(invoke("status", job_id, "--json").stdout)["state"] != "unknown"
+    assert any("/namespaces/night/rayjobs" in request for request in kubernetes.requests)
+    kubernetes.requests.clear()
+    invoke("status", job_id)
+    assert [request for request in kubernetes.requests if "rayjobs" in request and "/night/" not in request] == []
+    assert [found["job_id"] for found in json.loads(invoke("jobs", "--json").stdout)] == [job_id]
 
 
 def test_manifests_are_printed_without_a_cluster(kubernetes, job, monkeypatch, tmp_path):

@@ -6,9 +6,13 @@ import pytest
 
 from ovi_ray.devices.checks import chosen_weights, device_problems
 from ovi_ray.errors import InputError
+from ovi_ray.inputs.clip_forms import ClipForm, clip_forms
 from ovi_ray.inputs.job_spec import JobSpec
+from ovi_ray.inputs.prompt_lists import read_prompt_list
 from ovi_ray.preparation import prepare
+from ovi_ray.storage.paths import to_location
 from tests.support.fake_devices import NODES
+from tests.support.jobs import write_prompts
 
 
 @pytest.fixture
@@ -130,6 +134,66 @@ def test_the_form_of_the_weights_cannot_be_chosen_for_devices_that_are_not_known
         chosen_weights(published(weights="auto", address="auto"))
     (problem,) = raised.value.problems
     assert (problem.field, problem.value) == ("weights", "auto")
+
+
+SMALL, LARGE = {"model_name": "720x720_5s"}, {"model_name": "960x960_10s", "quality": "fast"}
+
+
+def forms_of(job, tmp_path, *rows):
+    path = write_prompts(tmp_path / "p.csv", *({"text_prompt": "a fox", **row} for row in rows))
+    return clip_forms(read_prompt_list(to_location(path)), job)
+
+
+def test_the_forms_of_clips_are_those_of_rows_and_sweeps_and_bad_cells_ask_for_none(job, tmp_path):
+    fast = job(quality="fast", video_frame_height_width="720x720")
+    bad = {"quality": "loud", "video_frame_height_width": "9x9"}
+    found = forms_of(fast, tmp_path, {}, {"quality": "exact"}, {"quality": ""}, bad, {"model_name": "960x960_5s"})
+    assert [(form.model_name, form.size, form.quality) for form in found] == [
+        ("720x720_5s", (720, 720), "fast"),
+        ("720x720_5s", (720, 720), "exact"),
+        ("960x960_5s", (720, 720), "fast"),
+    ]
+    swept = job(sweep={"quality": "exact,fast", "model_name": "720x720_5s,960x960_5s"})
+    assert len(forms_of(swept, tmp_path, {}, {"video_frame_height_width": "512x512"})) == 2 * 2 * 2
+    assert forms_of(job(), tmp_path, bad) == (ClipForm.of_job(job()),)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "named"),
+    [
+        (SMALL, [{}, LARGE], "960x960_10s, 704x1280, quality fast"),
+        (LARGE, [{}, SMALL], ""),
+        (LARGE, [SMALL | {"quality": "exact"}], None),
+        (SMALL, [{"quality": "high"}], None),
+    ],
+)
+def test_room_is_needed_for_the_rows_and_not_for_values_that_no_row_takes(published, tmp_path, options, rows, named):
+    asked = published(memory_gb=28.0, **options)
+    problems = device_problems(asked, NODES["h100"], forms=forms_of(asked, tmp_path, *rows))
+    assert [problem.value for problem in problems] == (
+        [] if named is None else [f"28{' for clips of ' * bool(named)}{named}"]
+    )
+
+
+def test_a_card_is_too_small_for_clips_that_only_a_row_asks_for(published, tmp_path):
+    asked = published(weights="qint8", **SMALL)
+    (problem,) = device_problems(asked, NODES["12gb"], forms=forms_of(asked, tmp_path, LARGE))
+    assert "denoising clips of 960x960_10s, 704x1280, quality fast needs" in problem.value
+
+
+def test_the_form_of_the_weights_follows_the_rows(published, tmp_path):
+    auto = published(weights="auto", model_name="720x720_5s", memory_gb=26.0)
+    for rows, chosen in (([{}], "dtype"), ([{}, LARGE], "qint8")):
+        found = chosen_weights(auto, NODES["h100"], forms=forms_of(auto, tmp_path, *rows), host_gb=8.0)
+        assert found == chosen
+
+
+def test_a_job_is_checked_with_the_rows_of_its_list(published, tmp_path):
+    write_prompts(tmp_path / "p.csv", {"text_prompt": "a fox"}, {"text_prompt": "a dog", **LARGE})
+    with pytest.raises(InputError) as raised:
+        prepare(published(text_prompt=None, prompts=tmp_path / "p.csv", memory_gb=28.0, device="cpu"))
+    told = {problem.field: problem.value for problem in raised.value.problems}
+    assert told["memory_gb"] == "28 for clips of 960x960_10s, 704x1280, quality fast"
 
 
 def test_a_prepared_job_has_its_form_of_the_weights(job):

@@ -49,7 +49,7 @@ def kept_trials(tmp_path_factory):
 
 @pytest.fixture
 def trials_of_this_machine(kept_trials, monkeypatch):
-    """What was tried on this machine is tried once for all tests."""
+    """Trials of this machine, made once for all tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(kept_trials))
 
 

@@ -27,13 +27,19 @@ from tests.support.fake_devices import H100, STRIX_HALO, FakeEdge
 
 @pytest.mark.parametrize("name", MODEL_SPECS)
 @pytest.mark.parametrize("shape", [(1, 1), (9, 16)])
-def test_the_scheduler_assumes_the_memory_that_workers_plan_with(name, shape):
+@pytest.mark.parametrize("quality", Quality)
+def test_the_scheduler_assumes_the_memory_that_workers_plan_with(name, shape, quality):
     arch, spec = Architecture(), MODEL_SPECS[name]
     height, width = snap_size(*shape, spec.video_area)
     kind = ClipKind(
-        model_name=name, height=height, width=width, video_latent_length=spec.video_latent_length, sample_steps=50
+        model_name=name,
+        height=height,
+        width=width,
+        video_latent_length=spec.video_latent_length,
+        sample_steps=50,
+        quality=quality,
     )
-    planned = activations(arch, spec, height, width, itemsize=2)
+    planned = activations(arch, spec, height, width, itemsize=2, quality=quality)
     for stage in Stage:
         assert ActivationSizes().of(stage, kind) == pytest.approx(planned[stage] / 1e9, rel=0.01)
 
@@ -62,6 +68,12 @@ def test_a_quality_with_8_bit_products_needs_room_for_their_factors(tmp_path, qu
     assert lossy.of(Stage.DECODE) == exact.of(Stage.DECODE)
 
 
+def test_8_bit_integers_leave_no_products_to_narrow(tmp_path):
+    qint8 = WeightFormat.QINT8
+    demands = [memory_demand(tmp_path, "720x720_5s", torch.bfloat16, qint8, quality=each) for each in Quality]
+    assert len({demand.of(Stage.DENOISE) for demand in demands}) == 1
+
+
 class FakeMemory:
     """The memory of a GPU, and the part of it that a process was held to."""
 
@@ -78,7 +90,7 @@ class FakeMemory:
 
 
 def pipeline_on(ckpt_dir, device):
-    """What is asked of a pipeline, which opens on no device that is not there."""
+    """The part of a pipeline that is asked for, as one opens on no device that is not there."""
     spec = Architecture().spec("720x720_5s")
     return SimpleNamespace(
         ckpt_dir=ckpt_dir,

@@ -59,6 +59,15 @@ def test_twelve_gb_cards_only_encode_first_frames_or_decode():
     assert fitting == {Stage.ENCODE_FIRST_FRAME, Stage.DECODE}
 
 
+@pytest.mark.parametrize(
+    ("architecture", "weights", "has_fp8_products"),
+    [("sm90", "bf16", True), ("sm90", "streamed", True), ("sm90", "int8", False), ("sm80", "bf16", False)],
+)
+def test_a_class_has_8_bit_products_by_its_architecture_and_its_weights(architecture, weights, has_fp8_products):
+    raw = make_profile(architecture=architecture, weights=weights)
+    assert parse_profile(raw).device_profiles["gpu"].has_fp8_products == has_fp8_products
+
+
 def test_every_field_of_a_device_profile_can_be_set():
     sizes = {"text_encoder": 0.1, "transformer": 0.2, "video_vae": 0.3, "audio_vae": 0.4, "vocoder": 0.5}
     activations = {

@@ -75,7 +75,7 @@ def object_folder(request):
 
 
 def lease_file(folder):
-    """Where the lease of a driver elsewhere lies."""
+    """The lease of a driver elsewhere."""
     if folder.is_local:
         return folder / LOCK
     (folder / LOCK).mkdir()
@@ -165,6 +165,16 @@ def test_a_driver_elsewhere_that_was_silent_for_long_is_dead(folder):
     with output_lock(folder, tell=told.append, config=LeaseConfig(stale_s=0.0)) as lock:
         assert not lock.is_lost
     assert told == []
+
+
+@pytest.mark.parametrize("content", ["of the driver", "broken"])
+def test_a_silent_driver_is_dead_after_the_usual_time_although_the_clock_was_set_back(tmp_path, content):
+    path = tmp_path / LOCK
+    path.write_bytes(owner_elsewhere().to_json().encode() if content == "of the driver" else b"\xff\xfe")
+    os.utime(path, times=(time.time() + 3600.0,) * 2)
+    config = LeaseConfig(heartbeat_s=0.05, stale_s=0.3, watch_s=0.05)
+    with output_lock(tmp_path, config=config) as lock:
+        assert not lock.is_lost
 
 
 def test_of_some_that_take_over_a_dead_drivers_lease_in_a_store_exactly_one_has_it(object_folder):

@@ -195,13 +195,24 @@ def test_a_video_of_another_size_than_its_row_says_is_not_finished_and_is_told(t
     assert ids(ledger) == ["whole"]
 
 
-def test_a_corrupt_fragment_is_told_and_set_aside_and_its_videos_are_left_over(tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:100]),
+        lambda path: path.write_bytes(b""),
+        lambda path: pyarrow.parquet.write_table(pyarrow.table({"a column of": ["another program"]}), path),
+        lambda path: pyarrow.parquet.write_table(
+            pyarrow.table({"clip_id": ["c"], "status": [{"of another": "type"}]}), path
+        ),
+    ],
+)
+def test_a_corrupt_fragment_is_told_and_set_aside_and_its_videos_are_left_over(tmp_path, damage):
     ledger = results_in(tmp_path)
     for clip_id in "ab":
         finish(ledger, clip_id)
         ledger.flush()
     broken = sorted(ledger.results.local_path.glob("part-*"))[0]
-    broken.write_bytes(broken.read_bytes()[:100])
+    damage(broken)
     found = results_in(tmp_path).resume()
     assert (found.finished.to_pylist(), found.videos.to_pylist()) == (["b"], ["a"])
     assert broken.name in found.notes[0]
@@ -226,6 +237,30 @@ def test_a_fragment_that_is_damaged_in_a_column_which_is_read_last_is_set_aside_
     found = results_in(tmp_path, merge_files=merge_files).resume(wanted=pyarrow.array(["a", "b"]))
     assert (found.finished.to_pylist(), found.videos.to_pylist()) == (["b"], ["a"])
     assert [path.name for path in (tmp_path / "broken").iterdir()] == [broken.name]
+
+
+def test_a_reader_that_remembers_reads_each_small_file_once_and_sees_all_that_is_added(tmp_path):
+    ledger = results_in(tmp_path, flush_rows=1)
+    finish(ledger, "a", meta_shot="one")
+    reader = Results(to_location(tmp_path), remembers_bytes=1 << 20)
+    assert ids(reader) == ["a"]
+    finish(ledger, "b")
+    for part in (tmp_path / "results").glob("part-*-000001.parquet"):
+        part.write_bytes(b"")  # its content is not looked at again
+    assert ids(reader) == ["a", "b"]
+    assert [batch.to_pylist() for batch in reader.batches(["clip_id", "meta_shot"])] == [
+        [{"clip_id": "a", "meta_shot": "one"}, {"clip_id": "b", "meta_shot": None}]
+    ]
+    assert ids(Results(to_location(tmp_path), remembers_bytes=1)) == ["b"]
+
+
+def test_rows_that_are_replaced_are_not_remembered(tmp_path):
+    ledger = Results(to_location(tmp_path), ResultsConfig(flush_rows=2), remembers_bytes=1 << 20)
+    finish(ledger, "a")
+    finish(ledger, "b")
+    assert ids(ledger) == ["a", "b"]
+    ledger.drop(pyarrow.array(["a"]))
+    assert ids(ledger) == ["b"]
 
 
 def test_rows_of_a_newer_version_are_refused_and_left_alone(tmp_path):
@@ -338,7 +373,7 @@ def test_rows_on_a_disk_that_cannot_be_read_are_not_taken_for_damaged_ones(tmp_p
     ledger = results_in(tmp_path)
     part = ledger.results.local_path / "part-r000001-abcdef-000001.parquet"
     part.symlink_to(UNREADABLE)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(OSError, match=part.name):
         results_in(tmp_path).resume()
     assert list(ledger.results.local_path.iterdir()) == [part]
 

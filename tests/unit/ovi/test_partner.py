@@ -241,7 +241,7 @@ def test_a_partner_that_dies_in_the_middle_of_a_step_costs_that_step_alone(pipe,
 
 
 def assist(tiny_dir, folder, *, dtype="float32", has_frame=False, is_broken=False, is_frozen=False):
-    """What the second process does for a denoise."""
+    """The part of a denoise that the second process does."""
     rows, frame = given()
     pipeline = open_pipeline(tiny_dir, getattr(torch, dtype))
     pipeline.load([Component.TRANSFORMER])

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from ovi.stages import Stage
 from ovi_ray.output.result_row import RESULTS_SCHEMA
 from ovi_ray.output.results import Results
-from ovi_ray.protocol.progress import WorkerTime
+from ovi_ray.protocol.progress import WorkDone, WorkerTime
 from ovi_ray.report.clip_data import CHUNK_ROWS
 from ovi_ray.report.html import ReportLimits, ReportSummary, write_report
 from ovi_ray.report.run_charts import Lane, RunCharts
@@ -328,17 +329,19 @@ def test_reasons_that_all_differ_are_not_summarised(report):
 # -- workers ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_is_listed_with_the_clips_and_backends_of_this_run(report):
+def test_a_worker_is_listed_with_its_items_by_stage_and_the_backends_of_this_run(report):
+    work = WorkDone(items={Stage.DECODE: 1200, Stage.ENCODE_TEXT: 8}, assists=2)
+    decoder = worker(worker="c", work=WorkDone(items={Stage.DECODE: 4}))
     page = report(
         clip(0, worker="b"),
         clip(1, worker="b", attention_backend="fa3"),
         failed(2, worker="b"),
         clip(3, worker="b", finished_at=START - timedelta(hours=1)),
-        workers=(worker(worker="b", node="node-z"),),
+        workers=(worker(worker="b", node="node-z", work=work), decoder),
     )()
-    assert page.texts("td", **{"data-label": "Node"}) == ["node-z"]
-    assert page.texts("td", **{"data-label": "Attention"}) == ["fa3, sdpa"]
-    assert page.texts("td", **{"data-label": "Clips"}) == ["2"]
+    assert page.texts("td", **{"data-label": "Node"}) == ["node-z", "node-a"]
+    assert page.texts("td", **{"data-label": "Attention"}) == ["fa3, sdpa", "–"]
+    assert page.texts("td", **{"data-label": "Done"}) == ["texts 8, decode 1,200, assists 2", "decode 4"]
 
 
 def test_a_bar_shows_how_a_worker_spent_its_time(report):
@@ -347,7 +350,6 @@ def test_a_bar_shows_how_a_worker_spent_its_time(report):
     first, second = page.all("svg", **{"class": "bar"})
     assert first["aria-label"] == "encode 10%, denoise 50%, decode 20%, load 5%"
     assert second["aria-label"] == "idle"
-    assert page.texts("td", **{"data-label": "Clips"}) == ["1", "0"]
     xs = [(rect["x"], rect["width"]) for rect in page.all("rect") if rect["height"] == "1"]
     assert xs == [("0.00", "10.00"), ("10.00", "50.00"), ("60.00", "20.00"), ("80.00", "5.00")]
 
@@ -361,7 +363,7 @@ def test_a_worker_with_overlapping_activities_is_at_most_fully_busy(report):
 def test_many_workers_are_cut(report):
     names = [f"w{number}" for number in range(TABLE_ROWS + 5)]
     page = report(clip(), workers=tuple(worker(worker=name) for name in names))()
-    assert len(page.texts("td", **{"data-label": "Clips"})) == TABLE_ROWS
+    assert len(page.texts("td", **{"data-label": "Done"})) == TABLE_ROWS
     assert "5 more in results/" in page.texts("p")
 
 

@@ -7,11 +7,12 @@ import pytest
 
 from ovi.stages import Stage
 from ovi_ray.protocol.observer import Cycle, RunStarted
+from ovi_ray.protocol.progress import WorkDone
 from ovi_ray.report.run_charts import FAILED, LOAD, ChartRecorder, coarser
 from ovi_ray.scheduling.actions import Finish, RunTask
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.device_profile import DeviceProfile
-from ovi_ray.scheduling.events import TaskDone, TaskFailed, WorkerJoined, WorkerLost
+from ovi_ray.scheduling.events import DeviceFree, TaskDone, TaskFailed, WorkerJoined, WorkerLost
 from ovi_ray.scheduling.task import ClipStatus, FailureKind, Reason, Task
 from ovi_ray.scheduling.workload import ClipKind, Workload
 from tests.support.fake_executor import info
@@ -67,6 +68,12 @@ def test_a_task_that_fails_is_a_bar_of_its_own(end):
     assert lane.bars == ((FAILED, 10.0, 25.0, 1),)
 
 
+def test_a_task_that_was_stopped_has_not_failed():
+    stopped = TaskFailed(worker="w0", task=DENOISE, kind=FailureKind.CANCELLED, message="stopped")
+    (lane,) = recorded((10.0, [], [run()]), (25.0, [stopped], [])).charts().lanes
+    assert lane.bars == (("denoise", 10.0, 25.0, 1),)
+
+
 def test_finished_clips_are_counted_over_time_and_failed_ones_are_not():
     ends = [Finish(clip=0, status=ClipStatus.DONE), Finish(clip=1, status=ClipStatus.FAILED, error="it broke")]
     charts = recorded((10.0, [], ends), (20.0, [], [replace(ends[0], clip=2)])).charts()
@@ -96,6 +103,16 @@ def test_the_time_of_a_worker_is_held_until_it_is_lost():
     assert (time.held_s, time.denoise_s, time.load_s) == (100.0, 48.0, 2.0)
     recorder.cycle(Cycle(now=120.0, events=(WorkerLost(worker="w0", crashed=True),), actions=()))
     assert recorder.workers(500.0)[0].held_s == 120.0
+
+
+def test_items_are_counted_by_stage_when_their_tasks_have_succeeded():
+    decode, writes = replace(DENOISE, stage=Stage.DECODE), replace(DENOISE, stage=Stage.DECODE, items=(1,))
+    texts, assist = replace(DENOISE, stage=Stage.ENCODE_TEXT, items=(0, 1, 2)), replace(DENOISE, assists=True)
+    free = [DeviceFree(worker="w0", task=task, seconds=1.0, load_seconds=0.0) for task in (decode, writes)]
+    ends = [done(task=task) for task in (texts, assist, replace(DENOISE, items=()), decode)]
+    broken = TaskFailed(worker="w0", task=writes, kind=FailureKind.ERROR, message="it broke")
+    (time,) = recorded((10.0, free, []), (20.0, [*ends, broken], [])).workers(30.0)
+    assert time.work == WorkDone(items={Stage.ENCODE_TEXT: 3, Stage.DECODE: 1}, assists=1)
 
 
 def test_a_lane_stays_bounded_and_no_task_is_lost():

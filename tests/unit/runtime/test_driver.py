@@ -11,7 +11,7 @@ from ovi.config import Architecture, Component
 from ovi.errors import InvalidImage
 from ovi.media.images import read_image
 from ovi.stages import DataKind, Stage
-from ovi_ray.errors import JobStopped, WorkersLost, WorkersUnplaceable
+from ovi_ray.errors import HeadLost, JobStopped, WorkersLost, WorkersUnplaceable
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.inputs.manifest import build_manifest
 from ovi_ray.inputs.task_table import TaskTable, workload_of
@@ -27,10 +27,11 @@ from ovi_ray.protocol.messages import (
     FailureCause,
 )
 from ovi_ray.protocol.observer import Observers
+from ovi_ray.protocol.progress import WorkDone
 from ovi_ray.runtime.clip_records import TRACEBACK_CHARS
 from ovi_ray.runtime.device_profiles import device_profile
 from ovi_ray.runtime.driver import Driver, DriverConfig
-from ovi_ray.runtime.executor import SlotsUnplaceable, WorkerStarting
+from ovi_ray.runtime.executor import HeadSilent, SlotsUnplaceable, WorkerStarting
 from ovi_ray.runtime.shutdown import StopRequest
 from ovi_ray.runtime.storage_pause import StoragePauseConfig
 from ovi_ray.scheduling.actions import RunTask
@@ -305,6 +306,19 @@ def test_the_time_of_a_worker_is_added_up_by_stage(tmp_path):
     (time,) = driver.worker_times()
     assert (time.encode_s, time.denoise_s, time.decode_s) == (1.0, 2.0, 2.0)
     assert time.load_s >= 2.0
+    assert time.work == WorkDone(items={Stage.ENCODE_TEXT: 4, Stage.DENOISE: 2, Stage.DECODE: 2})
+
+
+def test_the_items_of_a_worker_that_is_lost_stay_its_own_and_tasks_that_failed_are_none(tmp_path):
+    def script(worker, task, tries):
+        return DIES if worker == "w0" and task.stage is Stage.DENOISE and task.items else None
+
+    observer = RecordingObserver()
+    driver, _ = run(tmp_path, FakeExecutor(workers=("w0", "w1"), script=script), observer=observer)
+    work = {time.worker: time.work for time in driver.worker_times()}
+    assert Stage.DENOISE not in work["w0"].items
+    assert work["w1"].items[Stage.DENOISE] == 2
+    assert observer.snapshots[-1].work == work
 
 
 def test_observers_see_every_decision_every_clip_and_the_end(tmp_path):
@@ -570,6 +584,36 @@ def test_a_stop_saves_the_running_denoise_and_starts_nothing(tmp_path):
     assert not executor.works(Decode)
     assert not stop.is_watched
     assert observer.cycles[-1].stopping
+
+
+def test_a_job_whose_head_is_silent_saves_what_runs_and_ends_with_an_error_of_its_own(tmp_path):
+    stop, observer = StopRequest(), RecordingObserver()
+
+    def script(worker, task, tries):
+        if task.stage is Stage.DENOISE and task.items:
+            executor.events.append(HeadSilent(what="the head has not answered for 36 s", save_s=60.0))
+            return HANGS
+        return None
+
+    executor = FakeExecutor(script=script)
+    with pytest.raises(HeadLost, match="the head has not answered for 36 s; finished clips are kept"):
+        make_driver(tmp_path, executor, stop=stop, observer=observer).run()
+    assert [(task.stage, save) for _, task, save in executor.stops] == [(Stage.DENOISE, True)]
+    assert observer.cycles[-1].stopping
+
+
+def test_a_job_whose_head_went_down_with_all_workers_says_that_of_the_head(tmp_path):
+    def script(worker, task, tries):
+        if task.stage is Stage.DENOISE and task.items:
+            executor.kill(worker)
+            executor.events.append(HeadSilent(what="the head has not answered for 2 s", save_s=60.0))
+            return HANGS
+        return None
+
+    executor = FakeExecutor(script=script)
+    with pytest.raises(HeadLost, match="the head has not answered for 2 s"):
+        make_driver(tmp_path, executor).run()
+    assert executor.is_empty
 
 
 def test_a_stop_waits_no_longer_than_its_grace(tmp_path):

@@ -1,4 +1,4 @@
-"""How jobs share a cluster: by priority, without starving any, and without waiting for dead ones."""
+"""Jobs share a cluster by priority, without starving any, and without waiting for dead ones."""
 
 import json
 import math
@@ -72,6 +72,28 @@ def test_the_record_of_a_driver_that_died_counts_for_half_a_minute_and_is_remove
         clock.sleep(2.0)
     assert (found[0], found[-1]) == (2, math.inf)
     assert len(table.records) == 1
+
+
+def test_the_record_of_a_driver_that_is_known_to_have_ended_is_removed_and_gives_nothing_away():
+    table, clock, ended = FakeTable(), FakeClock(), {"01000000"}
+    share_of(table, clock, driver="01000000").allowed({"GPU": 4})
+    share_of(table, clock, driver="03000000").allowed({"GPU": 4})
+    job = share_of(table, clock, driver="02000000", ended=lambda: ended)
+    assert job.allowed({"GPU": 4}) == {"GPU": 2}
+    assert [json.loads(text)["driver"] for text in table.records.values()] == ["03000000", "02000000"]
+    ended.add("03000000")
+    clock.sleep(2.0)
+    assert job.allowed({"GPU": 4}) == {"GPU": math.inf}
+    assert list(map(json.loads, table.records.values())) == [
+        {"priority": 0, "workers": {"GPU": 4}, "driver": "02000000", "beat": 2}
+    ]
+
+
+def test_the_record_of_an_older_version_that_names_no_driver_counts_until_it_is_silent():
+    table, clock = FakeTable(), FakeClock()
+    table.records["old"] = json.dumps({"priority": 0, "workers": {"GPU": 4}, "beat": 1})
+    job = share_of(table, clock, driver="02000000", ended=lambda: {"01000000"})
+    assert job.allowed({"GPU": 4}) == {"GPU": 2}
 
 
 def test_records_that_cannot_be_read_do_not_count():

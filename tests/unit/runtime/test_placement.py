@@ -1,4 +1,4 @@
-"""Where workers go, without Ray."""
+"""Placement of workers, without Ray."""
 
 import pytest
 

@@ -59,7 +59,9 @@ def held_at_the_third_clip(out, folder, workers=("w0",)):
     executor = ReportingExecutor(workers, script=script, clock=SystemClock())
     prompts = ["a fox", "a dog", "a cat"]
     with ThreadPoolExecutor(1) as thread:
-        job = thread.submit(render_job, out, write_rows(folder, prompts), executor=executor, retries=0)
+        job = thread.submit(
+            render_job, out, write_rows(folder, prompts), executor=executor, retries=0, speculation=False
+        )
         try:
             wait_until(
                 lambda: (found := read_progress(out)) is not None and found.done == 2 and found.running,
@@ -86,6 +88,14 @@ def test_a_job_tells_how_far_it_is_while_it_runs_and_when_it_has_ended(out, tmp_
     assert (busy["memory_gb"], busy["attention_backend"]) == (41.5, "fa3")
     assert busy["clip_id"] in text
     assert idle["idle_reason"]
+    done = [device["work"]["items"] for device in progress["devices"]]
+    assert {stage: sum(items.get(stage, 0) for items in done) for stage in Stage} == {
+        Stage.ENCODE_TEXT: 5,
+        Stage.ENCODE_FIRST_FRAME: 0,
+        Stage.DENOISE: 2,
+        Stage.DECODE: 2,
+    }
+    assert "denoise 2" in text
     after = status_json(out)
     assert (after["state"], after["progress"]["state"]) == ("failed", "ended")
     assert (after["progress"]["done"], after["progress"]["failed"], after["progress"]["run_done"]) == (2, 1, 2)

@@ -1,4 +1,4 @@
-"""Which slots a job can spare, and which cost least to give up."""
+"""Slots that a job can spare, and those that cost least to give up."""
 
 import math
 

@@ -1,6 +1,7 @@
-"""How a job waits for storage that fails, is out of reach or is gone. Times are numbers: nothing sleeps."""
+"""A job waits for storage that fails, is out of reach or is gone. Times are numbers: nothing sleeps."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -207,6 +208,15 @@ def test_an_image_on_a_share_that_does_not_come_back_fails_its_clips(folder, tmp
     folder.fail(input_path=str(tmp_path / "unmounted" / "a.png"))
     assert folder.wait(50) == []
     assert [event.kind for event in folder.wait(20)] == [FailureKind.BAD_INPUT]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_image_for_which_alone_a_store_does_not_answer_fails_its_clips(tmp_path, answers):
+    config = replace(CONFIG, away_reason=lambda path: "" if answers and path.name != "a.png" else "500 InternalError")
+    folder = Folder(tmp_path, config)
+    folder.fail(input_path="s3://bucket/a.png")
+    assert folder.wait(50) == []
+    assert [event.kind for event in folder.wait(500)] == [FailureKind.BAD_INPUT] * answers
 
 
 def test_a_lost_worker_has_no_failure_to_report(folder):

@@ -1,4 +1,4 @@
-"""What devices are assumed to achieve before they are measured."""
+"""Speeds that devices are assumed to have before they are measured."""
 
 import pytest
 

@@ -2,12 +2,14 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovi.config import Component
+from ovi.quality import Quality, may_have_fp8_products
 from ovi.stages import STAGES, Stage
 from ovi_ray.scheduling.config import CostModelConfig
 from ovi_ray.scheduling.cost_model import CostModel
@@ -54,6 +56,27 @@ def test_a_small_card_decodes_and_encodes_first_frames_but_does_not_denoise():
     assert card.fits(Stage.DECODE, make_kind(960, 960, frames=61))
     assert card.why_not(Stage.DENOISE, make_kind()) == "12gb has 10.8 GB and denoise needs 14.4 GB"
     assert card.why_not(Stage.ENCODE_TEXT, None) == "12gb has 10.8 GB and encode_text needs 13.0 GB"
+
+
+@pytest.mark.parametrize(
+    ("has_fp8_products", "quality", "fits"), [(True, "exact", True), (True, "fast", False), (False, "fast", True)]
+)
+def test_a_quality_with_8_bit_products_takes_memory_where_there_are_such(has_fp8_products, quality, fits):
+    card = DeviceProfile(name="24gb", memory_gb=26.0, has_fp8_products=has_fp8_products)
+    kind = replace(make_kind(), quality=Quality(quality))
+    assert card.fits(Stage.DENOISE, kind) == fits
+    assert card.needed_gb(Stage.DECODE, kind) == card.needed_gb(Stage.DECODE, make_kind())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "may_have"),
+    [
+        *((name, False) for name in ("sm70", "sm86", "gfx90a", "gfx1151")),
+        *((name, True) for name in ("sm89", "sm90", "sm120", "gfx942", "gfx950", "gfx1201", "")),
+    ],
+)
+def test_architectures_with_8_bit_products_are_known(architecture, may_have):
+    assert may_have_fp8_products(architecture) == may_have
 
 
 def test_a_stage_that_is_not_allowed_says_so():

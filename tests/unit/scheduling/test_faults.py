@@ -1,6 +1,9 @@
 """Failures are charged to the device, the stage, the memory or the clip that they are due to, on whole simulated jobs."""
 
 import dataclasses
+import itertools
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,27 @@ def fault(kind, *stages):
     return Fault(kind=kind, stages=frozenset(stages) or EVERY_STAGE)
 
 
+@dataclasses.dataclass(kw_only=True, slots=True, frozen=True)
+class UnsteadyDevice(VirtualDevice):
+    """Fails some of its tasks."""
+
+    kind: FailureKind
+    fails: Iterator[bool]
+    """Whether the next task fails."""
+
+    def failure(self, stage, time):
+        return self.kind if next(self.fails) else None
+
+
+def unsteady(count, kind, make_fails):
+    return [UnsteadyDevice(name=f"unsteady {n}", profile=GPU, kind=kind, fails=make_fails(n)) for n in range(count)]
+
+
+def now_and_then(share, seed):
+    dice = random.Random(seed)
+    return (dice.random() < share for _ in itertools.count())
+
+
 # --- a device at fault
 
 
@@ -57,6 +81,27 @@ def test_one_sick_device_of_eight_fails_no_clip_and_costs_no_more_than_itself(cl
 def test_several_sick_devices_fail_no_clip_while_a_healthy_one_is_there(sick):
     outcome = simulate(make_workload(100), devices(8 - sick) + devices(sick, GPU, fault(FailureKind.OUT_OF_MEMORY)))
     assert (outcome.done, outcome.failed) == (100, 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "kind", "share", "seed"),
+    [
+        (2, FailureKind.OUT_OF_MEMORY, 0.3, 4),
+        (4, FailureKind.OUT_OF_MEMORY, 0.3, 5),
+        (4, FailureKind.ERROR, 0.5, 2),
+    ],
+)
+def test_devices_that_fail_now_and_then_fail_no_clip_beside_flawless_ones(count, kind, share, seed):
+    sick = unsteady(count, kind, lambda number: now_and_then(share, f"({seed}, {number})"))
+    assert simulate(make_workload(60), devices(8 - count) + sick).failed == 0
+
+
+def test_a_device_that_runs_out_of_memory_only_after_many_tasks_fails_no_clip():
+    healthy = devices(3)
+    sick = unsteady(1, FailureKind.OUT_OF_MEMORY, lambda number: (task > 10 for task in itertools.count(1)))
+    outcome = simulate(make_workload(40), healthy + sick)
+    assert (outcome.done, outcome.failed) == (40, 0)
+    assert outcome.makespan_s < 1.1 * makespan_bound(make_workload(40), healthy)
 
 
 @pytest.mark.parametrize("sick", [3, 4])

@@ -291,6 +291,34 @@ def test_a_preload_that_fails_is_not_tried_again_at_once():
     assert not failed(cluster)
 
 
+def preloads_before_the_first_text(kinds, clips, **devices):
+    """The models that idle workers load, one preload after the other, while the first texts are still encoded."""
+    cluster, loaded = cluster_for(make_workload(clips, kinds=kinds)), []
+    cluster.send(*joins(**devices))
+    while preloads := [run for run in cluster.running.values() if not run.task.items]:
+        loaded.append(preloads[0].model_name)
+        assert len(loaded) < 20, "there is no end to the preloads"
+        cluster.send(TaskDone(worker=preloads[0].worker, task=preloads[0].task, seconds=10.0), after=10.0)
+    return loaded
+
+
+@pytest.mark.parametrize("clips", [6, 9])
+@pytest.mark.parametrize("kinds", [(SMALL, LARGE), (LARGE, SMALL, dataclasses.replace(SMALL, height=512))])
+@pytest.mark.parametrize("idle", [1, 2, 3])
+def test_an_idle_worker_keeps_the_model_that_waits_for_it_though_clips_of_another_wait_too(clips, kinds, idle):
+    loaded = preloads_before_the_first_text(kinds, clips, **{f"w{number}": BIG for number in range(idle + 1)})
+    assert len(loaded) == idle
+
+
+def test_a_model_that_more_workers_hold_than_clips_wait_for_makes_room_for_another():
+    workload = make_workload(6, kinds=(LARGE, SMALL, SMALL))
+    cluster = cluster_for(workload)
+    held = {"resident": frozenset({Component.TRANSFORMER}), "model_name": LARGE.model_name}
+    cluster.send(*(dataclasses.replace(event, **held) for event in joins(**dict.fromkeys("abcde", BIG))))
+    preloads = [run.model_name for run in cluster.running.values() if not run.task.items]
+    assert preloads == [SMALL.model_name] * 2  # one of five encodes; two large clips wait, and four small ones
+
+
 def test_texts_that_no_clip_needs_any_more_are_not_encoded():
     cluster = cluster_for(make_workload(3), config=SchedulerConfig(text_batch=1))
     cluster.send(*joins(a=BIG))

@@ -1,6 +1,8 @@
-"""What the scheduler does when the first steps of a denoise tell that its device is not as fast as declared."""
+"""Reactions of the scheduler when the first steps of a denoise tell that its device is not as fast as declared."""
 
 import dataclasses
+
+import pytest
 
 from ovi.stages import Stage
 from ovi_ray.scheduling.actions import Cancel
@@ -54,6 +56,15 @@ def test_a_denoise_on_a_device_that_turns_out_to_be_slow_is_begun_elsewhere():
 def test_a_denoise_goes_on_where_the_job_would_not_end_sooner_elsewhere():
     cluster = denoising_cluster(fast=BIG, slow=DECLARED_ALIKE)
     assert cancels(time_steps(cluster, "slow", 1.5 * TRUE_DENOISE_S)) == []
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_a_denoise_goes_on_where_no_device_is_faster(names):
+    declared = times(BIG, denoise=200, decode=20)
+    cluster = denoising_cluster(clips=4, **dict.fromkeys(names, declared))
+    for run in cluster.denoising():
+        timed = StepsTimed(worker=run.worker, task=run.task, seconds=5.0)
+        assert cancels(cluster.send(timed, after=1.0)) == []
 
 
 def test_nothing_is_stopped_when_no_task_may_run_twice():

@@ -1,4 +1,4 @@
-"""What placement and helpers bring, compared with a queue of whole clips."""
+"""The worth of placement and helpers, compared with a queue of whole clips."""
 
 import dataclasses
 

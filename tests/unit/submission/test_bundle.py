@@ -1,4 +1,4 @@
-"""What is shipped of a job, and the id that it gets."""
+"""The files that are shipped of a job, and its id."""
 
 import io
 import os

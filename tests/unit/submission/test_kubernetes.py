@@ -30,6 +30,7 @@ from ovi_ray.submission.states import JobState
 from ovi_ray.submission.targets import find_target
 from tests.support.cli import ROOT
 from tests.support.fake_kubernetes import FakeKubernetes, running_kubernetes
+from tests.support.listening import answer_of, listening
 
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 PROFILE = "cluster/profiles/b.yaml"  # 16 NVIDIA and 8 AMD devices
@@ -447,6 +448,40 @@ def test_claims_and_queues_that_are_not_there_are_told_together(cluster, bundle_
     cluster.has_kueue = False
     with pytest.raises(ClusterError, match="no Kueue"):
         target(queue="night").check(bundle_of_volume())
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (answer_of(b"<html>"), "not as a Kubernetes API server does"),
+        (answer_of({}), "not as a Kubernetes API server does"),
+        (answer_of(None), "not as a Kubernetes API server does"),
+        (answer_of({"items": None}), "not as a Kubernetes API server does"),
+        (answer_of({"items": [{}]}), "not as a Kubernetes API server does"),
+        (answer_of(b"", "302 Found", Location="https://login.example/"), "answered 302"),
+        (answer_of({"items": []})[:-1], "ended within an answer"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
+    ],
+)
+def test_what_is_no_api_server_is_told(tmp_path, monkeypatch, answer, words):
+    with listening(answer) as port:
+        fake = FakeKubernetes(url=f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path)))
+        with pytest.raises(ClusterError, match=words):
+            target().jobs()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"a: [", b"\0", b"\xff", b"clusters: 5\nusers: 6\ncontexts: 7\n"])
+def test_a_kubeconfig_that_is_none_is_named(tmp_path, monkeypatch, content):
+    (tmp_path / "config").write_bytes(content)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with pytest.raises(ClusterError, match=f"no cluster is set up in {tmp_path / 'config'}"):
+        target().jobs()
+
+
+def test_what_stands_beside_groups_and_would_not_be_used_is_refused(bundle_of_volume):
+    found = problems_of(lambda: target(groups=BOTH, nodes=3, cpus_per_node=4).script(bundle_of_volume(device="gpu")))
+    assert set(found) == {"nodes", "cpus_per_node"}
 
 
 @pytest.mark.parametrize("missing", ["file", "context", "server"])

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from ovi_ray.errors import ClusterError, InputError
-from ovi_ray.submission.ray_client import RayClient
+from ovi_ray.submission.ray_client import MAX_ANSWER_BYTES, RayClient
 from ovi_ray.submission.ray_jobs import STOP_WAIT_S, RayConfig, RayTarget
 from ovi_ray.submission.states import JobState
 from tests.support.fake_head import FakeHead, running_head
-from tests.support.listening import listening
+from tests.support.listening import answer_of, listening
 from tests.support.waiting import wait_until
 
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
@@ -123,6 +123,16 @@ def test_a_missing_and_a_wrong_token_are_told_with_what_to_do(head, target, monk
         target.jobs()
     assert "s3cret" not in str(caught.value)
     assert "auth_token" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "told"), [("127.0.0.1", "", 0), ("0.0.0.0", "", 1), ("0.0.0.0", "s3cret", 0)]
+)
+def test_a_cluster_that_others_reach_and_that_asks_for_no_token_is_told(monkeypatch, make_bundle, host, token, told):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
+    with running_head(FakeHead(token=token), host=host) as head:
+        notes = RayTarget("rack", RayConfig(address=head.address)).check(make_bundle())
+    assert len([note for note in notes if "RAY_AUTH_MODE=token" in note]) == told
 
 
 def test_a_token_is_not_shown_to_a_head_that_does_not_ask(head, target, monkeypatch):
@@ -246,12 +256,26 @@ def test_the_start_script_is_one_that_a_shell_reads(target, make_bundle, tmp_pat
     assert (told.returncode, "ovi-ray 9.9.9" in told.stderr, "ovi-ray 1.2.3" in told.stderr) == (3, True, True)
 
 
+NO_HTTP, NO_DASHBOARD = "what listens there does not speak HTTP", "not as a Ray dashboard does"
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"\0\0\x18\4\0\0\0\0\0", "what listens there does not speak HTTP"),  # Ray's own port, 6379
-        (b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", "not as a Ray dashboard does"),
-        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nHello", "not as a Ray dashboard does"),
+        (b"\0\0\x18\4\0\0\0\0\0", NO_HTTP),  # Ray's own port, 6379
+        (b"SSH-2.0-OpenSSH_9.2\r\n", NO_HTTP),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "begins with https://"),  # TLS
+        (b"", NO_HTTP),
+        (answer_of(b"", "404 Not Found"), NO_DASHBOARD),
+        (answer_of(b"Hello"), NO_DASHBOARD),
+        (answer_of({}), NO_DASHBOARD),
+        (answer_of([]), NO_DASHBOARD),
+        (answer_of(None), NO_DASHBOARD),
+        (answer_of("ray_version"), NO_DASHBOARD),
+        (answer_of({"ray_version": None}), NO_DASHBOARD),
+        (answer_of(b"[" * 100_000), NO_DASHBOARD),
+        (answer_of(b"zipped", **{"Content-Encoding": "gzip"}), "not in the encoding that it names"),
+        (answer_of({"ray_version": "2"})[:-3], "ended within an answer"),
     ],
 )
 def test_what_is_no_dashboard_is_told_with_the_address_that_is_meant(answer, words):
@@ -259,3 +283,82 @@ def test_what_is_no_dashboard_is_told_with_the_address_that_is_meant(answer, wor
         RayClient(f"127.0.0.1:{port}").version()
     assert "such as http://head:8265" in str(refused.value)
     assert "\\x" not in str(refused.value)
+
+
+@pytest.mark.parametrize("ask", [RayClient.jobs, RayClient.nodes, lambda client: client.job("night-1")])
+@pytest.mark.parametrize("content", [{}, [{}], None, "text", {"data": None}, [{"status": "DANCING"}]])
+def test_an_answer_of_another_form_is_told_whatever_was_asked(ask, content):
+    with listening(answer_of(content)) as port, pytest.raises(ClusterError, match=NO_DASHBOARD):
+        ask(RayClient(f"127.0.0.1:{port}"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (answer_of(b"<html>\n<title>502 Bad Gateway</title>\n</html>\n", "502 Bad Gateway"), "502 Bad Gateway$"),
+        (answer_of(b"", "503 Service Unavailable"), "Service Unavailable$"),
+        (answer_of(b"x" * 10_000, "500 Error"), "x{300}$"),
+        (
+            answer_of(b"", "302 Found", Location="https://me:secret@login.example/"),
+            r"leads to https://\*\*\*@login\.example/",
+        ),
+        (answer_of(b"", "302 Found", Location="/api/version"), "is not followed"),
+    ],
+)
+def test_what_stands_before_a_dashboard_is_told_in_its_own_words(answer, words):
+    with listening(answer) as port, pytest.raises(ClusterError, match=words):
+        RayClient(f"127.0.0.1:{port}").version()
+
+
+def test_an_answer_of_a_gigabyte_is_not_read():
+    begun = f"HTTP/1.1 200 OK\r\nContent-Length: {MAX_ANSWER_BYTES + 1}\r\n\r\n".encode()
+    with listening(begun) as port, pytest.raises(ClusterError, match="answers with more than a Ray dashboard does"):
+        RayClient(f"127.0.0.1:{port}").version()
+
+
+def test_an_upload_may_take_longer_than_a_connection(head):
+    head.upload_pause_s = 0.15
+    RayClient(head.address, timeout_s=(1.5, 60.0)).upload("a.zip", bytes(30_000_000))
+    assert len(head.packages["a.zip"]) == 30_000_000
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"two words", b"two\nlines", "\u0442\u043e\u043a\u0435\u043d".encode(), None]
+)
+def test_what_is_no_token_is_told_without_it(head, tmp_path, content):
+    head.token, path = "s3cret", tmp_path / "token"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ClusterError, match=str(path)) as caught:
+        RayTarget("rack", RayConfig(address=head.address, token_path=str(path))).jobs()
+    assert "token of the cluster's head" in str(caught.value)
+    assert not content or content.decode(errors="replace") not in str(caught.value)
+
+
+def test_a_token_that_others_may_read_is_used_and_told(head, tmp_path, caplog):
+    head.token, path = "s3cret", tmp_path / "token"
+    for mode, told in ((0o600, 0), (0o644, 1)):
+        path.write_text("s3cret")
+        path.chmod(mode)
+        assert RayTarget("rack", RayConfig(address=head.address, token_path=str(path))).jobs() == []
+        assert [f"chmod 600 {path}" in message for message in caplog.messages] == [True] * told
+
+
+def test_a_token_goes_before_a_password_of_netrc(head, tmp_path, monkeypatch):
+    head.token = "s3cret"
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password another\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
+    assert RayTarget("rack", RayConfig(address=f"http://{head.address}")).jobs() == []
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://me:hidden@127.0.0.1:1", "me:hidden@127.0.0.1:1", "::bad", "socks5://127.0.0.1:1"]
+)
+def test_a_proxy_in_the_way_is_named_without_its_password(head, monkeypatch, proxy):
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(ClusterError, match=r"through the proxy .*NO_PROXY=127\.0\.0\.1") as caught:
+        RayClient(f"http://{head.address}").version()
+    assert "hidden" not in str(caught.value)
+    assert RayClient(head.address).version() == "2.60.0"

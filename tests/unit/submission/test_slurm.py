@@ -126,6 +126,7 @@ def test_a_low_priority_is_a_nice_job(target, make_bundle):
         ({"partition": "cuda", "gpus_per_node": 9}, {"device": "gpu"}, "gpus_per_node", "GPUs that the job needs"),
         ({"partition": "rocm"}, {"device": "gpu", "workers": 100}, "nodes", "at most 4"),
         ({"partitions": BOTH, "shards": 2}, {}, "shards", "several kinds of nodes"),
+        ({"partitions": BOTH, "nodes": 4}, {}, "nodes", "each of them has its own"),
         ({"partitions": {"nvidia": {}}}, {"device": "gpu", "cluster": PROFILE}, "partitions", "a partition for amd"),
     ],
 )
@@ -148,6 +149,28 @@ def test_a_refusal_of_sbatch_is_quoted_with_what_to_do(target, make_bundle, slur
     assert ("Invalid account" in problem.value, "--account" in problem.expected) == (True, True)
 
 
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("Job's account not known, so it can't use this partition (paid allows video)", "--account"),
+        ("AccountNotAllowed", "--account"),
+        ("InvalidQOS", "sacctmgr show qos"),
+        ("PartitionTimeLimit", "--time"),
+        ("PartitionConfig", "scontrol show partition"),
+        ("BadConstraints", "a constraint"),
+        ("Resources", ""),
+        ("AssocGrpCpuLimit", ""),
+        ("QOSMaxJobsPerUserLimit", ""),
+    ],
+)
+def test_a_job_that_waits_for_what_no_time_brings_says_what_would_do(target, make_bundle, slurm, reason, words):
+    slurm.answer("squeue", f"17|17|PENDING|{reason}\n")
+    message = target().submit(make_bundle()).message
+    assert message.startswith(reason)
+    assert words in message
+    assert ("it will not start" in message) == bool(words)
+
+
 def test_a_machine_without_slurm_is_told(target, make_bundle, slurm):
     slurm.remove("sinfo")
     with pytest.raises(ClusterError, match="no sinfo here"):
@@ -165,6 +188,60 @@ def test_a_machine_that_finds_no_controller_is_told_what_to_do(target, make_bund
     slurm.answer("sinfo", "", code=1, error=error)
     with pytest.raises(ClusterError, match=hint):
         target().check(make_bundle())
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (
+            "sbatch: error: Batch job submission failed: Unable to contact slurm controller",
+            ClusterError,
+            "scontrol ping",
+        ),
+        ("sbatch: error: invalid partition specified: cudda", InputError, "--partition"),
+        ("sbatch: error: Unable to open file", InputError, "a job that Slurm accepts"),
+    ],
+)
+def test_a_controller_that_is_away_is_not_taken_for_a_refusal(target, make_bundle, slurm, error, kind, words):
+    slurm.answer("sbatch", "", code=1, error=error)
+    with pytest.raises(kind, match=words):
+        target().submit(make_bundle())
+
+
+def test_a_submission_whose_answer_was_lost_is_found_again_and_not_repeated(target, make_bundle, slurm, tmp_path):
+    cluster, bundle = target(), make_bundle()
+    slurm.answer("sbatch", "", code=1, error="sbatch: error: Unable to contact slurm controller")
+    with pytest.raises(ClusterError):
+        cluster.submit(bundle)
+    script = tmp_path / "jobs" / bundle.job_id / "batch.sh"
+    slurm.answer("squeue", f"21+0|{script}\n22|/another/{bundle.job_id}/batch.sh\n21|21|RUNNING|None\n")
+    found = cluster.submit(bundle)
+    assert (found.native_id, found.state) == ("21", JobState.RUNNING)
+    assert len(slurm.calls("sbatch")) == 1
+
+
+def test_what_a_sites_plugins_print_is_passed_over(target, make_bundle, slurm):
+    slurm.answer("sinfo", f"plugin: hello\n{SINFO}\n|||\n")
+    slurm.answer("sbatch", "welcome | to | the cluster\n17;alps\n")
+    slurm.answer("squeue", "plugin: hello\n17|17|RUNNING|None\n\n")
+    found = target(partition="rocm").submit(make_bundle())
+    assert (found.native_id, found.state) == ("17", JobState.RUNNING)
+
+
+@pytest.mark.parametrize(("command", "text"), [("sinfo", ""), ("sinfo", "nothing here\n"), ("sbatch", "submitted!\n")])
+def test_an_answer_that_says_nothing_is_told(target, make_bundle, slurm, command, text):
+    slurm.answer(command, text)
+    with pytest.raises(ClusterError, match="see `s"):
+        target().submit(make_bundle())
+
+
+def test_a_number_that_was_not_written_whole_is_as_if_it_were_not_there(target, make_bundle, tmp_path):
+    cluster, bundle = target(), make_bundle()
+    folder = tmp_path / "jobs" / bundle.job_id
+    folder.mkdir(parents=True)
+    (folder / "slurm_id").write_bytes(b"1\xff\n")
+    assert cluster.jobs() == []
+    assert cluster.submit(bundle).native_id == "17"
 
 
 def test_a_job_is_submitted_once_while_it_waits_or_runs(target, make_bundle, slurm):

@@ -1,4 +1,4 @@
-"""How a name becomes a target, and how a job is found by its id or its output folder."""
+"""A name becomes a target, and a job is found by its id or its output folder."""
 
 import json
 import os
@@ -62,6 +62,8 @@ def problems_of(call):
         ("head.example:8265", RayTarget),
         ("[fd00::2]:8265", RayTarget),
         ("https://ray.example/dashboard", RayTarget),
+        ("HTTP://head.example:8265/#/jobs", RayTarget),
+        ("[fe80::1%eth0]:8265", RayTarget),
         ("rack", RayTarget),
         ("alps", SlurmTarget),
     ],
@@ -76,6 +78,32 @@ def test_what_is_no_target_is_told_with_those_there_are(targets, name):
     file = targets({"rack": {"kind": "ray", "address": "head:8265"}})
     (problem,) = problems_of(lambda: find_target(name, file=file))
     assert (problem.field, "rack, slurm" in problem.expected) == ("--to", True)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:99999",
+        "127.0.0.1:0",
+        "http://:8265",
+        "http://[::1",
+        "http://head:port",
+        "http://a..b:8265",
+        f"http://{'a' * 64}:8265",
+        "http://head:8265/?page=1",
+        "http://%zz:1",
+        "http://me:hidden@head:8265",
+        "https://me@head:8265",
+        "ftp://head:8265",
+    ],
+)
+def test_an_address_that_cannot_be_one_is_told_before_it_is_asked_and_without_a_password(targets, address):
+    entry = targets({"rack": {"kind": "ray", "address": address}})
+    (written,) = problems_of(lambda: find_target("rack", file=entry))
+    (given,) = problems_of(lambda: find_target(address, file=targets({"rack": {"kind": "slurm"}})))
+    assert (written.field, given.field) == ("rack.address", "--to")
+    assert "http://head:8265" in written.expected
+    assert "hidden" not in f"{written} {given}"
 
 
 def test_every_problem_of_an_entry_has_its_file_line_and_key(targets):
@@ -98,6 +126,32 @@ def test_every_problem_of_an_entry_has_its_file_line_and_key(targets):
 def test_an_entry_without_a_kind_or_address_is_told(targets, entry, field):
     (problem,) = problems_of(lambda: find_target("x", file=targets({"x": entry})))
     assert problem.field == field
+
+
+@pytest.mark.parametrize(
+    ("keys", "field", "words"),
+    [
+        ({"partitions": {"nvidia": {"partion": "a"}}}, "x.partitions.nvidia.partion", "did you mean 'partition'?"),
+        ({"partitions": {"nvidia": {"nodes": 0}}}, "x.partitions.nvidia.nodes", "a number of nodes of at least 1"),
+        ({"partitions": {"intel": {"partition": "a"}}}, "x.partitions.intel", "nvidia or amd"),
+        ({"partitions": {"nvidia": 5}}, "x.partitions.nvidia", "nvidia or amd"),
+        ({"shard": 2}, "x.shard", "did you mean 'shards'?"),
+    ],
+)
+def test_a_problem_within_a_key_is_told_with_its_own_place_and_words(targets, keys, field, words):
+    (problem,) = problems_of(lambda: find_target("x", file=targets({"x": {"kind": "slurm", **keys}})))
+    assert (problem.field, problem.line is not None, words in problem.expected) == (field, True, True)
+
+
+def test_the_keys_of_a_target_are_not_those_of_a_job(targets):
+    (problem,) = problems_of(lambda: find_target("x", file=targets({"x": {"kind": "ray", "address": "h:1", "q": 1}})))
+    assert problem.expected == "a known key; the keys are address, python, token_path"
+
+
+@pytest.mark.parametrize("content", ["", "# none yet\n", "rack:\n"])
+def test_a_file_of_targets_may_be_empty(targets, content):
+    assert target_names(targets(content)) == []
+    assert isinstance(find_target("slurm", file=targets(content)), SlurmTarget)
 
 
 def test_options_go_before_an_entry_and_those_of_another_kind_are_refused(targets):
@@ -168,7 +222,7 @@ def test_a_folder_of_a_job_that_was_not_submitted_is_looked_at_itself(journal, t
     assert isinstance(find_job(str(tmp_path / "out"), to=None, journal=journal), FolderJob)
 
 
-@pytest.mark.parametrize("name", ["night-9", "Night", "x y"])
+@pytest.mark.parametrize("name", ["night-9", "Night", "x y", "s3://bucket/../out", "http://head/out"])
 def test_what_names_no_job_is_told(journal, name):
     (problem,) = problems_of(lambda: find_job(name, to=None, journal=journal))
     assert problem.field == "ID"
@@ -178,6 +232,21 @@ def test_what_names_no_job_is_told(journal, name):
 def test_an_id_never_leaves_the_journal(journal, name):
     journal.add(entry())
     assert journal.find(name) is None
+
+
+def test_a_job_whose_target_has_lost_its_name_is_told_as_such(journal):
+    journal.add(entry(target="rack"))
+    (problem,) = problems_of(lambda: find_job("night-1", to=None, journal=journal))
+    assert (problem.field, problem.value) == ("the target of night-1", "'rack'")
+
+
+@pytest.mark.parametrize("content", ["[]", "5", '{"job_id": 5}', "\xff", "[" * 100_000])
+def test_an_entry_that_is_no_entry_is_left_out(journal, tmp_path, content):
+    journal.add(entry())
+    changed = json.loads((tmp_path / "journal" / "night-1.json").read_text()) | {"target": None}
+    for text in (content, json.dumps(changed)):
+        (tmp_path / "journal" / "night-2.json").write_text(text, encoding="latin-1")
+        assert [found.job_id for found in journal.entries()] == ["night-1"]
 
 
 def test_a_broken_entry_is_as_if_it_were_not_there(journal, tmp_path):

@@ -1,4 +1,4 @@
-"""What a read of whole weight files tells: their hash, and whether their numbers are finite."""
+"""Whole weight files are read once: their hash, and whether their numbers are finite."""
 
 import hashlib
 import json

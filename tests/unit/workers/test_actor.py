@@ -182,11 +182,19 @@ def stop_at(worker, step, number, *, save):
 @pytest.mark.parametrize(("quality", "is_timed"), [("exact", [False, False, True]), ("fast", [False] * 3)])
 def test_the_steps_of_an_exact_denoise_are_timed_after_the_first(worker, quality, is_timed):
     seen = []
-    worker._on_step = lambda done, total: seen.append(worker.activity().step_s > 0)
+    on_step = worker._on_step
+
+    def seen_step(done, total):
+        on_step(done, total)
+        activity = worker.activity()
+        seen.append(activity.step_s > 0)
+        assert activity.longest_quiet_s > 0
+
+    worker._on_step = seen_step
     params = replace(PARAMS, quality=Quality(quality))
     worker.run(request(Denoise(params=params), TRANSFORMER), *embeddings(worker))
     assert seen == is_timed
-    assert worker.activity().step_s == 0.0
+    assert (worker.activity().step_s, worker.activity().quiet_s) == (0.0, 0.0)
 
 
 def unbroken(worker, texts, params=PARAMS):

@@ -194,7 +194,8 @@ def test_attention_that_cannot_run_here_is_a_failure_with_the_reason_and_what_ca
 
 
 def test_the_components_of_a_qint8_worker_are_smaller(tiny_dir, worker):
-    quantized = make_worker(tiny_dir, weights=WeightFormat.QINT8).describe().component_gb
-    whole = worker.describe().component_gb
+    narrow, wide = make_worker(tiny_dir, weights=WeightFormat.QINT8).describe(), worker.describe()
+    quantized, whole = narrow.component_gb, wide.component_gb
+    assert (narrow.has_fp8_products, wide.has_fp8_products) == (False, True)
     assert quantized[Component.TRANSFORMER] < whole[Component.TRANSFORMER]
     assert quantized[Component.TEXT_ENCODER] == whole[Component.TEXT_ENCODER]

@@ -1,4 +1,4 @@
-"""What a node must have in common with the driver."""
+"""Requirements that a node shares with the driver."""
 
 import shutil
 from dataclasses import replace
