@@ -34,7 +34,8 @@ from ovi_ray.submission.bundle import Bundle
 from ovi_ray.submission.states import JOB_ID, JobState, JobStatus
 from ovi_ray.submission.templates import render_script
 
-WAIT_S = 300  # for Ray to start on all nodes
+WAIT_S = 300  # for Ray to start on the first node
+NODES_WAIT_S = 30  # for the next node to join, before a job begins without it
 ANSWER_S = 25.0  # for one of Slurm's commands
 TERMINATED = 143  # exit code of a driver that was asked to end
 _LOOK_S = 1.0
@@ -191,6 +192,7 @@ class SlurmTarget:
             if bundle.job.output_dir is not None and bundle.job.output_dir.is_local
             else "",
             wait_s=WAIT_S,
+            nodes_wait_s=NODES_WAIT_S,
             options=bundle.render_options,
             nice=-bundle.job.priority,
             **config.model_dump(

@@ -111,7 +111,8 @@ def running_head(folder: Path, *, cpus: int = 2, host: str = "127.0.0.1") -> Ite
             )
             yield running
         finally:
-            psutil.Process(head.pid).resume()
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(head.pid).resume()
             head.terminate()
             try:
                 head.wait(30)

@@ -107,6 +107,24 @@ def test_a_job_asks_for_as_many_nodes_as_its_workers_need(target, make_bundle):
     assert {"--nodes=3", "--gres=gpu:8", "--cpus-per-task=128"} <= set(lines)
 
 
+@pytest.mark.parametrize(
+    ("joined", "wanted", "patience_s", "told"),
+    [([1, 2, 3], 3, 1e6, "3 of 3 nodes"), ([2, 2], 3, 0.1, "2 of 3 nodes")],
+    ids=["all come", "one is late"],
+)
+def test_a_job_begins_when_its_nodes_have_joined_or_no_other_does(
+    target, make_bundle, tmp_path, joined, wanted, patience_s, told
+):
+    script = target(partition="cpu").script(make_bundle(workers=40))
+    waiting = script.partition("wait_for_nodes() {")[2].partition("<<'PYTHON'\n")[2].partition("\nPYTHON\n")[0]
+    (tmp_path / "ray.py").write_text(
+        f"found = iter({joined})\ndef init(**options): pass\ndef nodes(): return [dict(Alive=True)] * next(found)\n"
+    )
+    arguments = [sys.executable, "-c", waiting, "10.0.0.1:6379", str(wanted), str(patience_s)]
+    ended = subprocess.run(arguments, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == told
+
+
 def test_a_job_on_cpus_asks_for_no_gpus(target, make_bundle):
     lines = sbatch_lines(target(partition="cpu").script(make_bundle(workers=40)))
     assert {"--nodes=2", "--cpus-per-task=32"} <= set(lines)
