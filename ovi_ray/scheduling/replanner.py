@@ -9,7 +9,7 @@ import numpy as np
 from ovi.stages import CLIP_STAGES, INPUT_STAGES, STAGES, Stage, stages_of
 from ovi_ray.scheduling.config import SchedulerConfig
 from ovi_ray.scheduling.job_state import JobState
-from ovi_ray.scheduling.policies.base import Allocation, Cluster, Policy, Preferences
+from ovi_ray.scheduling.policies.base import Allocation, Cluster, Policy
 from ovi_ray.scheduling.states import CLIP_STAGE_STATES, ClipState
 from ovi_ray.scheduling.worker_pool import WorkerPool
 
@@ -24,6 +24,8 @@ class Replanner:
         self._config = config
         self.allocation = Allocation(makespan_s=0.0)
         self.planned_at = -math.inf
+        self._expected = np.empty((0, 0))
+        """[classes, types] seconds per task that the allocation was made with."""
         self.placeable: list[bool] = []
         """[kinds] whether each stage of a kind fits on a worker in service."""
         self.denoisers = 0
@@ -83,7 +85,9 @@ class Replanner:
         left = self._job.workload.clips - self._job.ended
         if self._due or self._changes > self._config.replan_share * left:
             cluster = self._cluster(now)
-            self.allocation = self._policy.allocate(cluster, None if self._due else self._preferences(now))
+            in_force = self._in_force(now) if not self._due or self._is_as_expected(cluster) else None
+            self.allocation = self._policy.allocate(cluster, in_force, little_changed=not self._due)
+            self._expected = cluster.seconds
             self.clips_ahead = {stage: _clips_ahead(cluster, stage) for stage in INPUT_STAGES}
             self.planned_at, self._due, self._changes = now, False, 0
 
@@ -105,12 +109,19 @@ class Replanner:
         if allocation.makespan_s >= self._config.much_sooner * self._policy.allocate(cluster).makespan_s:
             return False
         self.allocation, self.planned_at, self._changes = allocation, now, 0
+        self._expected = cluster.seconds
         return True
 
-    def _preferences(self, now: float) -> Preferences:
-        """Those in force, with the target as seen from now."""
+    def _is_as_expected(self, cluster: Cluster) -> bool:
+        """Whether the same devices are present, and as fast as the allocation in force assumes."""
+        before, seconds = self._expected, cluster.seconds
+        return before.shape == seconds.shape and np.allclose(seconds, before, rtol=self._config.surprise, atol=0.0)
+
+    def _in_force(self, now: float) -> Allocation:
+        """The allocation made last, with the target as seen from now."""
         old = self.allocation.preferences
-        return dataclasses.replace(old, target_s=self.planned_at + old.target_s - now)
+        preferences = dataclasses.replace(old, target_s=self.planned_at + old.target_s - now)
+        return dataclasses.replace(self.allocation, preferences=preferences)
 
     # --- queries
 

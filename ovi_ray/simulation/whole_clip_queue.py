@@ -21,7 +21,6 @@ from ovi_ray.scheduling.policies.base import (
     Cluster,
     Decision,
     IdleWorker,
-    Preferences,
     Snapshot,
 )
 from ovi_ray.scheduling.scheduler import Scheduler
@@ -41,7 +40,9 @@ class BaselinePolicy(ABC):
         self.assignments = 0
         """Number of assignments so far; groups of workers may change with it."""
 
-    def allocate(self, cluster: Cluster, previous: Preferences | None = None) -> Allocation:
+    def allocate(
+        self, cluster: Cluster, in_force: Allocation | None = None, *, little_changed: bool = False
+    ) -> Allocation:
         """Assign work to the workers. The core's allocation stays empty."""
         self.assign(cluster)
         self.assignments += 1

@@ -174,8 +174,14 @@ class Policy(Protocol):
         """For reports."""
         ...
 
-    def allocate(self, cluster: Cluster, previous: Preferences | None = None) -> Allocation:
-        """Divide the remaining work. `previous` are the preferences in force, if little has changed since they were chosen."""
+    def allocate(
+        self, cluster: Cluster, in_force: Allocation | None = None, *, little_changed: bool = False
+    ) -> Allocation:
+        """Divide the remaining work.
+
+        `in_force` is the allocation made last, its target as seen from now, and may be followed further. `little_changed`:
+        since it was made, so that the search for a better one may be short.
+        """
         ...
 
     def choose(self, snapshot: Snapshot, allocation: Allocation) -> Decision:

@@ -24,7 +24,14 @@ from ovi_ray.scheduling.policies.base import (
     Snapshot,
     device_totals,
 )
-from ovi_ray.scheduling.policies.projection import NO_ADVANTAGE_KNOWN, Projection, Rules, best_preferences, order
+from ovi_ray.scheduling.policies.projection import (
+    NO_ADVANTAGE_KNOWN,
+    Projection,
+    Rules,
+    best_preferences,
+    end_if_followed,
+    order,
+)
 from ovi_ray.scheduling.task import Reason
 
 
@@ -36,6 +43,8 @@ class Production:
     rules: Rules = field(default_factory=Rules)
     slack: float = 0.003
     """Share of the target by which a task may end late before it is left to a faster device."""
+    sooner: float = 0.999
+    """The allocation in force is followed further if it ends in less than this share of the time that a new one takes."""
     measurement_share: float = 0.1
     """Share of the time left that the first decode on a doubtful device may take."""
     groups_per_doubling: int = 4
@@ -53,8 +62,14 @@ class Production:
         """Workers of a class are interchangeable while their speeds are similar."""
         return round(self.groups_per_doubling * math.log2(worker.factor))
 
-    def allocate(self, cluster: Cluster, previous: Preferences | None = None) -> Allocation:
-        """Advantages from the linear program, and the end to aim for."""
+    def allocate(
+        self, cluster: Cluster, in_force: Allocation | None = None, *, little_changed: bool = False
+    ) -> Allocation:
+        """Advantages from the linear program, and the end to aim for.
+
+        In the tail, the allocation in force is followed further where it ends sooner than a new one: prices change while
+        tasks start, and know nothing of loads. Once only decodes are left to start, each goes where it ends first anyway.
+        """
         capacity, committed = device_totals(cluster)
         solution = solve_allocation(cluster.seconds, cluster.amounts, capacity, committed)
         advantage = _advantages(cluster, capacity, solution)
@@ -63,7 +78,13 @@ class Production:
         wait_s = cluster.inputs_s + _longest(Stage.DENOISE, cluster, fastest_s)
         if self._is_tail(cluster):
             projection = Projection(cluster, advantage, self.rules, wait_s)
-            preferences, end_s = best_preferences(projection, solution.makespan_s, previous)
+            near = in_force.preferences if in_force and little_changed else None
+            preferences, end_s = best_preferences(projection, solution.makespan_s, near)
+            if in_force is not None and not _only_decodes(cluster):
+                as_before = Projection(cluster, in_force.advantage, self.rules, wait_s)
+                followed, followed_s = end_if_followed(as_before, in_force.preferences)
+                if followed_s < self.sooner * end_s:
+                    preferences, end_s, advantage = followed, followed_s, dict(in_force.advantage)
         if not self._is_tail(cluster) or not math.isfinite(end_s):
             end_s = max(solution.makespan_s + _loads(cluster, solution), _last_denoise(cluster, self.whole_clips_below))
             preferences = Preferences(target_s=float(max(end_s, cluster.available_s.max(initial=0.0))), wait_s=wait_s)

@@ -20,9 +20,16 @@ _WEIGHT_OF_MEAN = 0.05
 _MUCH_LATER = 1.05  # times the target after which it is chosen anew
 _MOST_TIGHTENINGS = 5
 _LONG_SWAP = 0.02  # of the time until the end, from which a swap may be worth avoiding
+
+
+def _for_others_to_decode(preferences: Preferences) -> Preferences:
+    """Devices that hold a transformer denoise first: the others, which wait rather than load one, have latents early."""
+    return replace(preferences, decode_weight=0.25)
+
+
 _OTHER_PREFERENCES: tuple[Callable[[Preferences], Preferences], ...] = (
     lambda preferences: replace(preferences, longest_first=True),
-    lambda preferences: replace(preferences, decode_weight=0.25),
+    _for_others_to_decode,
     lambda preferences: replace(preferences, decode_weight=4.0),
     lambda preferences: replace(preferences, least_use=0.0),
 )
@@ -302,6 +309,13 @@ def best_preferences(
     return search.best, search.ends.last_s
 
 
+def end_if_followed(projection: Projection, preferences: Preferences) -> tuple[Preferences, float]:
+    """The preferences in force, with the target that they reach now, and when the tasks then end."""
+    search = _Search(projection)
+    search.try_targets(preferences, [preferences.target_s * share for share in (1.0, 1.02)])
+    return search.best, search.ends.last_s
+
+
 class _Search:
     """The best preferences tried so far."""
 
@@ -331,7 +345,9 @@ class _Search:
         for change in (*_OTHER_PREFERENCES, self._wait_for_inputs):
             self._try_near(change(self.best))
         for swap_s in self._projection.long_swaps_s(self.ends.last_s):
-            self._try_near(replace(self.best, longest_swap_s=swap_s))
+            base = replace(self.best, longest_swap_s=swap_s)
+            self._try_near(base)
+            self._try_near(_for_others_to_decode(base))
 
     def _try_near(self, preferences: Preferences) -> None:
         self.try_targets(preferences, [math.inf, *(self.ends.last_s * share for share in (1.03, 1.0, 0.97, 0.92))])

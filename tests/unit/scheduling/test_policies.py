@@ -8,13 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from yardsticks.baseline_policies import MeanSpeed, StaticStriding
+from yardsticks.clusters import GPU_80GB, devices, with_rates
+from yardsticks.scenarios import make_workload
 
 from ovi.config import Component
 from ovi.stages import Stage
 from ovi_ray.scheduling.allocation_lp import solve_allocation
 from ovi_ray.scheduling.policies.base import Allocation, Candidate, Cluster, Holding, Preferences, Snapshot
 from ovi_ray.scheduling.policies.production import Production
+from ovi_ray.scheduling.scheduler import Scheduler
 from ovi_ray.scheduling.task import Reason, Task
+from ovi_ray.simulation.virtual_cluster import simulate
 
 WORK_TYPES = ((Stage.DENOISE, 0), (Stage.DECODE, 0))
 
@@ -223,6 +227,52 @@ def test_loads_count_in_the_tail():
 def test_loads_count_with_many_clips_for_each_device(policy):
     plan = policy.allocate(make_cluster([[10.0, 0.001]], [0, 0], clips=20.0, load=[300.0, 300.0]))
     assert plan.preferences.target_s == pytest.approx(400.0, rel=0.02)
+
+
+def test_a_plan_in_force_that_would_end_later_than_a_new_one_is_dropped():
+    """By its prices the device that takes ten times as long should denoise, and the fast one should not."""
+    cluster = make_cluster([[10.0, 1.0], [100.0, 1.0]], [0, 1], clips=4.0)
+    new = Production().allocate(cluster)
+    reversed_prices = {(c, Stage.DENOISE, 0): float(c) for c in (0, 1)} | {
+        (c, Stage.DECODE, 0): 1.0 - c for c in (0, 1)
+    }
+    in_force = Allocation(makespan_s=400.0, advantage=reversed_prices, preferences=Preferences(target_s=400.0))
+    plan = Production().allocate(cluster, in_force)
+    assert (plan.makespan_s, plan.advantage) == (new.makespan_s, new.advantage)
+
+
+class RecordingPolicy(Production):
+    """Remembers at which plans it was offered the one before."""
+
+    __slots__ = ("offered",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "offered", [])
+
+    def allocate(self, cluster, in_force=None, *, little_changed=False):
+        self.offered.append(in_force is not None)
+        return Production.allocate(self, cluster, in_force, little_changed=little_changed)
+
+
+def offered_plans(actual_denoise: float) -> list[bool]:
+    """Whether each plan of a job was offered the one before, on devices with so many times the declared speed at denoise."""
+    actual = with_rates(GPU_80GB, GPU_80GB.name, denoise=actual_denoise)
+    here = [dataclasses.replace(device, actual=actual) for device in devices((GPU_80GB, 2))]
+    workload, policy = make_workload(4), RecordingPolicy()
+    simulate(workload, here, scheduler=Scheduler(workload, policy=policy))
+    return policy.offered
+
+
+def test_a_plan_may_be_followed_further_while_devices_are_as_fast_as_it_assumes():
+    as_declared = offered_plans(1.0)
+    assert not as_declared[0]
+    assert len(as_declared) > 2
+    assert all(as_declared[1:])
+
+
+def test_a_plan_is_not_followed_once_a_device_is_slower_than_it_assumes():
+    assert not all(offered_plans(1 / 3)[1:])
 
 
 def test_without_candidates_the_reason_is_that_nothing_is_ready():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import random
 
 import pytest
 from yardsticks.baseline_policies import dynamic_queue
@@ -46,6 +47,12 @@ def test_production_is_near_the_bound_where_placement_is_hard(scenario, most):
     found = measure(scenario)
     assert found.outcome.failed == 0
     assert found.ratio < most
+
+
+@pytest.mark.parametrize("seed", ["0 56", "5 56"])
+def test_devices_with_slow_loads_wait_for_latents_where_decodes_take_the_time(seed):
+    here, workload = KINDS["decode dominated"](random.Random(seed), 10)
+    assert measure(Scenario(name=seed, workload=workload, devices=here)).ratio < 1.15
 
 
 def test_a_text_host_that_denoises_encodes_first_what_is_needed_meanwhile():
