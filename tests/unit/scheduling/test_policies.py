@@ -14,6 +14,7 @@ from yardsticks.scenarios import make_workload
 from ovi.config import Component
 from ovi.stages import Stage
 from ovi_ray.scheduling.allocation_lp import solve_allocation
+from ovi_ray.scheduling.config import SchedulerConfig, SpeculationConfig
 from ovi_ray.scheduling.policies.base import Allocation, Candidate, Cluster, Holding, Preferences, Snapshot
 from ovi_ray.scheduling.policies.production import Production
 from ovi_ray.scheduling.scheduler import Scheduler
@@ -255,12 +256,15 @@ class RecordingPolicy(Production):
         return Production.allocate(self, cluster, in_force, little_changed=little_changed)
 
 
+NO_COPIES = SchedulerConfig(speculation=SpeculationConfig(enabled=False))
+
+
 def offered_plans(actual_denoise: float) -> list[bool]:
     """Whether each plan of a job was offered the one before, on devices with so many times the declared speed at denoise."""
     actual = with_rates(GPU_80GB, GPU_80GB.name, denoise=actual_denoise)
     here = [dataclasses.replace(device, actual=actual) for device in devices((GPU_80GB, 2))]
     workload, policy = make_workload(4), RecordingPolicy()
-    simulate(workload, here, scheduler=Scheduler(workload, policy=policy))
+    simulate(workload, here, scheduler=Scheduler(workload, policy=policy, config=NO_COPIES))
     return policy.offered
 
 

@@ -49,7 +49,7 @@ def test_production_is_near_the_bound_where_placement_is_hard(scenario, most):
     assert found.ratio < most
 
 
-@pytest.mark.parametrize("seed", ["0 56", "5 56"])
+@pytest.mark.parametrize("seed", ["2 56", "5 56"])
 def test_devices_with_slow_loads_wait_for_latents_where_decodes_take_the_time(seed):
     here, workload = KINDS["decode dominated"](random.Random(seed), 10)
     assert measure(Scenario(name=seed, workload=workload, devices=here)).ratio < 1.15
