@@ -67,8 +67,9 @@ class Production:
     ) -> Allocation:
         """Advantages from the linear program, and the end to aim for.
 
-        In the tail, the allocation in force is followed further where it ends sooner than a new one: prices change while
-        tasks start, and know nothing of loads. Once only decodes are left to start, each goes where it ends first anyway.
+        In the tail, an allocation in force in which devices wait rather than load is followed further where it ends sooner than
+        a new one: prices change while tasks start, and know nothing of loads, but to load after all would make the wait a loss.
+        Once only decodes are left to start, each goes where it ends first anyway.
         """
         capacity, committed = device_totals(cluster)
         solution = solve_allocation(cluster.seconds, cluster.amounts, capacity, committed)
@@ -80,7 +81,7 @@ class Production:
             projection = Projection(cluster, advantage, self.rules, wait_s)
             near = in_force.preferences if in_force and little_changed else None
             preferences, end_s = best_preferences(projection, solution.makespan_s, near)
-            if in_force is not None and not _only_decodes(cluster):
+            if in_force and in_force.preferences.longest_swap_s < math.inf and not _only_decodes(cluster):
                 as_before = Projection(cluster, in_force.advantage, self.rules, wait_s)
                 followed, followed_s = end_if_followed(as_before, in_force.preferences)
                 if followed_s < self.sooner * end_s:

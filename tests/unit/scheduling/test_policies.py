@@ -237,7 +237,9 @@ def test_a_plan_in_force_that_would_end_later_than_a_new_one_is_dropped():
     reversed_prices = {(c, Stage.DENOISE, 0): float(c) for c in (0, 1)} | {
         (c, Stage.DECODE, 0): 1.0 - c for c in (0, 1)
     }
-    in_force = Allocation(makespan_s=400.0, advantage=reversed_prices, preferences=Preferences(target_s=400.0))
+    in_force = Allocation(
+        makespan_s=400.0, advantage=reversed_prices, preferences=Preferences(target_s=400.0, longest_swap_s=1.0)
+    )
     plan = Production().allocate(cluster, in_force)
     assert (plan.makespan_s, plan.advantage) == (new.makespan_s, new.advantage)
 

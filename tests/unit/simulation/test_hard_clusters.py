@@ -49,10 +49,10 @@ def test_production_is_near_the_bound_where_placement_is_hard(scenario, most):
     assert found.ratio < most
 
 
-@pytest.mark.parametrize("seed", ["2 56", "5 56"])
-def test_devices_with_slow_loads_wait_for_latents_where_decodes_take_the_time(seed):
+@pytest.mark.parametrize(("seed", "most"), [("2 56", 1.15), ("5 8", 1.12)])
+def test_devices_with_slow_loads_wait_for_latents_where_decodes_take_the_time(seed, most):
     here, workload = KINDS["decode dominated"](random.Random(seed), 10)
-    assert measure(Scenario(name=seed, workload=workload, devices=here)).ratio < 1.15
+    assert measure(Scenario(name=seed, workload=workload, devices=here)).ratio < most
 
 
 def test_a_text_host_that_denoises_encodes_first_what_is_needed_meanwhile():
