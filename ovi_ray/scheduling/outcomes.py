@@ -61,13 +61,14 @@ class TaskOutcomes:
         worker.writing.append(task)
 
     def steps_timed(self, event: StepsTimed) -> None:
-        """Learn the pace of a denoise, where it is a surprise or decides a trial; else the end of the task is soon enough."""
+        """Learn the pace of a denoise, where it is a surprise, decides a trial or ends a doubt; else its end is soon enough."""
         worker, task = self._pool.find(event.worker), event.task
         if worker is None or not _runs(worker, task):
             return
         if task.assists or worker.is_assisted or worker.saved_s > 0:  # what it takes alone is known at its end
             return
-        if self._dispatcher.is_news(worker, event.seconds / worker.work_s):
+        is_doubted = self._pool.costs.doubt_of_declared(worker.device_class, task.stage) > 1
+        if self._dispatcher.is_news(worker, event.seconds / worker.work_s) or is_doubted:
             self._pool.learn(worker, task.stage, event.seconds)
 
     def succeeded(self, event: TaskDone, now: float) -> list[Action]:

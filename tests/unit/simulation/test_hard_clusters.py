@@ -55,6 +55,11 @@ def test_devices_with_slow_loads_wait_for_latents_where_decodes_take_the_time(se
     assert measure(Scenario(name=seed, workload=workload, devices=here)).ratio < most
 
 
+def test_copies_are_for_the_clips_that_end_last_as_soon_as_that_is_known():
+    here, workload = KINDS["declared alike"](random.Random("2 37"), 10)
+    assert measure(Scenario(name="2 37", workload=workload, devices=here)).ratio < 1.5
+
+
 def test_a_text_host_that_denoises_encodes_first_what_is_needed_meanwhile():
     slow = with_rates(GPU_80GB, "text host", denoise=1 / 10)
     no_text = dataclasses.replace(GPU_80GB, stages=frozenset(Stage) - {Stage.ENCODE_TEXT})
