@@ -32,7 +32,7 @@ test: install ## Run every test that needs no GPU; about ten minutes
 
 # Each process has a Ray cluster of its own.
 test-cluster: TEST_PROCESSES := 2
-test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); about eleven minutes
+test-cluster: install ## Run the tests on a real Slurm, a real Ray head and of images, which it installs (as root); about fourteen minutes
 	@{ command -v slurmctld && command -v ip && command -v pgrep; } >/dev/null || { [ "$$(id -u)" -eq 0 ] && $(APT) update && \
 		$(APT) install -y --no-install-recommends slurmctld slurmd slurm-client iproute2 procps; } || \
 		echo "Slurm, ip and pgrep cannot all be installed here: the tests that need them are skipped"

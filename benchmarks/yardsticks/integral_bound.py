@@ -69,7 +69,7 @@ class _GroupWork:
     """Of one; infinite where it does not fit, or none is to be done."""
     decode_s: float
     weights: dict[Stage, frozenset[str]]
-    """What is loaded for each stage."""
+    """Loaded for each stage."""
 
     @classmethod
     def of(cls, problem: BoundProblem, group: int) -> "_GroupWork":

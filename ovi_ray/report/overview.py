@@ -36,7 +36,7 @@ _PARTICULARS = (
     r"(\b)(?:0x)?[0-9a-f]*[0-9][0-9a-f]{7,}\b",
     r"(\b)[0-9]+(?:\.[0-9]+)? ?[KMGT]i?B\b",
 )
-"""What differs between errors of one cause (RE2). The first group stays."""
+"""Parts that differ between errors of one cause (RE2). The first group stays."""
 _TIMED_GROUPS = tuple(STAGES[stage].time_group for stage in CLIP_STAGES)  # their time belongs to a single clip
 _COLUMNS = ["status", "finished_at", "worker", "attention_backend", *(f"{group}_s" for group in _TIMED_GROUPS)]
 

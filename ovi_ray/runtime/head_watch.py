@@ -34,13 +34,13 @@ def reconnect_s() -> float:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class HeadConfig:
-    """What is done while the head is silent, in seconds since it was first asked in vain.
+    """Reactions to a silent head, in seconds since it was first asked in vain.
 
     Raises ValueError for times that are out of order.
     """
 
     save_after_s: float = field(default_factory=lambda: 0.6 * reconnect_s())
-    """What runs is saved, and the job ends."""
+    """Running work is saved, and the job ends."""
     save_s: float = field(default_factory=lambda: 0.2 * reconnect_s())
     """The longest that saving may take."""
     end_after_s: float = field(default_factory=lambda: 0.9 * reconnect_s())

@@ -85,7 +85,7 @@ class ExecutorConfig:
     turn_after_s: float = 60.0
     """Seconds in which nothing runs, after which a slot that gave way to another job takes the place of one that idles."""
     head: HeadConfig = field(default_factory=HeadConfig)
-    """What is done while the cluster's head does not answer."""
+    """Reactions to a head of the cluster that does not answer."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

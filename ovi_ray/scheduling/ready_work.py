@@ -133,7 +133,7 @@ class ReadyWork:
         )
 
     def _rank(self, worker: WorkerState, key: Item) -> tuple[bool, bool, bool]:
-        """How much a failure on a device would say of an item that failed elsewhere."""
+        """The weight of a failure on a device as evidence of an item that failed elsewhere."""
         is_trusted = worker.health.of(key[0]).is_trusted
         has_memory = self._pool.memory_gb(worker) > self._retries.too_small_gb(key)
         return is_trusted, is_trusted and has_memory, worker.health.is_flawless

@@ -26,7 +26,7 @@ NEVER_S = 1e12
 _SHARED = frozenset(component.value for component in Component if component is not Component.TRANSFORMER)
 """Components that all models share; each has a transformer of its own."""
 Weights = frozenset[str]
-"""What is loaded: shared components, and models whose transformers they are."""
+"""Loaded parts: shared components, and models whose transformers they are."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -354,7 +354,7 @@ class _Answer:
 
     @property
     def reason(self) -> str:
-        """What it tells: its last line, as of a traceback, or the title of a page."""
+        """The last line of the answer, as of a traceback, or the title of a page."""
         if (title := _TITLE.search(self.text)) is not None:
             told = title[1].strip()
         else:

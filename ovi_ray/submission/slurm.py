@@ -450,7 +450,7 @@ def _why_it_waits(reason: str) -> str:
 
 
 def _what_would_do(reason: str) -> str | None:
-    """What Slurm would accept instead of what it gives as a reason; None where that is not known."""
+    """A choice that Slurm would accept instead of what it gives as a reason; None where none is known."""
     hints = {
         r"account": "an account that you may use: see `sacctmgr show associations user=$USER`, and give it with --account",
         r"qos": "a QOS that you may use: see `sacctmgr show qos`",

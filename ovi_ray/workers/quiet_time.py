@@ -1,4 +1,4 @@
-"""How long a task has not gone on, which tells a device that hangs from one that works: its process still answers."""
+"""The time in which a task has not gone on, which tells a device that hangs from one that works: its process answers."""
 
 import math
 import time
