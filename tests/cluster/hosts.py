@@ -23,7 +23,7 @@ TRIAL = """\
 set -e; hostname trial; mount -t tmpfs tmpfs /mnt
 ip link add br0 type bridge; ip link add name v0 type veth peer name v1; ip addr add 10.77.0.1/24 dev v0
 """
-"""What a host needs of the kernel, tried in namespaces that end with it."""
+"""The needs of a host from the kernel, tried in namespaces that end with it."""
 SUBNETS = 250
 BOOT = """\
 ip link set lo up; hostname {name}

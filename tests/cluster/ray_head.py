@@ -42,7 +42,7 @@ class RayHead:
     environment: dict[str, str]
     """Variables with which a client is let in."""
     gcs: str
-    """Where drivers join."""
+    """The address at which drivers join."""
     pid: int
     """Of the process that started it."""
 

@@ -1,4 +1,4 @@
-"""What is left of a job, and what its user is told, when the head of its Ray cluster dies."""
+"""A job whose Ray cluster loses its head: what is left, and what its user is told."""
 
 import json
 import os

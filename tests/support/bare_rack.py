@@ -46,7 +46,7 @@ class Rack:
         )
 
     def __call__(self, action: str, *, code: int = 0) -> dict[str, str]:
-        """What `rack` said of each machine."""
+        """The words of `rack` on each machine."""
         done = self.run(action)
         assert done.returncode == code, done.stdout + done.stderr
         return dict(line.split(": ", 1) for line in (done.stdout + done.stderr).splitlines() if ": " in line)

@@ -1,4 +1,4 @@
-"""How the driver notices that the head of its cluster is gone, and when it ends for it."""
+"""The driver of a cluster whose head is gone: what it notices, and when it ends for it."""
 
 import socket
 

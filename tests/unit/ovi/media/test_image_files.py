@@ -30,7 +30,7 @@ TURNED_FROM_UPRIGHT = {
     7: lambda image: image.transpose(Image.Transpose.TRANSVERSE),
     8: lambda image: image.transpose(Image.Transpose.ROTATE_270),
 }
-"""How a camera stores an upright picture that it marks with an orientation."""
+"""The form in which a camera stores an upright picture that it marks with an orientation."""
 LOSSLESS = {
     "PNG": {},
     "TIFF": {},
