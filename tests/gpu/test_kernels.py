@@ -31,8 +31,8 @@ pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda")
 DTYPE = torch.bfloat16
 CHANNELS_FIRST_MARGIN = 1.28
-"""The share that cuDNN's copies to another layout add to a decode in plain torch: 1.27 was measured on an H100. It is not planned:
-the layout that is chosen by default needs none, and a decode that runs out of memory goes on with tiles."""
+"""The share that cuDNN's copies to another layout add to a decode in plain torch: 1.27 was measured on an H100. It is not
+planned: the layout that is chosen by default needs none, and a decode that runs out of memory goes on with tiles."""
 RAGGED = AttentionShape(query_length=5003, key_length=5003, num_heads=24, head_dim=128)
 
 
