@@ -27,6 +27,9 @@ _CLIENT_TIMEOUTS = {"RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "3", "RAY_CLIENT_
 """Seconds for each of the three tries of Ray's client, once something answers at the port."""
 _ONLY_WORKERS_THAT_ARE_ASKED_FOR = {"prestart_worker_first_driver": False}
 """Else Ray starts a process for each CPU, which workers with an environment of their own do not take over."""
+_SAME_PORT = "is trying to use a port number"
+"""In Ray's refusal to start, before any process: each part takes a free port by itself, and two may take the same one."""
+_STARTS = 3
 _START_ERRORS = (OSError, RuntimeError, ValueError, RayError)
 
 
@@ -78,8 +81,7 @@ def _started(**options: Any) -> Iterator[None]:
     with session_folder() as folder:
         try:
             with _hang_up_held():
-                # "local" never joins a cluster that happens to run on this machine
-                _init(address="local", _temp_dir=folder, _system_config=_ONLY_WORKERS_THAT_ARE_ASKED_FOR, **options)
+                _init_local(_temp_dir=folder, _system_config=_ONLY_WORKERS_THAT_ARE_ASKED_FOR, **options)
         except _START_ERRORS as error:
             raise ClusterError(f"a local Ray cannot be started: {error}") from error
         with _shut_down():
@@ -109,6 +111,18 @@ def _impatient_client() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Ray Client connection timed out")
         yield
+
+
+def _init_local(**options: Any) -> None:
+    """Start a Ray of this process, which joins no cluster that happens to run on this machine."""
+    for started in range(1, _STARTS + 1):
+        try:
+            _init(address="local", **options)
+        except ValueError as error:
+            if _SAME_PORT not in str(error) or started == _STARTS:
+                raise
+        else:
+            break
 
 
 def _init(**options: Any) -> None:

@@ -75,13 +75,13 @@ def test_an_output_that_fails_or_is_full_costs_nothing_and_an_image_that_cannot_
     job.wait_for_held("Decode")
     with full_disk(job, tmp_path, really=is_small_disk):
         job.release("Decode")
-        job.wait_until(lambda: times_said(job, "paused") == 2)
+        job.wait_until(lambda: times_said(job, "paused") >= 2)
     assert job.finish() == 1, job.said
 
     ends = {row["seed"]: row for row in job.output.results().to_pylist()}
     assert {seed: row["status"] for seed, row in ends.items()} == {0: "done", 1: "done", 2: "done", 99: "failed"}
     assert str(image) in ends[99]["error"]
-    assert times_said(job, "resumed") == 2
+    assert times_said(job, "resumed") == times_said(job, "paused")  # files that are given up make room, for a moment
     paused = [line for line in job.said.splitlines() if line.startswith("paused")]
     assert all(job.out in line and str(image) not in line for line in paused)
     assert job.steps_done() == 3 * job.steps

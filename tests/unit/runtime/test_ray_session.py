@@ -1,11 +1,12 @@
 """Connecting to Ray: which cluster, what is told of it, and the environment of its workers."""
 
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import psutil
 import pytest
 
+from ovi_ray.errors import ClusterError
 from ovi_ray.inputs.job_spec import JobSpec
 from ovi_ray.runtime.ray_session import node_options, ray_session
 from tests.support.fake_devices import NODES
@@ -41,6 +42,25 @@ def worker_processes():
             named = "".join(command).strip()
             if is_new or (named.startswith("ray::") and not named.endswith("Agent")):
                 yield process
+
+
+@pytest.mark.parametrize(("clashes", "starts"), [(1, 2), (9, 3)])
+def test_a_ray_whose_parts_took_the_same_port_is_started_again(tiny_dir, tmp_path, monkeypatch, clashes, starts):
+    tried = []
+
+    def init(**options):
+        tried.append(options)
+        if len(tried) <= clashes:
+            raise ValueError(
+                "Ray component metrics_export is trying to use a port number 45589 that is used by others."
+            )
+
+    monkeypatch.setattr("ray.init", init)
+    job = JobSpec.from_options(text_prompt="A fox", ckpt_dir=tiny_dir, output_dir=tmp_path / "out")
+    with nullcontext() if clashes < starts else pytest.raises(ClusterError), ray_session(job):
+        pass
+    assert len(tried) == starts
+    assert tried[0] == tried[-1]
 
 
 @pytest.mark.parametrize(
