@@ -91,9 +91,8 @@ class Program(typer.core.TyperGroup):
         except HeadLost as error:
             code = report_error(error, words)
             answers().flush()
-            end_process(
-                code
-            )  # at an orderly end Ray would wait for its head, and end the process with a code of its own
+            # At an orderly end Ray would wait for its head, and end the process with a code of its own.
+            end_process(code)
         except (OviRayError, OviError) as error:
             sys.exit(report_error(error, words))
         except Exception as error:

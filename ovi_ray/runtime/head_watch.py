@@ -23,12 +23,13 @@ from ovi_ray.runtime.shutdown import end_process
 
 _UNAVAILABLE = 3  # the exit code of `ovi-ray` when its cluster cannot be used
 _RECONNECT_VARIABLE, _RECONNECT_S = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0
+_LEAST_RECONNECT_S = 5.0  # within less, nothing can be saved
 
 
 def reconnect_s() -> float:
-    """Seconds without the head after which Ray ends a process."""
-    with suppress(KeyError, ValueError):
-        return float(os.environ[_RECONNECT_VARIABLE])
+    """Seconds without the head after which Ray ends a process; 5 if there are less."""
+    with suppress(KeyError, ValueError):  # Ray itself refuses what is no whole number
+        return max(_LEAST_RECONNECT_S, float(int(os.environ[_RECONNECT_VARIABLE])))
     return _RECONNECT_S
 
 

@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -42,7 +42,7 @@ _LOOK_S = 1.0
 _SINFO = re.compile(r"^\s*(\S+?)\s*\|\s*(\d+)\s*\|(.*)\|\s*(\d+)\+?\s*$", re.MULTILINE)
 """Partition, nodes, GPUs and CPUs of a node; a site's plugin may print other lines."""
 _NEVER = re.compile(
-    r"\baccount\b|Account(NotAllowed)|Invalid(Account|QOS)|QOSNotAllowed|Partition(Config|TimeLimit|NodeLimit)|Constraints"
+    r"\baccount\b|AccountNotAllowed|Invalid(Account|QOS)|QOSNotAllowed|Partition(Config|TimeLimit|NodeLimit)|Constraints"
 )
 """Reasons of a job that waits for what no time brings."""
 _WORD = r"[\w.,:=@%+*&|!\[\]()/-]+"
@@ -162,7 +162,8 @@ class SlurmTarget:
             (folder / "output_dir").write_text(bundle.output_dir, encoding="utf-8")
             (folder / "batch.sh").write_text(script, encoding="utf-8")
             # A submission whose answer did not arrive has left a job in the queue, and no number in the folder.
-            number = self._queued(folder / "batch.sh") or self._sbatch(folder / "batch.sh")
+            known = {number for number, _ in _numbers(folder)}
+            number = self._queued(folder / "batch.sh", known) or self._sbatch(folder / "batch.sh")
             with (folder / "slurm_id").open("a", encoding="utf-8") as numbers:
                 numbers.write(f"{number} {datetime.now(UTC).isoformat(timespec='seconds')}\n")
         return self._status(bundle.job_id)
@@ -330,11 +331,11 @@ class SlurmTarget:
             raise ClusterError(f"sbatch told no number of a job, but {show(told)}: see `squeue --me`")
         return number[1]
 
-    def _queued(self, script: Path) -> str | None:
-        """The number of a job of this script that waits or runs."""
+    def _queued(self, script: Path, known: Collection[str]) -> str | None:
+        """The number of a job of this script in the queue that is not known: one that is may be about to leave it."""
         told = self._run("squeue", "--noheader", f"--name={script.parent.name}", "--format=%i|%o")
         found = re.findall(rf"^\s*(\d+)[^|]*\|{re.escape(str(script))}\s*$", told, re.MULTILINE)
-        return str(found[-1]) if found else None
+        return next((str(number) for number in reversed(found) if number not in known), None)
 
     def _run(self, *command: str, cwd: Path | None = None) -> str:
         """The output of a command. Raises ClusterError."""

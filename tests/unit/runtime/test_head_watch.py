@@ -94,6 +94,8 @@ def test_the_times_follow_those_of_ray(monkeypatch):
     assert (patient.save_after_s, patient.save_s, patient.end_after_s) == (360.0, 120.0, 540.0)
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "soon")
     assert HeadConfig().save_after_s == 36.0
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
+    assert HeadConfig().end_after_s == 4.5
 
 
 def test_times_that_are_out_of_order_are_refused():

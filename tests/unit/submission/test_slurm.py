@@ -238,6 +238,18 @@ def test_a_submission_whose_answer_was_lost_is_found_again_and_not_repeated(targ
     assert len(slurm.calls("sbatch")) == 1
 
 
+def test_a_job_that_is_about_to_leave_the_queue_is_not_taken_for_its_next_submission(
+    target, make_bundle, slurm, tmp_path
+):
+    cluster, bundle = target(), make_bundle()
+    cluster.submit(bundle)
+    folder = tmp_path / "jobs" / bundle.job_id
+    (folder / "exit_code-0").write_text("143\n")
+    slurm.answer("squeue", f"17|{folder / 'batch.sh'}\n17|17|CANCELLED|None\n")
+    slurm.answer("sbatch", "18\n")
+    assert cluster.submit(bundle).native_id == "18"
+
+
 def test_what_a_sites_plugins_print_is_passed_over(target, make_bundle, slurm):
     slurm.answer("sinfo", f"plugin: hello\n{SINFO}\n|||\n")
     slurm.answer("sbatch", "welcome | to | the cluster\n17;alps\n")
